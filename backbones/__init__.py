@@ -1,0 +1,1 @@
+"""Feature extractors that every task can stand on."""

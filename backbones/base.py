@@ -1,0 +1,47 @@
+"""The contract between a backbone and the tasks that stand on it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Normalization(NamedTuple):
+    """Per-channel mean and standard deviation of RGB in 0..1 that a network's weights expect."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class Backbone(nn.Module):
+    """A feature extractor that describes itself, so that no task writes down a channel count.
+
+    `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    normalization: Normalization
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""
+        raise NotImplementedError("a backbone defines forward")
+
+
+def scaled_resolution(base: int, rho: float) -> int:
+    """Input side in pixels for resolution multiplier rho (MobileNets, section 3.4): a multiple of 32.
+
+    rho = 1 keeps the task's own base, which need not be such a multiple (SSD uses 300).
+    """
+    return base if rho == 1 else max(32, round(base * rho / 32) * 32)
+
+
+def no_decay_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """Parameters to leave out of weight decay: depthwise kernels, normalization and biases.
+
+    MobileNets, section 3.2: depthwise filters hold so few parameters that decay harms them.
+    """
+    depthwise: Sequence[nn.Conv2d] = [
+        m for m in module.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels
+    ]
+    return {m.weight for m in depthwise} | {p for p in module.parameters() if p.ndim < 2}

@@ -1,0 +1,129 @@
+"""MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) with its width multiplier and its variants."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Normalization
+
+Padding = Literal["same", "symmetric"]
+Variant = Literal["separable", "conv", "shallow"]
+
+# (depth, stride) of the separable blocks, Table 1. The table prints stride 2 for the last; it is 1.
+BLOCKS = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1),) * 5,
+    *((1024, 2), (1024, 1)),
+)
+SHALLOW_BLOCKS = BLOCKS[:6] + BLOCKS[11:]  # Table 5: without the five blocks of 14 x 14 x 512
+STEM_DEPTH = 32
+
+
+def scaled_depth(depth: int, alpha: float, minimum: int = 8) -> int:
+    """Channels of a layer of `depth` at width multiplier alpha, by TF-Slim's rule."""
+    return max(minimum, int(depth * alpha))
+
+
+class SameConv2d(nn.Conv2d):
+    """3 x 3 convolution with TensorFlow's SAME padding: where one side needs more, it is right and bottom."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] == 1:
+            return super().forward(x)
+        # At stride 2 and kernel 3 an odd side is padded by 1 on both ends, an even one by 0 and 1.
+        bottom, right = (1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2)
+        if not (bottom or right):
+            return super().forward(x)
+        x = F.pad(x, (1 - right, 1, 1 - bottom, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch normalization and activation, as every layer of the network is built."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        padding: Padding = "same",
+        norm_eps: float = 1e-3,
+        activation: type[nn.Module] = nn.ReLU6,
+    ) -> None:
+        convolution = SameConv2d if padding == "same" and kernel > 1 else nn.Conv2d
+        super().__init__()
+        self.conv = convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=norm_eps)
+        self.act = activation(inplace=True)
+
+
+class MobileNetV1(Backbone):
+    """Table 1 without its classifier; `variant` gives the networks of Tables 4 (conv) and 5 (shallow).
+
+    `strides` picks the maps to return: for each, the output of the last block at that stride.
+
+    Raises:
+        ValueError: alpha outside (0, 2], or a stride that the network does not have.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        variant: Variant = "separable",
+        padding: Padding = "same",
+        activation: Literal["relu6", "relu"] = "relu6",
+        norm_eps: float = 1e-3,
+        normalization: Normalization = Normalization(),
+        strides: Sequence[int] = (32,),
+    ) -> None:
+        super().__init__()
+        if not 0 < alpha <= 2:
+            raise ValueError(f"alpha must be in (0, 2], not {alpha}")
+        table = SHALLOW_BLOCKS if variant == "shallow" else BLOCKS
+        depths = [scaled_depth(d, alpha) for d in (STEM_DEPTH, *(depth for depth, _ in table))]
+        block_strides = (2, *(stride for _, stride in table))
+        # dict keeps the last block that is seen at each stride
+        last_block = {stride: i for i, stride in enumerate(accumulate(block_strides, mul))}
+        if not set(strides) <= set(last_block) or list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides must be an increasing choice of {list(last_block)}, not {strides}")
+
+        self.alpha = alpha
+        self.strides = tuple(strides)
+        self.taps = tuple(last_block[stride] for stride in strides)
+        self.channels = tuple(depths[i] for i in self.taps)
+        self.normalization = normalization
+        layer = {
+            "padding": padding,
+            "norm_eps": norm_eps,
+            "activation": {"relu6": nn.ReLU6, "relu": nn.ReLU}[activation],
+        }
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            if variant == "conv":
+                return ConvNormAct(inputs, outputs, 3, stride, **layer)
+            return nn.Sequential(
+                ConvNormAct(inputs, inputs, 3, stride, groups=inputs, **layer),
+                ConvNormAct(inputs, outputs, **layer),
+            )
+
+        self.blocks = nn.ModuleList([ConvNormAct(3, depths[0], 3, 2, **layer)])
+        self.blocks.extend(map(block, depths[:-1], depths[1:], block_strides[1:]))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = images, []
+        for i, block in enumerate(self.blocks[: self.taps[-1] + 1]):
+            x = block(x)
+            if i in self.taps:
+                maps.append(x)
+        return maps

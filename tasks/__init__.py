@@ -1,0 +1,1 @@
+"""Applications of one backbone, and the commands that run them: python -m tasks.<command>."""
