@@ -1,7 +1,7 @@
 """The contract between a backbone and the tasks that stand on it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalization: Normalization
+    settings: dict[str, Any]  # plain values; the builder makes the same network from them, without weights
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""

@@ -81,7 +81,7 @@ class MobileNetV1(Backbone):
         padding: Padding = "same",
         activation: Literal["relu6", "relu"] = "relu6",
         norm_eps: float = 1e-3,
-        normalization: Normalization = Normalization(),
+        normalization: Sequence[Sequence[float]] = Normalization(),
         strides: Sequence[int] = (32,),
     ) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class MobileNetV1(Backbone):
         self.strides = tuple(strides)
         self.taps = tuple(last_block[stride] for stride in strides)
         self.channels = tuple(depths[i] for i in self.taps)
-        self.normalization = normalization
+        self.normalization = Normalization(*map(tuple, normalization))
         layer = {
             "padding": padding,
             "norm_eps": norm_eps,
@@ -118,7 +118,7 @@ class MobileNetV1(Backbone):
         self.blocks.extend(map(block, depths[:-1], depths[1:], block_strides[1:]))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []

@@ -1,0 +1,74 @@
+"""Multiply-adds and parameters, counted from the shapes of a forward pass without any data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Cost:
+    """Totals of a network, and per layer type the [multiply-adds, parameters] that make them up.
+
+    As in the MobileNets paper, multiply-adds are those of convolutions and fully connected layers; parameters
+    include biases and normalization's gamma and beta, but not its running statistics.
+    """
+
+    madds: int = 0
+    params: int = 0
+    layers: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, kind: str, madds: int, params: int) -> None:
+        row = self.layers.setdefault(kind, [0, 0])
+        row[0] += madds
+        row[1] += params
+        self.madds += madds
+        self.params += params
+
+
+def layer_type(module: nn.Module) -> str:
+    """The name of Table 2's row that a layer belongs to."""
+    if isinstance(module, nn.Linear):
+        return "fully connected"
+    if isinstance(module, nn.Conv2d):
+        if 1 < module.groups == module.in_channels:
+            return "depthwise"
+        return "pointwise" if module.kernel_size == (1, 1) else "convolution"
+    return "normalization and other"
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[Cost]:
+    """Adds to the yielded Cost the multiply-adds of every layer of `model` that runs inside the block."""
+    cost = Cost()
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        # Each output element costs as many multiply-adds as one filter has weights.
+        cost.add(layer_type(module), output.numel() * weight[0].numel(), 0)
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield cost
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure_cost(model: nn.Module, resolution: int) -> Cost:
+    """Cost of one forward pass of `model` on one image of resolution x resolution pixels.
+
+    The pass runs on the meta device: nothing is computed and `model` loses its weights.
+    """
+    model = model.to("meta").eval()
+    with counting(model) as cost, torch.no_grad():
+        model(torch.empty(1, 3, resolution, resolution, device="meta"))
+    for module in model.modules():
+        params = sum(p.numel() for p in module.parameters(recurse=False))
+        if params:
+            cost.add(layer_type(module), 0, params)
+    return cost

@@ -1,0 +1,203 @@
+"""Reads pretrained weights for MobileNetV1 from the layouts they are published in."""
+
+import logging
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Normalization
+from backbones.download import cache_folder, download
+from backbones.errors import UserError
+from backbones.mobilenet_v1 import BLOCKS, MobileNetV1, Padding
+
+
+@dataclass
+class Weights:
+    """A state dict in our names, with the settings that the weights were trained for."""
+
+    source: str
+    state: dict[str, Tensor]
+    padding: Padding = "same"
+    norm_eps: float = 1e-3
+    normalization: Normalization = Normalization()
+    classifier: dict[str, Tensor] = field(default_factory=dict)  # weight, bias; empty where there is none
+
+
+log = logging.getLogger(__name__)
+
+NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
+KERAS_NORM_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
+# timm groups blocks by resolution; this is the (stage, index) of each block in our order.
+TIMM_BLOCKS = [(s, i) for s, count in enumerate((1, 2, 2, 6, 2)) for i in range(count)]
+
+
+def _layers() -> Iterator[tuple[str, str, str, str, str]]:
+    """(our name, Keras kernel, Keras norm, timm kernel, timm norm) of every convolution of the network."""
+    yield "blocks.0", "conv1/conv1/kernel", "conv1_bn/conv1_bn", "conv_stem", "bn1"
+    for i, (stage, index) in enumerate(TIMM_BLOCKS, start=1):
+        timm = f"blocks.{stage}.{index}"
+        for ours, short, kernel, timm_kernel, timm_norm in (
+            (f"blocks.{i}.0", f"conv_dw_{i}", "depthwise_kernel", f"{timm}.conv_dw", f"{timm}.bn1"),
+            (f"blocks.{i}.1", f"conv_pw_{i}", "kernel", f"{timm}.conv_pw", f"{timm}.bn2"),
+        ):
+            yield ours, f"{short}/{short}/{kernel}", f"{short}_bn/{short}_bn", timm_kernel, timm_norm
+
+
+def read_weights(path: Path) -> Weights:
+    """Weights from a Keras applications .h5 file, one of our checkpoints, or a timm state dict.
+
+    Raises:
+        UserError: the file is absent, unreadable, or of none of these kinds.
+    """
+    if not path.is_file():
+        raise UserError(f"backbone.weights: there is no file {path}")
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            return _from_keras(path)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"backbone.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if "suite" in content:
+        return _from_checkpoint(path, content)
+    state = content.get("state_dict", content)
+    if "conv_stem.weight" in state:
+        return _from_timm(path, state)
+    raise UserError(
+        f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
+        "nor a timm mobilenetv1 state dict"
+    )
+
+
+def _from_keras(path: Path) -> Weights:
+    import h5py
+
+    def tensor(name: str, *axes: int) -> Tensor:
+        array = torch.from_numpy(file[f"{name}:0"][()])
+        return array.permute(*axes).contiguous() if axes else array
+
+    weights = Weights(str(path), {})
+    with h5py.File(path) as file:
+        if "model_weights" in file:  # a whole saved model holds them one level down
+            file = file["model_weights"]
+        for ours, kernel, norm, _, _ in _layers():
+            # kernels are HWIO; depthwise ones HWC1
+            axes = (2, 3, 0, 1) if kernel.endswith("depthwise_kernel") else (3, 2, 0, 1)
+            weights.state[f"{ours}.conv.weight"] = tensor(kernel, *axes)
+            for theirs, name in zip(KERAS_NORM_NAMES, NORM_NAMES, strict=True):
+                weights.state[f"{ours}.norm.{name}"] = tensor(f"{norm}/{theirs}")
+        if "conv_preds" in file:
+            weights.classifier = {
+                "weight": tensor("conv_preds/conv_preds/kernel", 3, 2, 0, 1).flatten(1),
+                "bias": tensor("conv_preds/conv_preds/bias"),
+            }
+    return weights
+
+
+def _from_timm(path: Path, state: dict[str, Tensor]) -> Weights:
+    weights = Weights(str(path), {}, padding="symmetric", norm_eps=1e-5)
+    for ours, _, _, kernel, norm in _layers():
+        weights.state[f"{ours}.conv.weight"] = state[f"{kernel}.weight"]
+        for name in NORM_NAMES:
+            weights.state[f"{ours}.norm.{name}"] = state[f"{norm}.{name}"]
+    if "classifier.weight" in state:
+        weights.classifier = {name: state[f"classifier.{name}"] for name in ("weight", "bias")}
+    return weights
+
+
+def _from_checkpoint(path: Path, checkpoint: dict) -> Weights:
+    prefix = "model.backbone."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    settings = checkpoint["suite"]["config"]["backbone"]
+    normalization = Normalization(*map(tuple, settings["normalization"]))
+    return Weights(str(path), state, settings["padding"], settings["norm_eps"], normalization)
+
+
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Copies the weights into a backbone.
+
+    Raises:
+        UserError: a tensor is missing or has another shape; each one is named.
+    """
+    wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    misfits = []
+    for name, tensor in wanted.items():
+        if name not in weights.state:
+            misfits.append(f"{name} is missing")
+        elif weights.state[name].shape != tensor.shape:
+            misfits.append(f"{name} is {tuple(weights.state[name].shape)}, not {tuple(tensor.shape)}")
+    if misfits:
+        raise UserError(
+            f"{weights.source} does not fit the backbone{_alpha_hint(weights)}: "
+            f"{len(misfits)} tensors differ: {'; '.join(misfits)}"
+        )
+    module.load_state_dict({name: weights.state[name] for name in wanted}, strict=False)
+
+
+def _alpha_hint(weights: Weights) -> str:
+    last = max((int(m[1]) for k in weights.state if (m := re.match(r"blocks\.(\d+)\.", k))), default=0)
+    kernel = weights.state.get(f"blocks.{last}.1.conv.weight")
+    return "" if kernel is None else f" (these weights have backbone.alpha={len(kernel) / BLOCKS[-1][0]:g})"
+
+
+PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
+PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
+
+
+def fetch_pretrained(alpha: float, resolution: int, url: str) -> Path:
+    """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache.
+
+    Raises:
+        UserError: there is no public file for this alpha, or it cannot be had.
+    """
+    if alpha not in PUBLIC_ALPHAS:
+        raise UserError(f"backbone.pretrained: public weights exist for alpha {sorted(PUBLIC_ALPHAS)}, not {alpha}")
+    nearest = min(PUBLIC_RESOLUTIONS, key=lambda r: abs(r - resolution))
+    name = f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{nearest}_tf_no_top.h5"
+    path = cache_folder() / name
+    if not path.exists():
+        download(f"{url.rstrip('/')}/{name}", path)
+    return path
+
+
+def build_mobilenet_v1(
+    *,
+    weights: str | None = None,
+    pretrained: bool = False,
+    pretrained_url: str = "",
+    padding: Padding | None = None,
+    norm_eps: float | None = None,
+    normalization: Sequence[Sequence[float]] | None = None,
+    resolution: int = 224,
+    **settings: Any,
+) -> MobileNetV1:
+    """A MobileNetV1 with the weights that the settings name, or random ones.
+
+    `padding`, `norm_eps` and `normalization` are those that the weights were trained with, unless given.
+    The result's `settings` rebuild the same network without the weights file.
+    """
+    if pretrained and weights is None:
+        weights = str(fetch_pretrained(settings.get("alpha", 1.0), resolution, pretrained_url))
+    source = read_weights(Path(weights)) if weights else Weights("random", {})
+    if padding not in (None, source.padding):
+        log.warning("%s was trained with padding=%s; padding=%s costs accuracy", weights, source.padding, padding)
+    settings |= {
+        "padding": padding or source.padding,
+        "norm_eps": norm_eps or source.norm_eps,
+        "normalization": normalization or source.normalization,
+    }
+    network = MobileNetV1(**settings)
+    network.settings = {**settings, "normalization": [list(row) for row in settings["normalization"]]}
+    if weights:
+        load_weights(network, source)
+    return network
