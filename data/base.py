@@ -1,0 +1,90 @@
+"""What the data of every task shares: loaders, and the account of pictures that could not be read."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from backbones.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
+
+
+class SuiteData(LightningDataModule):
+    """Loaders over the splits of a data set. A format defines `labels`, `dataset` and perhaps `prepare_data`.
+
+    Raises:
+        UserError: `root` is absent, or too many pictures are unreadable.
+    """
+
+    labels: list[str]
+    collate: Callable[[list[Any]], Any]
+
+    def __init__(
+        self, root: str, *, batch_size: int = 16, workers: int | Literal["auto"] = "auto", max_bad: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.batch_size = batch_size
+        # The training itself keeps a core or two busy; more than 8 loaders rarely help.
+        self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers == "auto" else workers
+        self.max_bad = max_bad
+        self.bad: dict[str, str] = {}
+        self.datasets: dict[Split, Dataset] = {}
+
+    def prepare_data(self) -> None:
+        if not self.root.is_dir():
+            raise UserError(f"data.root: there is no folder {self.root}")
+
+    def dataset(self, split: Split) -> Dataset:
+        """The samples of a split."""
+        raise NotImplementedError("a data format defines dataset")
+
+    def loader(self, split: Split) -> DataLoader:
+        """Batches of a split: shuffled and without the last incomplete batch where they train."""
+        if split not in self.datasets:
+            self.datasets[split] = self.dataset(split)
+        dataset = self.datasets[split]
+        train = split == "train"
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=train,
+            drop_last=train and len(dataset) > self.batch_size,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=self.collate,
+            pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader("test")
+
+    def note_bad(self, problems: Iterable[tuple[str, str]], total: int) -> None:
+        """Counts unreadable pictures, each once, of a split of `total`.
+
+        Raises:
+            UserError: their share passes `data.max_bad`.
+        """
+        for path, reason in problems:
+            if path not in self.bad:
+                self.bad[path] = reason
+                log.warning("skipped %s: %s", path, reason)
+        if len(self.bad) > self.max_bad * total:
+            path, reason = next(iter(self.bad.items()))
+            raise UserError(
+                f"{len(self.bad)} of {total} pictures cannot be read, more than data.max_bad={self.max_bad:g} "
+                f"allows; the first is {path}: {reason}"
+            )

@@ -1,0 +1,171 @@
+"""What all detection data sets share: records, samples, batches and loaders."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.images import BadImage, read_image
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 2e9
+
+
+@dataclass(frozen=True)
+class Record:
+    """One annotated picture. Boxes (N, 4) are xyxy pixels of the file; labels (N,) index the label names."""
+
+    path: Path
+    image_id: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
+    crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
+
+
+@dataclass
+class Batch:
+    """Pictures (B, 3, R, R) uint8; boxes (B, N, 4) in their pixels, labels (B, N), -1 where padded."""
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    image_ids: list[int]
+    sizes: Tensor  # (B, 2) height and width of each file
+    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
+        """Used by Lightning to move the batch."""
+        for name in ("images", "boxes", "labels", "sizes"):
+            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
+        return self
+
+    def pin_memory(self) -> "Batch":
+        for name in ("images", "boxes", "labels", "sizes"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
+
+def train_transforms(resolution: int, crop: bool, flip: bool, photometric: float) -> v2.Compose:
+    """SSD's augmentation (section 2.2) on uint8; light and colour are changed after resizing, where it is cheap."""
+    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
+    if crop:
+        steps.insert(0, v2.RandomIoUCrop())
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if photometric:
+        steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], photometric))
+    return v2.Compose([*steps, v2.SanitizeBoundingBoxes(min_size=2)])
+
+
+class DetectionSet(Dataset[dict[str, Any]]):
+    """Records as samples. A picture that cannot be read is replaced by the next, and named in the batch."""
+
+    def __init__(self, records: Sequence[Record], resolution: int, transforms: v2.Compose, cache: bool) -> None:
+        self.records = records
+        self.resolution = resolution
+        self.transforms = transforms
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        bad = []
+        for step in range(len(self)):
+            record = self.records[(index + step) % len(self)]
+            try:
+                return self._sample(record, (index + step) % len(self)) | {"bad": bad}
+            except BadImage as error:
+                bad.append(error.args)
+        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+
+    def _sample(self, record: Record, index: int) -> dict[str, Any]:
+        image, size = self._read(record, index)
+        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2, np.float32)
+        objects = ~record.crowd
+        sample = {
+            "image": tv_tensors.Image(image),
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(record.boxes[objects] * scale), format="XYXY", canvas_size=image.shape[1:]
+            ),
+            "labels": torch.from_numpy(record.labels[objects]),
+        }
+        return self.transforms(sample) | {"image_id": record.image_id, "size": size}
+
+    def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
+        if self.cache is None:
+            return read_image(record.path, self.resolution)
+        if index not in self.cache:
+            self.cache[index] = read_image(record.path, self.resolution)
+        return self.cache[index]
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Stacks samples, padding boxes with zeros and labels with -1 to the batch's largest count."""
+    most = max(len(s["labels"]) for s in samples)
+    boxes = torch.zeros(len(samples), most, 4)
+    labels = torch.full((len(samples), most), -1)
+    for i, sample in enumerate(samples):
+        boxes[i, : len(sample["boxes"])] = sample["boxes"]
+        labels[i, : len(sample["labels"])] = sample["labels"]
+    return Batch(
+        images=torch.stack([s["image"] for s in samples]),
+        boxes=boxes,
+        labels=labels,
+        image_ids=[s["image_id"] for s in samples],
+        sizes=torch.tensor([s["size"] for s in samples]),
+        bad=[problem for s in samples for problem in s["bad"]],
+    )
+
+
+class DetectionData(SuiteData):
+    """Loaders of a detection data set; a format gives `labels` and `records`."""
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        crop: bool = True,
+        flip: bool = True,
+        photometric: float = 0.5,
+        cache: bool | Literal["auto"] = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        self.resolution = resolution
+        self.augmentation = (crop, flip, photometric)
+        self.cache = cache
+
+    def records(self, split: Split) -> list[Record]:
+        """The pictures of a split.
+
+        Raises:
+            UserError: the split's files are absent or unreadable.
+        """
+        raise NotImplementedError("a data format defines records")
+
+    def dataset(self, split: Split) -> DetectionSet:
+        records = self.records(split)
+        if not records:
+            raise UserError(f"{self.root}: the {split} split has no pictures")
+        train = split == "train"
+        steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False, 0.0)
+        # training crops are enlarged, so they want more pixels than the network's input has
+        size = self.resolution * 3 // 2 if train else self.resolution
+        cache = len(records) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
+        return DetectionSet(records, size, train_transforms(*steps), cache)
+
+    collate = staticmethod(collate)

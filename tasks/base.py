@@ -1,0 +1,164 @@
+"""What all tasks share: the optimizer and its schedule, logging, and what a checkpoint holds."""
+
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import torch
+from hydra.utils import get_object
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from backbones.base import Backbone, no_decay_parameters, scaled_resolution
+from backbones.errors import UserError
+
+CHECKPOINT_VERSION = 1
+PACKAGES = ("backbones.", "data.", "tasks.")
+
+
+def locate(settings: dict[str, Any]) -> Any:
+    """What a group's `_target_` names. Only code of this suite may be named: a checkpoint brings its
+    configuration along, and must not be able to run anything else.
+    """
+    target = settings["_target_"]
+    if not target.startswith(PACKAGES):
+        raise UserError(f"_target_ {target} is outside {', '.join(PACKAGES)}")
+    return get_object(target)
+
+
+def build(settings: dict[str, Any], **extra: Any) -> Any:
+    """Calls a group's `_target_` with its other settings."""
+    return locate(settings)(**{k: v for k, v in settings.items() if k != "_target_"}, **extra)
+
+
+class TaskModule(LightningModule):
+    """A deployable `model` with the way it is trained and measured.
+
+    A task defines `build_model`, `losses`, `measure` and `metrics`; `primary` names the metric that selects the
+    best checkpoint (higher is better).
+    """
+
+    primary: ClassVar[str]
+    model: nn.Module
+
+    def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.labels = list(labels)
+        wanted = config["task"]["num_classes"]
+        if wanted not in (None, len(self.labels)):
+            raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
+        self.resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+        self.load_weights = load_weights
+        self.last_metrics: dict[str, float] = {}
+        self.model = self.build_model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config["trainer"]["compile"]:
+            self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    def build_model(self) -> nn.Module:
+        """The network: preprocess, forward, postprocess and loss, without Lightning."""
+        raise NotImplementedError("a task defines build_model")
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; their sum is minimised."""
+        raise NotImplementedError("a task defines losses")
+
+    def measure(self, batch: Any) -> None:
+        """Takes a validation batch into the metrics."""
+        raise NotImplementedError("a task defines measure")
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Metrics over all that was measured since the last call, which they forget."""
+        raise NotImplementedError("a task defines metrics")
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
+        values, in pixels of the file.
+        """
+        raise NotImplementedError("a task defines predict")
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        """A picture (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
+        raise NotImplementedError("a task defines draw")
+
+    def truths(self, batch: Any) -> list[dict[str, Any]]:
+        """The labels of a batch in the form of `predict`'s answers."""
+        raise NotImplementedError("a task defines truths")
+
+    def build_backbone(self, strides: Sequence[int]) -> Backbone:
+        """The configured backbone with maps at `strides`. What it settled on goes into the configuration."""
+        settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
+        if not self.load_weights:
+            settings |= {"weights": None, "pretrained": False}
+        backbone: Backbone = build(settings, strides=strides, resolution=self.resolution)
+        self.config["backbone"] = self.config["backbone"] | backbone.settings
+        return backbone
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}_loss": value.detach() for name, value in losses.items()})
+        return total
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.measure(batch)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        self.last_metrics = self.metrics(split)
+        self.last_metrics["primary"] = self.last_metrics[self.primary]
+        self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
+        self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.config["trainer"]
+        spared = no_decay_parameters(self.model)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p not in spared], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
+        ]
+        lr, fused = settings["lr"], str(settings["precision"]) != "16"
+        optimizer: torch.optim.Optimizer
+        if settings["optimizer"] == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
+        else:
+            momentum = settings["momentum"]
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(steps * settings["warmup"]))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        # Lightning refuses to clip for fused optimizers, which is only wrong with a gradient scaler.
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["clip"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what predict and export need; plain values only, so that it loads with weights_only=True."""
+        backbone = self.config["backbone"]
+        checkpoint["suite"] = {
+            "version": CHECKPOINT_VERSION,
+            "task": self.config["task"]["name"],
+            "config": self.config,
+            "labels": self.labels,
+            "resolution": self.resolution,
+            "normalization": backbone["normalization"],
+            "metrics": self.last_metrics,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
+        }

@@ -1,0 +1,160 @@
+"""What happens around training: averaged weights, safe checkpoints, pictures, the account of a run."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+
+from backbones.errors import UserError
+from data.base import SuiteData
+from tasks.base import TaskModule
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights, which is what validation sees and checkpoints hold.
+
+    The decay rises with the step n as (1 + n) / (10 + n), so that short runs profit as well.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(averaged: Any, current: Any, count: Tensor) -> None:
+            step = float(count)
+            weight = 1 - min(decay, (1 + step) / (10 + step))
+            # torch calls this for each dtype; the integers are counters
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, weight)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=update)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always whole.
+
+    Raises:
+        UserError: it cannot be written; the previous checkpoint is untouched.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
+            partial.unlink(missing_ok=True)
+            kept = f"; the last good one is {target}" if target.exists() else ""
+            raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words for an error, which torch may have wrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
+
+
+class SkippedPictures(Callback):
+    """Counts the pictures that could not be read, and stops the run where there are too many."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, _: int) -> None:
+        self._count(trainer, batch, "train")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._count(trainer, batch, "val")
+
+    def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
+        if batch.bad:
+            data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+            data.note_bad(batch.bad, len(data.datasets[split]))  # type: ignore[arg-type]
+
+
+class Pictures(Callback):
+    """At each validation, pictures with the truth on the left and the prediction on the right."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.count = count
+        self.path = folder / "pictures.png"
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *_: Any
+    ) -> None:
+        if batch_index or not trainer.is_global_zero:
+            return
+        assert isinstance(module, TaskModule)
+        pages = self.pages(module, batch)
+        write_png(pages, str(self.path))
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image("pictures", pages, trainer.global_step)
+
+    def pages(self, module: TaskModule, batch: Any) -> Tensor:
+        """A grid of pairs (3, H, W)."""
+        count = min(self.count, len(batch.images))
+        predictions = module.predict(batch.images[:count], batch.sizes[:count])
+        pairs = []
+        for i, (truth, prediction) in enumerate(zip(module.truths(batch), predictions, strict=False)):
+            image = resize(batch.images[i].cpu(), batch.sizes[i].tolist())
+            pair = torch.cat([module.draw(image, truth), module.draw(image, prediction)], dim=2)
+            pairs.append(resize(pair, [300, 600]))
+        return make_grid(torch.stack(pairs), nrow=2, padding=6, pad_value=255)
+
+
+class RunReport(Callback):
+    """Keeps metrics.json in the run folder: state, metrics, cost and settings."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.path = folder / "metrics.json"
+        self.facts = facts
+        self.started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            assert isinstance(module, TaskModule)
+            self.write(trainer, "running", module.last_metrics)
+            if trainer.progress_bar_callback is None:  # no terminal: a line a validation
+                loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+                score = module.last_metrics["primary"]
+                epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                print(f"{epoch}  loss {loss:.3f}  {module.primary} {score:.3f}", flush=True)
+
+    def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:
+        """Writes the file, and returns what is in it."""
+        content = {
+            "state": state,
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "metrics": metrics,
+            **self.facts,
+        }
+        if trainer.is_global_zero:
+            write_json(self.path, content)
+        return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes json whole or not at all."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,73 @@
+"""Finds, reads and restores checkpoints."""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.errors import UserError
+from tasks.base import CHECKPOINT_VERSION, TaskModule, locate
+
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file that a path names: itself, or the best one of a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    candidates = [path] if not path.is_dir() else [path / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"there is no checkpoint {' or '.join(map(str, candidates))}")
+
+
+def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
+    """The content of a checkpoint; only tensors and plain values are read, so a stranger's file is safe to open.
+
+    Raises:
+        UserError: it is absent, damaged, not of this suite, newer than this code, or of another task than `task`.
+    """
+    path = find_checkpoint(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    suite = content.get("suite") if isinstance(content, dict) else None
+    if suite is None:
+        raise UserError(f"{path} is not a checkpoint of this suite")
+    if suite["version"] > CHECKPOINT_VERSION:
+        raise UserError(f"{path} was written by a newer version of this suite; update to read it")
+    if task not in (None, suite["task"]):
+        raise UserError(f"{path} is a checkpoint of task={suite['task']}, not of task={task}")
+    return content
+
+
+def restore(checkpoint: dict[str, Any]) -> TaskModule:
+    """The task of a checkpoint with its (averaged) weights, ready to predict."""
+    suite = checkpoint["suite"]
+    module = locate(suite["config"]["task"])(suite["config"], suite["labels"], load_weights=False)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval()
+
+
+def start_from(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    own = module.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise UserError(f"ckpt={source}: none of its tensors fits this model")
+    module.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    if fresh:
+        log.warning("ckpt=%s: %d tensors do not fit and start fresh: %s", source, len(fresh), ", ".join(fresh))

@@ -1,0 +1,148 @@
+"""Composes and checks the configuration. Nothing here imports torch, so that mistakes answer at once.
+
+A group's YAML file is its own schema: its keys are all there are, a default gives the type, and `allowed`
+gives an interval such as "(0, 2]" or a list of choices.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backbones.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with status 2 and one line where the user can put something right."""
+    try:
+        yield
+    except UserError as error:
+        # from a loader process it comes wrapped in the traceback, whose last line is the message
+        message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any]:
+    """The configuration that the command-line overrides describe, as plain values.
+
+    Raises:
+        UserError: an override does not parse, or names an unknown group, option, key or value.
+    """
+    chosen = [o for o in overrides if _group(o)]
+    defaults = _compose(name, [o for o in chosen if _group(o) != "experiment"])
+    # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
+    known = set(_leaves(defaults))
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~").strip()
+        if "=" not in override:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if not _group(override) and not any(k == key or k.startswith(f"{key}.") for k in known):
+            raise UserError(f"unknown setting {key!r}{_suggest(key, [*known, *_groups()])}")
+        if override.startswith(("+", "~")):
+            raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
+    composed = _compose(name, overrides)
+    _check(defaults, composed)
+    config = OmegaConf.to_container(composed)
+    assert isinstance(config, dict)
+    return _without_limits(config)
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, overrides=list(overrides))
+        OmegaConf.resolve(config)
+        return config
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(f"{group}={option}: choose from {', '.join(_groups().get(group, []))}") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if "hydra.cc" not in line]
+        raise UserError(": ".join(lines[:2])) from error
+
+
+def _groups() -> dict[str, list[str]]:
+    """Config groups and their options."""
+    groups = (folder for folder in CONF.iterdir() if folder.is_dir())
+    return {g.name: sorted(f.stem for f in g.glob("[!_]*.yaml")) for g in groups}
+
+
+def _group(override: str) -> str | None:
+    """The config group that an override chooses an option of, if it does."""
+    key = override.split("=", 1)[0].strip()
+    return key if key in _groups() else None
+
+
+def _suggest(key: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, candidates, n=1)
+    if not close:  # perhaps the group was left out: alpha for backbone.alpha
+        close = [c for c in candidates if c.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"; did you mean {close[0]!r}?" if close else "; `--help` lists them all"
+
+
+def _leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of everything but `allowed`."""
+    leaves = {}
+    for key, value in config.items():
+        if key == "allowed":
+            continue
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _check(defaults: DictConfig, composed: DictConfig) -> None:
+    standard = _leaves(defaults)
+    for key, value in _leaves(composed).items():
+        if key not in standard:
+            raise UserError(f"unknown setting {key!r}{_suggest(key, list(standard))}")
+        limits = OmegaConf.select(composed, f"{key.rpartition('.')[0]}.allowed".lstrip("."))
+        limit = limits.get(key.rpartition(".")[2]) if limits else None
+        if problem := _problem(value, standard[key], limit):
+            raise UserError(f"{key}={value}: {problem}")
+
+
+def _problem(value: Any, default: Any, limit: Any) -> str | None:
+    """What is wrong with a value, given its default and its limit."""
+    if limit is not None and not isinstance(limit, str):
+        words = ["null" if v is None else str(v) for v in limit]
+        return None if str("null" if value is None else value) in words else f"choose from {', '.join(words)}"
+    if value == default or (limit is None and default in (None, "auto")):
+        return None
+    wanted = type(default)
+    if limit is not None:  # an interval
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"must be a number in {limit}"
+        opening, low, high, closing = INTERVAL.fullmatch(limit).groups()  # type: ignore[union-attr]
+        above = value > float(low) if opening == "(" else value >= float(low)
+        below = value < float(high) if closing == ")" else value <= float(high)
+        if not (above and below):
+            return f"must be in {limit}"
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return None
+    if wanted in (bool, int, float, str) and type(value) is not wanted:
+        return f"must be of type {wanted.__name__}"
+    return None
+
+
+def _without_limits(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_limits(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != "allowed"
+    }

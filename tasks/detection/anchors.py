@@ -1,0 +1,84 @@
+"""Anchors, the box coder and the assignment of ground truth to anchors, for a whole batch at once.
+
+Boxes are xyxy pixels. Shapes: B images, N ground-truth boxes (padded), A anchors.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+CODER_SCALES = (10.0, 10.0, 5.0, 5.0)  # TF Object Detection API, faster_rcnn_box_coder
+MAX_LOG_SIZE = 4.135  # log(1000 / 16): keeps exp() of an untrained output finite
+
+
+def ssd_anchors(sizes: Sequence[int], resolution: int, lowest: float = 0.2, highest: float = 0.95) -> Tensor:
+    """Anchors (A, 4) of TF's ssd_anchor_generator for square maps of the given sizes, finest first.
+
+    Scales rise evenly from `lowest` to `highest`; the first map has the three anchors (0.1, 1), (s, 2),
+    (s, 1/2), the others six. Order: row, column, anchor.
+    """
+    steps = len(sizes) - 1
+    scales = [lowest + (highest - lowest) * i / steps for i in range(steps + 1)] + [1.0]
+    maps = []
+    for i, size in enumerate(sizes):
+        shapes = [(scales[i], ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 1 / 3)]
+        shapes.append((sqrt(scales[i] * scales[i + 1]), 1.0))
+        if i == 0:
+            shapes = [(0.1, 1.0), (scales[0], 2.0), (scales[0], 1 / 2)]
+        half = torch.tensor([(s * sqrt(r), s / sqrt(r)) for s, r in shapes]) / 2  # (width, height)
+        centre = (torch.arange(size) + 0.5) / size
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        centres = torch.stack([x, y], dim=-1)[:, :, None]
+        maps.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
+    return torch.cat(maps) * resolution
+
+
+def centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and sizes, each (..., 2), of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Regression targets (..., 4) of boxes (..., 4) against anchors (..., 4)."""
+    centres, sizes = centre_size(boxes)
+    anchor_centres, anchor_sizes = centre_size(anchors)
+    offsets = (centres - anchor_centres) / anchor_sizes
+    logs = torch.log((sizes / anchor_sizes).clamp(min=1e-6))
+    return torch.cat([offsets, logs], dim=-1) * boxes.new_tensor(CODER_SCALES)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of `encode`."""
+    deltas = deltas / deltas.new_tensor(CODER_SCALES)
+    anchor_centres, anchor_sizes = centre_size(anchors)
+    centres = anchor_centres + deltas[..., :2] * anchor_sizes
+    half = anchor_sizes * deltas[..., 2:].clamp(max=MAX_LOG_SIZE).exp() / 2
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def pairwise_iou(boxes_BN4: Tensor, anchors_A4: Tensor) -> Tensor:
+    """Intersection over union (B, N, A) of every box with every anchor."""
+    boxes, anchors = boxes_BN4[:, :, None], anchors_A4[None, None]
+    corners = torch.minimum(boxes[..., 2:], anchors[..., 2:]) - torch.maximum(boxes[..., :2], anchors[..., :2])
+    intersection = corners.clamp(min=0).prod(dim=-1)
+    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, anchors)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-9)
+
+
+def assign(anchors_A4: Tensor, boxes_BN4: Tensor, labels_BN: Tensor, threshold: float) -> Tensor:
+    """For each anchor the index (B, A) of the box it is to predict, or -1 for background.
+
+    An anchor takes the box it overlaps most if that is at least `threshold`; besides, every box gets its best
+    anchor whatever their overlap (of boxes that share a best anchor, the last). Labels below 0 mark padding.
+    """
+    iou = pairwise_iou(boxes_BN4, anchors_A4).masked_fill_(labels_BN[..., None] < 0, -1.0)
+    if iou.shape[1] == 0:
+        return torch.full((iou.shape[0], iou.shape[2]), -1, device=iou.device)
+    overlap_BA, index_BA = iou.max(dim=1)
+    index_BA = index_BA.where(overlap_BA >= threshold, -1)
+    best_BN, anchor_BN = iou.max(dim=2)
+    order_BN = torch.arange(iou.shape[1], device=iou.device).where(best_BN > 0, -1)
+    forced_BA = torch.full_like(index_BA, -1).scatter_reduce(1, anchor_BN, order_BN, "amax")
+    return forced_BA.where(forced_BA >= 0, index_BA)

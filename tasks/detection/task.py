@@ -1,0 +1,99 @@
+"""The detection task: a detector, its COCO metrics and its pictures."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+
+from data.base import Split
+from data.detection import Batch, DetectionSet
+from tasks.base import TaskModule, build, locate
+from tasks.detection.coco_eval import CocoEvaluator
+from tasks.detection.ssd import SSD, Detections
+
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
+
+
+class DetectionTask(TaskModule):
+    """Trains a detector; `primary` is COCO's AP over IoU 0.5:0.95."""
+
+    primary = "ap"
+    model: SSD
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.evaluator = CocoEvaluator()
+
+    def build_model(self) -> SSD:
+        detector = self.config["detector"]
+        return build(
+            {k: v for k, v in detector.items() if k != "resolution"},
+            backbone=self.build_backbone(locate(detector).strides),
+            num_classes=len(self.labels),
+            resolution=self.resolution,
+            alpha=self.config["backbone"]["alpha"],
+        )
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
+
+    def detect(self, images: Tensor, sizes: Tensor) -> Detections:
+        """Detections in pixels of the files, whose (height, width) `sizes` (B, 2) are."""
+        outputs = self.model(self.model.preprocess(images))
+        found = self.model.postprocess(outputs, self.config["task"]["score_threshold"])
+        scale = sizes.flip(1).repeat(1, 2) / self.resolution
+        return found._replace(boxes=found.boxes * scale[:, None])
+
+    def measure(self, batch: Batch) -> None:
+        found = [table.float().cpu().numpy() for table in self.detect(batch.images, batch.sizes)]
+        for image_id, boxes, scores, labels in zip(batch.image_ids, *found, strict=True):
+            kept = scores > 0
+            self.evaluator.add(image_id, boxes[kept], scores[kept], labels[kept])
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
+        assert isinstance(dataset, DetectionSet)
+        evaluator, self.evaluator = self.evaluator, CocoEvaluator()
+        return evaluator.compute(dataset.records, self.labels)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        found = self.detect(images, sizes)
+        threshold = self.config["task"]["draw_threshold"]
+        return [
+            {
+                "detections": [
+                    {"label": self.labels[label], "score": round(score, 4), "box": [round(v, 1) for v in box]}
+                    for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
+                    if score > threshold
+                ]
+            }
+            for boxes, scores, labels in zip(*found, strict=True)
+        ]
+
+    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+        scale = batch.sizes.flip(1).repeat(1, 2) / batch.images.shape[-1]
+        return [
+            {
+                "detections": [
+                    {"label": self.labels[label], "box": box}
+                    for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)
+                    if label >= 0
+                ]
+            }
+            for boxes, labels in zip(batch.boxes * scale[:, None], batch.labels, strict=True)
+        ]
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        found = prediction["detections"]
+        if not found:
+            return image
+        return draw_bounding_boxes(
+            image,
+            torch.tensor([d["box"] for d in found]),
+            [f"{d['label']} {d['score']:.2f}" if "score" in d else d["label"] for d in found],
+            colors=[COLOURS[self.labels.index(d["label"]) % len(COLOURS)] for d in found],
+            width=max(2, image.shape[-1] // 200),
+            label_colors="white",
+            fill_labels=True,
+        )

@@ -1,0 +1,223 @@
+"""Trains a task and reports on it. The commands import this only once their settings are valid."""
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from backbones.base import scaled_resolution
+from backbones.cost import measure_cost
+from backbones.errors import UserError
+from data.base import SuiteData
+from tasks.base import TaskModule, build, locate
+from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures
+from tasks.checkpoint import load_checkpoint, start_from
+
+console = Console()
+
+
+def setup_logging() -> None:
+    """Our own news and everyone's warnings, through rich."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger(chatty).propagate = True
+
+
+def precision(wanted: str | int) -> str:
+    """Lightning's name of a precision; auto is bf16 where the hardware multiplies in it, else float32."""
+    if wanted == "auto":
+        wanted = "bf16" if has_native_bf16() else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(wanted)]
+
+
+def has_native_bf16() -> bool:
+    """Whether the GPU or, where there is none, the processor (AMX, AVX512-BF16) multiplies in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def build_data(config: dict[str, Any]) -> SuiteData:
+    """The data set of a configuration, prepared."""
+    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    data: SuiteData = build(config["data"], resolution=resolution)
+    data.prepare_data()
+    return data
+
+
+def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
+    """A Trainer for the settings; without a folder it keeps nothing."""
+    settings = config["trainer"]
+    bar: list[Callback] = [RichProgressBar()] if settings["progress"] and sys.stdout.isatty() else []
+    return Trainer(
+        max_epochs=settings["max_epochs"],
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        precision=precision(settings["precision"]),  # type: ignore[arg-type]
+        check_val_every_n_epoch=settings["validate_every"],
+        log_every_n_steps=settings["log_every"],
+        logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
+        callbacks=[*callbacks, *bar],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=folder is not None,
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def new_folder(config: dict[str, Any]) -> Path:
+    """Makes the run folder runs/<task>/<name>.
+
+    Raises:
+        UserError: it exists already, or cannot be written.
+    """
+    alpha = config["backbone"].get("alpha")
+    name = config["name"] or f"{time.strftime('%Y%m%d-%H%M%S')}{'' if alpha is None else f'-a{alpha:g}'}"
+    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / name
+    suffix = 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if config["name"]:
+                raise UserError(f"{folder} exists; choose another name, or go on with resume={folder}") from error
+            folder = folder.with_name(f"{name}-{(suffix := suffix + 1)}")
+        except OSError as error:
+            raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+
+
+def saved_run(config: dict[str, Any], overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder and configuration of the run to resume, with the new overrides applied.
+
+    Raises:
+        UserError: it is not a run folder, or an override would make it another run.
+    """
+    folder = Path(config["resume"])
+    try:
+        saved = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"resume={folder}: this is not the folder of a run, it has no config.yaml") from error
+    for override in overrides:
+        key = override.split("=", 1)[0]
+        if key == "resume":
+            continue
+        if not key.startswith(("trainer.", "data.", "logger.", "paths.")):
+            raise UserError(f"{override} cannot change when resuming; only trainer, data, logger and paths can")
+        group, _, name = key.partition(".")
+        saved[group][name] = config[group][name]
+    return folder, saved
+
+
+def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Trains, and returns what metrics.json holds.
+
+    Raises:
+        UserError: something in the settings, the data or the file system must be put right first.
+    """
+    setup_logging()
+    resumed = config["resume"] is not None
+    folder, config = saved_run(config, overrides) if resumed else (None, config)
+    seed_everything(config["seed"], workers=True, verbose=False)
+    data = build_data(config)
+    module: TaskModule = locate(config["task"])(config, data.labels, load_weights=not resumed)
+    if config["ckpt"]:
+        start = load_checkpoint(config["ckpt"], task=config["task"]["name"])
+        start_from(module, start["state_dict"], config["ckpt"])
+    if folder is None:
+        folder = new_folder(config)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    cost = measure_cost(copy.deepcopy(module.model), module.resolution)
+    facts = {
+        "task": config["task"]["name"],
+        "primary": module.primary,
+        "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        "settings": config,
+    }
+    console.print(
+        f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
+        f"{module.resolution} px, {len(module.labels)} classes; writing to {folder}"
+    )
+    report = RunReport(folder, facts)
+    best, last = (
+        ModelCheckpoint(folder / "checkpoints", filename=name, enable_version_counter=False, **settings)
+        for name, settings in (
+            ("best", {"monitor": "metric/primary", "mode": "max"}),
+            ("last", {"save_on_train_epoch_end": True}),
+        )
+    )
+    callbacks: list[Callback] = [SkippedPictures(), LearningRateMonitor("step"), report, best, last]
+    if config["trainer"]["ema"]:
+        callbacks.append(EMA(config["trainer"]["ema"]))
+    if config["logger"]["pictures"]:
+        callbacks.append(Pictures(config["logger"]["pictures"], folder))
+    trainer = build_trainer(config, folder, callbacks)
+    ckpt = load_and_find_last(folder, config) if resumed else None
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+
+    metrics = load_checkpoint(folder)["suite"]["metrics"]
+    content = report.write(trainer, "interrupted" if trainer.interrupted else "finished", metrics)
+    log_hyperparameters(trainer, content)
+    show(content, folder, data)
+    return content
+
+
+def load_and_find_last(folder: Path, config: dict[str, Any]) -> Path:
+    """The checkpoint to resume from, known to be whole and of this task."""
+    path = folder / "checkpoints" / "last.ckpt"
+    load_checkpoint(path, task=config["task"]["name"])
+    return path
+
+
+def log_hyperparameters(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Writes the settings with the final metrics, so that TensorBoard's HParams tab can compare runs."""
+    if isinstance(trainer.logger, TensorBoardLogger):
+        figures = {f"final/{name}": value for name, value in content["metrics"].items()}
+        figures |= {f"cost/{name}": value for name, value in content["cost"].items()}
+        trainer.logger.log_hyperparams(content["settings"], figures)
+        trainer.logger.save()
+
+
+def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
+    """Prints the metrics and where to look next."""
+    table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
+    for name, value in content["metrics"].items():
+        if name != "primary":
+            table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
+    console.print(table)
+    if data.bad:
+        console.print(f"skipped {len(data.bad)} unreadable pictures, for example {next(iter(data.bad))}")
+    console.print(f"run folder   {folder}", soft_wrap=True)
+    if (folder / "pictures.png").exists():
+        console.print(f"pictures     {folder / 'pictures.png'}  (truth left, prediction right)", soft_wrap=True)
+    console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
+    console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
+
+
+def evaluate(checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a checkpoint on the test split of the data that the configuration names."""
+    from tasks.checkpoint import restore
+
+    module = restore(checkpoint)
+    data = build_data(config)
+    if data.labels != module.labels:
+        raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
+    trainer = build_trainer(config, None, [SkippedPictures()])
+    trainer.test(module, datamodule=data, verbose=False)
+    return module.last_metrics
