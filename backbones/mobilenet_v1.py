@@ -5,10 +5,12 @@ from itertools import accumulate
 from operator import mul
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Normalization
+from backbones.depthwise import StridedDepthwise
 
 Padding = Literal["same", "symmetric"]
 Variant = Literal["separable", "conv", "shallow"]
@@ -28,18 +30,28 @@ def scaled_depth(depth: int, alpha: float, minimum: int = 8) -> int:
     return max(minimum, int(depth * alpha))
 
 
-class SameConv2d(nn.Conv2d):
-    """3 x 3 convolution with TensorFlow's SAME padding: where one side needs more, it is right and bottom."""
+class SpatialConv2d(nn.Conv2d):
+    """3 x 3 convolution, padded at stride 2 either as TensorFlow does (an even side by 0 before and 1 after, an
+    odd one by 1 and 1) or symmetrically (by 1 and 1).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int, padding: Padding) -> None:
+        super().__init__(inputs, outputs, 3, stride, 1, groups=groups, bias=False)
+        self.same = padding == "same"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 1:
             return super().forward(x)
-        # At stride 2 and kernel 3 an odd side is padded by 1 on both ends, an even one by 0 and 1.
-        bottom, right = (1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2)
-        if not (bottom or right):
+        top, left = (0 if self.same and side % 2 == 0 else 1 for side in x.shape[-2:])
+        if self.groups > 1 and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            weight = self.weight
+            if torch.is_autocast_enabled("cpu"):
+                x, weight = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight))
+            return StridedDepthwise.apply(x, weight, (top, left))
+        if top and left:
             return super().forward(x)
-        x = F.pad(x, (1 - right, 1, 1 - bottom, 1))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        x = F.pad(x, (left, 1, top, 1))
+        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
 
 
 class ConvNormAct(nn.Sequential):
@@ -49,7 +61,7 @@ class ConvNormAct(nn.Sequential):
         self,
         inputs: int,
         outputs: int,
-        kernel: int = 1,
+        kernel: Literal[1, 3] = 1,
         stride: int = 1,
         groups: int = 1,
         *,
@@ -57,9 +69,11 @@ class ConvNormAct(nn.Sequential):
         norm_eps: float = 1e-3,
         activation: type[nn.Module] = nn.ReLU6,
     ) -> None:
-        convolution = SameConv2d if padding == "same" and kernel > 1 else nn.Conv2d
         super().__init__()
-        self.conv = convolution(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        if kernel == 3:
+            self.conv: nn.Conv2d = SpatialConv2d(inputs, outputs, stride, groups, padding)
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=norm_eps)
         self.act = activation(inplace=True)
 

@@ -178,6 +178,7 @@ def build_mobilenet_v1(
     padding: Padding | None = None,
     norm_eps: float | None = None,
     normalization: Sequence[Sequence[float]] | None = None,
+    strides: Sequence[int] = (32,),
     resolution: int = 224,
     **settings: Any,
 ) -> MobileNetV1:
@@ -196,7 +197,7 @@ def build_mobilenet_v1(
         "norm_eps": norm_eps or source.norm_eps,
         "normalization": normalization or source.normalization,
     }
-    network = MobileNetV1(**settings)
+    network = MobileNetV1(**settings, strides=strides)
     network.settings = {**settings, "normalization": [list(row) for row in settings["normalization"]]}
     if weights:
         load_weights(network, source)

@@ -36,10 +36,11 @@ class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
     A task defines `build_model`, `losses`, `measure` and `metrics`; `primary` names the metric that selects the
-    best checkpoint (higher is better).
+    best checkpoint (higher is better), `published_classes` is the paper's number of classes.
     """
 
     primary: ClassVar[str]
+    published_classes: ClassVar[int]
     model: nn.Module
 
     def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:

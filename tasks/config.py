@@ -14,12 +14,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backbones.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+MISSING = "???"
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
@@ -53,19 +54,18 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
             raise UserError(f"unknown setting {key!r}{_suggest(key, [*known, *_groups()])}")
         if override.startswith(("+", "~")):
             raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
-    composed = _compose(name, overrides)
-    _check(defaults, composed)
-    config = OmegaConf.to_container(composed)
-    assert isinstance(config, dict)
+    config = _compose(name, overrides)
+    _check(defaults, config)
     return _without_limits(config)
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, overrides=list(overrides))
-        OmegaConf.resolve(config)
-        return config
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        return plain
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         raise UserError(f"{group}={option}: choose from {', '.join(_groups().get(group, []))}") from error
@@ -106,14 +106,19 @@ def _leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _check(defaults: DictConfig, composed: DictConfig) -> None:
-    standard = _leaves(defaults)
-    for key, value in _leaves(composed).items():
-        if key not in standard:
-            raise UserError(f"unknown setting {key!r}{_suggest(key, list(standard))}")
-        limits = OmegaConf.select(composed, f"{key.rpartition('.')[0]}.allowed".lstrip("."))
-        limit = limits.get(key.rpartition(".")[2]) if limits else None
-        if problem := _problem(value, standard[key], limit):
+def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> None:
+    limits = config.get("allowed", {})
+    for name, value in config.items():
+        key = f"{path}{name}"
+        if name == "allowed":
+            continue
+        if name not in defaults:
+            raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
+        if isinstance(value, dict) and isinstance(defaults[name], dict):
+            _check(defaults[name], value, f"{key}.")
+        elif value == MISSING:
+            raise UserError(f"{key}=... must be given")
+        elif problem := _problem(value, defaults[name], limits.get(name)):
             raise UserError(f"{key}={value}: {problem}")
 
 
@@ -122,7 +127,7 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
     if limit is not None and not isinstance(limit, str):
         words = ["null" if v is None else str(v) for v in limit]
         return None if str("null" if value is None else value) in words else f"choose from {', '.join(words)}"
-    if value == default or (limit is None and default in (None, "auto")):
+    if value == default or default == MISSING or (limit is None and default in (None, "auto")):
         return None
     wanted = type(default)
     if limit is not None:  # an interval

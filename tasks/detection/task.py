@@ -19,6 +19,7 @@ class DetectionTask(TaskModule):
     """Trains a detector; `primary` is COCO's AP over IoU 0.5:0.95."""
 
     primary = "ap"
+    published_classes = 90  # COCO's category ids, as the paper counts them
     model: SSD
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,118 @@
+"""python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob>; mode=test measures instead."""
+
+import glob
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tasks.config import load_config, one_line_errors
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def find_pictures(wanted: str | None) -> list[Path]:
+    """The pictures that a file name, a folder or a glob names.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = Path(wanted or "")
+    if wanted and path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    else:
+        found = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+    if not found:
+        raise UserError(f"input={wanted}: there is no picture of that name; give a file, a folder or a quoted glob")
+    return found
+
+
+def read_pictures(files: list[Path], resolution: int) -> dict[Path, Any]:
+    """What `read_image` gives for each file; unreadable ones are named and left out."""
+    from data.images import BadImage, read_image
+
+    pictures = {}
+    for file in files:
+        try:
+            pictures[file] = read_image(file, resolution)
+        except BadImage as error:
+            log.warning("skipped %s: %s", *error.args)
+    return pictures
+
+
+def predict(config: dict[str, Any]) -> None:
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+    from torchvision.io import write_png
+    from torchvision.transforms.v2.functional import resize
+
+    from data.images import read_image
+    from tasks.checkpoint import load_checkpoint, restore
+    from tasks.train import setup_logging
+
+    setup_logging()
+    files = find_pictures(config["input"])
+    checkpoint = load_checkpoint(config["ckpt"])
+    module = restore(checkpoint)
+    if config["threshold"] is not None:
+        module.config["task"]["draw_threshold"] = config["threshold"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(device)
+    output = Path(config["output"])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lines = (output / "predictions.jsonl").open("w")
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+    done, size = 0, config["batch_size"]
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
+    with lines, torch.inference_mode():
+        for chunk in track(chunks, "predicting", console=Console(stderr=True), transient=True):
+            pictures = read_pictures(chunk, module.resolution)
+            if not pictures:
+                continue
+            inputs = [resize(image, [module.resolution] * 2) for image, _ in pictures.values()]
+            sizes = torch.tensor([size for _, size in pictures.values()], device=device)
+            answers = module.predict(torch.stack(inputs).to(device), sizes)
+            for file, answer in zip(pictures, answers, strict=True):
+                lines.write(json.dumps({"file": str(file), **answer}) + "\n")
+                whole, _ = read_image(file, at_least=1 << 30)
+                write_png(module.draw(whole.contiguous(), answer), str(output / f"{file.stem}.png"))
+            done += len(pictures)
+    if not done:
+        raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")
+    Console().print(f"{done} of {len(files)} pictures; see {output / 'predictions.jsonl'} and the pictures beside it")
+
+
+def test(config: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tasks.checkpoint import load_checkpoint
+    from tasks.train import evaluate, setup_logging
+
+    setup_logging()
+    checkpoint = load_checkpoint(config["ckpt"])
+    settings = checkpoint["suite"]["config"]
+    if config["root"]:
+        settings["data"]["root"] = config["root"]
+    table = Table("metric", "value", title=f"{settings['task']['name']}, test split")
+    for name, value in evaluate(checkpoint, settings).items():
+        if name != "primary":
+            table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+
+
+def main() -> None:
+    with one_line_errors():
+        config = load_config(sys.argv[1:], "predict")
+        test(config) if config["mode"] == "test" else predict(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The fast strided depthwise convolution against torch's own, in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones.depthwise import StridedDepthwise
+from backbones.mobilenet_v1 import SpatialConv2d
+
+
+@given(
+    height=st.integers(3, 12),
+    width=st.integers(3, 12),
+    channels=st.integers(2, 5),
+    padding=st.sampled_from(["same", "symmetric"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_output_and_gradients(height: int, width: int, channels: int, padding: str) -> None:
+    generator = torch.Generator().manual_seed(height * 100 + width)
+    x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    layer = SpatialConv2d(channels, channels, 2, channels, padding).double()
+
+    sides = (width, width, height, height)  # F.pad's order: left, right, top, bottom
+    if padding == "same":  # TensorFlow: max((ceil(n / 2) - 1) * 2 + 3 - n, 0), the smaller half before
+        total = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in sides]
+        pads = [total[0] // 2, total[1] - total[1] // 2, total[2] // 2, total[3] - total[3] // 2]
+    else:
+        pads = [1, 1, 1, 1]
+    expected = F.conv2d(F.pad(x, pads), layer.weight, None, 2, 0, 1, channels)
+
+    actual = layer(x)
+    assert torch.equal(actual.detach(), expected.detach()) or torch.allclose(actual, expected, atol=1e-12)
+    grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, [x, layer.weight], grad),
+        torch.autograd.grad(expected, [x, layer.weight], grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_the_fast_path_is_taken_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    apply = StridedDepthwise.apply
+    monkeypatch.setattr(StridedDepthwise, "apply", lambda *args: calls.append(args) or apply(*args))
+    SpatialConv2d(4, 4, 2, 4, "same")(torch.randn(1, 4, 8, 8))
+    assert calls
