@@ -1,8 +1,7 @@
 """Depthwise 3 x 3 convolution at stride 2, several times faster on processors than torch's own.
 
-oneDNN (through torch 2.14) has no fast kernel for its gradient by the input in bfloat16: at 64 x 150 x 150 that
-one call takes 47 ms of a training step, and 11 ms as below (BENCHMARKS.md). Padding a map before the
-convolution, as TensorFlow's SAME needs, is another full copy that a wider padding and a crop avoid.
+oneDNN (through torch 2.14) has no fast bfloat16 kernel for its gradient by the input: at 16 x 64 x 150 x 150 that
+one call takes 47 ms of a training step, and a quarter of that as below (BENCHMARKS.md).
 """
 
 from typing import Any
@@ -22,12 +21,10 @@ class StridedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, before: Pair) -> Tensor:
+        ctx.before, ctx.shape = before, x.shape
+        x = _pad_after(x, 1 - before[0], 1 - before[1])
         ctx.save_for_backward(x, weight)
-        ctx.before = before
-        # Padding 2 in place of 0 adds one row at the top: the same outputs, one further down.
-        crop = [1 - b for b in before]
-        y = F.conv2d(x, weight, None, 2, [2 - b for b in before], 1, len(weight))
-        return y[:, :, crop[0] :, crop[1] :].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, None, 2, before, 1, len(weight))
 
     @staticmethod
     @once_differentiable
@@ -35,23 +32,26 @@ class StridedDepthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(grad, weight, x.shape, ctx.before)
+            grad_x = _input_gradient(grad, weight, ctx.shape, ctx.before)
         if ctx.needs_input_grad[1]:
-            top, left = (1 - b for b in ctx.before)
             _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                F.pad(grad, (left, 0, top, 0)),
-                x,
-                weight,
-                None,
-                [2, 2],
-                [2 - b for b in ctx.before],
-                [1, 1],
-                False,
-                [0, 0],
-                len(weight),
+                *(grad, x, weight, None, [2, 2], ctx.before, [1, 1], False, [0, 0], len(weight)),
                 [False, True, False],
             )
         return grad_x, grad_weight, None
+
+
+def _pad_after(x: Tensor, bottom: int, right: int) -> Tensor:
+    """x with rows and columns of zeros appended; F.pad would write the whole result twice."""
+    if not (bottom or right):
+        return x
+    batch, channels, height, width = x.shape
+    shape = (batch, channels, height + bottom, width + right)
+    padded = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    padded[:, :, :height, :width] = x
+    padded[:, :, height:] = 0
+    padded[:, :, :, width:] = 0
+    return padded
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, before: Pair) -> Tensor:

@@ -53,9 +53,9 @@ def predict(config: dict[str, Any]) -> None:
 
     from data.images import read_image
     from tasks.checkpoint import load_checkpoint, restore
-    from tasks.train import setup_logging
+    from tasks.train import setup
 
-    setup_logging()
+    setup()
     files = find_pictures(config["input"])
     checkpoint = load_checkpoint(config["ckpt"])
     module = restore(checkpoint)
@@ -94,9 +94,9 @@ def test(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from tasks.checkpoint import load_checkpoint
-    from tasks.train import evaluate, setup_logging
+    from tasks.train import evaluate, setup
 
-    setup_logging()
+    setup()
     checkpoint = load_checkpoint(config["ckpt"])
     settings = checkpoint["suite"]["config"]
     if config["root"]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -23,32 +22,20 @@ from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.base import TaskModule, build, locate
 from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures
-from tasks.checkpoint import load_checkpoint, start_from
+from tasks.checkpoint import load_checkpoint, restore, start_from
+from tasks.hardware import keep_freed_memory, precision
 
 console = Console()
 
 
-def setup_logging() -> None:
-    """Our own news and everyone's warnings, through rich."""
+def setup() -> None:
+    """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
+    keep_freed_memory()
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.getLogger(chatty).propagate = True
-
-
-def precision(wanted: str | int) -> str:
-    """Lightning's name of a precision; auto is bf16 where the hardware multiplies in it, else float32."""
-    if wanted == "auto":
-        wanted = "bf16" if has_native_bf16() else "32"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(wanted)]
-
-
-def has_native_bf16() -> bool:
-    """Whether the GPU or, where there is none, the processor (AMX, AVX512-BF16) multiplies in bfloat16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def build_data(config: dict[str, Any]) -> SuiteData:
@@ -130,7 +117,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
     """
-    setup_logging()
+    setup()
     resumed = config["resume"] is not None
     folder, config = saved_run(config, overrides) if resumed else (None, config)
     seed_everything(config["seed"], workers=True, verbose=False)
@@ -212,8 +199,6 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
 
 def evaluate(checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
     """Metrics of a checkpoint on the test split of the data that the configuration names."""
-    from tasks.checkpoint import restore
-
     module = restore(checkpoint)
     data = build_data(config)
     if data.labels != module.labels:

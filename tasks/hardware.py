@@ -1,0 +1,34 @@
+"""What the machine can do, and how to get it."""
+
+import ctypes
+import sys
+
+import torch
+
+
+def precision(wanted: str | int) -> str:
+    """Lightning's name of a precision; auto is bf16 where the hardware multiplies in it, else float32."""
+    if wanted == "auto":
+        wanted = "bf16" if has_native_bf16() else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(wanted)]
+
+
+def has_native_bf16() -> bool:
+    """Whether the GPU or, where there is none, the processor (AMX, AVX512-BF16) multiplies in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
+    """Lets glibc reuse freed blocks of up to `block` bytes, `total` at most, in place of returning them.
+
+    A training step frees and takes the same large blocks again; without this each one comes back as untouched
+    pages, and faulting them in costs a fifth to a third of the step on a processor (BENCHMARKS.md).
+    """
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt:
+            mallopt(M_MMAP_THRESHOLD, block)
+            mallopt(M_TRIM_THRESHOLD, total)
