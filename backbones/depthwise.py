@@ -22,7 +22,7 @@ class StridedDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, before: Pair) -> Tensor:
         ctx.before, ctx.shape = before, x.shape
-        x = _pad_after(x, 1 - before[0], 1 - before[1])
+        x = pad_after(x, 1 - before[0], 1 - before[1])
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, None, 2, before, 1, len(weight))
 
@@ -41,7 +41,7 @@ class StridedDepthwise(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def _pad_after(x: Tensor, bottom: int, right: int) -> Tensor:
+def pad_after(x: Tensor, bottom: int, right: int) -> Tensor:
     """x with rows and columns of zeros appended; F.pad would write the whole result twice."""
     if not (bottom or right):
         return x

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.images import BadImage, read_image
+from data.transforms import detection_transforms
 
 log = logging.getLogger(__name__)
 
@@ -55,18 +56,6 @@ class Batch:
         for name in ("images", "boxes", "labels", "sizes"):
             setattr(self, name, getattr(self, name).pin_memory())
         return self
-
-
-def train_transforms(resolution: int, crop: bool, flip: bool, photometric: float) -> v2.Compose:
-    """SSD's augmentation (section 2.2) on uint8; light and colour are changed after resizing, where it is cheap."""
-    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
-    if crop:
-        steps.insert(0, v2.RandomIoUCrop())
-    if flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if photometric:
-        steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], photometric))
-    return v2.Compose([*steps, v2.SanitizeBoundingBoxes(min_size=2)])
 
 
 class DetectionSet(Dataset[dict[str, Any]]):
@@ -166,6 +155,6 @@ class DetectionData(SuiteData):
         # training crops are enlarged, so they want more pixels than the network's input has
         size = self.resolution * 3 // 2 if train else self.resolution
         cache = len(records) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
-        return DetectionSet(records, size, train_transforms(*steps), cache)
+        return DetectionSet(records, size, detection_transforms(*steps), cache)
 
     collate = staticmethod(collate)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.mobilenet_v1 import fold_norms
 from tasks.base import CHECKPOINT_VERSION, TaskModule, locate
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,11 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
 
 
 def restore(checkpoint: dict[str, Any]) -> TaskModule:
-    """The task of a checkpoint with its (averaged) weights, ready to predict."""
+    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train)."""
     suite = checkpoint["suite"]
     module = locate(suite["config"]["task"])(suite["config"], suite["labels"], load_weights=False)
     module.load_state_dict(checkpoint["state_dict"])
+    fold_norms(module.model)
     return module.eval()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.depthwise import StridedDepthwise
-from backbones.mobilenet_v1 import SpatialConv2d
+from backbones.mobilenet_v1 import MobileNetV1, SpatialConv2d, fold_norms
 
 
 @given(
@@ -45,5 +45,21 @@ def test_the_fast_path_is_taken_on_the_processor(monkeypatch: pytest.MonkeyPatch
     calls = []
     apply = StridedDepthwise.apply
     monkeypatch.setattr(StridedDepthwise, "apply", lambda *args: calls.append(args) or apply(*args))
-    SpatialConv2d(4, 4, 2, 4, "same")(torch.randn(1, 4, 8, 8))
+    SpatialConv2d(4, 4, 2, 4, "same")(torch.randn(1, 4, 8, 8, requires_grad=True))
     assert calls
+
+
+@pytest.mark.parametrize("side", [20, 21])
+def test_folding_keeps_the_outputs(side: int) -> None:
+    torch.manual_seed(0)
+    network = MobileNetV1(0.25, strides=(16, 32))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        expected = network.eval()(x)
+        actual = fold_norms(network)(x)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

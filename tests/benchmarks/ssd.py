@@ -1,7 +1,8 @@
 """python -m tests.benchmarks.ssd: our SSD against torchvision's on the same backbone, maps and batch.
 
 16 pictures of 300 x 300, 91 outputs. Ours runs as the suite runs it: channels_last, precision auto, uint8 input,
-freed memory kept. torchvision's runs as it comes: eager float32 on a list of pictures, around timm's MobileNetV1,
+freed memory kept; for
+inference batch normalization is folded, as tasks.predict does. torchvision's runs as it comes: eager float32 on a list of pictures, around timm's MobileNetV1,
 which is the same network in plain layers, with the same extra maps and 1 x 1 predictors. torchvision's generator
 makes 2,278 anchors, ours 1,917.
 """
@@ -19,7 +20,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDScoringHead
 
-from backbones.mobilenet_v1 import MobileNetV1
+from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from tasks.detection.ssd import EXTRA_DEPTHS, SSD
 from tasks.hardware import keep_freed_memory, precision
 from tests.benchmarks.timing import as_it_comes, machine, seconds
@@ -137,6 +138,7 @@ def main() -> None:
     ours.eval()
     theirs.eval()
     set_load(ours, theirs, images, floats)
+    fold_norms(ours)  # as tasks.predict does
 
     @torch.inference_mode()
     def infer_ours() -> None:
