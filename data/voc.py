@@ -38,7 +38,8 @@ def read_voc(root: Path, split: str) -> dict[str, Objects]:
         except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
             log.warning("skipped %s: %s", annotation, error)
             continue
-        found[name] = [(label, box) for label, box in objects if (box[2:] > box[:2]).all()]
+        # more than the one pixel that equal corners enclose
+        found[name] = [(label, box) for label, box in objects if (box[2:] - box[:2] > 1).all()]
         degenerate += len(objects) - len(found[name])
     if degenerate:
         log.warning("%s: dropped %d boxes without area", listing, degenerate)

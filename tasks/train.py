@@ -4,6 +4,7 @@ import copy
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ console = Console()
 def setup() -> None:
     """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
     keep_freed_memory()
+    # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     for chatty in ("lightning.pytorch", "lightning.fabric"):

@@ -1,0 +1,166 @@
+"""Pretrained weights: the layouts they come in, and what belongs to them."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import timm
+import torch
+
+from backbones.download import download
+from backbones.errors import UserError
+from backbones.weights import build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
+from tasks.classification.model import Classifier
+from tests.conftest import shared
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("mobilenetv1_100", 1.0), ("mobilenetv1_125", 1.25)])
+def test_timm_outputs(name: str, alpha: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=7).eval()
+    for module in theirs.modules():  # statistics that a wrong epsilon or order would show in
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.3, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+
+    ours = Classifier(build_mobilenet_v1(alpha=alpha, weights=str(tmp_path / "weights.pth")), 7).eval()
+    ours.head.load_state_dict(read_weights(tmp_path / "weights.pth").classifier)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        assert (ours(images) - theirs(images)).abs().max() < 1e-5
+
+
+def test_padding_and_epsilon_belong_to_the_weights(tmp_path: Path) -> None:
+    torch.save(timm.create_model("mobilenetv1_100").state_dict(), tmp_path / "timm.pth")
+    settings = build_mobilenet_v1(weights=str(tmp_path / "timm.pth")).settings
+    assert (settings["padding"], settings["norm_eps"]) == ("symmetric", 1e-5)
+    settings = build_mobilenet_v1(alpha=0.25, weights=str(keras_file(tmp_path / "keras.h5", 0.25))).settings
+    assert (settings["padding"], settings["norm_eps"]) == ("same", 1e-3)
+
+
+def keras_file(path: Path, alpha: float) -> Path:
+    """A file of random values in the layout of Keras applications."""
+    rng = np.random.default_rng(0)
+    depths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    channels = [max(8, int(depth * alpha)) for depth in depths]
+    with h5py.File(path, "w") as file:
+
+        def layer(name: str, kernel: str, shape: tuple[int, ...], outputs: int) -> None:
+            file[f"{name}/{name}/{kernel}:0"] = rng.normal(size=shape).astype(np.float32) * 0.1
+            for key in ("gamma", "beta", "moving_mean", "moving_variance"):
+                file[f"{name}_bn/{name}_bn/{key}:0"] = rng.uniform(0.5, 1, outputs).astype(np.float32)
+
+        layer("conv1", "kernel", (3, 3, 3, channels[0]), channels[0])
+        for i, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False), start=1):
+            layer(f"conv_dw_{i}", "depthwise_kernel", (3, 3, inputs, 1), inputs)
+            layer(f"conv_pw_{i}", "kernel", (1, 1, inputs, outputs), outputs)
+    return path
+
+
+def test_keras_kernels_land_where_they_belong(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "keras.h5", 0.25)
+    state = build_mobilenet_v1(alpha=0.25, weights=str(path)).state_dict()
+    with h5py.File(path) as file:
+        kernel = file["conv_dw_3/conv_dw_3/depthwise_kernel:0"][()]
+        np.testing.assert_array_equal(state["blocks.3.0.conv.weight"][5, 0], kernel[:, :, 5, 0])
+        kernel = file["conv1/conv1/kernel:0"][()]
+        np.testing.assert_array_equal(state["blocks.0.conv.weight"][2, 1], kernel[:, :, 1, 2])
+        variance = file["conv_pw_13_bn/conv_pw_13_bn/moving_variance:0"][()]
+        np.testing.assert_array_equal(state["blocks.13.1.norm.running_var"], variance)
+
+
+def test_real_weights_see_a_blood_cell_differently_than_noise() -> None:
+    """The published weights give activations of a natural size only with their own padding and statistics."""
+    network = build_mobilenet_v1(alpha=0.25, weights=str(shared("weights/mobilenet_2_5_224_tf_no_top.h5"))).eval()
+    with torch.no_grad():
+        features = network(torch.zeros(1, 3, 224, 224))[-1]
+    assert features.shape == (1, 256, 7, 7)
+    assert 0 < features.mean() < 3
+
+
+def test_another_alpha_is_named_with_each_tensor(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "keras.h5", 0.25)
+    with pytest.raises(UserError) as error:
+        load_weights(build_mobilenet_v1(alpha=0.5), read_weights(path))
+    message = str(error.value)
+    assert "backbone.alpha=0.25" in message
+    assert "blocks.13.1.norm.running_var is (256,), not (512,)" in message
+    assert "135 tensors differ" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("absent.h5", None, "there is no file"),
+        ("text.h5", b"not a file of weights", "cannot be read"),
+        ("text.pth", b"not a file of weights", "cannot be read"),
+    ],
+)
+def test_unreadable_weights(name: str, content: bytes | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_weights(tmp_path / name)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="neither a Keras"):
+        read_weights(tmp_path / "other.pth")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A web server on loopback over tmp_path/www; files whose name has `cut` end half way."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+
+        def copyfile(self, source: object, output: object) -> None:
+            content = source.read()  # type: ignore[attr-defined]
+            output.write(content[: len(content) // 2] if "cut" in self.path else content)  # type: ignore[attr-defined]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_pretrained_is_downloaded_once(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = "mobilenet_2_5_160_tf_no_top.h5"  # 160 is the nearest public size to 170
+    keras_file(tmp_path / "www" / name, 0.25)
+    network = build_mobilenet_v1(alpha=0.25, pretrained=True, pretrained_url=server, resolution=170)
+    assert network.settings["padding"] == "same"
+    cached = tmp_path / "cache" / "mobilenets" / name
+    assert cached.read_bytes() == (tmp_path / "www" / name).read_bytes()
+    (tmp_path / "www" / name).unlink()
+    assert fetch_pretrained(0.25, 170, server) == cached
+
+
+def test_a_download_that_ends_early_leaves_nothing(server: str, tmp_path: Path) -> None:
+    (tmp_path / "www" / "cut.bin").write_bytes(bytes(100_000))
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download(f"{server}/cut.bin", tmp_path / "out" / "cut.bin")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_offline_and_unpublished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be downloaded .*; put the file at .*mobilenet_1_0_224") as error:
+        fetch_pretrained(1.0, 224, "http://127.0.0.1:9")  # nothing listens there
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"exist for alpha \[0.25, 0.5, 0.75, 1.0\], not 0.6"):
+        fetch_pretrained(0.6, 224, "http://127.0.0.1:9")

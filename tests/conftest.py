@@ -1,0 +1,48 @@
+"""Fixtures that several tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.demo.scenes import write_scenes
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo set."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(root, train=24, val=8, seed=0)
+    return root
+
+
+def shared(path: str) -> Path:
+    """A file or folder of real data or weights, which lie beside the checkout; skips the test without it."""
+    if not (SHARED / path).exists():
+        pytest.skip(f"needs ../shared/{path}, which this machine does not have")
+    return SHARED / path
+
+
+def command(module: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs python -m tasks.<module> as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", f"tasks.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+# a run that takes seconds
+TINY = (
+    *("backbone.alpha=0.25", "task.resolution=96", "data.batch_size=8", "data.workers=0"),
+    *("data.train=24", "data.val=8", "trainer.log_every=1"),
+)

@@ -1,0 +1,220 @@
+"""Detection data: formats, bad files, augmentation, batches."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from backbones.errors import UserError
+from data.coco import CocoData, read_coco
+from data.images import BadImage, read_image
+from data.transforms import BatchedIoUCrop, detection_transforms
+from data.voc import VocData
+from tests.conftest import shared
+
+
+def coco_data(root: Path, resolution: int = 64, **settings: object) -> CocoData:
+    files = {"train_json": "train.json", "train_images": "train", "val_json": "val.json", "val_images": "val"}
+    return CocoData(str(root), resolution, **files, workers=0, batch_size=4, **settings)
+
+
+def test_coco_records_are_the_jsons(scenes: Path) -> None:
+    content = json.loads((scenes / "train.json").read_text())
+    labels, records = read_coco(scenes / "train.json", scenes / "train")
+    assert labels == [c["name"] for c in content["categories"]]
+    for record in records:
+        wanted = [a for a in content["annotations"] if a["image_id"] == record.image_id]
+        assert len(record.labels) == len(wanted)
+        for box, label, area, annotation in zip(record.boxes, record.labels, record.areas, wanted, strict=True):
+            x, y, w, h = annotation["bbox"]
+            np.testing.assert_allclose(box, [x, y, x + w, y + h], rtol=1e-6)
+            assert content["categories"][label]["id"] == annotation["category_id"]
+            assert area == pytest.approx(annotation["area"])
+
+
+def test_batches(scenes: Path) -> None:
+    data = coco_data(scenes)
+    batch = next(iter(data.val_dataloader()))
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert batch.images.dtype == torch.uint8
+    records = data.records("val")[:4]
+    assert batch.boxes.shape[1] == max(len(r.labels) for r in records)
+    for i, record in enumerate(records):
+        count = len(record.labels)
+        assert batch.labels[i].tolist() == [*record.labels, *[-1] * (batch.labels.shape[1] - count)]
+        scale = 64 / batch.sizes[i].flip(0).repeat(2)
+        torch.testing.assert_close(batch.boxes[i, :count], torch.from_numpy(record.boxes) * scale, atol=0.01, rtol=0)
+
+
+def test_boxes_follow_the_picture_through_augmentation() -> None:
+    """A bright square on black stays inside its box however the picture is cropped, flipped and resized."""
+    torch.manual_seed(0)
+    image = torch.zeros(3, 90, 120, dtype=torch.uint8)
+    image[:, 30:60, 40:80] = 255
+    transforms = detection_transforms(64, crop=True, flip=True, photometric=0.5)
+    seen = 0
+    for _ in range(40):
+        boxes = tv_tensors.BoundingBoxes([[40.0, 30, 80, 60]], format="XYXY", canvas_size=(90, 120))
+        sample = transforms({"image": tv_tensors.Image(image), "boxes": boxes, "labels": torch.tensor([2])})
+        assert sample["image"].shape == (3, 64, 64)
+        if len(sample["boxes"]):
+            seen += 1
+            bright = sample["image"].float().mean(0) > 60
+            rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
+            x0, y0, x1, y1 = sample["boxes"][0].tolist()
+            found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            assert [x0, y0, x1, y1] == pytest.approx([float(v) for v in found], abs=2.5)
+            assert sample["labels"].tolist() == [2]
+    assert seen > 20
+
+
+def test_crops_are_distributed_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    image = tv_tensors.Image(torch.zeros(3, 240, 320, dtype=torch.uint8))
+    boxes = tv_tensors.BoundingBoxes(
+        [[10.0, 20, 90, 120], [200, 30, 300, 220], [150, 150, 170, 170]], format="XYXY", canvas_size=(240, 320)
+    )
+    means = []
+    for crop in (v2.RandomIoUCrop(), BatchedIoUCrop()):
+        drawn = [p for _ in range(600) if (p := crop.make_params([image, boxes]))]
+        keys = ("height", "width", "top", "left")
+        means.append([len(drawn) / 4, *(np.mean([p[k] for p in drawn]) for k in keys)])
+    np.testing.assert_allclose(means[0], means[1], atol=9)  # three standard errors
+
+
+def test_scaled_decoding_is_near_full_decoding(tmp_path: Path) -> None:
+    picture = Image.effect_noise((800, 600), 20).convert("RGB").resize((200, 150)).resize((800, 600))
+    picture.save(tmp_path / "a.jpg", quality=95)
+    image, size = read_image(tmp_path / "a.jpg", at_least=150)
+    assert size == (600, 800)
+    assert image.shape == (3, 150, 200)
+    whole, _ = read_image(tmp_path / "a.jpg", at_least=1 << 30)
+    small = v2.functional.resize(whole, [150, 200])
+    assert (small.float() - image.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a picture"])
+def test_a_bad_picture_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadImage) as error:
+        read_image(path, 64)
+    assert error.value.args[0] == str(path)
+
+
+def test_bad_pictures_are_replaced_counted_and_limited(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    root.mkdir()
+    (root / "train").mkdir()
+    (root / "val").symlink_to(scenes / "val")
+    for name in ("train.json", "val.json"):
+        (root / name).write_bytes((scenes / name).read_bytes())
+    for picture in (scenes / "train").iterdir():
+        (root / "train" / picture.name).write_bytes(picture.read_bytes())
+    whole = (root / "train" / "000003.jpg").read_bytes()
+    (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train" / "000005.jpg").write_bytes(b"")
+
+    data = coco_data(root, max_bad=0.1)
+    batches = list(data.train_dataloader())
+    assert all(len(b.images) == 4 for b in batches)
+    problems = {problem for batch in batches for problem in batch.bad}
+    assert {Path(path).name for path, _ in problems} == {"000003.jpg", "000005.jpg"}
+    data.note_bad(problems, 24)
+    assert len(data.bad) == 2
+    data.max_bad = 0.05
+    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be read, more than data.max_bad=0.05"):
+        data.note_bad(problems, 24)
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": 10, "height": 10}
+CATEGORY = {"id": 7, "name": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not json"),
+        ("[1, 2]", "top level is not an object"),
+        ({"images": []}, "is not in COCO's format: KeyError: 'categories'"),
+        (
+            {
+                "images": [IMAGE],
+                "categories": [CATEGORY],
+                "annotations": [{"id": 3, "image_id": 1, "category_id": 9, "bbox": [0, 0, 1, 1]}],
+            },
+            r"annotation 3 has category_id 9, which is not among the categories \[7\]",
+        ),
+        (
+            {
+                "images": [IMAGE],
+                "categories": [CATEGORY],
+                "annotations": [{"id": 3, "image_id": 2, "category_id": 7, "bbox": [0, 0, 1, 1]}],
+            },
+            "annotation 3 is of unknown image 2",
+        ),
+    ],
+)
+def test_bad_coco_json(content: object, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        read_coco(write_json(tmp_path / "a.json", content), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_degenerate_boxes_are_dropped_and_empty_pictures_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotations = [{"id": 3, "image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 5]}]
+    content = {"images": [IMAGE], "categories": [CATEGORY], "annotations": annotations}
+    with caplog.at_level(logging.WARNING):
+        _, records = read_coco(write_json(tmp_path / "a.json", content), tmp_path)
+    assert "dropped 1 boxes without area" in caplog.text
+    assert records[0].boxes.shape == (0, 4)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no annotation file"):
+        read_coco(tmp_path / "absent.json", tmp_path)
+    with pytest.raises(UserError, match="there is no folder"):
+        coco_data(tmp_path / "absent").prepare_data()
+    with pytest.raises(UserError, match=r"there is no list .*Main/train.txt"):
+        VocData(str(tmp_path), 64, train="train", val="val").records("train")
+
+
+def test_bccd(caplog: pytest.LogCaptureFixture) -> None:
+    root = shared("data/bccd")
+    with caplog.at_level(logging.WARNING):
+        data = VocData(str(root), 64, train="trainval", val="test", workers=0, batch_size=8)
+        train, val = data.records("train"), data.records("val")
+    assert data.labels == ["Platelets", "RBC", "WBC"]
+    assert (len(train), len(val)) == (292, 72)
+    assert sum(len(r.labels) for r in [*train, *val]) == 4888 - 2
+    assert "without area" in caplog.text
+    assert next(iter(data.val_dataloader())).images.shape == (8, 3, 64, 64)
+
+
+def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
+    (tmp_path / "Annotations" / "good.xml").write_text(f"<a><object><name>cell</name>{box}</object></a>")
+    (tmp_path / "Annotations" / "torn.xml").write_text("<a><object>")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("good\ntorn\nabsent\n")
+    with caplog.at_level(logging.WARNING):
+        data = VocData(str(tmp_path), 64, train="train", val="train")
+        (record,) = data.records("train")
+    assert record.boxes.tolist() == [[0, 0, 5, 9]]
+    assert "torn.xml" in caplog.text
+    assert "absent.xml" in caplog.text
