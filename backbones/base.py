@@ -12,6 +12,12 @@ class Normalization(NamedTuple):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]]) -> "Normalization":
+        """From two rows of three plain numbers."""
+        (r, g, b), (std_r, std_g, std_b) = rows
+        return cls((r, g, b), (std_r, std_g, std_b))
+
 
 class Backbone(nn.Module):
     """A feature extractor that describes itself, so that no task writes down a channel count.
@@ -45,4 +51,4 @@ def no_decay_parameters(module: nn.Module) -> set[nn.Parameter]:
     depthwise: Sequence[nn.Conv2d] = [
         m for m in module.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels
     ]
-    return {m.weight for m in depthwise} | {p for p in module.parameters() if p.ndim < 2}
+    return {p for m in depthwise for p in m.parameters()} | {p for p in module.parameters() if p.ndim < 2}

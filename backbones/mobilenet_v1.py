@@ -1,6 +1,7 @@
 """MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) with its width multiplier and its variants."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Literal
@@ -130,22 +131,16 @@ class MobileNetV1(Backbone):
         self.strides = tuple(strides)
         self.taps = tuple(last_block[stride] for stride in strides)
         self.channels = tuple(depths[i] for i in self.taps)
-        self.normalization = Normalization(*map(tuple, normalization))
-        layer = {
-            "padding": padding,
-            "norm_eps": norm_eps,
-            "activation": {"relu6": nn.ReLU6, "relu": nn.ReLU}[activation],
-        }
+        self.normalization = Normalization.of(normalization)
+        activations: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
+        layer = partial(ConvNormAct, padding=padding, norm_eps=norm_eps, activation=activations[activation])
 
         def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
             if variant == "conv":
-                return ConvNormAct(inputs, outputs, 3, stride, **layer)
-            return nn.Sequential(
-                ConvNormAct(inputs, inputs, 3, stride, groups=inputs, **layer),
-                ConvNormAct(inputs, outputs, **layer),
-            )
+                return layer(inputs, outputs, 3, stride)
+            return nn.Sequential(layer(inputs, inputs, 3, stride, groups=inputs), layer(inputs, outputs))
 
-        self.blocks = nn.ModuleList([ConvNormAct(3, depths[0], 3, 2, **layer)])
+        self.blocks = nn.ModuleList([layer(3, depths[0], 3, 2)])
         self.blocks.extend(map(block, depths[:-1], depths[1:], block_strides[1:]))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

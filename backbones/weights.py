@@ -25,7 +25,7 @@ class Weights:
     state: dict[str, Tensor]
     padding: Padding = "same"
     norm_eps: float = 1e-3
-    normalization: Normalization = Normalization()
+    normalization: Normalization = field(default_factory=Normalization)
     classifier: dict[str, Tensor] = field(default_factory=dict)  # weight, bias; empty where there is none
 
 
@@ -63,7 +63,7 @@ def read_weights(path: Path) -> Weights:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            content: dict[str, Any] = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -119,7 +119,7 @@ def _from_checkpoint(path: Path, checkpoint: dict) -> Weights:
     prefix = "model.backbone."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     settings = checkpoint["suite"]["config"]["backbone"]
-    normalization = Normalization(*map(tuple, settings["normalization"]))
+    normalization = Normalization.of(settings["normalization"])
     return Weights(str(path), state, settings["padding"], settings["norm_eps"], normalization)
 
 

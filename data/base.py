@@ -23,11 +23,15 @@ class SuiteData(LightningDataModule):
         UserError: `root` is absent, or too many pictures are unreadable.
     """
 
-    labels: list[str]
     collate: Callable[[list[Any]], Any]
 
     def __init__(
-        self, root: str, *, batch_size: int = 16, workers: int | Literal["auto"] = "auto", max_bad: float = 0.01
+        self,
+        root: str,
+        *,
+        batch_size: int = 16,
+        workers: int | Literal["auto"] = "auto",
+        max_bad: float = 0.01,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -41,6 +45,11 @@ class SuiteData(LightningDataModule):
     def prepare_data(self) -> None:
         if not self.root.is_dir():
             raise UserError(f"data.root: there is no folder {self.root}")
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of their indices."""
+        raise NotImplementedError("a data format defines labels")
 
     def dataset(self, split: Split) -> Dataset:
         """The samples of a split."""

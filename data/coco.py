@@ -35,8 +35,9 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
                     f"{annotation['category_id']}, which is not among the categories {list(label)}"
                 )
             if annotation["image_id"] not in rows:
-                raise UserError(f"{annotations}: annotation {annotation.get('id')} is of unknown image "
-                                f"{annotation['image_id']}")
+                raise UserError(
+                    f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
+                )
             x, y, width, height = annotation["bbox"]
             if width <= 0 or height <= 0:
                 degenerate += 1

@@ -71,7 +71,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        bad = []
+        bad: list[tuple[str, str]] = []
         for step in range(len(self)):
             record = self.records[(index + step) % len(self)]
             try:

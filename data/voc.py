@@ -49,7 +49,7 @@ def read_voc(root: Path, split: str) -> dict[str, Objects]:
 def _object(node: ElementTree.Element) -> tuple[str, np.ndarray]:
     corners = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
     # VOC counts pixels from 1 and includes the last one
-    return node.findtext("name", "").strip(), np.array(corners, np.float32) - np.float32([1, 1, 0, 0])
+    return node.findtext("name", "").strip(), np.array(corners, np.float32) - np.array([1, 1, 0, 0], np.float32)
 
 
 class VocData(DetectionData):
@@ -65,8 +65,8 @@ class VocData(DetectionData):
     def _objects(self) -> dict[str, dict[str, Objects]]:
         return {name: read_voc(self.root, name) for name in dict.fromkeys(self.lists.values())}
 
-    @cached_property
-    def labels(self) -> list[str]:  # type: ignore[override]
+    @property
+    def labels(self) -> list[str]:
         names = {label for found in self._objects.values() for objects in found.values() for label, _ in objects}
         return sorted(names)
 

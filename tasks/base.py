@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
+from data.base import Split
 
 CHECKPOINT_VERSION = 1
 PACKAGES = ("backbones.", "data.", "tasks.")
@@ -53,7 +54,7 @@ class TaskModule(LightningModule):
         self.resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
         self.load_weights = load_weights
         self.last_metrics: dict[str, float] = {}
-        self.model = self.build_model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.build_model().to(memory_format=torch.channels_last)
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
 
@@ -69,7 +70,7 @@ class TaskModule(LightningModule):
         """Takes a validation batch into the metrics."""
         raise NotImplementedError("a task defines measure")
 
-    def metrics(self, split: str) -> dict[str, float]:
+    def metrics(self, split: Split) -> dict[str, float]:
         """Metrics over all that was measured since the last call, which they forget."""
         raise NotImplementedError("a task defines metrics")
 
@@ -114,7 +115,7 @@ class TaskModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def _log_metrics(self, split: str) -> None:
+    def _log_metrics(self, split: Split) -> None:
         self.last_metrics = self.metrics(split)
         self.last_metrics["primary"] = self.last_metrics[self.primary]
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})

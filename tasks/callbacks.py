@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 from torchvision.io import write_png
+from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError

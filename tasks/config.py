@@ -42,8 +42,10 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     Raises:
         UserError: an override does not parse, or names an unknown group, option, key or value.
     """
-    chosen = [o for o in overrides if _group(o)]
-    defaults = _compose(name, [o for o in chosen if _group(o) != "experiment"])
+    # The options chosen, by an experiment file too, with nothing else changed: the schema.
+    options = _compose(name, [o for o in overrides if _group(o)], hydra=True)["hydra"]["runtime"]["choices"]
+    chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    defaults = _compose(name, [f"{group}={option}" for group, option in chosen.items()])
     # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
     known = set(_leaves(defaults))
     for override in overrides:
@@ -59,13 +61,13 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     return _without_limits(config)
 
 
-def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(name, overrides=list(overrides))
-        plain = OmegaConf.to_container(config, resolve=True)
+            config = compose(name, overrides=list(overrides), return_hydra_config=hydra)
+        plain = OmegaConf.to_container(config, resolve=not hydra)
         assert isinstance(plain, dict)
-        return plain
+        return {str(key): value for key, value in plain.items()}
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         raise UserError(f"{group}={option}: choose from {', '.join(_groups().get(group, []))}") from error
@@ -95,7 +97,7 @@ def _suggest(key: str, candidates: Sequence[str]) -> str:
 
 def _leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values of everything but `allowed`."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in config.items():
         if key == "allowed":
             continue

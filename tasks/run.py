@@ -5,6 +5,7 @@ from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
@@ -33,7 +34,7 @@ def execute(overrides: list[str]) -> dict[str, Any]:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def sweep(_: DictConfig) -> float:
     """One job of a sweep, started by Hydra's launcher."""
-    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    overrides = list(HydraConfig.get().overrides.task)
     with one_line_errors():
         return execute(overrides)["metrics"]["primary"]
 

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-
 def sigmoid_focal(logits: Tensor, classes_BA: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss (Lin et al. 2017) of logits (B, A, C) whose target is one-hot in C, or zero where class is -1."""
     targets = one_hot(classes_BA, logits.shape[-1], logits.dtype)

@@ -1,6 +1,5 @@
 """SSD (Liu et al. 2016) in the form of TF Object Detection API's ssd_mobilenet_v1."""
 
-from collections.abc import Sequence
 from math import log
 from typing import Literal, NamedTuple
 
@@ -34,6 +33,9 @@ class SSD(nn.Module):
     """
 
     strides = (16, 32)
+    mean: Tensor
+    std: Tensor
+    anchors: Tensor
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class SSD(nn.Module):
             nn.init.zeros_(head.bias)
         if self.loss_name == "focal":
             for head in self.class_heads:
-                nn.init.constant_(head.bias, prior)
+                nn.init.constant_(head.bias, prior)  # type: ignore[arg-type]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, H, W) to what the backbone expects."""
@@ -110,7 +112,10 @@ class SSD(nn.Module):
         positive_BA = index_BA >= 0
         count = positive_BA.sum().clamp(min=1)
         if boxes_BN4.shape[1] == 0:  # a batch of negatives alone
-            boxes_BN4, labels_BN = boxes_BN4.new_zeros(len(boxes_BN4), 1, 4), labels_BN.new_zeros(len(labels_BN), 1)
+            boxes_BN4, labels_BN = (
+                boxes_BN4.new_zeros(len(boxes_BN4), 1, 4),
+                labels_BN.new_zeros(len(labels_BN), 1),
+            )
         nearest_BA = index_BA.clamp(min=0)
         boxes_BA4 = boxes_BN4.gather(1, nearest_BA[..., None].expand(-1, -1, 4))
         classes_BA = labels_BN.gather(1, nearest_BA)

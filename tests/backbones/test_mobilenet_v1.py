@@ -37,7 +37,8 @@ def test_strides_that_it_lacks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "rho", "side"), [(224, 6 / 7, 192), (224, 5 / 7, 160), (224, 4 / 7, 128), (300, 1, 300), (300, 0.5, 160)]
+    ("base", "rho", "side"),
+    [(224, 6 / 7, 192), (224, 5 / 7, 160), (224, 4 / 7, 128), (300, 1, 300), (300, 0.5, 160)],
 )
 def test_rho(base: int, rho: float, side: int) -> None:
     assert scaled_resolution(base, rho) == side

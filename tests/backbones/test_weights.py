@@ -1,6 +1,7 @@
 """Pretrained weights: the layouts they come in, and what belongs to them."""
 
 import http.server
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def keras_file(path: Path, alpha: float) -> Path:
                 file[f"{name}_bn/{name}_bn/{key}:0"] = rng.uniform(0.5, 1, outputs).astype(np.float32)
 
         layer("conv1", "kernel", (3, 3, 3, channels[0]), channels[0])
-        for i, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False), start=1):
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(channels), start=1):
             layer(f"conv_dw_{i}", "depthwise_kernel", (3, 3, inputs, 1), inputs)
             layer(f"conv_pw_{i}", "kernel", (1, 1, inputs, outputs), outputs)
     return path

@@ -1,10 +1,9 @@
 """python -m tests.benchmarks.ssd: our SSD against torchvision's on the same backbone, maps and batch.
 
 16 pictures of 300 x 300, 91 outputs. Ours runs as the suite runs it: channels_last, precision auto, uint8 input,
-freed memory kept; for
-inference batch normalization is folded, as tasks.predict does. torchvision's runs as it comes: eager float32 on a list of pictures, around timm's MobileNetV1,
-which is the same network in plain layers, with the same extra maps and 1 x 1 predictors. torchvision's generator
-makes 2,278 anchors, ours 1,917.
+freed memory kept, and batch normalization folded to infer. torchvision's runs as it comes: eager float32 on a list
+of pictures, around timm's MobileNetV1, which is the same network in plain layers, with the same extra maps and
+1 x 1 predictors. torchvision's generator makes 2,278 anchors, ours 1,917.
 """
 
 import argparse
@@ -40,8 +39,16 @@ class Maps(nn.Module):
         self.extras = nn.ModuleList()
         for depth in EXTRA_DEPTHS:
             half, full = (int(d * alpha) for d in (depth // 2, depth))
-            layers = [nn.Conv2d(channels[-1], half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU6(inplace=True)]
-            layers += [nn.Conv2d(half, full, 3, 2, 1, bias=False), nn.BatchNorm2d(full), nn.ReLU6(inplace=True)]
+            layers = [
+                nn.Conv2d(channels[-1], half, 1, bias=False),
+                nn.BatchNorm2d(half),
+                nn.ReLU6(inplace=True),
+            ]
+            layers += [
+                nn.Conv2d(half, full, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(full),
+                nn.ReLU6(inplace=True),
+            ]
             self.extras.append(nn.Sequential(*layers))
             channels.append(full)
         self.channels = channels
@@ -164,7 +171,7 @@ def main() -> None:
 
 @torch.no_grad()
 def set_load(ours: SSD, theirs: TorchvisionSSD, images: Tensor, floats: list[Tensor]) -> None:
-    """Gives both the same number of candidates; untrained scores would all lie on one side of the threshold."""
+    """Gives both as many candidates; untrained scores would all lie on one side of the threshold."""
     logits = ours(ours.preprocess(images))[1][..., 1:]
     bias = bias_for_load(lambda b: int(((logits + b).sigmoid() > 0.01).sum()), BATCH)
     for head in ours.class_heads:

@@ -78,7 +78,9 @@ def test_crops_are_distributed_as_torchvisions() -> None:
     torch.manual_seed(0)
     image = tv_tensors.Image(torch.zeros(3, 240, 320, dtype=torch.uint8))
     boxes = tv_tensors.BoundingBoxes(
-        [[10.0, 20, 90, 120], [200, 30, 300, 220], [150, 150, 170, 170]], format="XYXY", canvas_size=(240, 320)
+        [[10.0, 20, 90, 120], [200, 30, 300, 220], [150, 150, 170, 170]],
+        format="XYXY",
+        canvas_size=(240, 320),
     )
     means = []
     for crop in (v2.RandomIoUCrop(), BatchedIoUCrop()):
@@ -173,9 +175,7 @@ def test_bad_coco_json(content: object, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_degenerate_boxes_are_dropped_and_empty_pictures_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_degenerate_boxes_are_dropped_and_empty_pictures_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     annotations = [{"id": 3, "image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 5]}]
     content = {"images": [IMAGE], "categories": [CATEGORY], "annotations": annotations}
     with caplog.at_level(logging.WARNING):

@@ -55,7 +55,15 @@ def test_a_run_folder(run: Path) -> None:
 def test_tensorboard_has_curves_pictures_and_hparams_with_metrics(run: Path) -> None:
     events = EventAccumulator(str(run)).Reload()
     tags = events.Tags()
-    wanted = {"train/loss", "train/box_loss", "val/ap", "val/ap50", "metric/primary", "lr-AdamW/pg1", "final/ap"}
+    wanted = {
+        "train/loss",
+        "train/box_loss",
+        "val/ap",
+        "val/ap50",
+        "metric/primary",
+        "lr-AdamW/pg1",
+        "final/ap",
+    }
     assert wanted <= set(tags["scalars"])
     assert tags["images"] == ["pictures"]
     assert len(scalars(run, "val/ap")) == 2
@@ -107,7 +115,10 @@ def test_a_killed_run_resumes_where_it_was(scenes: Path, tmp_path: Path) -> None
     folder = tmp_path / "detection" / "killed"
     last = folder / "checkpoints" / "last.ckpt"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.run", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tasks.run", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while not last.exists():
         assert process.poll() is None
@@ -123,9 +134,13 @@ def test_a_killed_run_resumes_where_it_was(scenes: Path, tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "metrics.json").read_text())["step"] == epochs * steps_an_epoch
 
-    latest = max(folder.glob("events.*"), key=lambda p: p.stat().st_mtime)  # the final metrics come in a file of their own
+    latest = max(
+        folder.glob("events.*"), key=lambda p: p.stat().st_mtime
+    )  # the final metrics come in a file of their own
     assert latest
-    resumed = [f for f in folder.glob("events.*") if "train/loss" in EventAccumulator(str(f)).Reload().Tags()["scalars"]]
+    resumed = [
+        f for f in folder.glob("events.*") if "train/loss" in EventAccumulator(str(f)).Reload().Tags()["scalars"]
+    ]
     first_steps = sorted(min(s for s in scalars(f, "train/loss")) for f in resumed)
     assert first_steps == [0, done] or done == epochs * steps_an_epoch
     after = torch.load(last, weights_only=True)
@@ -210,7 +225,10 @@ def test_a_checkpoint_cannot_name_foreign_code(run: Path, scenes: Path, tmp_path
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["detector"]["_target_"] = "os.system"
     torch.save(content, tmp_path / "evil.ckpt")
-    bad_input(command("predict", f"ckpt={tmp_path / 'evil.ckpt'}", f"input={scenes}"), "_target_ os.system is outside")
+    bad_input(
+        command("predict", f"ckpt={tmp_path / 'evil.ckpt'}", f"input={scenes}"),
+        "_target_ os.system is outside",
+    )
 
 
 def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -> None:
@@ -249,7 +267,15 @@ def test_no_space_left(scenes: Path, tmp_path: Path) -> None:
 
 def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, tmp_path: Path) -> None:
     result = command(
-        "run", *settings(scenes, tmp_path, f"ckpt={run}", "trainer.max_epochs=1", "logger.pictures=0", "detector.loss=focal")
+        "run",
+        *settings(
+            scenes,
+            tmp_path,
+            f"ckpt={run}",
+            "trainer.max_epochs=1",
+            "logger.pictures=0",
+            "detector.loss=focal",
+        ),
     )
     assert result.returncode == 0, result.stderr
     assert "start fresh" not in result.stderr
