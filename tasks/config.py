@@ -21,6 +21,10 @@ from backbones.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MISSING = "???"
+TORCH_MISMATCH = (
+    "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
+    "install both together: pip install --force-reinstall -r requirements.lock"
+)
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
@@ -33,6 +37,11 @@ def one_line_errors() -> Iterator[None]:
         # from a loader process it comes wrapped in the traceback, whose last line is the message
         message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
         print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        print(f"error: {TORCH_MISMATCH}", file=sys.stderr)
         sys.exit(2)
 
 

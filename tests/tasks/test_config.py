@@ -1,7 +1,9 @@
 """Settings: what is refused, how fast, and in which words."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,21 @@ def test_help_and_mistakes_do_not_wait_for_torch(argument: str) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_torch_that_does_not_fit_torchvision(tmp_path: Path) -> None:
+    """What import torchvision raises beside a CPU-only torch, from a package of that name that comes first."""
+    (tmp_path / "torchvision").mkdir()
+    lines = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(lines)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = "import sys; from tasks.run import main; sys.argv = ['run']; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: torch and torchvision are not of the same build")
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_lists_groups_and_settings() -> None:
