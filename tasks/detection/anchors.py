@@ -28,11 +28,27 @@ def ssd_anchors(sizes: Sequence[int], resolution: int, lowest: float = 0.2, high
         if i == 0:
             shapes = [(0.1, 1.0), (scales[0], 2.0), (scales[0], 1 / 2)]
         half = torch.tensor([(s * sqrt(r), s / sqrt(r)) for s, r in shapes]) / 2  # (width, height)
-        centre = (torch.arange(size) + 0.5) / size
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        centres = torch.stack([x, y], dim=-1)[:, :, None]
+        centres = grid(size, 1 / size)[:, None]
         maps.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
     return torch.cat(maps) * resolution
+
+
+def pyramid_anchors(sizes: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Anchors (A, 4) of TF's multiscale_anchor_generator: 4 and 4 sqrt(2) strides wide, ratios 1, 2, 1/2."""
+    maps = []
+    for size, stride in zip(sizes, strides, strict=True):
+        shapes = [(4 * stride * scale, ratio) for scale in (1, sqrt(2)) for ratio in (1.0, 2.0, 1 / 2)]
+        half = torch.tensor([(s * sqrt(r), s / sqrt(r)) for s, r in shapes]) / 2
+        centres = grid(size, stride)[:, None]
+        maps.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
+    return torch.cat(maps)
+
+
+def grid(size: int, stride: float) -> Tensor:
+    """Centres (size * size, 2) of the cells of a map, x and y in pixels, row by row."""
+    centre = (torch.arange(size) + 0.5) * stride
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
 
 
 def centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:

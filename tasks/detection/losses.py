@@ -34,3 +34,21 @@ def hard_negative_cross_entropy(logits: Tensor, classes_BA: Tensor, ratio: float
         1, hardest_BA, torch.arange(loss_BA.shape[1], device=loss_BA.device).expand_as(hardest_BA)
     )
     return (loss_BA * (positive_BA | (rank_BA < quota_B1))).sum()
+
+
+def varifocal(logits: Tensor, targets: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+    """Varifocal loss (Zhang et al. 2021): cross-entropy against the quality (0 where it is another class), weighted
+    by that quality where positive and by alpha * p^gamma where not. Both (B, A, C).
+    """
+    weight = alpha * logits.detach().sigmoid().pow(gamma) * (targets == 0) + targets
+    return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")
+
+
+def distribution_focal(logits: Tensor, distances: Tensor) -> Tensor:
+    """Cross-entropy (P, 4) of each side's distribution (P, 4, bins) with the two bins around its distance (P, 4)
+    (Generalized Focal Loss, section 3.2).
+    """
+    lower = distances.floor()
+    log_probability = logits.log_softmax(dim=-1)
+    left, right = (log_probability.gather(-1, (lower.long() + i)[..., None])[..., 0] for i in (0, 1))
+    return -((lower + 1 - distances) * left + (distances - lower) * right)

@@ -10,7 +10,7 @@ from data.base import Split
 from data.detection import Batch, DetectionSet
 from tasks.base import TaskModule, build, locate
 from tasks.detection.coco_eval import CocoEvaluator
-from tasks.detection.ssd import SSD, Detections
+from tasks.detection.detector import Detections, Detector
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 
@@ -20,13 +20,13 @@ class DetectionTask(TaskModule):
 
     primary = "ap"
     published_classes = 90  # COCO's category ids, as the paper counts them
-    model: SSD
+    model: Detector
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.evaluator = CocoEvaluator()
 
-    def build_model(self) -> SSD:
+    def build_model(self) -> Detector:
         detector = self.config["detector"]
         return build(
             {k: v for k, v in detector.items() if k != "resolution"},

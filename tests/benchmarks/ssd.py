@@ -20,7 +20,8 @@ from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDScoringHead
 
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
-from tasks.detection.ssd import EXTRA_DEPTHS, SSD
+from tasks.detection.necks import EXTRA_DEPTHS
+from tasks.detection.ssd import SSD
 from tasks.hardware import keep_freed_memory, precision
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
@@ -174,7 +175,7 @@ def set_load(ours: SSD, theirs: TorchvisionSSD, images: Tensor, floats: list[Ten
     """Gives both as many candidates; untrained scores would all lie on one side of the threshold."""
     logits = ours(ours.preprocess(images))[1][..., 1:]
     bias = bias_for_load(lambda b: int(((logits + b).sigmoid() > 0.01).sum()), BATCH)
-    for head in ours.class_heads:
+    for head in ours.class_head.predictors:
         head.bias += bias
 
     batch, _ = theirs.transform(floats)

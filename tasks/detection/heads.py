@@ -1,0 +1,65 @@
+"""Heads: from maps (B, C, H, W) to rows of one anchor or point each, (B, A, columns)."""
+
+from collections.abc import Sequence
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from backbones.mobilenet_v1 import ConvNormAct
+
+PRIOR = log(0.01 / 0.99)  # RetinaNet, section 4.1: rare objects do not swamp the first steps
+
+
+def per_anchor(x: Tensor, columns: int) -> Tensor:
+    """(B, anchors * columns, H, W) to (B, H * W * anchors, columns); free in channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)
+
+
+def predictor(inputs: int, outputs: int, kernel: int = 1, bias: float = 0.0) -> nn.Conv2d:
+    """A last layer, near zero plus its bias."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, bias)
+    return layer
+
+
+class MapHeads(nn.Module):
+    """Predictors of its own for each map: 1 x 1, or depthwise 3 x 3 and 1 x 1 (SSDLite)."""
+
+    def __init__(
+        self, channels: Sequence[int], anchors: Sequence[int], columns: int, depthwise: bool, bias: float = 0.0
+    ):
+        super().__init__()
+        self.columns = columns
+        self.predictors = nn.ModuleList()
+        for c, count in zip(channels, anchors, strict=True):
+            last = predictor(c, count * columns, bias=bias)
+            self.predictors.append(nn.Sequential(ConvNormAct(c, c, 3, groups=c), last) if depthwise else last)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        rows = [per_anchor(p(x), self.columns) for p, x in zip(self.predictors, maps, strict=True)]
+        return torch.cat(rows, dim=1)
+
+
+class SharedTower(nn.Module):
+    """One tower of 3 x 3 convolutions for all maps, with normalization of its own for each (TF's FPN recipe)."""
+
+    def __init__(self, depth: int, layers: int, maps: int, anchors: int, columns: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.columns = columns
+        self.convs = nn.ModuleList(nn.Conv2d(depth, depth, 3, padding=1, bias=False) for _ in range(layers))
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(layers)) for _ in range(maps)
+        )
+        self.last = predictor(depth, anchors * columns, 3, bias)
+        self.act = nn.ReLU6(inplace=True)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        rows = []
+        for x, norms in zip(maps, self.norms, strict=True):
+            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[arg-type]
+                x = self.act(norm(conv(x)))
+            rows.append(per_anchor(self.last(x), self.columns))
+        return torch.cat(rows, dim=1)

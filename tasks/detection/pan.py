@@ -1,0 +1,100 @@
+"""An anchor-free detector of light parts, after NanoDet-Plus and PicoDet (Yu et al. 2021, arXiv 2111.00902)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
+
+from backbones.base import Backbone
+from tasks.detection.anchors import grid
+from tasks.detection.assignment import task_aligned
+from tasks.detection.detector import Detector
+from tasks.detection.heads import PRIOR, per_anchor, predictor
+from tasks.detection.losses import distribution_focal, varifocal
+from tasks.detection.necks import PathAggregation, separable
+from tasks.detection.ssd import map_sizes
+
+BINS = 8  # of a side's distance, in strides 0 to 7 (Generalized Focal Loss, arXiv 2006.04388)
+
+
+class PAN(Detector):
+    """One point a cell at strides 8 to 64, on a depthwise path-aggregation neck.
+
+    Each point gives class logits and, for the four sides, a distribution over BINS distances. Points are assigned by
+    task alignment (TOOD, arXiv 2108.07755) and trained by varifocal, GIoU and distribution focal losses.
+    """
+
+    strides = (8, 16, 32)
+    points: Tensor
+    point_strides: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        resolution: int = 320,
+        *,
+        alpha: float = 1.0,
+        depth: int = 96,
+        layers: int = 2,
+        top: int = 13,
+        **settings: Any,
+    ) -> None:
+        super().__init__(backbone, num_classes, resolution, **settings)
+        self.top = top
+        self.neck = PathAggregation(backbone.channels, depth)
+        strides = [8 << i for i in range(len(self.neck.channels))]
+        self.towers = nn.ModuleList(nn.Sequential(*(separable(depth, depth) for _ in range(layers))) for _ in strides)
+        self.box_heads = nn.ModuleList(predictor(depth, 4 * BINS) for _ in strides)
+        self.class_heads = nn.ModuleList(predictor(depth, num_classes, bias=PRIOR) for _ in strides)
+        sizes = map_sizes(resolution, strides)
+        points = [grid(size, stride) for size, stride in zip(sizes, strides, strict=True)]
+        self.register_buffer("points", torch.cat(points), persistent=False)
+        counts = torch.tensor([size**2 for size in sizes])
+        self.register_buffer("point_strides", torch.tensor(strides).repeat_interleave(counts).float(), persistent=False)
+        self.register_buffer("bins", torch.arange(BINS).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, R, R) to side logits (B, A, 4 * BINS) and class logits (B, A, num_classes)."""
+        maps = [tower(x) for tower, x in zip(self.towers, self.neck(self.backbone(images)), strict=True)]
+        sides = [per_anchor(head(x), 4 * BINS) for head, x in zip(self.box_heads, maps, strict=True)]
+        logits = [per_anchor(head(x), self.num_classes) for head, x in zip(self.class_heads, maps, strict=True)]
+        return torch.cat(sides, dim=1), torch.cat(logits, dim=1)
+
+    def class_logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return outputs[1]
+
+    def boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
+        sides = outputs[0].gather(1, index_BK[..., None].expand(-1, -1, 4 * BINS)).float()
+        return self._boxes(sides, self.points[index_BK], self.point_strides[index_BK])
+
+    def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """Boxes (..., 4) from side logits (..., 4 * BINS): the mean distance of each side's distribution."""
+        bins: Tensor = self.bins  # type: ignore[assignment]
+        distances = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ bins * strides[..., None]
+        return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+    def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
+        """Varifocal, GIoU and distribution focal losses, per unit of alignment."""
+        sides, logits = (output.float() for output in outputs)
+        predicted = self._boxes(sides, self.points, self.point_strides)
+        index_BA, quality_BA = task_aligned(
+            logits.detach().sigmoid(), predicted.detach(), self.points, boxes_BN4, labels_BN, self.top
+        )
+        total = quality_BA.sum().clamp(min=1)
+        image, point = (index_BA >= 0).nonzero(as_tuple=True)
+        chosen = index_BA[image, point]
+        quality, boxes = quality_BA[image, point], boxes_BN4[image, chosen]
+        targets = torch.zeros_like(logits)
+        targets[image, point, labels_BN[image, chosen]] = quality
+
+        giou = generalized_box_iou_loss(predicted[image, point], boxes)
+        centres, strides = self.points[point], self.point_strides[point, None]
+        distances = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1) / strides
+        spread = distribution_focal(sides[image, point].unflatten(-1, (4, BINS)), distances.clamp(0, BINS - 1.01))
+        return {
+            "class": varifocal(logits, targets) / total,
+            "box": 2.0 * (giou * quality).sum() / total,
+            "spread": 0.25 * (spread.mean(dim=1) * quality).sum() / total,
+        }
