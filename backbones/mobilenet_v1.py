@@ -128,6 +128,7 @@ class MobileNetV1(Backbone):
             raise ValueError(f"strides must be an increasing choice of {list(last_block)}, not {strides}")
 
         self.alpha = alpha
+        self.depths = depths
         self.strides = tuple(strides)
         self.taps = tuple(last_block[stride] for stride in strides)
         self.channels = tuple(depths[i] for i in self.taps)

@@ -1,6 +1,6 @@
 """What all single-shot detectors share: input normalization and non-maximum suppression."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Detections(NamedTuple):
 class Detector(nn.Module):
     """A network that can be deployed alone: preprocess, forward, postprocess; and its loss to train it.
 
-    A detector names the backbone's `strides` that it stands on, and defines `forward`, `loss` and `decode_top`.
+    A detector names the backbone's `strides` that it stands on, and defines `forward`, `loss` and either
+    `class_logits` and `boxes_at` or a `postprocess` of its own.
     """
 
     strides: tuple[int, ...]
@@ -50,19 +51,19 @@ class Detector(nn.Module):
         """uint8 RGB (B, 3, H, W) to what the backbone expects."""
         return (images.float() - self.mean) / self.std
 
-    def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
+    def loss(self, outputs: Any, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Named losses; boxes in input pixels, labels -1 where padded."""
         raise NotImplementedError("a detector defines loss")
 
-    def class_logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+    def class_logits(self, outputs: Any) -> Tensor:
         """Logits (B, A, num_classes) of the objects' classes, from what forward gave."""
         raise NotImplementedError("a detector defines class_logits")
 
-    def boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
+    def boxes_at(self, outputs: Any, index_BK: Tensor) -> Tensor:
         """Boxes (B, K, 4), xyxy input pixels, of the chosen anchors or points."""
         raise NotImplementedError("a detector defines boxes_at")
 
-    def postprocess(self, outputs: tuple[Tensor, Tensor], score_threshold: float = 0.01) -> Detections:
+    def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
         """Class-wise NMS over the best `candidates` (box, class) pairs of each image."""
         logits = self.class_logits(outputs).float()
         batch, columns = len(logits), self.num_classes

@@ -50,16 +50,15 @@ class SharedTower(nn.Module):
         super().__init__()
         self.columns = columns
         self.convs = nn.ModuleList(nn.Conv2d(depth, depth, 3, padding=1, bias=False) for _ in range(layers))
-        self.norms = nn.ModuleList(
-            nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(layers)) for _ in range(maps)
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(maps * layers))
         self.last = predictor(depth, anchors * columns, 3, bias)
         self.act = nn.ReLU6(inplace=True)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         rows = []
-        for x, norms in zip(maps, self.norms, strict=True):
-            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[arg-type]
-                x = self.act(norm(conv(x)))
+        norms = iter(self.norms)
+        for x in maps:
+            for conv in self.convs:
+                x = self.act(next(norms)(conv(x)))
             rows.append(per_anchor(self.last(x), self.columns))
         return torch.cat(rows, dim=1)

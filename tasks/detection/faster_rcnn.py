@@ -1,0 +1,169 @@
+"""Faster R-CNN (Ren et al. 2015) in the form of the MobileNets paper's Table 13, of torchvision's modules."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import MultiScaleRoIAlign
+
+from backbones.base import Backbone
+from backbones.mobilenet_v1 import MobileNetV1
+from tasks.detection.anchors import CODER_SCALES
+from tasks.detection.detector import Detections, Detector
+from tasks.detection.heads import predictor
+from tasks.detection.necks import separable
+
+ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
+RATIOS = (0.5, 1.0, 2.0)
+CROP = 14
+
+
+class ProposalHead(nn.Module):
+    """3 x 3 convolution, then for each anchor two scores (as in TF, one is background's) and four deltas."""
+
+    def __init__(self, channels: int, depth: int, anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, depth, 3, padding=1)
+        self.scores = predictor(depth, 2 * anchors)
+        self.deltas = predictor(depth, 4 * anchors)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [self.conv(x).relu() for x in maps]
+        # The softmax of two scores is the sigmoid of their difference, which torchvision wants.
+        pairs = [self.scores(x).float().unflatten(1, (-1, 2)) for x in hidden]
+        return [pair[:, :, 1] - pair[:, :, 0] for pair in pairs], [self.deltas(x).float() for x in hidden]
+
+
+class BoxHead(nn.Module):
+    """Blocks 12 and 13 run on each proposal's crop, and averaged: (P, C, 14, 14) to (P, D)."""
+
+    def __init__(self, blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, crops: Tensor) -> Tensor:
+        crops = crops.contiguous(memory_format=torch.channels_last)
+        return self.blocks(crops).mean(dim=(2, 3))
+
+
+class BoxPredictor(nn.Module):
+    """Scores (P, num_classes + 1) and deltas (P, 4 * (num_classes + 1)); as in TF, background has no deltas."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(channels, num_classes + 1)
+        self.deltas = nn.Linear(channels, num_classes * 4)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        deltas = self.deltas(features).float()
+        return self.scores(features).float(), nn.functional.pad(deltas, (4, 0))
+
+
+class FasterRCNN(Detector):
+    """RPN on the map at stride 16, and the backbone's last blocks on each of `proposals` crops."""
+
+    strides = (16,)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        resolution: int = 300,
+        *,
+        alpha: float = 1.0,
+        proposals: int = 300,
+        train_proposals: int = 64,
+        nms_iou: float = 0.6,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(backbone, num_classes, resolution, nms_iou=nms_iou, max_detections=max_detections)
+        self.proposals = proposals
+        channels = backbone.channels[-1]
+        if isinstance(backbone, MobileNetV1):
+            last = backbone.taps[-1] + 1
+            tail, depth = nn.Sequential(*backbone.blocks[last:]), backbone.depths[-1]
+            backbone.blocks = backbone.blocks[:last]
+        else:  # the same form, untrained, behind a backbone that does not come apart
+            depth = 2 * channels
+            tail = nn.Sequential(separable(channels, depth, 2), separable(depth, depth))
+        sides = tuple(resolution * side for side in ANCHOR_SIDES)
+        kept = {"training": 4 * proposals, "testing": proposals}
+        self.rpn = RegionProposalNetwork(
+            AnchorGenerator((sides,), (RATIOS,)),  # type: ignore[arg-type]
+            ProposalHead(channels, 512, len(sides) * len(RATIOS)),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 2 * kept["training"], "testing": 2 * kept["training"]},
+            post_nms_top_n=kept,
+            nms_thresh=0.7,
+        )
+        self.roi_heads = RoIHeads(
+            MultiScaleRoIAlign(["0"], CROP, 2),
+            BoxHead(tail),
+            BoxPredictor(depth, num_classes),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=train_proposals,
+            positive_fraction=0.25,
+            bbox_reg_weights=CODER_SCALES,
+            score_thresh=0.01,
+            nms_thresh=nms_iou,
+            detections_per_img=max_detections,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
+        return self.backbone(images)[-1]
+
+    def dense(self, images: Tensor) -> None:
+        """All layers on as many crops as there are proposals, whatever is in the images: for counting the cost."""
+        features = self(images)
+        self.rpn.head([features])
+        crops = features.new_empty(self.proposals * len(images), features.shape[1], CROP, CROP)
+        self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
+
+    def _inputs(self, outputs: Tensor) -> tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]:
+        sizes = [(self.resolution, self.resolution)] * len(outputs)
+        pixels = outputs.new_empty(len(outputs), 3, self.resolution, self.resolution, device="meta")
+        return {"0": outputs.float()}, ImageList(pixels, sizes), sizes
+
+    def loss(self, outputs: Tensor, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
+        """Losses of both stages, each averaged over its sampled anchors or proposals."""
+        features, images, sizes = self._inputs(outputs)
+        targets = [
+            {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0] + 1}
+            for boxes, labels in zip(boxes_BN4, labels_BN, strict=True)
+        ]
+        proposals, first = self.rpn(images, features, targets)
+        _, second = self.roi_heads(features, proposals, sizes, targets)
+        return {
+            "proposal": first["loss_objectness"],
+            "proposal_box": first["loss_rpn_box_reg"],
+            "class": second["loss_classifier"],
+            "box": second["loss_box_reg"],
+        }
+
+    def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
+        """Both stages and class-wise NMS."""
+        features, images, sizes = self._inputs(outputs)
+        proposals, _ = self.rpn(images, features)
+        self.roi_heads.score_thresh = score_threshold
+        found, _ = self.roi_heads(features, proposals, sizes)
+        shape = (len(found), self.max_detections)
+        result = Detections(
+            outputs.new_zeros(*shape, 4, dtype=torch.float32),
+            outputs.new_zeros(shape, dtype=torch.float32),
+            outputs.new_zeros(shape, dtype=torch.int64),
+        )
+        for i, image in enumerate(found):
+            count = len(image["scores"])
+            result.boxes[i, :count] = image["boxes"]
+            result.scores[i, :count] = image["scores"]
+            result.labels[i, :count] = image["labels"] - 1
+        return result
