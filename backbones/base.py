@@ -1,8 +1,10 @@
 """The contract between a backbone and the tasks that stand on it."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +35,12 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""
         raise NotImplementedError("a backbone defines forward")
+
+    def sizes(self, resolution: int) -> list[int]:
+        """Sides of the maps of a resolution x resolution image; a network without padding gives odd ones."""
+        on_meta = copy.deepcopy(self).to("meta").eval()
+        with torch.no_grad():
+            return [x.shape[-1] for x in on_meta(torch.empty(1, 3, resolution, resolution, device="meta"))]
 
 
 def scaled_resolution(base: int, rho: float) -> int:

@@ -68,6 +68,8 @@ def read_weights(path: Path) -> Weights:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"backbone.weights: {path} holds no named tensors")
     if "suite" in content:
         return _from_checkpoint(path, content)
     state = content.get("state_dict", content)
@@ -107,9 +109,10 @@ def _from_keras(path: Path) -> Weights:
 def _from_timm(path: Path, state: dict[str, Tensor]) -> Weights:
     weights = Weights(str(path), {}, padding="symmetric", norm_eps=1e-5)
     for ours, _, _, kernel, norm in _layers():
-        weights.state[f"{ours}.conv.weight"] = state[f"{kernel}.weight"]
-        for name in NORM_NAMES:
-            weights.state[f"{ours}.norm.{name}"] = state[f"{norm}.{name}"]
+        pairs = {f"{ours}.conv.weight": f"{kernel}.weight"}
+        pairs |= {f"{ours}.norm.{name}": f"{norm}.{name}" for name in NORM_NAMES}
+        # what is missing is named when the weights are loaded
+        weights.state |= {mine: state[theirs] for mine, theirs in pairs.items() if theirs in state}
     if "classifier.weight" in state:
         weights.classifier = {name: state[f"classifier.{name}"] for name in ("weight", "bias")}
     return weights

@@ -39,7 +39,7 @@ class SuiteData(LightningDataModule):
         # The training itself keeps a core or two busy; more than 8 loaders rarely help.
         self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers == "auto" else workers
         self.max_bad = max_bad
-        self.bad: dict[str, str] = {}
+        self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable pictures, by split
         self.datasets: dict[Split, Dataset] = {}
 
     def prepare_data(self) -> None:
@@ -61,6 +61,8 @@ class SuiteData(LightningDataModule):
             self.datasets[split] = self.dataset(split)
         dataset = self.datasets[split]
         train = split == "train"
+        if train and len(dataset) < 2:  # type: ignore[arg-type]
+            raise UserError(f"{self.root}: training needs at least two pictures")
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -81,19 +83,20 @@ class SuiteData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
 
-    def note_bad(self, problems: Iterable[tuple[str, str]], total: int) -> None:
-        """Counts unreadable pictures, each once, of a split of `total`.
+    def note_bad(self, problems: Iterable[tuple[str, str]], split: Split) -> None:
+        """Counts unreadable pictures of a split, each once.
 
         Raises:
             UserError: their share passes `data.max_bad`.
         """
+        bad, total = self.bad.setdefault(split, {}), len(self.datasets[split])  # type: ignore[arg-type]
         for path, reason in problems:
-            if path not in self.bad:
-                self.bad[path] = reason
+            if path not in bad:
+                bad[path] = reason
                 log.warning("skipped %s: %s", path, reason)
-        if len(self.bad) > self.max_bad * total:
-            path, reason = next(iter(self.bad.items()))
+        if len(bad) > self.max_bad * total:
+            path, reason = next(iter(bad.items()))
             raise UserError(
-                f"{len(self.bad)} of {total} pictures cannot be read, more than data.max_bad={self.max_bad:g} "
+                f"{len(bad)} of {total} {split} pictures cannot be read, more than data.max_bad={self.max_bad:g} "
                 f"allows; the first is {path}: {reason}"
             )

@@ -51,7 +51,10 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
                     bool(annotation.get("iscrowd", 0)),
                 )
             )
-        records = [record(images / i["file_name"], i["id"], rows[i["id"]]) for i in content["images"]]
+        # numbered anew: the file's own ids may be of any kind
+        records = [
+            record(images / image["file_name"], i, rows[image["id"]]) for i, image in enumerate(content["images"])
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if degenerate:

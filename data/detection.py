@@ -97,7 +97,10 @@ class DetectionSet(Dataset[dict[str, Any]]):
         if self.cache is None:
             return read_image(record.path, self.resolution)
         if index not in self.cache:
-            self.cache[index] = read_image(record.path, self.resolution)
+            image, size = read_image(record.path, self.resolution)
+            if min(image.shape[1:]) > self.resolution:  # only JPEGs are decoded small
+                image = v2.functional.resize(image, [self.resolution])
+            self.cache[index] = image, size
         return self.cache[index]
 
 
@@ -154,7 +157,8 @@ class DetectionData(SuiteData):
         steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False, 0.0)
         # training crops are enlarged, so they want more pixels than the network's input has
         size = self.resolution * 3 // 2 if train else self.resolution
-        cache = len(records) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
+        needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
+        cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
         return DetectionSet(records, size, detection_transforms(*steps), cache)
 
     collate = staticmethod(collate)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
 class BadImage(Exception):
@@ -15,8 +17,11 @@ class BadImage(Exception):
         super().__init__(str(path), " ".join(str(reason).split()))
 
 
-def read_image(path: Path, at_least: int) -> tuple[Tensor, tuple[int, int]]:
+def read_image(path: Path, at_least: int, upright: bool = False) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (3, H, W) and the file's own (height, width).
+
+    `upright` turns the picture as its EXIF orientation says. Annotated data is read as it is stored, which is what
+    its boxes mean.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides stay `at_least` pixels: that is several times
     faster, and the rest of the resizing has less to read.
@@ -25,10 +30,16 @@ def read_image(path: Path, at_least: int) -> tuple[Tensor, tuple[int, int]]:
         BadImage: the file is absent, truncated or not a picture.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.draft("RGB", (at_least, at_least))
-            pixels = np.array(image.convert("RGB"))
+        with Image.open(path) as file:
+            width, height = file.size
+            file.draft("RGB", (at_least, at_least))
+            image: Image.Image = file
+            if image.mode.startswith("I;16"):  # Pillow would clip, not scale
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS:
+                width, height = height, width
+            turned = ImageOps.exif_transpose(image) if upright else image
+            pixels = np.array(turned.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise BadImage(path, reason) from error

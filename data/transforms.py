@@ -60,11 +60,13 @@ def _first_valid(crops_T4: Tensor, boxes_N4: Tensor, overlap: float) -> int | No
 
 def detection_transforms(resolution: int, crop: bool, flip: bool, photometric: float) -> v2.Compose:
     """SSD's augmentation; light and colour are changed after resizing, where there are fewest pixels."""
-    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
+    # SanitizeBoundingBoxes would drop a box that leaves the picture by a rounding error
+    steps: list[torch.nn.Module] = [v2.ClampBoundingBoxes()]
     if crop:
-        steps.insert(0, BatchedIoUCrop())
+        steps.append(BatchedIoUCrop())
+    steps.append(v2.Resize((resolution, resolution)))
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if photometric:
         steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], photometric))
-    return v2.Compose([*steps, v2.SanitizeBoundingBoxes(min_size=2)])
+    return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)])

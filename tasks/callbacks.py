@@ -79,6 +79,9 @@ class SkippedPictures(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, _: int) -> None:
         self._count(trainer, batch, "train")
 
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        self._count(trainer, batch, "test")
+
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
@@ -87,7 +90,7 @@ class SkippedPictures(Callback):
     def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
         if batch.bad:
             data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
-            data.note_bad(batch.bad, len(data.datasets[split]))  # type: ignore[arg-type]
+            data.note_bad(batch.bad, split)
 
 
 class Pictures(Callback):
@@ -127,6 +130,25 @@ class RunReport(Callback):
         self.path = folder / "metrics.json"
         self.facts = facts
         self.started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1  # the last epoch is measured, whatever validate_every is
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        assert isinstance(module, TaskModule)
+        if batch_index % module.config["trainer"]["log_every"] == 0 and not torch.isfinite(outputs["loss"]):
+            raise UserError(
+                f"the loss is not finite at step {trainer.global_step}; lower trainer.lr, or try trainer.precision=32"
+            )
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        assert isinstance(module, TaskModule)
+        self.write(trainer, "interrupted", module.last_metrics)
+        if isinstance(exception, KeyboardInterrupt):
+            print(f"interrupted; go on with: python -m tasks.run resume={self.path.parent}", flush=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
@@ -21,6 +22,7 @@ from backbones.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MISSING = "???"
+PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
@@ -38,11 +40,24 @@ def one_line_errors() -> Iterator[None]:
         message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         print(f"error: {TORCH_MISMATCH}", file=sys.stderr)
         sys.exit(2)
+
+
+def arguments(command: str) -> list[str]:
+    """What was given on the command line; --help prints the command's settings and ends the program."""
+    given = sys.argv[1:]
+    if {"--help", "-h"} & set(given):
+        print((CONF / f"{command}.yaml").read_text(), end="")
+        sys.exit(0)
+    return given
 
 
 def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any]:
@@ -52,6 +67,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
         UserError: an override does not parse, or names an unknown group, option, key or value.
     """
     # The options chosen, by an experiment file too, with nothing else changed: the schema.
+    overrides = [_quoted(o) for o in overrides]
     options = _compose(name, [o for o in overrides if _group(o)], hydra=True)["hydra"]["runtime"]["choices"]
     chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
     defaults = _compose(name, [f"{group}={option}" for group, option in chosen.items()])
@@ -62,12 +78,12 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
         if "=" not in override:
             raise UserError(f"{override!r} is not of the form key=value")
         if not _group(override) and not any(k == key or k.startswith(f"{key}.") for k in known):
-            raise UserError(f"unknown setting {key!r}{_suggest(key, [*known, *_groups()])}")
+            raise UserError(f"unknown setting {key!r}{_elsewhere(key, chosen) or _suggest(key, [*known, *_groups()])}")
         if override.startswith(("+", "~")):
             raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
     config = _compose(name, overrides)
     _check(defaults, config)
-    return _without_limits(config)
+    return _without_limits(config) | {"groups": chosen}
 
 
 def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[str, Any]:
@@ -95,6 +111,36 @@ def _group(override: str) -> str | None:
     """The config group that an override chooses an option of, if it does."""
     key = override.split("=", 1)[0].strip()
     return key if key in _groups() else None
+
+
+def saved_groups(run: str) -> list[str]:
+    """The group options that a run was started with, as overrides.
+
+    Raises:
+        UserError: this is not the folder of a run.
+    """
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"resume={run}: this is not the folder of a run, it has no config.yaml")
+    return [f"{group}={option}" for group, option in yaml.safe_load(file.read_text())["groups"].items()]
+
+
+def _quoted(override: str) -> str:
+    """Paths may hold brackets and spaces, which mean something else to Hydra."""
+    key, equals, value = override.partition("=")
+    if key not in PATHS or not equals or value[:1] in ("'", '"') or value == "null":
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:
+    """Which options of the key's group have it, where the chosen one has not: alpha is MobileNet's own."""
+    group, _, name = key.partition(".")
+    having = [o for o in _groups().get(group, []) if name in OmegaConf.load(CONF / group / f"{o}.yaml")]
+    if not having or group not in chosen:
+        return None
+    return f": {group}={chosen[group]} has no {name}, only {', '.join(having)}"
 
 
 def _suggest(key: str, candidates: Sequence[str]) -> str:
@@ -127,6 +173,8 @@ def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> 
             raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
         if isinstance(value, dict) and isinstance(defaults[name], dict):
             _check(defaults[name], value, f"{key}.")
+        elif name not in limits and defaults[name] in (None, MISSING) and value not in (None, MISSING):
+            config[name] = str(value)  # a path or a name, even where it looks like a number
         elif value == MISSING:
             raise UserError(f"{key}=... must be given")
         elif problem := _problem(value, defaults[name], limits.get(name)):
@@ -149,6 +197,7 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
         below = value < float(high) if closing == ")" else value <= float(high)
         if not (above and below):
             return f"must be in {limit}"
+        return "must be of type int" if wanted is int and not isinstance(value, int) else None
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return None
     if wanted in (bool, int, float, str) and type(value) is not wanted:

@@ -1,10 +1,9 @@
 """python -m tasks.cost task=... backbone.alpha=...: multiply-adds and parameters, without any data."""
 
 import json
-import sys
 from typing import Any
 
-from tasks.config import load_config, one_line_errors
+from tasks.config import arguments, load_config, one_line_errors
 
 
 def measure(config: dict[str, Any]) -> None:
@@ -36,7 +35,7 @@ def measure(config: dict[str, Any]) -> None:
 
 def main() -> None:
     with one_line_errors():
-        measure(load_config(sys.argv[1:], "cost"))
+        measure(load_config(arguments("cost"), "cost"))
 
 
 if __name__ == "__main__":

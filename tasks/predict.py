@@ -3,12 +3,12 @@
 import glob
 import json
 import logging
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.config import load_config, one_line_errors
+from tasks.config import arguments, load_config, one_line_errors
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,19 @@ def read_pictures(files: list[Path], resolution: int) -> dict[Path, Any]:
     pictures = {}
     for file in files:
         try:
-            pictures[file] = read_image(file, resolution)
+            pictures[file] = read_image(file, resolution, upright=True)
         except BadImage as error:
             log.warning("skipped %s: %s", *error.args)
     return pictures
 
 
 def predict(config: dict[str, Any]) -> None:
+    files = find_pictures(config["input"])
+    output = Path(config["output"])
+    base = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
+        raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
+
     import torch
     from rich.console import Console
     from rich.progress import track
@@ -56,14 +62,12 @@ def predict(config: dict[str, Any]) -> None:
     from tasks.train import setup
 
     setup()
-    files = find_pictures(config["input"])
     checkpoint = load_checkpoint(config["ckpt"])
     module = restore(checkpoint)
     if config["threshold"] is not None:
         module.config["task"]["draw_threshold"] = config["threshold"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
-    output = Path(config["output"])
     try:
         output.mkdir(parents=True, exist_ok=True)
         lines = (output / "predictions.jsonl").open("w")
@@ -80,9 +84,11 @@ def predict(config: dict[str, Any]) -> None:
             sizes = torch.tensor([size for _, size in pictures.values()], device=device)
             answers = module.predict(torch.stack(inputs).to(device), sizes)
             for file, answer in zip(pictures, answers, strict=True):
-                lines.write(json.dumps({"file": str(file), **answer}) + "\n")
-                whole, _ = read_image(file, at_least=1 << 30)
-                write_png(module.draw(whole.contiguous(), answer), str(output / f"{file.stem}.png"))
+                picture = output / f"{file.absolute().relative_to(base)}.png"
+                lines.write(json.dumps({"file": str(file), "picture": str(picture), **answer}) + "\n")
+                whole, _ = read_image(file, at_least=1 << 30, upright=True)
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                write_png(module.draw(whole.contiguous(), answer), str(picture))
             done += len(pictures)
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")
@@ -110,7 +116,9 @@ def test(config: dict[str, Any]) -> None:
 
 def main() -> None:
     with one_line_errors():
-        config = load_config(sys.argv[1:], "predict")
+        config = load_config(arguments("predict"), "predict")
+        if not Path(config["ckpt"]).exists():
+            raise UserError(f"there is no checkpoint {config['ckpt']}")
         test(config) if config["mode"] == "test" else predict(config)
 
 

@@ -5,14 +5,17 @@ from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
 from backbones.errors import UserError
-from tasks.config import CONF, load_config, one_line_errors
+from tasks.config import CONF, load_config, one_line_errors, saved_groups
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
+SWEEP = {"-m", "--multirun"}
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:
@@ -25,33 +28,39 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 
 def execute(overrides: list[str]) -> dict[str, Any]:
-    config = load_config(overrides)
+    resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
+    config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
     from tasks.train import train  # torch is imported only now that the configuration is valid
 
     return train(config, overrides)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def sweep(_: DictConfig) -> float:
-    """One job of a sweep, started by Hydra's launcher."""
+def with_hydra(_: DictConfig) -> float:
+    """One job of a sweep, started by Hydra's launcher; or Hydra's own flags, as --help."""
     overrides = list(HydraConfig.get().overrides.task)
-    with one_line_errors():
-        return execute(overrides)["metrics"]["primary"]
+    state = Singleton.get_state()  # composing anew, which checks the settings, would end Hydra's own turn
+    GlobalHydra.instance().clear()
+    try:
+        with one_line_errors():
+            return execute(overrides)["metrics"]["primary"]
+    finally:
+        Singleton.set_state(state)
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if HELP & {a.split("=")[0] for a in arguments}:
-        sweep()
-        return
-    overrides = [a for a in arguments if not a.startswith("-")]
+    flags = [a for a in sys.argv[1:] if a.startswith("-")]
+    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     with one_line_errors():
-        if {"-m", "--multirun"} & set(arguments):
+        if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
+            raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
+        if SWEEP & set(flags):
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
                 load_config(job)
-            sweep()
-        else:
+        elif not flags:
             execute(overrides)
+            return
+    with_hydra()
 
 
 if __name__ == "__main__":

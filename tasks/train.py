@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import sys
 import time
 import warnings
@@ -13,6 +14,7 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -27,6 +29,7 @@ from tasks.checkpoint import load_checkpoint, restore, start_from
 from tasks.hardware import keep_freed_memory, precision
 
 console = Console()
+RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
 def setup() -> None:
@@ -53,6 +56,13 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     """A Trainer for the settings; without a folder it keeps nothing."""
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress"] and sys.stdout.isatty() else []
+    try:
+        return _trainer(settings, folder, [*callbacks, *bar])
+    except MisconfigurationException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+
+
+def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
     return Trainer(
         max_epochs=settings["max_epochs"],
         accelerator=settings["accelerator"],
@@ -61,10 +71,10 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
         check_val_every_n_epoch=settings["validate_every"],
         log_every_n_steps=settings["log_every"],
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
-        callbacks=[*callbacks, *bar],
+        callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=folder is not None,
-        enable_progress_bar=bool(bar),
+        enable_progress_bar=any(isinstance(c, RichProgressBar) for c in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
@@ -77,12 +87,15 @@ def new_folder(config: dict[str, Any]) -> Path:
         UserError: it exists already, or cannot be written.
     """
     alpha = config["backbone"].get("alpha")
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a run on several devices
+        return Path(os.environ[RUN_FOLDER])
     name = config["name"] or f"{time.strftime('%Y%m%d-%H%M%S')}{'' if alpha is None else f'-a{alpha:g}'}"
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / name
     suffix = 1
     while True:
         try:
             folder.mkdir(parents=True)
+            os.environ[RUN_FOLDER] = str(folder)
             return folder
         except FileExistsError as error:
             if config["name"]:
@@ -107,8 +120,8 @@ def saved_run(config: dict[str, Any], overrides: Sequence[str]) -> tuple[Path, d
         key = override.split("=", 1)[0]
         if key == "resume":
             continue
-        if not key.startswith(("trainer.", "data.", "logger.", "paths.")):
-            raise UserError(f"{override} cannot change when resuming; only trainer, data, logger and paths can")
+        if not key.startswith(("trainer.", "data.", "logger.")):
+            raise UserError(f"{override} cannot change when resuming; only trainer, data and logger settings can")
         group, _, name = key.partition(".")
         saved[group][name] = config[group][name]
     return folder, saved
@@ -121,17 +134,20 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
         UserError: something in the settings, the data or the file system must be put right first.
     """
     setup()
-    resumed = config["resume"] is not None
-    folder, config = saved_run(config, overrides) if resumed else (None, config)
+    ckpt = folder = None
+    if config["resume"]:
+        folder, config = saved_run(config, overrides)
+        ckpt = last_checkpoint(folder, config)
+    config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config)
-    module: TaskModule = locate(config["task"])(config, data.labels, load_weights=not resumed)
-    if config["ckpt"]:
+    module: TaskModule = locate(config["task"])(config, data.labels, load_weights=ckpt is None)
+    if config["ckpt"] and ckpt is None:
         start = load_checkpoint(config["ckpt"], task=config["task"]["name"])
         start_from(module, start["state_dict"], config["ckpt"])
     if folder is None:
         folder = new_folder(config)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     cost = measure_cost(copy.deepcopy(module.model), module.resolution)
     facts = {
@@ -158,19 +174,21 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     if config["logger"]["pictures"]:
         callbacks.append(Pictures(config["logger"]["pictures"], folder))
     trainer = build_trainer(config, folder, callbacks)
-    ckpt = load_and_find_last(folder, config) if resumed else None
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
 
     metrics = load_checkpoint(folder)["suite"]["metrics"]
-    content = report.write(trainer, "interrupted" if trainer.interrupted else "finished", metrics)
-    log_hyperparameters(trainer, content)
-    show(content, folder, data)
+    content = report.write(trainer, "finished", metrics)
+    if trainer.is_global_zero:
+        log_hyperparameters(trainer, content)
+        show(content, folder, data)
     return content
 
 
-def load_and_find_last(folder: Path, config: dict[str, Any]) -> Path:
-    """The checkpoint to resume from, known to be whole and of this task."""
+def last_checkpoint(folder: Path, config: dict[str, Any]) -> Path | None:
+    """The checkpoint to resume from, known to be whole and of this task; None where there is none yet."""
     path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return None
     load_checkpoint(path, task=config["task"]["name"])
     return path
 
@@ -191,8 +209,8 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
         if name != "primary":
             table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
     console.print(table)
-    if data.bad:
-        console.print(f"skipped {len(data.bad)} unreadable pictures, for example {next(iter(data.bad))}")
+    for split, bad in data.bad.items():
+        console.print(f"skipped {len(bad)} unreadable pictures of {split}, for example {next(iter(bad))}")
     console.print(f"run folder   {folder}", soft_wrap=True)
     if (folder / "pictures.png").exists():
         console.print(f"pictures     {folder / 'pictures.png'}  (truth left, prediction right)", soft_wrap=True)
@@ -203,6 +221,7 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
 def evaluate(checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
     """Metrics of a checkpoint on the test split of the data that the configuration names."""
     module = restore(checkpoint)
+    config["trainer"]["devices"] = 1  # whatever it was trained on
     data = build_data(config)
     if data.labels != module.labels:
         raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")

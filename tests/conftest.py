@@ -44,5 +44,5 @@ def command(module: str, *arguments: object, timeout: float = 300) -> subprocess
 # a run that takes seconds
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=96", "data.batch_size=8", "data.workers=0"),
-    *("data.train=24", "data.val=8", "trainer.log_every=1"),
+    *("data.train=24", "data.val=8", "trainer.log_every=1", "trainer.validate_every=1"),
 )

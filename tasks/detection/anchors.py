@@ -33,10 +33,11 @@ def ssd_anchors(sizes: Sequence[int], resolution: int, lowest: float = 0.2, high
     return torch.cat(maps) * resolution
 
 
-def pyramid_anchors(sizes: Sequence[int], strides: Sequence[int]) -> Tensor:
+def pyramid_anchors(sizes: Sequence[int], resolution: int) -> Tensor:
     """Anchors (A, 4) of TF's multiscale_anchor_generator: 4 and 4 sqrt(2) strides wide, ratios 1, 2, 1/2."""
     maps = []
-    for size, stride in zip(sizes, strides, strict=True):
+    for size in sizes:
+        stride = resolution / size
         shapes = [(4 * stride * scale, ratio) for scale in (1, sqrt(2)) for ratio in (1.0, 2.0, 1 / 2)]
         half = torch.tensor([(s * sqrt(r), s / sqrt(r)) for s, r in shapes]) / 2
         centres = grid(size, stride)[:, None]

@@ -93,7 +93,7 @@ class FasterRCNN(Detector):
         sides = tuple(resolution * side for side in ANCHOR_SIDES)
         kept = {"training": 4 * proposals, "testing": proposals}
         self.rpn = RegionProposalNetwork(
-            AnchorGenerator((sides,), (RATIOS,)),  # type: ignore[arg-type]
+            AnchorGenerator((sides,), (RATIOS,)),
             ProposalHead(channels, 512, len(sides) * len(RATIOS)),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,

@@ -81,6 +81,8 @@ class PathAggregation(nn.Module):
             fused.insert(0, join(torch.cat([x, larger], dim=1)))
         results = [fused[0]]
         for x, halve, join in zip(fused[1:], self.halve, self.up, strict=True):
-            results.append(join(torch.cat([halve(results[-1]), x], dim=1)))
+            # (a network without padding has maps that are not just half as large)
+            smaller = F.interpolate(halve(results[-1]), size=x.shape[-2:])
+            results.append(join(torch.cat([smaller, x], dim=1)))
         results.append(self.coarser(results[-1]))
         return results

@@ -44,15 +44,15 @@ class PAN(Detector):
         super().__init__(backbone, num_classes, resolution, **settings)
         self.top = top
         self.neck = PathAggregation(backbone.channels, depth)
-        strides = [8 << i for i in range(len(self.neck.channels))]
-        self.towers = nn.ModuleList(nn.Sequential(*(separable(depth, depth) for _ in range(layers))) for _ in strides)
-        self.box_heads = nn.ModuleList(predictor(depth, 4 * BINS) for _ in strides)
-        self.class_heads = nn.ModuleList(predictor(depth, num_classes, bias=PRIOR) for _ in strides)
-        sizes = map_sizes(resolution, strides)
-        points = [grid(size, stride) for size, stride in zip(sizes, strides, strict=True)]
+        levels = self.neck.channels
+        self.towers = nn.ModuleList(nn.Sequential(*(separable(depth, depth) for _ in range(layers))) for _ in levels)
+        self.box_heads = nn.ModuleList(predictor(depth, 4 * BINS) for _ in levels)
+        self.class_heads = nn.ModuleList(predictor(depth, num_classes, bias=PRIOR) for _ in levels)
+        sizes = map_sizes(backbone, resolution, len(levels))
+        points = [grid(size, resolution / size) for size in sizes]
         self.register_buffer("points", torch.cat(points), persistent=False)
-        counts = torch.tensor([size**2 for size in sizes])
-        self.register_buffer("point_strides", torch.tensor(strides).repeat_interleave(counts).float(), persistent=False)
+        spacing = torch.cat([torch.full((size**2,), resolution / size) for size in sizes])
+        self.register_buffer("point_strides", spacing, persistent=False)
         self.register_buffer("bins", torch.arange(BINS).float(), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

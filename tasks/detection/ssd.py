@@ -1,6 +1,5 @@
 """The SSD family: detectors that classify and shift anchors. Each is a choice of neck, heads and anchors."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -82,9 +81,12 @@ class AnchorDetector(Detector):
         return decode(deltas, self.anchors[index_BK])
 
 
-def map_sizes(resolution: int, strides: Sequence[int]) -> list[int]:
-    """Sides of the maps at `strides`, rounded up as convolutions at stride 2 do."""
-    return [-(-resolution // stride) for stride in strides]
+def map_sizes(backbone: Backbone, resolution: int, count: int) -> list[int]:
+    """Sides of the backbone's maps and of further ones, up to `count`, each halved by a convolution at stride 2."""
+    sizes = backbone.sizes(resolution)
+    while len(sizes) < count:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
 
 
 class SSD(AnchorDetector):
@@ -106,7 +108,7 @@ class SSD(AnchorDetector):
             neck=neck,
             box_head=MapHeads(neck.channels, counts, 4, self.depthwise),
             class_head=MapHeads(neck.channels, counts, num_classes + 1, self.depthwise, bias),
-            anchors=ssd_anchors(map_sizes(resolution, [16 << i for i in range(len(counts))]), resolution),
+            anchors=ssd_anchors(map_sizes(backbone, resolution, len(counts)), resolution),
             **settings,
         )
 
@@ -134,8 +136,8 @@ class SSDFPN(AnchorDetector):
         **settings: Any,
     ) -> None:
         neck = FPN(backbone.channels, depth)
-        strides = [8 << i for i in range(len(neck.channels))]
-        tower = (depth, layers, len(strides), 6)
+        count = len(neck.channels)
+        tower = (depth, layers, count, 6)
         super().__init__(
             backbone,
             num_classes,
@@ -143,6 +145,6 @@ class SSDFPN(AnchorDetector):
             neck=neck,
             box_head=SharedTower(*tower, 4),
             class_head=SharedTower(*tower, num_classes + 1, PRIOR),
-            anchors=pyramid_anchors(map_sizes(resolution, strides), strides),
+            anchors=pyramid_anchors(map_sizes(backbone, resolution, count), resolution),
             **settings,
         )

@@ -33,7 +33,7 @@ class DetectionTask(TaskModule):
             backbone=self.build_backbone(locate(detector).strides),
             num_classes=len(self.labels),
             resolution=self.resolution,
-            alpha=self.config["backbone"]["alpha"],
+            alpha=self.config["backbone"].get("alpha", 1.0),
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -56,6 +56,10 @@ class DetectionTask(TaskModule):
         dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
         assert isinstance(dataset, DetectionSet)
         evaluator, self.evaluator = self.evaluator, CocoEvaluator()
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, evaluator.found)
+            evaluator.found = {i: rows for part in parts for i, rows in part.items()}
         return evaluator.compute(dataset.records, self.labels)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:

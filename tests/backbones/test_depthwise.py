@@ -63,3 +63,16 @@ def test_folding_keeps_the_outputs(side: int) -> None:
         actual = fold_norms(network)(x)
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_single_pixel_has_finite_bfloat16_gradients(groups: int) -> None:
+    layer = SpatialConv2d(4, 4, 2, groups, "same")
+    for _ in range(20):
+        layer.zero_grad()
+        x = torch.randn(2, 4, 1, 1, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x).sum().backward()
+        grad = layer.weight.grad
+        assert grad is not None
+        assert (grad.abs().sum(dim=(0, 1)).flatten() > 0).tolist() == [False] * 4 + [True] + [False] * 4

@@ -29,7 +29,9 @@ def test_coco_records_are_the_jsons(scenes: Path) -> None:
     labels, records = read_coco(scenes / "train.json", scenes / "train")
     assert labels == [c["name"] for c in content["categories"]]
     for record in records:
-        wanted = [a for a in content["annotations"] if a["image_id"] == record.image_id]
+        image = content["images"][record.image_id]
+        assert record.path.name == image["file_name"]
+        wanted = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         assert len(record.labels) == len(wanted)
         for box, label, area, annotation in zip(record.boxes, record.labels, record.areas, wanted, strict=True):
             x, y, w, h = annotation["bbox"]
@@ -129,11 +131,11 @@ def test_bad_pictures_are_replaced_counted_and_limited(scenes: Path, tmp_path: P
     assert all(len(b.images) == 4 for b in batches)
     problems = {problem for batch in batches for problem in batch.bad}
     assert {Path(path).name for path, _ in problems} == {"000003.jpg", "000005.jpg"}
-    data.note_bad(problems, 24)
-    assert len(data.bad) == 2
+    data.note_bad(problems, "train")
+    assert len(data.bad["train"]) == 2
     data.max_bad = 0.05
-    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be read, more than data.max_bad=0.05"):
-        data.note_bad(problems, 24)
+    with pytest.raises(UserError, match=r"2 of 24 train pictures cannot be read, more than data.max_bad=0.05"):
+        data.note_bad(problems, "train")
 
 
 def write_json(path: Path, content: object) -> Path:
@@ -218,3 +220,34 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
     assert record.boxes.tolist() == [[0, 0, 5, 9]]
     assert "torn.xml" in caplog.text
     assert "absent.xml" in caplog.text
+
+
+def test_boxes_at_the_border_are_kept() -> None:
+    transforms = detection_transforms(64, crop=False, flip=False, photometric=0)
+    corners = [[-0.5, 10.0, 50.0, 333.4], [100.0, 100, 557.0, 333.0]]
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(333, 557))
+    image = tv_tensors.Image(torch.zeros(3, 333, 557, dtype=torch.uint8))
+    sample = transforms({"image": image, "boxes": boxes, "labels": torch.tensor([0, 1])})
+    assert sample["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "RGBA", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+    picture = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    picture.save(path)
+    image, size = read_image(path, 8)
+    assert (image.shape, size) == ((3, 8, 8), (8, 8))
+    if mode != "1":
+        assert (image[0].float() - torch.from_numpy(ramp.copy())).abs().mean() < 6
+
+
+def test_upright(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg", 8)[1] == (20, 40)
+    image, size = read_image(tmp_path / "a.jpg", 1 << 30, upright=True)
+    assert (tuple(image.shape[1:]), size) == ((40, 20), (40, 20))

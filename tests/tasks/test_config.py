@@ -17,7 +17,7 @@ BAD = {
     "backbone.alpha=": "must be a number",
     "task=segmentation": "task=segmentation: choose from detection",
     "data=imagenot": "data=imagenot: choose from coco, scenes, voc",
-    "detector=yolo": "detector=yolo: choose from ssd",
+    "detector=yolo": "detector=yolo: choose from faster_rcnn, pan, ssd",
     "backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",
     "+backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",
     "++colour=red": "unknown setting 'colour'",
@@ -81,7 +81,12 @@ def test_a_torch_that_does_not_fit_torchvision(tmp_path: Path) -> None:
 def test_help_lists_groups_and_settings() -> None:
     result = command("run", "--help")
     assert result.returncode == 0
-    for word in ("backbone: mobilenet_v1", "detector: ssd", "alpha: 1.0", "allowed"):
+    for word in (
+        "backbone: mobilenet_v1",
+        "detector: faster_rcnn, pan, ssd, ssd_fpn, ssdlite",
+        "alpha: 1.0",
+        "allowed",
+    ):
         assert word in result.stdout
 
 

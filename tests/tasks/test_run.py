@@ -97,7 +97,10 @@ def test_predict(run: Path, scenes: Path, tmp_path: Path) -> None:
         x0, y0, x1, y1 = found["box"]
         assert 0 <= x0 <= x1 <= width
         assert 0 <= y0 <= y1 <= height
-    assert Image.open(output / "000000.png").size == (width, height)
+    assert Image.open(output / "000000.jpg.png").size == (width, height)
+    bad_input(
+        command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'in' / 'out'}"), "inside"
+    )
 
 
 def test_test_mode_repeats_the_runs_own_metric(run: Path) -> None:
@@ -193,7 +196,7 @@ def test_too_many_unreadable_pictures(scenes: Path, tmp_path: Path) -> None:
     files = [f"data.{s}_{k}={s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))]
     tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
     result = command("run", "data=coco", f"data.root={root}", *files, *tiny, f"paths.runs={tmp_path / 'runs'}")
-    bad_input(result, "pictures cannot be read, more than data.max_bad=0.01 allows")
+    bad_input(result, "train pictures cannot be read, more than data.max_bad=0.01 allows")
 
 
 def test_a_checkpoint_of_another_task(run: Path, scenes: Path, tmp_path: Path) -> None:
@@ -279,3 +282,63 @@ def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, 
     )
     assert result.returncode == 0, result.stderr
     assert "start fresh" not in result.stderr
+
+
+def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> None:
+    arguments = settings(scenes, tmp_path, "trainer.max_epochs=1", "logger.pictures=0")
+    result = command("run", "-m", *arguments, "detector=ssd,pan")
+    assert result.returncode == 0, result.stderr
+    runs = [yaml.safe_load(f.read_text()) for f in (tmp_path / "detection").glob("*/config.yaml")]
+    assert {run["groups"]["detector"] for run in runs} == {"ssd", "pan"}
+
+
+def test_interrupted_by_hand(scenes: Path, tmp_path: Path) -> None:
+    arguments = settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0")
+    command_line = [sys.executable, "-m", "tasks.run", *arguments]
+    process = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folder = tmp_path / "detection" / "ctrlc"
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert f"resume={folder}" in output
+    assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "young"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text((run / "config.yaml").read_text())
+    result = command("run", f"resume={folder}", "trainer.max_epochs=1", "logger.pictures=0")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["epoch"] == 1
+
+
+def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
+    """With 7 validation pictures the sampler repeats one; it must not count twice."""
+    content = json.loads((scenes / "val.json").read_text())
+    content["images"] = content["images"][:7]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    files = ["data=coco", f"data.root={tmp_path}", f"data.val_json={tmp_path / 'val.json'}"]
+    files += [f"data.train_json={scenes / 'train.json'}", *(f"data.{s}_images={scenes / s}" for s in ("train", "val"))]
+    tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
+    common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.pictures=0"]
+    result = command(
+        "run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0"
+    )
+    assert result.returncode == 0, result.stderr
+    two = json.loads((tmp_path / "detection" / "two" / "metrics.json").read_text())["metrics"]
+    result = command("predict", f"ckpt={tmp_path / 'detection' / 'two'}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
+    assert float(line.split("│")[2]) == pytest.approx(two["ap50"], abs=0.02)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(scenes: Path, tmp_path: Path) -> None:
+    result = command(
+        "run", *settings(scenes, tmp_path, "trainer.optimizer=sgd", "trainer.lr=100", "trainer.clip=1000000")
+    )
+    bad_input(result, "the loss is not finite at step")

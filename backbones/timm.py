@@ -1,0 +1,62 @@
+"""Any timm model that can give feature maps (features_only)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from backbones.base import Backbone, Normalization
+from backbones.errors import UserError
+
+
+class TimmBackbone(Backbone):
+    """A timm model's last map at each of `strides`."""
+
+    def __init__(
+        self, name: str, strides: Sequence[int], *, pretrained: bool = False, weights: str | None = None
+    ) -> None:
+        super().__init__()
+        probe: Any = timm.create_model(name, features_only=True)
+        index = {reduction: i for i, reduction in enumerate(probe.feature_info.reduction())}
+        if missing := [s for s in strides if s not in index]:
+            raise UserError(f"backbone.name={name} has no map at stride {missing[0]}; it has {sorted(index)}")
+        source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+        model: Any = timm.create_model(
+            name,
+            pretrained=pretrained or weights is not None,
+            features_only=True,
+            out_indices=[index[s] for s in strides],
+            **source,
+        )
+        self.model = model
+        self.strides = tuple(strides)
+        self.channels = tuple(model.feature_info.channels())
+        self.normalization = Normalization.of([model.default_cfg[key] for key in ("mean", "std")])
+        self.settings = {"name": name, "normalization": [list(row) for row in self.normalization]}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.model(images)
+
+
+def build_timm(
+    *,
+    name: str,
+    weights: str | None = None,
+    pretrained: bool = False,
+    normalization: object = None,
+    strides: Sequence[int] = (32,),
+    resolution: int = 224,
+) -> TimmBackbone:
+    """The named model; `weights` is a state dict of the whole timm model, `pretrained` fetches timm's own.
+
+    Raises:
+        UserError: timm has no such model, the model lacks a stride, or the weights cannot be had.
+    """
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise UserError(f"backbone.name={name}: timm has no such model{f'; perhaps {close}' if close else ''}")
+    try:
+        return TimmBackbone(name, strides, pretrained=pretrained, weights=weights)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,86 @@
+"""Classifiers of the paper's time from torchvision: AlexNet, SqueezeNet, GoogLeNet, VGG16."""
+
+from collections.abc import Sequence
+from math import log2
+from typing import Any, Literal
+
+import torch
+import torchvision.models as models
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Normalization
+from backbones.errors import UserError
+from backbones.mobilenet_v1 import ConvNormAct
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HEADS = ("avgpool", "aux1", "aux2", "dropout", "fc")  # GoogLeNet's children that are no features
+
+
+class TorchvisionBackbone(Backbone):
+    """A model's layers in a row, tapped at the last layer of each stride.
+
+    A stride coarser than the model goes (SqueezeNet ends at 16) is reached by a new 3 x 3 convolution at stride 2.
+    """
+
+    def __init__(self, model: nn.Module, strides: Sequence[int]) -> None:
+        super().__init__()
+        children = getattr(model, "features", model).named_children()
+        self.stages = nn.ModuleList(child for name, child in children if name not in HEADS)
+        reached, channels = self._measure()
+        while max(strides) > reached[-1]:
+            self.stages.append(ConvNormAct(channels[-1], channels[-1], 3, 2))
+            reached, channels = self._measure()
+        last = {stride: i for i, stride in enumerate(reached)}
+        if missing := [s for s in strides if s not in last]:
+            raise ValueError(f"there is no map at stride {missing[0]}, only at {sorted(last)}")
+        self.strides = tuple(strides)
+        self.taps = tuple(last[s] for s in strides)
+        self.channels = tuple(channels[i] for i in self.taps)
+        self.normalization = IMAGENET
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[list[int], list[int]]:
+        """Stride, as the nearest power of two, and channels after each stage."""
+        x, strides, channels = torch.zeros(1, 3, 256, 256), [], []
+        training = self.training
+        self.eval()
+        for stage in self.stages:
+            x = stage(x)
+            strides.append(2 ** round(log2(256 / x.shape[-1])))
+            channels.append(x.shape[1])
+        self.train(training)
+        return strides, channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = images, []
+        for i, stage in enumerate(self.stages[: self.taps[-1] + 1]):
+            x = stage(x)
+            if i in self.taps:
+                maps.append(x)
+        return maps
+
+
+def build_torchvision(
+    *,
+    name: Literal["alexnet", "squeezenet1_1", "googlenet", "vgg16"],
+    weights: str | None = None,
+    pretrained: bool = False,
+    normalization: object = None,
+    strides: Sequence[int] = (32,),
+    resolution: int = 224,
+) -> TorchvisionBackbone:
+    """The named model; `weights` is a state dict of torchvision's, `pretrained` fetches torchvision's default.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    settings: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
+    try:
+        model = models.get_model(name, weights="DEFAULT" if pretrained else None, **({} if pretrained else settings))
+        if weights:
+            model.load_state_dict(torch.load(weights, weights_only=True))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error
+    backbone = TorchvisionBackbone(model, strides)
+    backbone.settings = {"name": name, "normalization": [list(row) for row in IMAGENET]}
+    return backbone
