@@ -23,7 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tasks.geo.cells import Floats, Partition, PartitionSettings, UInts, cell_ids
+from tasks.geo.cells import Partition, PartitionSettings
+from tasks.geo.s2 import Floats, UInts, cell_ids
 
 PLANET_PHOTOS = 91_000_000
 CITIES = 300_000  # villages included; with the background chosen for about as many cells as PlaNet has
