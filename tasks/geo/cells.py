@@ -225,3 +225,15 @@ class Hierarchy:
         """Indices (N, P) of the cells in all P partitions that hold N positions, -1 where dropped."""
         ids = cell_ids(latitude, longitude).reshape(-1)
         return np.stack([partition.find(ids) for partition in self.partitions], axis=1)
+
+    @property
+    def labels(self) -> list[str]:
+        """A line for each cell of each partition, that says all a model must know of it: partition/token position.
+
+        A checkpoint keeps labels, so that its heads can be read without the photos they were made of.
+        """
+        return [
+            f"{head}/{token} {latitude:.5f} {longitude:.5f}"
+            for head, p in enumerate(self.partitions)
+            for token, latitude, longitude in zip(to_tokens(p.ids), p.latitude, p.longitude, strict=True)
+        ]
