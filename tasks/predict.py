@@ -81,6 +81,8 @@ def predict(config: dict[str, Any]) -> None:
             answers = module.predict(torch.stack(inputs).to(device), sizes)
             for file, answer in zip(pictures, answers, strict=True):
                 lines.write(json.dumps({"file": str(file), **answer}) + "\n")
+                if words := module.describe(answer):
+                    Console().print(f"{file}: {words}", soft_wrap=True, highlight=False, markup=False)
                 whole, _ = read_image(file, at_least=1 << 30)
                 write_png(module.draw(whole.contiguous(), answer), str(output / f"{file.stem}.png"))
             done += len(pictures)
