@@ -85,9 +85,7 @@ class GeoTask(TaskModule):
         return with_map(image, prediction)
 
     def describe(self, prediction: dict[str, Any]) -> str:
-        near = f", {prediction['place']}" if prediction["place"] else ""
-        where = f"{prediction['latitude']:.3f}, {prediction['longitude']:.3f}"
-        return f"{where}{near}; {prediction['confidence']:.0%} within 200 km"
+        return f"{in_words(prediction)}; {prediction['confidence']:.0%} within 200 km"
 
 
 def place(position: Floats) -> dict[str, Any]:
@@ -95,3 +93,9 @@ def place(position: Floats) -> dict[str, Any]:
     latitude, longitude = position.tolist()
     near = nearest_place(latitude, longitude)
     return {"latitude": round(latitude, 5), "longitude": round(longitude, 5), "place": str(near) if near else None}
+
+
+def in_words(place: dict[str, Any]) -> str:
+    """A position and the nearest known place on one line."""
+    near = f", {place['place']}" if place["place"] else ""
+    return f"{place['latitude']:.3f}, {place['longitude']:.3f}{near}"
