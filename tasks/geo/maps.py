@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from data.demo.earth import blue_marble
-from tasks.geo.s2 import Floats
+from tasks.geo.cells import Partition
+from tasks.geo.s2 import Floats, cell_corners
 from tasks.geo.sphere import chord_to_km, unit_vectors
 
 Colour = tuple[int, int, int]
@@ -82,16 +83,41 @@ def heat(image: Image.Image, positions: ArrayLike, weights: ArrayLike, sigma_km:
     return Image.composite(Image.new("RGB", image.size, (255, 120, 0)), image, alpha)
 
 
+def cell_map(partition: Partition, width: int = 1440) -> Image.Image:
+    """The borders of a partition's cells, coloured by the logarithm of their photos' number."""
+    image = world(width)
+    draw = ImageDraw.Draw(image, "RGBA")
+    counts = np.log(partition.counts)
+    for corners, colour in zip(cell_corners(partition.ids), scale(counts / max(counts.max(), 1e-9)), strict=True):
+        outline = pixels(corners, width)
+        if np.ptp(outline[:, 0]) < width / 2:  # those across the antimeridian or a pole would be drawn across the map
+            draw.polygon([(x, y) for x, y in outline.tolist()], fill=(*colour, 90), outline=(*colour, 255))
+    return image
+
+
+def error_map(truth: Floats, errors_km: Floats, width: int = 1440) -> Image.Image:
+    """Photos where they were taken, blue for an error of 25 km or less, red for 2500 or more."""
+    image = world(width)
+    order = np.argsort(errors_km)
+    share = np.log(np.clip(errors_km[order], 25, 2500) / 25) / np.log(100)
+    dots(image, truth[order], scale(share), radius=4)
+    return image
+
+
 def with_map(picture: Tensor, prediction: dict[str, Any], least: int = 256) -> Tensor:
-    """A picture (3, H, W) with a map beside it, both at least `least` pixels high."""
+    """A picture (3, H, W) above a map, on a square page (3, 2h, 2h) with h of `least` or H, whichever is more."""
     height = max(picture.shape[1], least)
-    picture = resize(picture, [height, round(picture.shape[2] * height / picture.shape[1])])
-    image = world(2 * height)
+    width = 2 * height
+    shrink = min(height / picture.shape[1], width / picture.shape[2])
+    fitted = resize(picture.cpu(), [round(picture.shape[1] * shrink), round(picture.shape[2] * shrink)])
+    image = world(width)
     cells = prediction.get("cells", [])
     if cells:
         means = [(cell["latitude"], cell["longitude"]) for cell in cells]
-        shares = [cell["probability"] for cell in cells]
-        image = heat(image, means, shares, sigma_km=400)
-    answer = (prediction["latitude"], prediction["longitude"])
-    dots(image, [answer], ANSWER if cells else TRUTH, radius=max(3, height / 60))
-    return torch.cat([picture, pil_to_tensor(image).to(picture.device)], dim=2)
+        image = heat(image, means, [cell["probability"] for cell in cells], sigma_km=400)
+    dots(image, [(prediction["latitude"], prediction["longitude"])], ANSWER if cells else TRUTH, radius=width / 100)
+    page = torch.full((3, width, width), 255, dtype=torch.uint8)
+    top, left = (height - fitted.shape[1]) // 2, (width - fitted.shape[2]) // 2
+    page[:, top : top + fitted.shape[1], left : left + fitted.shape[2]] = fitted
+    page[:, height:] = pil_to_tensor(image)
+    return page

@@ -95,7 +95,7 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
         console.print(table)
     output = _output(config)
     (output / "evaluation.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    error_map(truth, errors["fusion"]).save(output / "errors.png")
+    maps.error_map(truth, errors["fusion"]).save(output / "errors.png")
     console.print(f"see {output / 'evaluation.json'} and {output / 'errors.png'}", soft_wrap=True)
     return metrics
 
@@ -108,15 +108,6 @@ def continents(truth: Floats, errors: dict[str, Floats]) -> dict[str, dict[str, 
         own = np.array([n == name for n in names])
         found[name] = {"photos": int(own.sum()), **{way: float(np.median(e[own])) for way, e in errors.items()}}
     return found
-
-
-def error_map(truth: Floats, errors_km: Floats, width: int = 1440) -> Image.Image:
-    """Photos where they were taken, blue for an error of 25 km or less, red for 2500 or more."""
-    image = maps.world(width)
-    order = np.argsort(errors_km)
-    share = np.log(np.clip(errors_km[order], 25, 2500) / 25) / np.log(100)
-    maps.dots(image, truth[order], maps.scale(share), radius=4)
-    return image
 
 
 def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:

@@ -235,8 +235,11 @@ def from_tokens(tokens: Sequence[str]) -> UInts:
     return ids
 
 
-def unit_vectors(ids: UInts) -> Floats:
-    """Centres (3, N) of cells (N,) as unit vectors x, y, z; undoes _encode and _project."""
+def unit_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
+    """Unit vectors x, y, z (3, N) of a point of cells (N,), their centres unless `offset` along i and j, 0 to 1.
+
+    Undoes _encode and _project.
+    """
     size = np.sqrt(lowest_bit(ids).astype(np.float64))  # of the cell, in leaves
     position = (range_min(ids) >> 1).view(np.int64)
     negative, axis = np.divmod(position >> 2 * MAX_LEVEL, 3)
@@ -250,7 +253,7 @@ def unit_vectors(ids: UInts) -> Floats:
         ij[1] |= packed & _DIGIT
     low = ij & -size.astype(np.int64)
     # With q = 2s - 1, from -1 to 1, S2's inverse transform is u = q (2 + |q|) / 3 for either sign.
-    q = (2.0 * low + size) / (2.0 * _HALF) - 1.0
+    q = (low + size * np.array(offset)[:, None]) / _HALF - 1.0
     u, v = q * (2.0 + np.abs(q)) / 3.0
     x = np.where(axis == 0, 1.0, -u)
     y = np.where(axis == 1, 1.0, np.where(axis == 0, u, -v))
@@ -268,3 +271,14 @@ def to_degrees(xyz: Floats) -> tuple[Floats, Floats]:
 def cell_center(ids: UInts) -> tuple[Floats, Floats]:
     """Latitude (N,) and longitude (N,), in degrees, of the centres of cells (N,)."""
     return to_degrees(unit_vectors(ids))
+
+
+def cell_corners(ids: UInts, steps: int = 4) -> Floats:
+    """Points (N, 4 * steps, 2) around the edges of cells (N,), in degrees: latitude and longitude."""
+    along, zero = np.arange(steps) / steps, np.zeros(steps)
+    i = np.concatenate([along, zero + 1, 1 - along, zero])
+    j = np.concatenate([zero, along, zero + 1, 1 - along])
+    points = [
+        np.stack(to_degrees(unit_vectors(ids, offset)), axis=1) for offset in zip(i.tolist(), j.tolist(), strict=True)
+    ]
+    return np.stack(points, axis=1)

@@ -1,17 +1,22 @@
 """The geo-localization task: its metrics, its answers and its maps."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data.base import Split
 from data.geo import Batch
 from tasks.base import TaskModule
+from tasks.geo import maps
+from tasks.geo.cells import Hierarchy
 from tasks.geo.gazetteer import nearest_place
-from tasks.geo.maps import with_map
 from tasks.geo.model import CellTable, GeoLocator
 from tasks.geo.s2 import Floats
 from tasks.geo.sphere import great_circle_km, positions_of
@@ -34,7 +39,7 @@ class GeoTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.errors = CatMetric()
+        self.measured = CatMetric()  # rows (N, 3): true latitude and longitude, error in km
 
     def build_model(self) -> GeoLocator:
         settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top")}
@@ -48,12 +53,28 @@ class GeoTask(TaskModule):
     def measure(self, batch: Batch) -> None:
         located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
         positions = positions_of(located.directions.float().cpu().numpy())
-        self.errors.update(torch.from_numpy(great_circle_km(positions, batch.positions.cpu().numpy())))
+        truth = batch.positions.cpu().numpy()
+        rows = np.concatenate([truth, great_circle_km(positions, truth)[:, None]], axis=1)
+        self.measured.update(torch.from_numpy(rows).to(self.device, torch.float32))
 
     def metrics(self, split: Split) -> dict[str, float]:
-        errors = self.errors.compute().double().cpu().numpy()
-        self.errors.reset()
-        return error_metrics(errors)
+        rows = self.measured.compute().double().cpu().numpy()
+        self.measured.reset()
+        self._show("errors", maps.error_map(rows[:, :2], rows[:, 2]))
+        return error_metrics(rows[:, 2])
+
+    def on_fit_start(self) -> None:
+        hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
+        self._show("cells", maps.cell_map(hierarchy.partitions[-1]))
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            for i, partition in enumerate(hierarchy.partitions):
+                partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
+
+    def _show(self, name: str, image: Image.Image) -> None:
+        """Keeps a map in the run folder and in TensorBoard."""
+        if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
+            image.save(Path(self.trainer.logger.log_dir) / f"{name}.png")
+            self.trainer.logger.experiment.add_image(name, pil_to_tensor(image), self.trainer.global_step)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         located = self.model.postprocess(self.model(self.model.preprocess(images)))
@@ -82,7 +103,7 @@ class GeoTask(TaskModule):
         return [place(position) for position in batch.positions.double().cpu().numpy()]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        return with_map(image, prediction)
+        return maps.with_map(image, prediction)
 
     def describe(self, prediction: dict[str, Any]) -> str:
         return f"{in_words(prediction)}; {prediction['confidence']:.0%} within 200 km"
