@@ -39,7 +39,7 @@ def make_index(factory: str, dim: int) -> Any:
         UserError: FAISS does not know it.
     """
     try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UserError(
             f"index={factory} is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name of one"
