@@ -44,6 +44,12 @@ def make_index(factory: str, dim: int) -> Any:
         raise UserError(
             f"index={factory} is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name of one"
         ) from error
+    if isinstance(index, faiss.IndexPreTransform):
+        for i in range(index.chain.size()):
+            step = faiss.downcast_VectorTransform(index.chain.at(i))
+            if isinstance(step, faiss.OPQMatrix):
+                step.niter = 10  # of FAISS's 50, each of which trains a product quantizer
+    return index
 
 
 def bytes_per_vector(index: Any) -> int:
