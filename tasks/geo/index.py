@@ -45,8 +45,9 @@ def make_index(factory: str, dim: int) -> Any:
             f"index={factory} is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name of one"
         ) from error
     if isinstance(index, faiss.IndexPreTransform):
-        for i in range(index.chain.size()):
-            step = faiss.downcast_VectorTransform(index.chain.at(i))
+        chain: Any = index.chain
+        for i in range(chain.size()):
+            step = faiss.downcast_VectorTransform(chain.at(i))
             if isinstance(step, faiss.OPQMatrix):
                 step.niter = 10  # of FAISS's 50, each of which trains a product quantizer
     return index

@@ -53,7 +53,8 @@ def main() -> None:
     options = parser.parse_args()
     vectors, queries = embeddings(options.count, options.dim), embeddings(options.queries, options.dim, seed=1)
     print(
-        f"{options.count:,} vectors of {options.dim} dimensions, {faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}"
+        f"{options.count:,} vectors of {options.dim} dimensions, {faiss.omp_get_max_threads()} threads, "
+        f"FAISS {faiss.__version__}"
     )
     print("| index | recall@1 | ms a query | in a batch | times exact | bytes a vector | build s | GB at 100 M |")
     print("|---|---|---|---|---|---|---|---|")
@@ -76,8 +77,8 @@ def main() -> None:
             exact, base = rows, alone
         size = bytes_per_vector(index)
         print(
-            f"| {factory} | {(rows == exact).mean():.3f} | {1000 * alone:.2f} | {1000 * batch:.2f} | {base / alone:.1f} "
-            f"| {size} | {built:.0f} | {size * PROJECTED / 1e9:.0f} |",
+            f"| {factory} | {(rows == exact).mean():.3f} | {1000 * alone:.2f} | {1000 * batch:.2f} "
+            f"| {base / alone:.1f} | {size} | {built:.0f} | {size * PROJECTED / 1e9:.0f} |",
             flush=True,
         )
 
