@@ -66,10 +66,10 @@ def bytes_per_vector(index: Any) -> int:
 
 
 def tune(index: Any) -> None:
-    """Search breadth for a recall of about 0.95 and more: a sixteenth of the lists up to 64, or 128 candidates."""
+    """Search breadth for a recall of about 0.95 and more: 64 inverted lists, or 128 candidates in a graph."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     if isinstance(inner, faiss.IndexIVF):
-        inner.nprobe = max(1, min(64, inner.nlist // 16 or inner.nlist))
+        inner.nprobe = min(64, inner.nlist)
     if isinstance(inner, faiss.IndexHNSW):
         inner.hnsw.efSearch = 128
 
