@@ -155,7 +155,8 @@ def test_a_killed_build_goes_on(run: Path, tmp_path: Path) -> None:
 def test_photos_are_added_without_training_anew(run: Path, built: Path, tmp_path: Path) -> None:
     folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
     ask(run, mode="build", folder=folder, index="'IVF2,Flat'")
-    centres = read_index(folder / "index-1.faiss", mapped=False).quantizer.reconstruct_n(0, 2)
+    first = read_index(folder / "index-1.faiss", mapped=False)  # kept, for FAISS frees what belongs to it
+    centres = first.quantizer.reconstruct_n(0, 2)
     ask(run, mode="add", folder=folder, source=earth / "val.csv")
     index = read_index(folder / "index-2.faiss", mapped=False)
     assert index.ntotal == 72
