@@ -84,6 +84,10 @@ class TaskModule(LightningModule):
         """A picture (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
         raise NotImplementedError("a task defines draw")
 
+    def describe(self, prediction: dict[str, Any]) -> str | None:
+        """A prediction as one line for a person; None where the drawn picture says it all."""
+        return None
+
     def truths(self, batch: Any) -> list[dict[str, Any]]:
         """The labels of a batch in the form of `predict`'s answers."""
         raise NotImplementedError("a task defines truths")

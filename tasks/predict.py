@@ -86,6 +86,8 @@ def predict(config: dict[str, Any]) -> None:
             for file, answer in zip(pictures, answers, strict=True):
                 picture = output / f"{file.absolute().relative_to(base)}.png"
                 lines.write(json.dumps({"file": str(file), "picture": str(picture), **answer}) + "\n")
+                if words := module.describe(answer):
+                    Console().print(f"{file}: {words}", soft_wrap=True, highlight=False, markup=False)
                 whole, _ = read_image(file, at_least=1 << 30, upright=True)
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 write_png(module.draw(whole.contiguous(), answer), str(picture))

@@ -1,0 +1,314 @@
+"""Photos with positions: tables in CSV, folders of photos with GPS in their EXIF, samples and batches."""
+
+import csv
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.images import BadImage, read_image
+from tasks.geo.cells import Hierarchy, PartitionSettings
+from tasks.geo.s2 import Floats, Ints
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 2e9
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
+COLUMNS = {
+    "path": ("path", "file", "image", "img_id", "id", "IMG_ID"),
+    "latitude": ("latitude", "lat", "LAT"),
+    "longitude": ("longitude", "lon", "lng", "LON"),
+}
+GPS_IFD = 0x8825
+
+
+@dataclass(frozen=True)
+class Places:
+    """Photos and where they were taken: N paths, and (N, 2) latitudes and longitudes in degrees."""
+
+    paths: list[Path]
+    positions: Floats
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class Rejects:
+    """Rows that are left out, counted by what is wrong with them; the first of each kind is named."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.count = 0
+        self.kinds: dict[str, list[Any]] = {}
+
+    def add(self, kind: str, row: str) -> None:
+        self.count += 1
+        self.kinds.setdefault(kind, [0, row])[0] += 1
+
+    def report(self, total: int, max_bad: float) -> None:
+        """Raises UserError where nothing is left of `total`, or too much is wrong."""
+        if not total:
+            raise UserError(f"{self.source} has no photos")
+        kinds = ", ".join(f"{count} {kind} (first: {row})" for kind, (count, row) in self.kinds.items())
+        message = f"{self.source}: {self.count} of {total} rows cannot be used: {kinds}"
+        if self.count == total or self.count > max_bad * total:
+            raise UserError(f"{message}; data.max_bad={max_bad:g} allows a share of that")
+        if self.count:
+            log.warning("%s", message)
+
+
+def problem(latitude: float, longitude: float) -> str | None:
+    """What is wrong with a position in degrees."""
+    if math.isnan(latitude) or math.isnan(longitude):
+        return "without a position"
+    if abs(latitude) <= 90 and abs(longitude) <= 180:
+        return None
+    if 90 < abs(latitude) <= 180 and abs(longitude) <= 90:
+        return "with latitude and longitude swapped"
+    return "out of range"
+
+
+def read_csv(path: Path, root: Path, max_bad: float) -> Places:
+    """The rows of a CSV file with a header; its paths are relative to `root`.
+
+    Raises:
+        UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
+    """
+    rejects, paths, positions, total = Rejects(path), [], [], 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            name_at, *degrees_at = _columns(path, next(reader, []))
+            for row in reader:
+                if not row:
+                    continue
+                total += 1
+                try:
+                    latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
+                    kind = problem(latitude, longitude)
+                except (ValueError, IndexError):
+                    kind = "without numbers"
+                if kind:
+                    rejects.add(kind, f"line {reader.line_num}, {','.join(row)[:80]}")
+                else:
+                    paths.append(root / row[name_at])
+                    positions.append((latitude, longitude))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+    rejects.report(total, max_bad)
+    return Places(paths, np.array(positions))
+
+
+def _columns(path: Path, header: Sequence[str]) -> list[int]:
+    """Where path, latitude and longitude are in the header."""
+    names = [name.strip() for name in header]
+    found = []
+    for wanted, aliases in COLUMNS.items():
+        at = next((names.index(a) for a in aliases if a in names), None)
+        if at is None:
+            raise UserError(f"{path} is empty or has no column {wanted}; its header is {','.join(names) or 'absent'}")
+        found.append(at)
+    return found
+
+
+def exif_position(path: Path) -> tuple[float, float]:
+    """Latitude and longitude that a photo's EXIF gives.
+
+    Raises:
+        BadImage: it cannot be read, or has no GPS position.
+    """
+    try:
+        with Image.open(path) as image:
+            gps = image.getexif().get_ifd(GPS_IFD)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadImage(path, error) from error
+    degrees = []
+    for reference, value, negative in ((1, 2, "S"), (3, 4, "W")):
+        try:
+            whole, minutes, seconds = (float(part) for part in gps[value])
+            sign = -1 if str(gps[reference]).strip("\0 ").upper() == negative else 1
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise BadImage(path, "no GPS position in its EXIF") from error
+        degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
+    if wrong := problem(*degrees):
+        raise BadImage(path, f"GPS position {wrong}: {degrees[0]}, {degrees[1]}")
+    return degrees[0], degrees[1]
+
+
+def read_folder(folder: Path) -> Places:
+    """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any share may lack it.
+
+    Raises:
+        UserError: none has.
+    """
+    rejects, paths, positions = Rejects(folder), [], []
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    for path in found:
+        try:
+            positions.append(exif_position(path))
+            paths.append(path)
+        except BadImage as error:
+            rejects.add(f"with {error.args[1]}", path.name)
+    rejects.report(len(found), max_bad=1.0)
+    return Places(paths, np.array(positions))
+
+
+def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> v2.Compose:
+    """Augmentation of uint8 pictures; `crop` is the least share of the picture that is kept, 1 for all of it."""
+    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
+    if crop < 1:
+        steps = [v2.RandomResizedCrop(resolution, scale=(crop, 1), ratio=(0.9, 1.11))]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if photometric:
+        steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.2)], photometric))
+    return v2.Compose(steps)
+
+
+@dataclass
+class Batch:
+    """Pictures (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
+
+    images: Tensor
+    positions: Tensor
+    cells: Tensor
+    sizes: Tensor  # (B, 2) height and width of each file
+    rows: Tensor  # (B,) index in the split
+    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
+        """Used by Lightning to move the batch."""
+        for name in ("images", "positions", "cells", "sizes", "rows"):
+            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
+        return self
+
+    def pin_memory(self) -> "Batch":
+        for name in ("images", "positions", "cells", "sizes", "rows"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
+
+class GeoSet(Dataset[dict[str, Any]]):
+    """Photos as samples. One that cannot be read is replaced by the next, and named in the batch."""
+
+    def __init__(self, places: Places, cells: Ints, resolution: int, transforms: v2.Compose, cache: bool) -> None:
+        self.places = places
+        self.cells = cells
+        self.resolution = resolution
+        self.transforms = transforms
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        bad: list[tuple[str, str]] = []
+        for step in range(len(self)):
+            row = (index + step) % len(self)
+            try:
+                image, size = self._read(row)
+            except BadImage as error:
+                bad.append(error.args)
+                continue
+            position, cells = torch.from_numpy(self.places.positions[row]), torch.from_numpy(self.cells[row])
+            sample = {"images": self.transforms(image), "positions": position.float(), "cells": cells}
+            return sample | {"sizes": torch.tensor(size), "rows": torch.tensor(row), "bad": bad}
+        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+
+    def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
+        if self.cache is None:
+            return read_image(self.places.paths[row], self.resolution)
+        if row not in self.cache:
+            self.cache[row] = read_image(self.places.paths[row], self.resolution)
+        return self.cache[row]
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    names = ("images", "positions", "cells", "sizes", "rows")
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in names}
+    return Batch(**stacked, bad=[problem for s in samples for problem in s["bad"]])
+
+
+class GeoData(SuiteData):
+    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`.
+
+    The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions; photos in
+    no cell of the finest do not train. The test split is val's where null.
+
+    Raises:
+        UserError: a split is absent or unusable, or the settings leave no cell.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str,
+        val: str,
+        test: str | None,
+        gallery: str | None,
+        max_photos: Sequence[int] | int,
+        min_photos: int,
+        min_level: int = 0,
+        max_level: int = 30,
+        crop: float = 1.0,
+        flip: bool = False,
+        photometric: float = 0.0,
+        cache: bool | Literal["auto"] = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        self.resolution = resolution
+        self.sources = {"train": train, "val": val, "test": test or val, "gallery": gallery or train}
+        counts = [max_photos] if isinstance(max_photos, int) else max_photos
+        self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
+        self.augmentation = (crop, flip, photometric)
+        self.cache = cache
+        self._places: dict[str, Places] = {}
+
+    def places(self, split: Split | Literal["gallery"]) -> Places:
+        """The photos of a split, read once."""
+        source = self.root / self.sources[split]
+        if self.sources[split] not in self._places:
+            found = read_folder(source) if source.is_dir() else read_csv(source, self.root, self.max_bad)
+            self._places[self.sources[split]] = found
+        return self._places[self.sources[split]]
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The partitions, coarse to fine."""
+        latitude, longitude = self.places("train").positions.T
+        return Hierarchy.build(latitude, longitude, self.settings)
+
+    @property
+    def labels(self) -> list[str]:
+        return self.hierarchy.labels
+
+    def dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
+        places, train = self.places(split), split == "train"
+        cells = self.hierarchy.assign(*places.positions.T)
+        if train:
+            kept = np.flatnonzero(cells[:, -1] >= 0)
+            log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
+            places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
+        steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
+        # random crops are enlarged, so they want more pixels than the network's input has
+        size = self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
+        cache = len(places) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
+        return GeoSet(places, cells, size, steps, cache)
+
+    collate = staticmethod(collate)

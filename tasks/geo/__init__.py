@@ -1,0 +1,1 @@
+"""Geo-localization: where on Earth a photo was taken."""

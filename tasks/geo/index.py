@@ -1,0 +1,114 @@
+"""Nearest-neighbour search (FAISS): which index for how many vectors, what it costs, how it is read."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from backbones.errors import UserError
+
+Vectors = npt.NDArray[np.float32]
+
+FLAT_MOST, IVF_MOST = 100_000, 5_000_000
+TRAINING_PER_LIST = 50  # vectors that an inverted list's centre is learnt from; FAISS asks for 39 or more
+
+
+def factory_string(wanted: str, count: int, dim: int) -> str:
+    """FAISS's name of an index: `auto` chooses by the number of vectors, anything unknown is passed on."""
+    if wanted == "auto":
+        wanted = "flat" if count <= FLAT_MOST else "ivf_flat" if count <= IVF_MOST else "ivf_pq"
+    # FAISS's guidelines: between 4 and 16 times the root of the count; a power of two
+    lists = 2 ** max(0, min(round(math.log2(4 * math.sqrt(count))), int(math.log2(max(1, count / TRAINING_PER_LIST)))))
+    pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if m == 1 or (dim % m == 0 and m <= dim / 4))
+    known = {
+        "flat": "Flat",
+        "ivf_flat": f"IVF{lists},Flat",
+        "ivf_pq": f"OPQ{pieces},IVF{lists},PQ{pieces}",
+        "hnsw": "HNSW32,Flat",
+    }
+    return known.get(wanted, wanted)
+
+
+def make_index(factory: str, dim: int) -> Any:
+    """An empty index of inner products.
+
+    Raises:
+        UserError: FAISS does not know it.
+    """
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise UserError(
+            f"index={factory} is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name of one"
+        ) from error
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        for i in range(chain.size()):
+            step = faiss.downcast_VectorTransform(chain.at(i))
+            if isinstance(step, faiss.OPQMatrix):
+                step.niter = 10  # of FAISS's 50, each of which trains a product quantizer
+    return index
+
+
+def bytes_per_vector(index: Any) -> int:
+    """What a vector takes in memory: its code, its id and its links."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if isinstance(inner, faiss.IndexIVF):
+        return int(inner.code_size) + 8
+    if isinstance(inner, faiss.IndexHNSW):
+        hnsw: Any = inner.hnsw
+        links = hnsw.nb_neighbors(0) + 4  # of the ground level, where all vectors are; few are above it
+        return int(inner.storage.sa_code_size()) + 4 * links
+    return int(inner.sa_code_size())
+
+
+def tune(index: Any) -> None:
+    """Search breadth for a recall of about 0.95 and more: 64 inverted lists, or 128 candidates in a graph."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if isinstance(inner, faiss.IndexIVF):
+        inner.nprobe = min(64, inner.nlist)
+    if isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efSearch = 128
+
+
+def train_index(index: Any, sample: Vectors, factory: str) -> None:
+    """Learns what the index needs to know of the vectors from some of them (N, D).
+
+    Raises:
+        UserError: they are too few.
+    """
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        raise UserError(
+            f"index={factory} cannot be trained on {len(sample)} photos; index=flat needs no training"
+        ) from error
+
+
+def training_count(index: Any) -> int:
+    """How many vectors to train on: enough, and no more than fit in memory at any scale."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 0
+    return max(100_000, 2 * TRAINING_PER_LIST * lists)
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Writes it whole or not at all."""
+    partial = path.with_name(f".{path.name}.part")
+    faiss.write_index(index, str(partial))
+    partial.replace(path)
+
+
+def read_index(path: Path, mapped: bool = True) -> Any:
+    """An index, its bulk memory-mapped where its kind allows.
+
+    Raises:
+        UserError: the file is absent or damaged.
+    """
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"the index {path} is missing or damaged: build the gallery again") from error

@@ -1,0 +1,155 @@
+"""The network that places a photo: a backbone, and a head for each partition of the Earth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from tasks.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
+from tasks.geo.sphere import EARTH_KM, unit_vectors
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """The cells of P partitions, coarse to fine, as a model knows them.
+
+    `sizes` are the partitions' numbers of cells, `positions` (C, 2) the photo-mean positions of all of them,
+    one partition after the other, `parents` (P - 1, N) the cell of each coarser partition around each of the
+    N finest cells, -1 where none is.
+    """
+
+    sizes: list[int]
+    tokens: list[str]  # of the finest
+    positions: Floats
+    parents: Ints
+
+    @classmethod
+    def from_labels(cls, labels: Sequence[str]) -> "CellTable":
+        """From `Hierarchy.labels`. Labels of another form are one partition whose positions nobody knows."""
+        rows = [label.replace("/", " ").split() for label in labels]
+        if any(len(row) != 4 for row in rows):
+            return cls([len(rows)], list(labels), np.zeros((len(rows), 2)), np.empty((0, len(rows)), np.int64))
+        head = np.array([int(row[0]) for row in rows])
+        ids = from_tokens([row[1] for row in rows])
+        fine = ids[head == head[-1]]
+        parents = []
+        for level in range(head[-1]):
+            cells = ids[head == level]
+            place = np.searchsorted(range_min(cells), range_min(fine), side="right") - 1
+            inside = (place >= 0) & (range_max(fine) <= range_max(cells)[place])
+            parents.append(np.where(inside, place, -1))
+        return cls(
+            sizes=np.bincount(head).tolist(),
+            tokens=[row[1] for row in rows[-fine.size :]],
+            positions=np.array([[float(row[2]), float(row[3])] for row in rows]),
+            parents=np.array(parents, np.int64).reshape(-1, fine.size),
+        )
+
+
+class Located(NamedTuple):
+    """The most probable cells (B, K) of each photo, best first, with their probabilities; its position (B, 3)."""
+
+    cells: Tensor
+    probabilities: Tensor
+    directions: Tensor  # unit vectors
+
+
+class GeoLocator(nn.Module):
+    """Images (B, 3, H, W) to logits (B, C) of the cells of all partitions, one after the other.
+
+    A fine cell's probability is its own times that of the coarser cell around it in each other partition
+    (Müller-Budack et al. 2018, ISNs), normalised over the fine cells.
+    """
+
+    strides = (32,)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        table: CellTable,
+        *,
+        dropout: float = 0.0,
+        soft_km: float = 0.0,
+        decode: Literal["best", "mean"] = "mean",
+        top: int = 5,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.channels[-1], sum(table.sizes))
+        self.sizes, self.soft_km, self.decode = table.sizes, soft_km, decode
+        self.top = min(top, table.sizes[-1])
+        # rebuilt from the labels, so not kept in checkpoints
+        self.register_buffer("mean", torch.tensor(backbone.normalization.mean).view(3, 1, 1) * 255, False)
+        self.register_buffer("std", torch.tensor(backbone.normalization.std).view(3, 1, 1) * 255, False)
+        self.register_buffer("directions", torch.from_numpy(unit_vectors(table.positions)).float(), False)
+        self.register_buffer("parents", torch.from_numpy(table.parents), False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.directions: Tensor
+        self.parents: Tensor
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalises uint8 images (B, 3, H, W)."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features (B, D) of normalised images."""
+        return self.backbone(images)[-1].mean(dim=(2, 3))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features (B, D) of length 1, whose inner products say how alike two normalised images are."""
+        return F.normalize(self.features(images).float(), dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.features(images)))
+
+    def loss(self, logits: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
+        """Cross-entropy averaged over the photos and summed over the partitions.
+
+        `cells` (B, P) index each partition, -1 where the photo lies in none; positions (B, 2) are in degrees.
+        With `soft_km`, labels are spread over cells by distance as in PIGEON (Haas et al. 2023, equation 1):
+        a cell weighs exp(-(its distance - the nearest cell's) / soft_km).
+        """
+        total = logits.new_zeros(())
+        for part, directions, target in zip(
+            logits.float().split(self.sizes, 1), self.directions.split(self.sizes), cells.unbind(1), strict=True
+        ):
+            if self.soft_km:
+                distance = self._distance_km(positions, directions)
+                soft = (-(distance - distance.amin(1, keepdim=True)) / self.soft_km).softmax(1)
+                total = total + F.cross_entropy(part, soft)
+            else:
+                count = (target >= 0).sum().clamp(min=1)
+                total = total + F.cross_entropy(part, target, ignore_index=-1, reduction="sum") / count
+        return total
+
+    @staticmethod
+    def _distance_km(positions: Tensor, directions: Tensor) -> Tensor:
+        """Great circles (B, N) from positions in degrees to unit vectors (N, 3)."""
+        phi, theta = positions.double().deg2rad().unbind(1)
+        own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1).float()
+        # by the chord, for the arc cosine has no precision left at short distances
+        chord = (own[:, None] - directions[None]).norm(dim=2)
+        return 2 * EARTH_KM * (chord / 2).clamp(max=1).asin()
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Of the finest cells (B, N)."""
+        *coarse, fine = (part.log_softmax(1) for part in logits.float().split(self.sizes, 1))
+        for part, parents in zip(coarse, self.parents, strict=True):
+            # a head that knows nothing of a cell has no say in it
+            fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)
+        return fine.log_softmax(1)
+
+    def postprocess(self, logits: Tensor) -> Located:
+        probabilities, cells = self.log_probabilities(logits).exp().topk(self.top, dim=1)
+        directions = self.directions[-self.sizes[-1] :][cells]  # (B, K, 3)
+        if self.decode == "best":
+            return Located(cells, probabilities, directions[:, 0])
+        mean = (probabilities[..., None] * directions).sum(1)
+        return Located(cells, probabilities, F.normalize(mean, dim=1))

@@ -1,0 +1,122 @@
+"""The geo-localization task: its metrics, its answers and its maps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+from torchmetrics.aggregation import CatMetric
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from data.base import Split
+from data.geo import Batch
+from tasks.base import TaskModule
+from tasks.geo import maps
+from tasks.geo.cells import Hierarchy
+from tasks.geo.gazetteer import nearest_place
+from tasks.geo.model import CellTable, GeoLocator
+from tasks.geo.s2 import Floats
+from tasks.geo.sphere import great_circle_km, positions_of
+
+THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Im2GPS, PlaNet)
+
+
+def error_metrics(errors_km: Floats) -> dict[str, float]:
+    """Shares (0..1) of errors (N,) within the five distances, their mean, and the median error in km."""
+    shares = {f"within_{km}km": float((errors_km <= km).mean()) for km in THRESHOLDS_KM}
+    return {**shares, "mean_share": float(np.mean([*shares.values()])), "median_km": float(np.median(errors_km))}
+
+
+class GeoTask(TaskModule):
+    """Classifies photos into cells; `primary` is the mean of the shares within the five published distances."""
+
+    primary = "mean_share"
+    published_classes = 26_263  # PlaNet's cells
+    model: GeoLocator
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.measured = CatMetric()  # rows (N, 3): true latitude and longitude, error in km
+
+    def build_model(self) -> GeoLocator:
+        settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top")}
+        self.table = CellTable.from_labels(self.labels)
+        return GeoLocator(self.build_backbone(GeoLocator.strides), self.table, **settings)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.model(self.model.preprocess(batch.images))
+        return {"cell": self.model.loss(logits, batch.cells, batch.positions)}
+
+    def measure(self, batch: Batch) -> None:
+        located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
+        positions = positions_of(located.directions.float().cpu().numpy())
+        truth = batch.positions.cpu().numpy()
+        rows = np.concatenate([truth, great_circle_km(positions, truth)[:, None]], axis=1)
+        self.measured.update(torch.from_numpy(rows).to(self.device, torch.float32))
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        rows = self.measured.compute().double().cpu().numpy()
+        self.measured.reset()
+        self._show("errors", maps.error_map(rows[:, :2], rows[:, 2]))
+        return error_metrics(rows[:, 2])
+
+    def on_fit_start(self) -> None:
+        hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
+        self._show("cells", maps.cell_map(hierarchy.partitions[-1]))
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            for i, partition in enumerate(hierarchy.partitions):
+                partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
+
+    def _show(self, name: str, image: Image.Image) -> None:
+        """Keeps a map in the run folder and in TensorBoard."""
+        if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
+            image.save(Path(self.trainer.logger.log_dir) / f"{name}.png")
+            self.trainer.logger.experiment.add_image(name, pil_to_tensor(image), self.trainer.global_step)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        located = self.model.postprocess(self.model(self.model.preprocess(images)))
+        answers = positions_of(located.directions.float().cpu().numpy())
+        means = self.table.positions[-len(self.table.tokens) :]
+        return [
+            {
+                **place(answer),
+                "confidence": round(float(p[great_circle_km(answer, means[cells]) <= 200].sum()), 4),
+                "cells": [
+                    {
+                        "token": self.table.tokens[cell],
+                        "latitude": round(float(means[cell, 0]), 4),
+                        "longitude": round(float(means[cell, 1]), 4),
+                        "probability": round(float(share), 4),
+                    }
+                    for cell, share in zip(cells, p, strict=True)
+                ],
+            }
+            for answer, cells, p in zip(
+                answers, located.cells.cpu().numpy(), located.probabilities.float().cpu().numpy(), strict=True
+            )
+        ]
+
+    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+        return [place(position) for position in batch.positions.double().cpu().numpy()]
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        return maps.with_map(image, prediction)
+
+    def describe(self, prediction: dict[str, Any]) -> str:
+        return f"{in_words(prediction)}; {prediction['confidence']:.0%} within 200 km"
+
+
+def place(position: Floats) -> dict[str, Any]:
+    """A position as it is written down, with the nearest known place."""
+    latitude, longitude = position.tolist()
+    near = nearest_place(latitude, longitude)
+    return {"latitude": round(latitude, 5), "longitude": round(longitude, 5), "place": str(near) if near else None}
+
+
+def in_words(place: dict[str, Any]) -> str:
+    """A position and the nearest known place on one line."""
+    near = f", {place['place']}" if place["place"] else ""
+    return f"{place['latitude']:.3f}, {place['longitude']:.3f}{near}"

@@ -1,0 +1,127 @@
+"""How fast positions become S2 cells, and 91 million of them a PlaNet partition.
+
+    python tests/benchmarks/geo.py                      about two minutes, 91 million positions
+    python tests/benchmarks/geo.py --points 1000000     seconds; the thresholds shrink with the number
+
+Wanted: cell ids at 100 times the speed of a loop over Google's s2geometry package, both here in one process
+on the same points; a partition of 91 million positions (PlaNet's number) at its thresholds 10,000 and 50,
+some 26,000 cells, within 90 s and 6 GB on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tasks.geo.cells import Partition, PartitionSettings
+from tasks.geo.s2 import Floats, UInts, cell_ids
+
+PLANET_PHOTOS = 91_000_000
+CITIES = 300_000  # villages included; with the background chosen for about as many cells as PlaNet has
+BACKGROUND = 0.1  # share of the photos that are anywhere on the sphere, seas included
+
+
+def photo_positions(count: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Latitude (N,) and longitude (N,) of photos in cities of power-law sizes, over a thin background.
+
+    Within a city the distance from the middle is log-normal about a few kilometres, so that there is a
+    crowded centre and a long tail. Made piece by piece: the benchmark measures memory.
+    """
+    rng = np.random.default_rng(seed)
+    share = 1.0 / np.arange(10, CITIES + 10) ** 0.9
+    edges = np.cumsum(share / share.sum())
+    city_latitude = np.clip(rng.normal(30, 22, CITIES), -55, 70)
+    city_longitude = rng.uniform(-180, 180, CITIES)
+    radius = 0.03 * rng.lognormal(0, 0.6, CITIES)  # degrees
+    latitude, longitude = np.empty(count), np.empty(count)
+    for start in range(0, count, 1 << 20):
+        part = slice(start, min(start + (1 << 20), count))
+        size = part.stop - start
+        city = np.minimum(np.searchsorted(edges, rng.random(size)), CITIES - 1)
+        distance, angle = radius[city] * rng.lognormal(0, 0.9, size), rng.uniform(0, 2 * np.pi, size)
+        phi = city_latitude[city] + distance * np.sin(angle)
+        theta = city_longitude[city] + distance * np.cos(angle) / np.cos(np.radians(city_latitude[city]))
+        anywhere = (rng.random(size) < BACKGROUND) | (np.abs(phi) > 90)
+        latitude[part] = np.where(anywhere, np.degrees(np.arcsin(rng.uniform(-1, 1, size))), phi)
+        longitude[part] = np.where(anywhere, rng.uniform(-180, 180, size), (theta + 180) % 360 - 180)
+    return latitude, longitude
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def compare_with_s2(count: int, repeats: int) -> None:
+    """Both from the same arrays to an array of ids, in turns, so that a busy machine slows both alike."""
+    try:
+        s2 = importlib.import_module("s2geometry")
+    except ImportError:
+        print("cell ids: no s2geometry package here to compare with")
+        return
+    cell, degrees = s2.S2CellId, s2.S2LatLng.FromDegrees
+    latitude, longitude = photo_positions(count)
+
+    def loop() -> UInts:
+        pairs = zip(latitude.tolist(), longitude.tolist(), strict=True)
+        return np.array([cell(degrees(phi, theta)).id() for phi, theta in pairs], np.uint64)
+
+    def ours() -> UInts:
+        return cell_ids(latitude, longitude)
+
+    equal = bool((ours() == loop()).all())  # and both are warm
+    rounds = [(seconds(loop), statistics.median(seconds(ours) for _ in range(5))) for _ in range(repeats)]
+    theirs, mine = (statistics.median(column) / count * 1e9 for column in zip(*rounds, strict=True))
+    ratio = statistics.median(slow / fast for slow, fast in rounds)
+    print(
+        f"cell ids of {count:,} positions: loop over s2geometry {theirs:.0f} ns each, cell_ids {mine:.1f} ns "
+        f"each: {ratio:.0f} times as fast (wanted 100); equal: {equal}"
+    )
+
+
+def partition(count: int) -> None:
+    scale = count / PLANET_PHOTOS
+    settings = PartitionSettings(max(round(10_000 * scale), 2), max(round(50 * scale), 1))
+    start = time.perf_counter()
+    latitude, longitude = photo_positions(count)
+    generated = time.perf_counter()
+    print(f"{count:,} positions generated in {generated - start:.1f} s, peak {peak_gigabytes():.2f} GB")
+    cells = Partition.build(latitude, longitude, settings)
+    built = time.perf_counter()
+    print(
+        f"partition by {settings}: {built - generated:.1f} s (wanted 90), {len(cells):,} cells "
+        f"(PlaNet 26,263), {cells.counts.sum() / count:.2%} of the photos kept;\n"
+        f"peak memory of the process, the positions included: {peak_gigabytes():.2f} GB (wanted 6)"
+    )
+    some = slice(0, 5_000_000)
+    assigned = seconds(lambda: cells.assign(latitude[some], longitude[some]))
+    print(f"assign: {assigned / latitude[some].size * 1e9:.0f} ns a position")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--points", type=int, default=PLANET_PHOTOS, help="positions in the partition")
+    parser.add_argument("--loop-points", type=int, default=1_000_000, help="positions for the loop over S2")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    compare_with_s2(min(options.loop_points, options.points), options.repeats)
+    partition(options.points)
+
+
+if __name__ == "__main__":
+    main()
