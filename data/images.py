@@ -1,5 +1,6 @@
 """Reading pictures: what can go wrong with a file, said with its path."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,17 @@ class BadImage(Exception):
         super().__init__(str(path), " ".join(str(reason).split()))
 
 
-def read_image(path: Path, at_least: int) -> tuple[Tensor, tuple[int, int]]:
+def read_image(path: Path, at_least: int, content: bytes | None = None) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (3, H, W) and the file's own (height, width).
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides stay `at_least` pixels: that is several times
-    faster, and the rest of the resizing has less to read.
+    faster, and the rest of the resizing has less to read. `content` is what the file holds, if it was read already.
 
     Raises:
         BadImage: the file is absent, truncated or not a picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
             image.draft("RGB", (at_least, at_least))
             pixels = np.array(image.convert("RGB"))

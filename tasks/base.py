@@ -9,6 +9,7 @@ import torch
 from hydra.utils import get_object
 from lightning import LightningModule
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from backbones.base import Backbone, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
@@ -73,6 +74,10 @@ class TaskModule(LightningModule):
     def metrics(self, split: Split) -> dict[str, float]:
         """Metrics over all that was measured since the last call, which they forget."""
         raise NotImplementedError("a task defines metrics")
+
+    def view(self, image: Tensor) -> Tensor:
+        """What the model sees of a whole picture (3, H, W) uint8: (3, R, R). Here all of it, squeezed."""
+        return resize(image, [self.resolution] * 2)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
