@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from lightning import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
