@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError
 from tasks.config import CONF, load_config, one_line_errors
+from tasks.stages import is_staged, train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 
@@ -26,6 +27,8 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 def execute(overrides: list[str]) -> dict[str, Any]:
     config = load_config(overrides)
+    if is_staged(config):
+        return train_stages(config, overrides)
     from tasks.train import train  # torch is imported only now that the configuration is valid
 
     return train(config, overrides)

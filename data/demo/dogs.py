@@ -153,8 +153,8 @@ def is_complete(root: Path, info: dict[str, object]) -> bool:
 def write_dogs(
     root: Path,
     *,
-    train: int = 20,
-    test: int = 20,
+    train: int = 12,
+    test: int = 28,
     web: int = 80,
     wrong: float = 0.3,
     strangers: float = 0.1,
