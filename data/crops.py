@@ -59,6 +59,8 @@ def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
     """The part `box` of a picture (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
     left, top, right, bottom = (round(v) for v in box)
     part = image[None, :, top : max(bottom, top + 1), left : max(right, left + 1)]
+    # only dense channels_last takes the vector code, and gives channels_last
+    part = part.contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, (resolution, resolution), mode="bilinear", antialias=True)[0]
 
 
@@ -88,6 +90,7 @@ def decode_crop(
             need = resolution / min(box[2] - box[0], box[3] - box[1])
             pixels = simplejpeg.decode_jpeg(
                 content,
+                fastdct=True,
                 fastupsample=True,
                 min_height=min(height, math.ceil(need * height)),
                 min_width=min(width, math.ceil(need * width)),
