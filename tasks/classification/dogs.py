@@ -22,6 +22,7 @@ class DogsTask(ClassificationTask):
     published_classes = 120
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         threshold = self.config["task"]["near_test"]
         if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:

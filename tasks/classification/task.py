@@ -12,8 +12,10 @@ from data.base import Split
 from data.classification import Batch
 from data.crops import centre_box, resize_box
 from tasks.base import TaskModule
+from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
 from tasks.classification.model import Classifier
+from tasks.classification.teacher import Teacher, load_teacher
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
 TOP = 5
@@ -32,6 +34,7 @@ class ClassificationTask(TaskModule):
         self.confusion = MulticlassConfusionMatrix(max(2, count), validate_args=False)  # rows are the truth
         self.top5 = MeanMetric(nan_strategy="disable")
         self.mistakes = Mistakes()
+        self.teacher: Teacher | None = None
         kinds = ((v2.MixUp, settings["mixup"]), (v2.CutMix, settings["cutmix"]))
         mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
         self.mixer = v2.RandomChoice(mixers) if mixers else None
@@ -41,11 +44,22 @@ class ClassificationTask(TaskModule):
         chosen = {name: settings[name] for name in ("dropout", "loss", "noise_q", "label_smoothing")}
         return Classifier(self.build_backbone(Classifier.strides), len(self.labels), **chosen)
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.config["teacher"]:
+            self.teacher = load_teacher(self.config["teacher"], self.labels, self.model)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels
         if self.mixer:
             images, targets = self.mixer(images, targets)
-        return {"class": self.model.loss(self.model(self.model.preprocess(images)), targets)}
+        logits = self.model(self.model.preprocess(images))
+        found = {"class": self.model.loss(logits, targets)}
+        if self.teacher:
+            mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
+            found["class"] = (1 - mix) * found["class"]
+            # the same view for both, mixed pictures too (Beyer et al. 2022)
+            found["teacher"] = mix * distillation(logits, self.teacher(images), temperature)
+        return found
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Of each class, (B, num_classes), for uint8 pictures (B, 3, R, R)."""
