@@ -3,6 +3,7 @@
 Its pictures come from ImageNet: a backbone that was trained on ImageNet has seen the test pictures.
 """
 
+import io
 import json
 import logging
 from collections.abc import Collection
@@ -31,7 +32,7 @@ def read_list(path: Path) -> list[str]:
     from scipy.io.matlab import MatReadError
 
     try:
-        content = loadmat(path)
+        content = loadmat(io.BytesIO(path.read_bytes()))  # given a path, it takes an absent file for a bad one
         names = [str(row[0].item()) for row in content["file_list"]]
         folders = {int(label): name.split("/")[0] for label, name in zip(content["labels"].flat, names, strict=True)}
     except FileNotFoundError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 
@@ -30,6 +30,8 @@ def read_image(path: Path, at_least: int, content: bytes | None = None) -> tuple
             width, height = image.size
             image.draft("RGB", (at_least, at_least))
             pixels = np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise BadImage(path, "it is not a picture of a known kind") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise BadImage(path, reason) from error
