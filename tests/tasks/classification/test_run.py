@@ -122,7 +122,7 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
 def test_a_mistake_in_a_stage_is_found_before_the_first(tmp_path: Path) -> None:
     overrides = ["experiment=dogs_noisy", f"paths.runs={tmp_path}"]
     config = load_config(overrides) | {"stages": {"a": ["seed=1"], "b": ["task.lss=1"]}}
-    with pytest.raises(UserError, match="unknown setting 'task.lss'"):
+    with pytest.raises(UserError, match=r"unknown setting 'task\.lss'"):
         train_stages(config, overrides)
     assert not list(tmp_path.iterdir())
 
