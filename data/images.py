@@ -1,10 +1,11 @@
 """Reading pictures: what can go wrong with a file, said with its path."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
@@ -17,20 +18,22 @@ class BadImage(Exception):
         super().__init__(str(path), " ".join(str(reason).split()))
 
 
-def read_image(path: Path, at_least: int, upright: bool = False) -> tuple[Tensor, tuple[int, int]]:
+def read_image(
+    path: Path, at_least: int, upright: bool = False, content: bytes | None = None
+) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (3, H, W) and the file's own (height, width).
 
     `upright` turns the picture as its EXIF orientation says. Annotated data is read as it is stored, which is what
     its boxes mean.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides stay `at_least` pixels: that is several times
-    faster, and the rest of the resizing has less to read.
+    faster, and the rest of the resizing has less to read. `content` is what the file holds, if it was read already.
 
     Raises:
         BadImage: the file is absent, truncated or not a picture.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             width, height = file.size
             file.draft("RGB", (at_least, at_least))
             image: Image.Image = file
@@ -40,6 +43,8 @@ def read_image(path: Path, at_least: int, upright: bool = False) -> tuple[Tensor
                 width, height = height, width
             turned = ImageOps.exif_transpose(image) if upright else image
             pixels = np.array(turned.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise BadImage(path, "it is not a picture of a known kind") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise BadImage(path, reason) from error

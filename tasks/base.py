@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from hydra.utils import get_object
 from lightning import LightningModule
+from timm.optim import RMSpropTF
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from backbones.base import Backbone, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
@@ -36,8 +38,9 @@ def build(settings: dict[str, Any], **extra: Any) -> Any:
 class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model`, `losses`, `measure` and `metrics`; `primary` names the metric that selects the
-    best checkpoint (higher is better), `published_classes` is the paper's number of classes.
+    A task defines `build_model` (of something with a `backbone`), `losses`, `measure` and `metrics`; `primary` names
+    the metric that selects the best checkpoint (higher is better), `published_classes` is the paper's number of
+    classes.
     """
 
     primary: ClassVar[str]
@@ -55,6 +58,10 @@ class TaskModule(LightningModule):
         self.load_weights = load_weights
         self.last_metrics: dict[str, float] = {}
         self.model = self.build_model().to(memory_format=torch.channels_last)
+        if config["trainer"]["norm_momentum"]:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = config["trainer"]["norm_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
 
@@ -73,6 +80,10 @@ class TaskModule(LightningModule):
     def metrics(self, split: Split) -> dict[str, float]:
         """Metrics over all that was measured since the last call, which they forget."""
         raise NotImplementedError("a task defines metrics")
+
+    def view(self, image: Tensor) -> Tensor:
+        """What the model sees of a whole picture (3, H, W) uint8: (3, R, R). Here all of it, squeezed."""
+        return resize(image, [self.resolution] * 2)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
@@ -125,21 +136,44 @@ class TaskModule(LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
 
+    def on_train_epoch_start(self) -> None:
+        settings = self.config["trainer"]
+        self.hold_backbone(settings["freeze"] or self.current_epoch < settings["head_warmup"])
+
+    def hold_backbone(self, held: bool) -> None:
+        """Keeps the backbone as it is, its normalization's statistics too, or lets it learn again."""
+        backbone = self.model.backbone
+        assert isinstance(backbone, Backbone)
+        backbone.requires_grad_(not held)
+        backbone.train(not held)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains, grouped by weight decay and learning rate."""
+        settings = self.config["trainer"]
+        spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())  # type: ignore[union-attr]
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for parameter in self.model.parameters():
+            if settings["freeze"] and parameter in backbone:
+                continue
+            decay = 0.0 if parameter in spared else settings["weight_decay"]
+            lr = settings["lr"] * (settings["backbone_lr"] if parameter in backbone else 1)
+            group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.config["trainer"]
+        groups, lr, momentum = self.parameter_groups(), settings["lr"], settings["momentum"]
+        fused = str(settings["precision"]) != "16"
+        if settings["optimizer"] == "adamw":
+            return torch.optim.AdamW(groups, lr=lr, fused=fused)
+        if settings["optimizer"] == "rmsprop":  # as in TensorFlow, which the paper's epsilon and decay are of
+            return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+
     def configure_optimizers(self) -> Any:
         settings = self.config["trainer"]
-        spared = no_decay_parameters(self.model)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p not in spared], "weight_decay": settings["weight_decay"]},
-            {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
-        ]
-        lr, fused = settings["lr"], str(settings["precision"]) != "16"
-        optimizer: torch.optim.Optimizer
-        if settings["optimizer"] == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
-        else:
-            momentum = settings["momentum"]
-            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        optimizer = self.build_optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = max(1, round(steps * settings["warmup"]))
 

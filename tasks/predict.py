@@ -55,7 +55,6 @@ def predict(config: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.progress import track
     from torchvision.io import write_png
-    from torchvision.transforms.v2.functional import resize
 
     from data.images import read_image
     from tasks.checkpoint import load_checkpoint, restore
@@ -80,7 +79,7 @@ def predict(config: dict[str, Any]) -> None:
             pictures = read_pictures(chunk, module.resolution)
             if not pictures:
                 continue
-            inputs = [resize(image, [module.resolution] * 2) for image, _ in pictures.values()]
+            inputs = [module.view(image) for image, _ in pictures.values()]
             sizes = torch.tensor([size for _, size in pictures.values()], device=device)
             answers = module.predict(torch.stack(inputs).to(device), sizes)
             for file, answer in zip(pictures, answers, strict=True):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError
 from tasks.config import CONF, load_config, one_line_errors, saved_groups
+from tasks.stages import has_plan, train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 SWEEP = {"-m", "--multirun"}
@@ -29,7 +30,10 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 def execute(overrides: list[str]) -> dict[str, Any]:
     resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    staged = bool(resume) and has_plan(resume[-1])
+    config = load_config([*(saved_groups(resume[-1]) if resume and not staged else []), *overrides])
+    if staged or config["stages"]:
+        return train_stages(config, overrides)
     from tasks.train import train  # torch is imported only now that the configuration is valid
 
     return train(config, overrides)

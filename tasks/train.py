@@ -68,7 +68,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         precision=precision(settings["precision"]),  # type: ignore[arg-type]
-        check_val_every_n_epoch=settings["validate_every"],
+        check_val_every_n_epoch=min(settings["validate_every"], settings["max_epochs"]),
         log_every_n_steps=settings["log_every"],
         logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
         callbacks=callbacks,

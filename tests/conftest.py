@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data.demo.dogs import write_dogs
 from data.demo.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo set."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     write_scenes(root, train=24, val=8, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo of Stanford Dogs with its web set."""
+    root = tmp_path_factory.mktemp("data") / "dogs"
+    write_dogs(root, train=3, test=2, web=4, copies=3)
     return root
 
 

@@ -15,7 +15,7 @@ BAD = {
     "backbone.alpha=0": r"backbone.alpha=0: must be in \(0, 2\]",
     "backbone.alpha=wide": r"backbone.alpha=wide: must be a number in \(0, 2\]",
     "backbone.alpha=": "must be a number",
-    "task=segmentation": "task=segmentation: choose from detection",
+    "task=segmentation": "task=segmentation: choose from classification, detection, dogs, geo",
     "data=imagenot": "data=imagenot: choose from coco, ",
     "detector=yolo": "detector=yolo: choose from faster_rcnn, pan, ssd",
     "backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",

@@ -1,0 +1,111 @@
+"""Pictures cropped and resized on their way from the disk: what classification trains and is measured on.
+
+A JPEG is decoded by libjpeg-turbo straight into one buffer, at 1/2, 1/4 or 1/8 scale where the crop keeps the
+pixels that the network sees; then the crop alone is resized, in uint8. tests/benchmarks/input.py measures it.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.images import BadImage, read_image
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+CENTRE = 7 / 8  # share of the shorter side that is looked at, as in most ImageNet evaluations
+RATIO = (3 / 4, 4 / 3)
+
+
+def random_box(height: int, width: int, min_scale: float, within: Box | None = None) -> Box:
+    """The crop of Inception's training: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
+
+    The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the picture.
+    """
+    left, top, right, bottom = within or (0, 0, width, height)
+    width, height = int(right - left), int(bottom - top)
+    for _ in range(10):
+        area = random.uniform(min_scale, 1) * width * height
+        ratio = math.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = left + random.randint(0, width - w), top + random.randint(0, height - h)
+            return x, y, x + w, y + h
+    # as much of the middle as the ratios allow
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    x, y = left + (width - w) // 2, top + (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def centre_box(height: int, width: int, within: Box | None = None) -> Box:
+    """The central square of 7/8 of the shorter side, or the smallest square around `within`, inside the picture."""
+    if within is None:
+        side = CENTRE * min(height, width)
+        x, y = (width - side) / 2, (height - side) / 2
+        return x, y, x + side, y + side
+    left, top, right, bottom = within
+    side = min(max(right - left, bottom - top), height, width)
+    x = min(max((left + right - side) / 2, 0), width - side)
+    y = min(max((top + bottom - side) / 2, 0), height - side)
+    return x, y, x + side, y + side
+
+
+def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
+    """The part `box` of a picture (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
+    left, top, right, bottom = (round(v) for v in box)
+    part = image[None, :, top : max(bottom, top + 1), left : max(right, left + 1)]
+    # only dense channels_last takes the vector code, and gives channels_last
+    part = part.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(part, (resolution, resolution), mode="bilinear", antialias=True)[0]
+
+
+def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) -> tuple[Tensor, tuple[int, int]]:
+    """The part of a picture that `choose(height, width)` says, (3, resolution, resolution) uint8, and the file's
+    own (height, width).
+
+    Raises:
+        BadImage: the file is absent, truncated or not a picture.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadImage(path, error.strerror) from error
+    return decode_crop(content, path, choose, resolution)
+
+
+def decode_crop(
+    content: bytes, path: Path, choose: Callable[[int, int], Box], resolution: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """`read_crop` of a file's content; `path` names it in errors."""
+    if content[:2] == b"\xff\xd8":
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+            box = choose(height, width)
+            # the smallest size whose crop still has `resolution` pixels
+            need = resolution / min(box[2] - box[0], box[3] - box[1])
+            pixels = simplejpeg.decode_jpeg(
+                content,
+                fastdct=True,
+                fastupsample=True,
+                min_height=min(height, math.ceil(need * height)),
+                min_width=min(width, math.ceil(need * width)),
+                min_factor=2,  # the scales between have no vector code
+            )
+            return _resize(pixels, box, (height, width), resolution), (height, width)
+        except ValueError:
+            pass  # Pillow knows rarer kinds of JPEG, and forgives what is harmless
+    image, (height, width) = read_image(path, 1 << 30, content=content)
+    box = choose(height, width)
+    return _resize(image.permute(1, 2, 0).numpy(), box, (height, width), resolution), (height, width)
+
+
+def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int) -> Tensor:
+    """Crops pixels (H, W, 3) of a picture that was `size` before it was decoded."""
+    down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
+    scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution)

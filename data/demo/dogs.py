@@ -1,0 +1,202 @@
+"""A demo of Stanford Dogs: drawn dogs of twelve breeds in its exact layout, and a noisy web set of them.
+
+    python -m data.demo.dogs datasets/dogs
+
+Coat colours are shared between breeds, so that colour alone does not tell them apart. A picture depends on
+(seed, its name) alone.
+
+    Images/n02085620-Chihuahua/n02085620_1.jpg    Annotation/n02085620-Chihuahua/n02085620_1 (VOC XML)
+    train_list.mat, test_list.mat                 file_list, annotation_list, labels (from 1)
+    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, strangers, test pictures
+    web_labels.json                               which class each of Web's folders means
+    web_truth.json                                what each of Web's pictures shows; for measuring, not for training
+"""
+
+import argparse
+import io
+import json
+import os
+import secrets
+import shutil
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.random import Generator
+
+from data.demo.breeds import BREEDS, Breed, render
+
+VERSION = 1  # of the pictures: raise it when the same seed gives other ones
+
+
+def generator(seed: int, name: str) -> Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+ANNOTATION = """<annotation>
+\t<folder>{synset}</folder>
+\t<filename>{stem}</filename>
+\t<source>
+\t\t<database>demo</database>
+\t</source>
+\t<size>
+\t\t<width>{size[0]}</width>
+\t\t<height>{size[1]}</height>
+\t\t<depth>3</depth>
+\t</size>
+\t<segment>0</segment>
+\t<object>
+\t\t<name>{name}</name>
+\t\t<pose>Unspecified</pose>
+\t\t<truncated>0</truncated>
+\t\t<difficult>0</difficult>
+\t\t<bndbox>
+\t\t\t<xmin>{box[0]}</xmin>
+\t\t\t<ymin>{box[1]}</ymin>
+\t\t\t<xmax>{box[2]}</xmax>
+\t\t\t<ymax>{box[3]}</ymax>
+\t\t</bndbox>
+\t</object>
+</annotation>"""
+
+
+class Job(NamedTuple):
+    """A picture to write: `subject` is a breed, "stranger", or the official picture that it is a copy of."""
+
+    path: str
+    subject: str
+    official: bool = False
+
+
+def write_picture(root: Path, size: int, seed: int, job: Job) -> None:
+    path = root / job.path
+    rng = generator(seed, job.path)
+    if job.subject.startswith("Images/"):  # drawn again, and put on the web smaller, brighter and compressed
+        breed = job.subject.split("/")[1]
+        picture, _ = render(breed, size, generator(seed, job.subject))
+        shrunk = picture.resize((round(picture.width * 0.9), round(picture.height * 0.9)))
+        shrunk.point(lambda v: min(255, round(v * 1.04))).save(path, quality=70)
+        return
+    picture, box = render(job.subject, size, rng)
+    if not job.official:
+        picture.save(path, quality=int(rng.integers(70, 92)))
+        return
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    path.write_bytes(buffer.getvalue())
+    synset, _, name = path.parent.name.partition("-")
+    facts = {"synset": synset, "stem": path.stem, "name": escape(name), "size": picture.size, "box": box}
+    target = root / "Annotation" / path.parent.name / path.stem
+    target.write_text(ANNOTATION.format(**facts))
+
+
+def plan_official(train: int, test: int) -> tuple[list[Job], dict[str, list[str]]]:
+    """Jobs, and the names (below Images/) of the pictures in each of the two lists."""
+    jobs, lists = [], {"train": [], "test": []}  # type: ignore[var-annotated]
+    for breed in BREEDS:
+        for i in range(train + test):
+            name = f"{breed.name}/{breed.name.split('-')[0]}_{i + 1}.jpg"
+            jobs.append(Job(f"Images/{name}", breed.name, official=True))
+            lists["train" if i < train else "test"].append(name)
+    return jobs, lists
+
+
+def web_folder(breed: Breed) -> str:
+    return breed.name.partition("-")[2].replace("_", " ").lower()
+
+
+def plan_web(count: int, wrong: float, strangers: float, copies: int, tests: list[str], rng: Generator) -> list[Job]:
+    """`count` pictures a breed, of which shares are of another breed or strangers; and copies of test pictures."""
+    jobs = []
+    for breed in BREEDS:
+        others = [b.name for b in BREEDS if b is not breed]
+        for i in range(count):
+            luck = rng.random()
+            if luck < wrong:
+                subject = str(rng.choice(others))
+            else:
+                subject = "stranger" if luck < wrong + strangers else breed.name
+            jobs.append(Job(f"Web/{web_folder(breed)}/{i:04d}.jpg", subject))
+    breeds = {b.name: b for b in BREEDS}
+    for i, name in enumerate(rng.permutation(tests)[:copies].tolist()):
+        folder = web_folder(breeds[name.split("/")[0]])
+        jobs.append(Job(f"Web/{folder}/copy_{i:02d}.jpg", f"Images/{name}"))
+    return jobs
+
+
+def write_list(path: Path, names: list[str]) -> None:
+    """A list in the form of Stanford's .mat files: columns of cells, and labels from 1."""
+    from scipy.io import savemat
+
+    def cells(values: list[str]) -> np.ndarray:
+        column = np.empty((len(values), 1), object)
+        column[:, 0] = values
+        return column
+
+    index = {b.name: i for i, b in enumerate(sorted(BREEDS), start=1)}
+    labels = np.array([[index[n.split("/")[0]]] for n in names], np.uint8)
+    stems = [n.removesuffix(".jpg") for n in names]
+    savemat(path, {"file_list": cells(names), "annotation_list": cells(stems), "labels": labels})
+
+
+def is_complete(root: Path, info: dict[str, object]) -> bool:
+    try:
+        return json.loads((root / "demo.json").read_text()) == info
+    except (OSError, ValueError):
+        return False
+
+
+def write_dogs(
+    root: Path,
+    *,
+    train: int = 12,
+    test: int = 28,
+    web: int = 80,
+    wrong: float = 0.3,
+    strangers: float = 0.1,
+    copies: int = 24,
+    size: int = 224,
+    seed: int = 0,
+) -> None:
+    """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed.
+
+    It is drawn in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set.
+    """
+    info = {k: v for k, v in locals().items() if k != "root"} | {"version": VERSION}
+    if is_complete(root, info):
+        return
+    if root.exists():
+        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
+    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
+    official, lists = plan_official(train, test)
+    extra = plan_web(web, wrong, strangers, copies, lists["test"], np.random.default_rng(seed))
+    jobs = [*official, *extra]
+    try:
+        for job in jobs:
+            (unfinished / job.path).parent.mkdir(parents=True, exist_ok=True)
+        for breed in BREEDS:
+            (unfinished / "Annotation" / breed.name).mkdir(parents=True)
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            list(pool.map(partial(write_picture, unfinished, size, seed), jobs, chunksize=16))
+        for split, names in lists.items():
+            write_list(unfinished / f"{split}_list.mat", names)
+        label_map = {web_folder(b): b.name for b in BREEDS}
+        (unfinished / "web_labels.json").write_text(json.dumps(label_map, indent=1))
+        (unfinished / "web_truth.json").write_text(json.dumps({j.path: j.subject for j in extra}, indent=1))
+        (unfinished / "demo.json").write_text(json.dumps(info))
+        os.replace(unfinished, root)
+    except OSError:
+        if not is_complete(root, info):  # else another process was faster, with the same pictures
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, help="the folder to make")
+    write_dogs(parser.parse_args().root)

@@ -1,0 +1,56 @@
+"""A folder of pictures per class, one such tree per split: torchvision's ImageFolder layout."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from data.base import Split
+from data.classification import ClassificationData, Sample
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The pictures in each sub-folder of `folder`, classes and pictures in order of their names.
+
+    Raises:
+        UserError: there is no such folder, or it has fewer than two classes, or one of them is empty.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; it should hold a folder of pictures for each class")
+    found = {
+        sub.name: sorted(p for p in sub.rglob("*") if p.suffix.lower() in SUFFIXES)
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and not sub.name.startswith(".")
+    }
+    if len(found) < 2:
+        raise UserError(f"{folder} has {len(found)} class folders ({', '.join(found)}); at least 2 are needed")
+    if empty := [name for name, pictures in found.items() if not pictures]:
+        raise UserError(f"{folder / empty[0]} has no pictures ({len(empty)} of {len(found)} classes are empty)")
+    return found
+
+
+class FoldersData(ClassificationData):
+    """`root`/{train,val,test}/<class>/**; `train`, `val` and `test` name the folders. Test is val where null."""
+
+    def __init__(
+        self, root: str, resolution: int, *, train: str, val: str, test: str | None = None, **settings: Any
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.folders = {"train": train, "val": val, "test": test or val}
+
+    @cached_property
+    def _train(self) -> dict[str, list[Path]]:
+        return class_folders(self.root / self.folders["train"])
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self._train)
+
+    def samples(self, split: Split) -> list[Sample]:
+        found = self._train if split == "train" else class_folders(self.root / self.folders[split])
+        if strange := sorted(found.keys() - self._train.keys()):
+            raise UserError(f"{self.root / self.folders[split]} has a class that train has not: {strange[0]}")
+        label = {name: i for i, name in enumerate(self.labels)}
+        return [Sample(path, label[name]) for name, paths in found.items() for path in paths]

@@ -1,0 +1,54 @@
+"""Recognition of dog breeds: trained on the web without having seen the test pictures there."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from data.classification import ImageSet, Sample, collate
+from data.dogs import DogsData
+from tasks.callbacks import write_json
+from tasks.classification.duplicates import embed_all, nearest_similarity
+from tasks.classification.task import ClassificationTask
+
+log = logging.getLogger(__name__)
+
+
+class DogsTask(ClassificationTask):
+    """Classification whose web pictures are compared to the test set before training."""
+
+    published_classes = 120
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        threshold = self.config["task"]["near_test"]
+        if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
+            return
+        folder = self.trainer.log_dir
+        record = Path(folder) / "near_test.json" if folder else None
+        if record and record.exists():  # a resumed run: its network is no longer the one that looked
+            near = {Path(path): float(s) for path, s in json.loads(record.read_text()).items()}
+        else:
+            near = self.near_test(data, threshold)
+            if record and self.trainer.is_global_zero:
+                write_json(record, {str(path): s for path, s in near.items()})
+        data.leave_out(near)
+        log.info("left out %d web pictures that are near to test pictures (cosine over %g)", len(near), threshold)
+
+    def near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:
+        """The web pictures whose cosine to a test picture passes the threshold, by the network as it starts."""
+        web, tests = data.web_samples(), data.samples("test")
+        was_training = self.model.training
+        self.model.eval()
+        vectors = [self._vectors(data, samples) for samples in (web, tests)]
+        self.model.train(was_training)
+        similarity = nearest_similarity(*vectors)
+        return {s.path: round(float(v), 4) for s, v in zip(web, similarity, strict=True) if v > threshold}
+
+    def _vectors(self, data: DogsData, samples: list[Sample]) -> np.ndarray:
+        pictures = ImageSet(samples, self.resolution)
+        loader = DataLoader(pictures, data.batch_size, num_workers=data.workers, collate_fn=collate)
+        return embed_all(lambda x: self.model.embed(self.model.preprocess(x)), (batch.images for batch in loader))

@@ -1,0 +1,33 @@
+"""Losses of classification; `targets_BC` are the probabilities (B, C) that each class is right."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def target_probabilities(targets: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """(B, C) from class indices (B,) or, where pictures were mixed, from probabilities (B, C)."""
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, num_classes)
+    return targets.float() * (1 - smoothing) + smoothing / num_classes
+
+
+def cross_entropy(logits: Tensor, targets_BC: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets_BC)
+
+
+def generalized_cross_entropy(logits: Tensor, targets_BC: Tensor, q: float) -> Tensor:
+    """(1 - p ** q) / q (Zhang & Sabuncu 2018): cross-entropy as q -> 0, mean absolute error at q = 1.
+
+    A picture that the network is sure is mislabelled pulls less than under cross-entropy.
+    """
+    # of the logarithm, for p ** q has no finite slope at 0
+    powers = (q * logits.float().log_softmax(dim=1)).exp()
+    return (targets_BC * (1 - powers) / q).sum(dim=1).mean()
+
+
+def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Divergence of the student from the teacher (Hinton et al. 2015), times T ** 2 so that its gradients keep
+    their size at any temperature.
+    """
+    student, teacher = ((x.float() / temperature).log_softmax(dim=1) for x in (logits, teacher_logits))
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2

@@ -1,0 +1,115 @@
+"""The classification task: a classifier, its accuracies and its pictures."""
+
+from typing import Any
+
+from lightning import Callback
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms import v2
+
+from data.base import Split
+from data.classification import Batch
+from data.crops import centre_box, resize_box
+from tasks.base import TaskModule
+from tasks.classification.losses import distillation
+from tasks.classification.mistakes import Mistakes, captioned
+from tasks.classification.model import Classifier
+from tasks.classification.teacher import Teacher, load_teacher
+
+PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
+TOP = 5
+
+
+class ClassificationTask(TaskModule):
+    """Trains a classifier; `primary` is the share of pictures whose best class is right."""
+
+    primary = "top1"
+    published_classes = 1000  # ImageNet
+    model: Classifier
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings, count = self.config["task"], len(self.labels)
+        self.confusion = MulticlassConfusionMatrix(max(2, count), validate_args=False)  # rows are the truth
+        self.top5 = MeanMetric(nan_strategy="disable")
+        self.mistakes = Mistakes()
+        self.teacher: Teacher | None = None
+        kinds = ((v2.MixUp, settings["mixup"]), (v2.CutMix, settings["cutmix"]))
+        mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
+        self.mixer = v2.RandomChoice(mixers) if mixers else None
+
+    def build_model(self) -> Classifier:
+        settings = self.config["task"]
+        chosen = {name: settings[name] for name in ("dropout", "loss", "noise_q", "label_smoothing")}
+        return Classifier(self.build_backbone(Classifier.strides), len(self.labels), **chosen)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.config["teacher"]:
+            self.teacher = load_teacher(self.config["teacher"], self.labels, self.model)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, targets = batch.images.float(), batch.labels
+        if self.mixer:
+            images, targets = self.mixer(images, targets)
+        logits = self.model(self.model.preprocess(images))
+        found = {"class": self.model.loss(logits, targets)}
+        if self.teacher:
+            mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
+            found["class"] = (1 - mix) * found["class"]
+            # the same view for both, mixed pictures too (Beyer et al. 2022)
+            found["teacher"] = mix * distillation(logits, self.teacher(images), temperature)
+        return found
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of each class, (B, num_classes), for uint8 pictures (B, 3, R, R)."""
+        return self.model.postprocess(self.model(self.model.preprocess(images)))
+
+    def measure(self, batch: Batch) -> None:
+        scores = self.probabilities(batch.images)
+        best = scores.topk(min(TOP, len(self.labels))).indices
+        self.confusion.update(best[:, 0], batch.labels)
+        self.top5.update((best == batch.labels[:, None]).any(dim=1).float())
+        self.mistakes.add(batch, scores)
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        matrix = self.confusion.compute().double().cpu()
+        shown = matrix.sum(dim=1)
+        right = matrix.diagonal() / shown
+        found = {
+            "top1": float(matrix.trace() / matrix.sum()),
+            "top5": float(self.top5.compute()),
+            "class_mean": float(right[shown > 0].mean()),
+        }
+        if len(self.labels) <= PER_CLASS:
+            found |= {f"top1/{name}": float(r) for name, r, n in zip(self.labels, right, shown, strict=False) if n}
+        self.confusion.reset()
+        self.top5.reset()
+        self.mistakes.clear()
+        return found
+
+    def configure_callbacks(self) -> list[Callback]:
+        from tasks.classification.pictures import MistakePictures
+
+        return [MistakePictures()] if self.config["logger"]["pictures"] else []
+
+    def view(self, image: Tensor) -> Tensor:
+        """The centre of the picture, as validation sees it."""
+        return resize_box(image, centre_box(*image.shape[1:]), self.resolution)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        threshold = self.config["task"]["draw_threshold"]
+        scores, indices = self.probabilities(images).topk(min(TOP, len(self.labels)))
+        answers = []
+        for row, classes in zip(scores.tolist(), indices.tolist(), strict=True):
+            pairs = [(self.labels[i], round(s, 4)) for i, s in zip(classes, row, strict=True) if s >= threshold]
+            answers.append({"classes": [{"label": label, "score": score} for label, score in pairs]})
+        return answers
+
+    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+        return [{"classes": [{"label": self.labels[i]}]} for i in batch.labels.tolist()]
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        found = prediction["classes"][:1]
+        words = [f"{c['label']} {c['score']:.2f}" if "score" in c else c["label"] for c in found]
+        return captioned(image, words)

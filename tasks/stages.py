@@ -1,0 +1,84 @@
+"""Runs whose stages follow each other, each from the best weights of the one before: `stages` of an experiment."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backbones.errors import UserError
+from tasks.config import load_config, saved_groups
+
+PLAN = "stages.yaml"
+
+
+def has_plan(folder: str) -> bool:
+    """Whether this is the folder of a run in stages."""
+    return (Path(folder) / PLAN).exists()
+
+
+def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains the stages that are not finished yet, in folders of their own below the run's, and returns the
+    last one's metrics.json.
+
+    Raises:
+        UserError: as `train`; or the plan of a run to resume cannot be read.
+    """
+    from tasks.train import console, new_folder, train
+
+    if config["resume"] is None:
+        for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
+            load_config(stage_overrides(stage, overrides))
+        folder = new_folder(config)
+        plan = {"stages": config["stages"], "overrides": list(overrides)}
+        (folder / PLAN).write_text(yaml.safe_dump(plan, sort_keys=False))
+    else:
+        folder = Path(config["resume"])
+        plan = read_plan(folder)
+    content: dict[str, Any] = {}
+    before = None
+    for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
+        place = folder / f"{number}_{name}"
+        console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
+        content = finished(place)
+        if content:
+            console.print(f"{place} is finished")
+        elif (place / "checkpoints" / "last.ckpt").exists():
+            again = [f"resume={place}"]
+            content = train(load_config([*saved_groups(str(place)), *again]), again)
+        else:
+            shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before its first checkpoint
+            settings = load_config(stage_overrides(stage, plan["overrides"]))
+            settings |= {"stages": None, "resume": None, "name": f"{folder.name}/{place.name}"}
+            settings["paths"]["runs"] = str(folder.parent.parent)
+            settings["ckpt"] = before or settings["ckpt"]
+            content = train(settings)
+        if content["state"] != "finished":
+            break
+        before = str(place)
+    return content
+
+
+def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What is said on the command line goes for all stages, and above the experiment's own settings."""
+    groups = [o for o in overrides if o.startswith("experiment=")]
+    return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        plan = yaml.safe_load((folder / PLAN).read_text())
+        return {"stages": dict(plan["stages"]), "overrides": list(plan["overrides"])}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"resume={folder}: its {PLAN} cannot be read: {error}") from error
+
+
+def finished(place: Path) -> dict[str, Any]:
+    """The metrics.json of a stage that came to its end, else nothing."""
+    try:
+        content: dict[str, Any] = json.loads((place / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if content.get("state") == "finished" else {}

@@ -1,0 +1,201 @@
+"""Classification through the commands: what a run leaves behind, stages, teachers, frozen backbones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from backbones.errors import UserError
+from backbones.mobilenet_v1 import fold_norms
+from backbones.weights import read_weights
+from tasks.classification.model import Classifier
+from tasks.classification.teacher import load_teacher
+from tasks.config import load_config
+from tasks.run import execute
+from tasks.stages import train_stages
+from tests.conftest import command, shared
+
+TINY = (
+    *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
+    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress=false"),
+)
+WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
+
+
+@pytest.fixture(scope="module")
+def tree(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's clean pictures as ImageFolder wants them, with one that cannot be read."""
+    root = tmp_path_factory.mktemp("folders")
+    shutil.copytree(dogs / "Images", root / "train")
+    shutil.copytree(dogs / "Images", root / "val")
+    next((root / "train").rglob("*.jpg")).write_bytes(b"torn")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    mixing = ("task.mixup=0.2", "task.cutmix=1.0", "task.label_smoothing=0.1")
+    result = command(
+        *("run", "task=classification", *TINY, *mixing, f"data.root={tree}"),
+        *(f"paths.runs={runs}", "name=tiny", "data.max_bad=0.05"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "skipped 1 unreadable pictures" in result.stdout
+    return runs / "classification" / "tiny"
+
+
+def test_a_run_leaves_accuracies_and_pictures(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["primary"] == metrics["top1"] <= metrics["top5"]
+    per_class = [v for k, v in metrics.items() if k.startswith("top1/")]
+    assert len(per_class) == 12
+    assert np.mean(per_class) == pytest.approx(metrics["class_mean"])
+    events = EventAccumulator(str(run)).Reload().Tags()
+    assert {"confusion", "mistakes", "pictures"} == set(events["images"])
+    assert {"val/top1", "val/top5", "val/top1/n02110958-pug"} <= set(events["scalars"])
+    assert Image.open(run / "mistakes.png").width > 400
+
+
+def test_predict_and_test_mode_agree_with_the_run(run: Path, tree: Path, tmp_path: Path) -> None:
+    result = command("predict", f"ckpt={run}", f"input={tree / 'val' / 'n02110958-pug'}", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    scores = [c["score"] for c in rows[0]["classes"]]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    result = command("predict", f"ckpt={run}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "top5 " in x]
+    wanted = json.loads((run / "metrics.json").read_text())["metrics"]["top5"]
+    assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)
+
+
+def test_costs_without_data() -> None:
+    for arguments, madds, params in (
+        (("task=classification", "backbone.alpha=0.5", "backbone.rho=0.714"), 76_525, 1_331_592),
+        (("task=dogs", "task.resolution=192", "backbone.alpha=0.75"), None, 1_909_000),
+    ):
+        result = command("cost", *arguments, "format=json")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert madds is None or round(found["madds"] / 1000) == madds
+        assert found["params"] == pytest.approx(params, abs=1000 if madds is None else 0)
+
+
+def settings(dogs: Path, runs: Path, *more: str) -> list[str]:
+    return [*TINY, f"data.root={dogs}", "data=dogs", "data.web_labels=web_labels.json", f"paths.runs={runs}", *more]
+
+
+def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None:
+    """The web set's copies of test pictures are left out; a run whose second stage is lost repeats that one alone."""
+    weights = f"backbone.weights={shared(WEIGHTS)}"
+    more = ("experiment=dogs_noisy", weights, "name=two", "task.resolution=128", "task.near_test=0.94")
+    content = execute(settings(dogs, tmp_path, *more))
+    assert content["state"] == "finished"
+    folder = tmp_path / "dogs" / "two"
+    near = json.loads((folder / "1_noisy" / "near_test.json").read_text())
+    truth = json.loads((dogs / "web_truth.json").read_text())
+    copies = {path for path, subject in truth.items() if subject.startswith("Images/")}
+    assert {str(Path(p).relative_to(dogs)) for p in near} == copies
+
+    stages = [yaml.safe_load((folder / name / "config.yaml").read_text()) for name in ("1_noisy", "2_clean")]
+    assert [s["data"]["train"] for s in stages] == ["web", "list"]
+    assert [s["task"]["loss"] for s in stages] == ["generalized", "cross_entropy"]
+    assert stages[1]["ckpt"] == str(folder / "1_noisy")
+
+    first = (folder / "1_noisy" / "metrics.json").read_bytes()
+    shutil.rmtree(folder / "2_clean")
+    again = execute([f"resume={folder}"])
+    assert again["state"] == "finished"
+    assert (folder / "1_noisy" / "metrics.json").read_bytes() == first
+    assert (folder / "2_clean" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_mistake_in_a_stage_is_found_before_the_first(tmp_path: Path) -> None:
+    overrides = ["experiment=dogs_noisy", f"paths.runs={tmp_path}"]
+    config = load_config(overrides) | {"stages": {"a": ["seed=1"], "b": ["task.lss=1"]}}
+    with pytest.raises(UserError, match=r"unknown setting 'task\.lss'"):
+        train_stages(config, overrides)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("setting", ["trainer.freeze=true", "trainer.head_warmup=1"])
+def test_a_held_backbone_does_not_drift(setting: str, dogs: Path, tmp_path: Path) -> None:
+    weights = shared(WEIGHTS)
+    more = ("task=dogs", f"backbone.weights={weights}", setting, "name=held", "logger.pictures=0")
+    execute(settings(dogs, tmp_path, *more))
+    state = torch.load(tmp_path / "dogs" / "held" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in read_weights(weights).state.items():
+        torch.testing.assert_close(state[f"model.backbone.{name}"], tensor, rtol=0, atol=0)
+    torch.manual_seed(0)
+    assert float(state["model.head.weight"].std()) > 0
+
+
+def test_learning_rates_of_the_parts(dogs: Path, tmp_path: Path) -> None:
+    more = ("task=dogs", "trainer.backbone_lr=0.1", "name=rates", "logger.pictures=0", "trainer.optimizer=rmsprop")
+    execute(settings(dogs, tmp_path, *more))
+    path = tmp_path / "dogs" / "rates" / "checkpoints" / "last.ckpt"
+    groups = torch.load(path, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert sorted(g["initial_lr"] for g in groups) == pytest.approx([0.0002, 0.0002, 0.002, 0.002])
+
+
+def test_a_teacher_is_learned_from_and_not_saved(run: Path, tree: Path, tmp_path: Path) -> None:
+    more = (f"teacher={run}", "distill.mix=1.0", "distill.temperature=2", "backbone.alpha=0.5", "logger.pictures=0")
+    place = (f"data.root={tree}", f"paths.runs={tmp_path}", "name=student", "data.max_bad=0.05")
+    execute(["task=classification", *TINY, *more, *place])
+    content = torch.load(tmp_path / "classification" / "student" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not any("teacher" in name for name in content["state_dict"])
+    count = sum(v.numel() for k, v in content["state_dict"].items() if k.endswith("conv.weight"))
+    assert count < 900_000  # one backbone of alpha 0.5
+    result = command("predict", f"ckpt={tmp_path / 'classification' / 'student'}", "mode=test", f"root={tree}")
+    assert result.returncode == 0, result.stderr
+
+
+def student(labels: int) -> Classifier:
+    from backbones.mobilenet_v1 import MobileNetV1
+
+    torch.manual_seed(0)
+    return Classifier(MobileNetV1(0.25), labels).eval()
+
+
+def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    network = fold_norms(student(4))
+    path = tmp_path / "teacher.onnx"
+    example = (torch.zeros(2, 3, 64, 64),)
+    torch.onnx.export(network, example, str(path), dynamo=False, dynamic_axes={"x": {0: "batch"}}, input_names=["x"])
+    teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4))
+    images = torch.randint(0, 256, (3, 3, 64, 64)).float()
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="knows 4 classes, the data has 2"):
+        load_teacher(str(path), ["a", "b"], student(2))
+
+
+def test_teachers_that_cannot_be_had(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.onnx").write_bytes(b"no network")
+    for source, words in (
+        (tmp_path / "torn.onnx", "cannot be read"),
+        (tmp_path / "absent.onnx", "there is no such file"),
+        ("mobilenet_v99", "nor a network that timm knows"),
+        (run, "knows the classes"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            load_teacher(str(source), ["a", "b"], student(2))
+        assert "\n" not in str(error.value)
+
+
+def test_one_class_and_no_data(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree / "train" / "n02110958-pug", tmp_path / "one" / "train" / "pug")
+    for root, words in ((tmp_path / "one", r"has 1 class folders \(pug\)"), (tmp_path / "no", "there is no folder")):
+        with pytest.raises(UserError, match=words) as error:
+            execute(["task=classification", f"data.root={root}", *TINY, f"paths.runs={tmp_path}"])
+        assert "\n" not in str(error.value)
