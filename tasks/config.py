@@ -173,7 +173,7 @@ def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> 
             raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
         if isinstance(value, dict) and isinstance(defaults[name], dict):
             _check(defaults[name], value, f"{key}.")
-        elif name not in limits and defaults[name] in (None, MISSING) and value not in (None, MISSING):
+        elif name not in limits and defaults[name] in (None, MISSING) and isinstance(value, int | float):
             config[name] = str(value)  # a path or a name, even where it looks like a number
         elif value == MISSING:
             raise UserError(f"{key}=... must be given")
