@@ -295,7 +295,15 @@ def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> No
 def test_interrupted_by_hand(scenes: Path, tmp_path: Path) -> None:
     arguments = settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0")
     command_line = [sys.executable, "-m", "tasks.run", *arguments]
-    process = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command_line,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # whoever started the tests in the background made them deaf to it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     folder = tmp_path / "detection" / "ctrlc"
     while not (folder / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
