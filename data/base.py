@@ -55,11 +55,15 @@ class SuiteData(LightningDataModule):
         """The samples of a split."""
         raise NotImplementedError("a data format defines dataset")
 
-    def loader(self, split: Split) -> DataLoader:
-        """Batches of a split: shuffled and without the last incomplete batch where they train."""
+    def pictures(self, split: Split) -> Dataset:
+        """`dataset`, made once."""
         if split not in self.datasets:
             self.datasets[split] = self.dataset(split)
-        dataset = self.datasets[split]
+        return self.datasets[split]
+
+    def loader(self, split: Split) -> DataLoader:
+        """Batches of a split: shuffled and without the last incomplete batch where they train."""
+        dataset = self.pictures(split)
         train = split == "train"
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two pictures")

@@ -1,38 +1,47 @@
 """What all classification data sets share: samples, batches and loaders."""
 
+import hashlib
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.crops import Box, centre_box, random_box, read_crop
-from data.images import BadImage
+from data.crops import CENTRE, Box, centre_box, crop_decoded, random_box, read_crop
+from data.images import BadImage, read_image
+
+KEEP_BYTES = 2e9
 
 
 class Sample(NamedTuple):
-    """A picture and the index of its class; `box` confines what is looked at, in pixels of the file."""
+    """A picture and the index of its class, or a row of attributes (A,); `box` confines what is looked at, in pixels
+    of the file.
+    """
 
     path: Path
-    label: int
+    label: int | np.ndarray
     box: Box | None = None
 
 
 @dataclass
 class Batch:
-    """Pictures (B, 3, R, R) uint8 in channels_last and the indices of their classes (B,)."""
+    """Pictures (B, 3, R, R) uint8 in channels_last and the indices of their classes (B,), or attributes (B, A)."""
 
     images: Tensor
     labels: Tensor
     sizes: Tensor  # (B, 2) height and width of each file
     paths: list[str]
     bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+    rows: list[int] = field(default_factory=list)  # which samples of the split these are
+    views: list[int] = field(default_factory=list)  # and which of their views, where they have a fixed number
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """Used by Lightning to move the batch."""
@@ -54,24 +63,37 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         image.copy_(sample["image"].flip(2) if sample["mirror"] else sample["image"])
     return Batch(
         images=images,
-        labels=torch.tensor([s["label"] for s in samples]),
+        labels=torch.from_numpy(np.asarray([s["label"] for s in samples])),
         sizes=torch.tensor([s["size"] for s in samples]),
         paths=[s["path"] for s in samples],
         bad=[problem for s in samples for problem in s["bad"]],
+        rows=[s["row"] for s in samples],
+        views=[s["view"] for s in samples],
     )
 
 
 class ImageSet(Dataset[dict[str, Any]]):
     """Samples with a random crop and mirroring where `min_scale` says how small a crop may be, else the centre.
 
-    A picture that cannot be read is replaced by the next, and named in the batch.
+    With `views` a picture has that many crops, always the same, of which one is drawn each time. `keep` keeps decoded
+    pictures in memory. A picture that cannot be read is replaced by the next, and named in the batch.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], resolution: int, *, min_scale: float | None = None, flip: bool = False
+        self,
+        samples: Sequence[Sample],
+        resolution: int,
+        *,
+        min_scale: float | None = None,
+        flip: bool = False,
+        centre: float = CENTRE,
+        views: int = 0,
+        keep: bool = False,
     ) -> None:
         self.samples = list(samples)
         self.resolution, self.min_scale, self.flip = resolution, min_scale, flip
+        self.centre, self.views = centre, views
+        self.kept: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,32 +101,67 @@ class ImageSet(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         bad: list[tuple[str, str]] = []
         for step in range(len(self)):
-            sample = self.samples[(index + step) % len(self)]
+            row = (index + step) % len(self)
+            view = random.randrange(self.views) if self.views else 0
+            rng = random.Random(view + row * self.views) if self.views else random
+            sample = self.samples[row]
             try:
-                image, size = read_crop(sample.path, self.chooser(sample.box), self.resolution)
+                image, size = self.read(row, self.chooser(sample.box, rng))
             except BadImage as error:
                 bad.append(error.args)
                 continue
-            mirror = self.flip and bool(torch.rand(()) < 0.5)
+            mirror = self.flip and rng.random() < 0.5
             facts = {"label": sample.label, "path": str(sample.path), "size": size, "bad": bad}
-            return {"image": image, "mirror": mirror, **facts}
+            return {"image": image, "mirror": mirror, "row": row, "view": view, **facts}
         raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
 
-    def chooser(self, within: Box | None) -> Any:
+    def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
+        """A crop (3, R, R) of a sample's picture, and its file's height and width."""
+        path = self.samples[row].path
+        if self.kept is None:
+            return read_crop(path, choose, self.resolution)
+        if row not in self.kept:
+            side = 2 * self.resolution  # more than that, crops seldom show
+            image, size = read_image(path, side)
+            if min(image.shape[1:]) > side:
+                image = crop_decoded(image, size, lambda height, width: (0, 0, width, height), side)
+            self.kept[row] = image, size
+        image, size = self.kept[row]
+        return crop_decoded(image, size, choose, self.resolution), size
+
+    def chooser(self, within: Box | None, rng: Any = random) -> Any:
         """How to choose the crop of a picture from its height and width."""
         if self.min_scale is None:
-            return partial(centre_box, within=within)
-        return partial(random_box, min_scale=self.min_scale, within=within)
+            return partial(centre_box, within=within, share=self.centre)
+        return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
+
+    def fingerprint(self) -> str:
+        """Changes with anything that a view's pixels depend on, but for what is in the files."""
+        seen = hashlib.sha256(repr((self.resolution, self.min_scale, self.flip, self.centre, self.views)).encode())
+        for path, _, box in self.samples:
+            size = path.stat().st_size if path.exists() else 0
+            seen.update(f"{path.parent.name}/{path.name} {size} {box}\n".encode())
+        return seen.hexdigest()
 
 
 class ClassificationData(SuiteData):
     """Loaders of a classification data set; a format gives `labels` and `samples`."""
 
     def __init__(
-        self, root: str, resolution: int, *, min_scale: float = 0.35, flip: bool = True, **settings: Any
+        self,
+        root: str,
+        resolution: int,
+        *,
+        min_scale: float = 0.35,
+        flip: bool = True,
+        centre: float = CENTRE,
+        views: int = 0,
+        keep: bool | Literal["auto"] = False,
+        **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.resolution, self.min_scale, self.flip = resolution, min_scale, flip
+        self.centre, self.views, self.keep = centre, views, keep
 
     def samples(self, split: Split) -> list[Sample]:
         """The pictures of a split.
@@ -118,8 +175,10 @@ class ClassificationData(SuiteData):
         samples = self.samples(split)
         if not samples:
             raise UserError(f"{self.root}: the {split} split has no pictures")
+        keep = 20 * self.resolution**2 * len(samples) < KEEP_BYTES if self.keep == "auto" else self.keep
         if split == "train":
-            return ImageSet(samples, self.resolution, min_scale=self.min_scale, flip=self.flip)
-        return ImageSet(samples, self.resolution)
+            crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
+            return ImageSet(samples, self.resolution, keep=keep, **crops)
+        return ImageSet(samples, self.resolution, centre=self.centre, keep=keep)
 
     collate = staticmethod(collate)

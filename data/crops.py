@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -22,19 +23,20 @@ CENTRE = 7 / 8  # share of the shorter side that is looked at, as in most ImageN
 RATIO = (3 / 4, 4 / 3)
 
 
-def random_box(height: int, width: int, min_scale: float, within: Box | None = None) -> Box:
+def random_box(height: int, width: int, min_scale: float, within: Box | None = None, rng: Any = random) -> Box:
     """The crop of Inception's training: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
 
     The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the picture.
+    `rng` draws as the module `random` does, or is a `random.Random`.
     """
     left, top, right, bottom = within or (0, 0, width, height)
     width, height = int(right - left), int(bottom - top)
     for _ in range(10):
-        area = random.uniform(min_scale, 1) * width * height
-        ratio = math.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        area = rng.uniform(min_scale, 1) * width * height
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            x, y = left + random.randint(0, width - w), top + random.randint(0, height - h)
+            x, y = left + rng.randint(0, width - w), top + rng.randint(0, height - h)
             return x, y, x + w, y + h
     # as much of the middle as the ratios allow
     w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
@@ -42,10 +44,10 @@ def random_box(height: int, width: int, min_scale: float, within: Box | None = N
     return x, y, x + w, y + h
 
 
-def centre_box(height: int, width: int, within: Box | None = None) -> Box:
-    """The central square of 7/8 of the shorter side, or the smallest square around `within`, inside the picture."""
+def centre_box(height: int, width: int, within: Box | None = None, share: float = CENTRE) -> Box:
+    """The central square of `share` of the shorter side, or the smallest square around `within`, inside the picture."""
     if within is None:
-        side = CENTRE * min(height, width)
+        side = share * min(height, width)
         x, y = (width - side) / 2, (height - side) / 2
         return x, y, x + side, y + side
     left, top, right, bottom = within
@@ -100,8 +102,14 @@ def decode_crop(
         except ValueError:
             pass  # Pillow knows rarer kinds of JPEG, and forgives what is harmless
     image, (height, width) = read_image(path, 1 << 30, content=content)
-    box = choose(height, width)
-    return _resize(image.permute(1, 2, 0).numpy(), box, (height, width), resolution), (height, width)
+    return crop_decoded(image, (height, width), choose, resolution), (height, width)
+
+
+def crop_decoded(image: Tensor, size: tuple[int, int], choose: Callable[[int, int], Box], resolution: int) -> Tensor:
+    """`read_crop` of a picture (3, H, W) that is decoded already, at any scale; its file has the (height, width)
+    `size`.
+    """
+    return _resize(image.permute(1, 2, 0).numpy(), choose(*size), size, resolution)
 
 
 def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.demo.dogs import write_dogs
+from data.demo.faces import write_faces
 from data.demo.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,14 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo of Stanford Dogs with its web set."""
     root = tmp_path_factory.mktemp("data") / "dogs"
     write_dogs(root, train=3, test=2, web=4, copies=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo of faces: 20 people, of whom 4 are held out, 3 pictures each."""
+    root = tmp_path_factory.mktemp("data") / "faces"
+    write_faces(root, people=20, pictures=3)
     return root
 
 

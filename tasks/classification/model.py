@@ -1,6 +1,6 @@
 """A classifier: backbone, global average pool, dropout and one fully connected layer."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,29 +8,23 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
 
+Form = Literal["classes", "attributes", "embedding"]  # what a network says of a picture
 
-class Classifier(nn.Module):
-    """The network of the paper's Table 1: images (B, 3, H, W) to logits (B, num_classes)."""
 
+class PooledNet(nn.Module):
+    """The shape of the paper's Table 1: images (B, 3, H, W) to (B, outputs)."""
+
+    form: ClassVar[Form]
     strides = (32,)
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        dropout: float = 0.0,
-        *,
-        loss: Literal["cross_entropy", "generalized"] = "cross_entropy",
-        noise_q: float = 0.7,
-        label_smoothing: float = 0.0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
+        self.outputs = outputs
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.channels[-1], num_classes)
-        self.loss_name, self.noise_q, self.label_smoothing = loss, noise_q, label_smoothing
+        self.head = nn.Linear(backbone.channels[-1], outputs)
         mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in backbone.normalization)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -45,6 +39,25 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.embed(images)))
+
+
+class Classifier(PooledNet):
+    """Images to the logits (B, num_classes) of classes that exclude each other."""
+
+    form = "classes"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        dropout: float = 0.0,
+        *,
+        loss: Literal["cross_entropy", "generalized"] = "cross_entropy",
+        noise_q: float = 0.7,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(backbone, num_classes, dropout)
+        self.loss_name, self.noise_q, self.label_smoothing = loss, noise_q, label_smoothing
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, num_classes)."""

@@ -8,14 +8,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from data.base import Split
+from backbones.errors import UserError
+from data.base import Split, SuiteData
 from data.classification import Batch
 from data.crops import centre_box, resize_box
 from tasks.base import TaskModule
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
 from tasks.classification.model import Classifier
-from tasks.classification.teacher import Teacher, load_teacher
+from tasks.classification.teacher import Network, Teacher, teacher_of
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
 TOP = 5
@@ -46,7 +47,10 @@ class ClassificationTask(TaskModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.config["teacher"]:
-            self.teacher = load_teacher(self.config["teacher"], self.labels, self.model)
+            data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.teacher = teacher_of(self.config, self.labels, self.model, data)
+            if self.mixer and not isinstance(self.teacher, Network):
+                raise UserError("distill.cache and tables know whole pictures alone: set task.mixup=0 task.cutmix=0")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels
@@ -58,7 +62,7 @@ class ClassificationTask(TaskModule):
             mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
             found["class"] = (1 - mix) * found["class"]
             # the same view for both, mixed pictures too (Beyer et al. 2022)
-            found["teacher"] = mix * distillation(logits, self.teacher(images), temperature)
+            found["teacher"] = mix * distillation(logits, self.teacher(images, batch), temperature)
         return found
 
     def probabilities(self, images: Tensor) -> Tensor:

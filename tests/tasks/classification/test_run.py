@@ -172,12 +172,14 @@ def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
     path = tmp_path / "teacher.onnx"
     example = (torch.zeros(2, 3, 64, 64),)
     torch.onnx.export(network, example, str(path), dynamo=False, dynamic_axes={"x": {0: "batch"}}, input_names=["x"])
-    teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4))
+    with pytest.raises(UserError, match=r"does not say how pictures are normalized; set distill\.normalization"):
+        load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64)
+    teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64, "student")
     images = torch.randint(0, 256, (3, 3, 64, 64)).float()
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="knows 4 classes, the data has 2"):
-        load_teacher(str(path), ["a", "b"], student(2))
+        load_teacher(str(path), ["a", "b"], student(2), 64, "half")
 
 
 def test_teachers_that_cannot_be_had(run: Path, tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_teachers_that_cannot_be_had(run: Path, tmp_path: Path) -> None:
         (run, "knows the classes"),
     ):
         with pytest.raises(UserError, match=words) as error:
-            load_teacher(str(source), ["a", "b"], student(2))
+            load_teacher(str(source), ["a", "b"], student(2), 64)
         assert "\n" not in str(error.value)
 
 

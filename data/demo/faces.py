@@ -1,0 +1,138 @@
+"""A demo of face data: drawn portraits of made-up people, in the layouts of CelebA and of LFW.
+
+    python -m data.demo.faces datasets/drawn_faces
+
+Four fifths of the people are for training, the others are held out. A picture depends on (seed, person, number) alone.
+
+    img_align_celeba/000001.jpg  list_attr_celeba.txt  list_eval_partition.txt  identity_CelebA.txt
+    people/Drawn_001/Drawn_001_0001.jpg      the training people again, a folder each
+    lfw/Drawn_161/Drawn_161_0001.jpg         the held-out people, and pairs.txt: same and different, in ten folds
+"""
+
+import argparse
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from data.demo.portraits import ATTRIBUTES, Person, render
+
+VERSION = 1  # of the pictures: raise it when the same seed gives other ones
+PAIRS = 60  # at most, same and different each, in a fold
+
+
+def name(person: int) -> str:
+    return f"Drawn_{person + 1:03d}"
+
+
+def held_out(people: int) -> range:
+    return range(people - people // 5, people)
+
+
+def numbers(people: int, pictures: int, seed: int) -> np.ndarray:
+    """Which picture of CelebA's layout each (person, number) is, from 0: people are mixed there."""
+    return np.random.default_rng([seed, 2]).permutation(people * pictures).reshape(people, pictures)
+
+
+def write_person(root: Path, people: int, pictures: int, seed: int, person: int) -> list[dict[str, bool]]:
+    """Draws a person's pictures into both layouts, and returns their attributes."""
+    places = numbers(people, pictures, seed)[person]
+    look = Person.drawn(np.random.default_rng([seed, person]))
+    folder = root / ("lfw" if person in held_out(people) else "people") / name(person)
+    folder.mkdir(parents=True)
+    truths = []
+    for number in range(pictures):
+        rng = np.random.default_rng([seed, person, number])
+        picture, truth = render(look, rng)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=int(rng.integers(80, 95)))
+        (folder / f"{name(person)}_{number + 1:04d}.jpg").write_bytes(buffer.getvalue())
+        (root / "img_align_celeba" / f"{places[number] + 1:06d}.jpg").write_bytes(buffer.getvalue())
+        truths.append(truth)
+    return truths
+
+
+def write_celeba(root: Path, truths: list[list[dict[str, bool]]], seed: int) -> None:
+    """The three lists of CelebA; half of the held-out people validate, the others test."""
+    people, tests = len(truths), held_out(len(truths))
+    places = numbers(people, len(truths[0]), seed)
+    rows = [("", "", "")] * places.size
+    for person, pictures in enumerate(truths):
+        part = 0 if person not in tests else 1 if person < (tests.start + people) // 2 else 2
+        for place, truth in zip(places[person], pictures, strict=True):
+            values = " ".join(f"{1 if truth[a] else -1:2d}" for a in ATTRIBUTES)
+            rows[place] = values, str(part), str(person + 1)
+    heads = {
+        "list_attr_celeba.txt": f"{len(rows)}\n{' '.join(ATTRIBUTES)}\n",
+        "list_eval_partition.txt": "",
+        "identity_CelebA.txt": "",
+    }
+    for (file, head), column in zip(heads.items(), zip(*rows, strict=True), strict=True):
+        lines = [f"{i + 1:06d}.jpg {value}\n" for i, value in enumerate(column)]
+        (root / file).write_text(head + "".join(lines))
+
+
+def pair_lines(people: int, pictures: int, seed: int) -> Iterator[str]:
+    """LFW's pairs.txt: as many pairs of one person as of two in each fold, and no person in two folds."""
+    rng, persons = np.random.default_rng([seed, 1]), list(held_out(people))
+    groups = np.array_split(persons, min(10, len(persons) // 2))
+    folds = []
+    for group in groups:
+        numbers = range(1, pictures + 1)
+        same = [(name(p), a, b) for p in group for a, b in combinations(numbers, 2)]
+        other = [(name(p), a, name(q), b) for p, q in combinations(group, 2) for a in numbers for b in numbers]
+        folds.append((same, other))
+    count = min(PAIRS, *(len(pairs) for fold in folds for pairs in fold))
+    yield f"{len(folds)}\t{count}"
+    for fold in folds:
+        for pairs in fold:
+            for i in sorted(rng.permutation(len(pairs))[:count]):
+                yield "\t".join(map(str, pairs[i]))
+
+
+def is_complete(root: Path, info: dict[str, int]) -> bool:
+    try:
+        return json.loads((root / "demo.json").read_text()) == info
+    except (OSError, ValueError):
+        return False
+
+
+def write_faces(root: Path, *, people: int = 200, pictures: int = 10, seed: int = 0) -> None:
+    """Writes the demo set into `root`, unless it is there already; `pictures` are per person, people 10 or more.
+
+    It is drawn in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set.
+    """
+    info = {"version": VERSION, "people": people, "pictures": pictures, "seed": seed}
+    if is_complete(root, info):
+        return
+    if root.exists():
+        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
+    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
+    try:
+        (unfinished / "img_align_celeba").mkdir(parents=True)
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            draw = partial(write_person, unfinished, people, pictures, seed)
+            truths = list(pool.map(draw, range(people), chunksize=4))
+        write_celeba(unfinished, truths, seed)
+        (unfinished / "pairs.txt").write_text("\n".join([*pair_lines(people, pictures, seed), ""]))
+        (unfinished / "demo.json").write_text(json.dumps(info))
+        os.replace(unfinished, root)
+    except OSError:
+        if not is_complete(root, info):  # else another process was faster, with the same pictures
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, help="the folder to make")
+    write_faces(parser.parse_args().root)

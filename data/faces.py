@@ -1,0 +1,256 @@
+"""Pictures of faces with attributes: CelebA's layout (Liu et al. 2015), CSV tables, and folders without labels."""
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from backbones.errors import UserError
+from data.base import Split
+from data.classification import ClassificationData, Sample
+from data.demo.faces import write_faces
+from data.folders import SUFFIXES
+from data.rejects import Rejects
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = -1
+VALUES = {"1": 1, "0": 0, "-1": 0, "": UNKNOWN}
+PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}  # of CelebA
+
+
+class Table(NamedTuple):
+    """Names of A attributes, and the values (A,) int8 of each picture's: 1, 0, or -1 where nobody knows."""
+
+    names: list[str]
+    rows: dict[Path, np.ndarray]
+
+
+def read_rows(
+    source: Path, names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], folder: Path, max_bad: float
+) -> Table:
+    """Attributes of the pictures (name and values of each) in `folder`.
+
+    Raises:
+        UserError: too many rows have another value than 1, 0 and -1, or no picture, or come twice.
+    """
+    rejects, total = Rejects(source), 0
+    found: dict[Path, np.ndarray] = {}
+    there: dict[Path, set[str]] = {}  # pictures of each folder, listed once
+    for name, values in rows:
+        total += 1
+        path = folder / name
+        if path.parent not in there:
+            there[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+        wrong = next((v for v in values if v not in VALUES), None)
+        if wrong is not None:
+            rejects.add("with a value that is not 1, 0 or -1", f"{name}, {wrong}")
+        elif len(values) != len(names):
+            rejects.add(f"without {len(names)} values", f"{name}, {len(values)}")
+        elif path.name not in there[path.parent]:
+            rejects.add("without a picture", str(path))
+        elif path in found:
+            rejects.add("that repeat a picture", name)
+        else:
+            found[path] = np.array([VALUES[v] for v in values], np.int8)
+    rejects.report(total, max_bad)
+    return Table(list(names), found)
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def read_celeba(path: Path, folder: Path, max_bad: float) -> Table:
+    """list_attr_celeba.txt: the number of rows, the names, and for each picture 1 or -1.
+
+    Raises:
+        UserError: as `read_rows`; or it is absent or has no such head.
+    """
+    count, names, *lines = [*read_lines(path), "", ""]
+    if not count.strip().isdigit() or not names.split():
+        raise UserError(f"{path} should start with the number of pictures and a line of attribute names")
+    rows = [line.split() for line in lines if line.strip()]
+    if int(count) != len(rows):
+        log.warning("%s announces %s pictures and has %d", path, count.strip(), len(rows))
+    return read_rows(path, names.split(), ((row[0], row[1:]) for row in rows), folder, max_bad)
+
+
+def read_csv(path: Path, folder: Path, max_bad: float) -> Table:
+    """A CSV file whose first column names pictures and whose others, named in its header, are 0 or 1 or empty.
+
+    Raises:
+        UserError: as `read_rows`; or it is absent or has no header.
+    """
+    header, *rows = [*csv.reader(read_lines(path)), list[str]()]
+    names = [name.strip() for name in header[1:]]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{path} should have a header: the picture's column, then attributes of different names")
+    stripped = ((row[0], [value.strip() for value in row[1:]]) for row in rows if row)
+    return read_rows(path, names, stripped, folder, max_bad)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures in a folder and those in it.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"there are no pictures in {folder}")
+    return found
+
+
+class FacesData(ClassificationData):
+    """Pictures with rows of attributes as labels; a format gives `labels` and `table`.
+
+    Of the training pictures a share `labelled`, always the same, keeps its labels; the `rest` is dropped or trains
+    without. The pictures of the folder `unlabelled` join them without labels.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        labelled: float = 1.0,
+        rest: Literal["drop", "keep"] = "drop",
+        unlabelled: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.labelled, self.rest, self.unlabelled = labelled, rest, unlabelled
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        """The pictures of a split and their attributes."""
+        raise NotImplementedError("a data format defines table")
+
+    def samples(self, split: Split) -> list[Sample]:
+        samples = [Sample(path, values) for path, values in self.table(split).items()]
+        if split != "train":
+            return samples
+        unknown = np.full(len(self.labels), UNKNOWN, np.int8)
+        chosen = np.zeros(len(samples), bool)
+        order = np.random.default_rng(0).permutation(len(samples))
+        chosen[order[: round(self.labelled * len(samples))]] = True
+        if self.rest == "drop":
+            samples = [s for s, c in zip(samples, chosen, strict=True) if c]
+        else:
+            samples = [s if c else Sample(s.path, unknown) for s, c in zip(samples, chosen, strict=True)]
+        more = pictures_below(self.root / self.unlabelled) if self.unlabelled else []
+        return samples + [Sample(path, unknown) for path in more]
+
+
+class CelebAData(FacesData):
+    """`root`/img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."""
+
+    @cached_property
+    def _table(self) -> Table:
+        return read_celeba(self.root / "list_attr_celeba.txt", self.root / "img_align_celeba", self.max_bad)
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        path = self.root / "list_eval_partition.txt"
+        parts = dict(line.split()[:2] for line in read_lines(path) if len(line.split()) > 1)
+        if strange := next((n for n, part in parts.items() if part not in PARTS.values()), None):
+            raise UserError(f"{path}: {strange} is in part {parts[strange]}; it should be 0, 1 or 2")
+        return parts
+
+    @property
+    def labels(self) -> list[str]:
+        return self._table.names
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        return {p: v for p, v in self._table.rows.items() if self._parts.get(p.name) == PARTS[split]}
+
+
+class CsvFacesData(FacesData):
+    """A CSV file for each split below `root`, with paths relative to it; test is val where null."""
+
+    def __init__(self, root: str, resolution: int, *, train: str, val: str, test: str | None, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        self.files: dict[Split, str] = {"train": train, "val": val, "test": test or val}
+        self._tables: dict[str, Table] = {}
+
+    def _read(self, split: Split) -> Table:
+        name = self.files[split]
+        if name not in self._tables:
+            self._tables[name] = read_csv(self.root / name, self.root, self.max_bad)
+        return self._tables[name]
+
+    @property
+    def labels(self) -> list[str]:
+        return self._read("train").names
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        names, rows = self._read(split)
+        if names != self.labels:
+            raise UserError(f"{self.root / self.files[split]} has other attributes than {self.files['train']}")
+        return rows
+
+
+class FaceFolderData(FacesData):
+    """Pictures without labels, anywhere below `root`; a share `val` of them, always the same, validates.
+
+    What the attributes are called is said by `attributes` or else by the `teacher`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        val: float,
+        attributes: Sequence[str] | None,
+        teacher: str | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.val, self.attributes, self.teacher = val, attributes, teacher
+
+    @cached_property
+    def labels(self) -> list[str]:
+        if self.attributes:
+            return list(self.attributes)
+        if self.teacher is None:
+            raise UserError("pictures without labels need a teacher, or data.attributes=[names] to be predicted")
+        from tasks.classification.teacher import teacher_labels
+
+        return teacher_labels(self.teacher)
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        paths = pictures_below(self.root)
+        held = np.zeros(len(paths), bool)
+        held[np.random.default_rng(0).permutation(len(paths))[: max(1, round(self.val * len(paths)))]] = True
+        unknown = np.full(len(self.labels), UNKNOWN, np.int8)
+        return {p: unknown for p, h in zip(paths, held, strict=True) if h == (split != "train")}
+
+
+class DrawnFacesData(CelebAData):
+    """The demo: drawn faces in CelebA's layout, made in `root` on first use."""
+
+    def __init__(self, root: str, resolution: int, *, people: int, pictures: int, seed: int, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        self.counts = {"people": people, "pictures": pictures, "seed": seed}
+
+    def prepare_data(self) -> None:
+        draw_faces(self.root, self.counts)
+
+
+def draw_faces(root: Path, counts: dict[str, int]) -> None:
+    """Draws the demo set where it is not there yet."""
+    if not root.exists():
+        log.info("drawing %(people)d people, %(pictures)d pictures each", counts)
+    try:
+        write_faces(root, **counts)
+    except FileExistsError as error:
+        raise UserError(str(error)) from error

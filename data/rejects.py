@@ -1,0 +1,33 @@
+"""The account of rows of a table that are left out."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Rejects:
+    """Rows that are left out, counted by what is wrong with them; the first of each kind is named."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.count = 0
+        self.kinds: dict[str, list[Any]] = {}
+
+    def add(self, kind: str, row: str) -> None:
+        self.count += 1
+        self.kinds.setdefault(kind, [0, row])[0] += 1
+
+    def report(self, total: int, max_bad: float) -> None:
+        """Raises UserError where nothing is left of `total`, or too much is wrong."""
+        if not total:
+            raise UserError(f"{self.source} has no photos")
+        kinds = ", ".join(f"{count} {kind} (first: {row})" for kind, (count, row) in self.kinds.items())
+        message = f"{self.source}: {self.count} of {total} rows cannot be used: {kinds}"
+        if self.count == total or self.count > max_bad * total:
+            raise UserError(f"{message}; data.max_bad={max_bad:g} allows a share of that")
+        if self.count:
+            log.warning("%s", message)

@@ -1,0 +1,1 @@
+"""Face attributes and face embeddings."""

@@ -1,0 +1,50 @@
+"""At each validation: pictures that the worst attributes are wrong about, in TensorBoard and in the run folder."""
+
+from pathlib import Path
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+
+from data.base import SuiteData
+from data.classification import ImageSet
+from tasks.classification.mistakes import captioned
+from tasks.faces.task import FacesTask
+
+WORST, EACH, SIDE = 4, 4, 160  # attributes; pictures of either mistake; pixels
+
+
+class WorstAttributes(Callback):
+    """Draws before the task forgets what it measured: callbacks hear of the epoch's end first."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, FacesTask)
+        index, scores, labels = module.rows()  # from all ranks, so all must ask
+        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+        pictures = data.pictures("val")
+        assert isinstance(pictures, ImageSet)
+        precision = module.precisions(scores, labels).nan_to_num(2)
+        for place, i in enumerate(precision.argsort()[:WORST].tolist(), start=1):
+            page = mistakes_page(module.labels[i], scores[:, i], labels[:, i], index, pictures)
+            trainer.logger.experiment.add_image(f"worst/{place}", page, trainer.global_step)
+            write_png(page, str(Path(trainer.logger.log_dir) / f"worst-{place}.png"))
+
+
+def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, pictures: ImageSet) -> Tensor:
+    """Above, pictures that have the attribute and scored lowest, below, those without it that scored highest."""
+    cells = []
+    for truth, worst_first in ((1, scores), (0, -scores)):
+        of_truth = (labels == truth).nonzero()[:, 0]
+        rows = of_truth[worst_first[of_truth].argsort()][:EACH].tolist()
+        for row in rows:
+            image = pictures[int(index[row])]["image"][None].contiguous()
+            image = torch.nn.functional.interpolate(image, (SIDE, SIDE), mode="bilinear")[0]
+            cells.append(captioned(image, [f"{name} {scores[row]:.2f}", "has it" if truth else "has it not"]))
+        cells += [torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8)] * (EACH - len(rows))
+    return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)

@@ -1,0 +1,142 @@
+"""The task of face attributes: learned from labels, from a teacher, or from both."""
+
+from typing import Any
+
+import torch
+from lightning import Callback
+from torch import Tensor
+from torchmetrics.aggregation import CatMetric
+from torchmetrics.functional.classification import binary_calibration_error, multilabel_average_precision
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.classification import Batch
+from data.crops import centre_box, resize_box
+from tasks.base import TaskModule
+from tasks.classification.teacher import Teacher, teacher_of
+from tasks.faces.attributes import AttributeNet
+from tasks.faces.panel import beside
+
+SHOWN = 12  # attributes that are written beside a picture
+
+
+class FacesTask(TaskModule):
+    """Trains attributes; `primary` is the mean of the attributes' average precisions (Table 12)."""
+
+    primary = "map"
+    published_classes = 40  # CelebA
+    model: AttributeNet
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.measured = CatMetric()  # rows (N, 1 + 2 A): index in the split, scores, labels
+        self.teacher: Teacher | None = None
+
+    def build_model(self) -> AttributeNet:
+        return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.config["teacher"]:
+            data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.teacher = teacher_of(self.config, self.labels, self.model, data)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.model(self.model.preprocess(batch.images))
+        if not self.teacher:
+            return {"attribute": self.model.loss(logits, batch.labels)}
+        mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
+        soft = self.model.distillation(logits, self.teacher(batch.images, batch), temperature)
+        found = {"teacher": mix * soft}
+        if mix < 1:
+            found["attribute"] = (1 - mix) * self.model.loss(logits, batch.labels)
+        return found
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of each attribute, (B, A), for uint8 pictures (B, 3, R, R)."""
+        return self.model.postprocess(self.model(self.model.preprocess(images)))
+
+    def truth(self, batch: Batch) -> Tensor:
+        """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
+        labels = batch.labels.long()
+        if self.teacher and bool((labels < 0).any()):
+            labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
+        return labels
+
+    def measure(self, batch: Batch) -> None:
+        rows = torch.tensor(batch.rows, device=self.device)[:, None]
+        self.measured.update(torch.cat([rows, self.probabilities(batch.images), self.truth(batch)], dim=1))
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
+        _, scores, labels = self.rows()
+        self.measured.reset()
+        known = labels >= 0
+        precision = self.precisions(scores, labels)
+        if not bool(precision.isfinite().any()):
+            raise UserError(f"no {split} picture is known to have any of the attributes; they cannot be measured")
+        right = ((scores > 0.5) == (labels == 1))[known].float().mean()
+        found = {
+            "map": float(precision.nanmean()),
+            "accuracy": float(right),
+            "calibration_error": float(binary_calibration_error(scores[known], labels[known], n_bins=15)),
+        }
+        return found | {
+            f"ap/{name}": value
+            for name, value in zip(self.labels, precision.tolist(), strict=True)
+            if value == value  # an attribute that no picture has is left out
+        }
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What was measured, each picture once: indices (N,), scores (N, A), labels (N, A)."""
+        measured = self.measured.compute().float().cpu()
+        _, first = unique_rows(measured[:, 0])
+        count = len(self.labels)
+        index, scores, labels = measured[first].split([1, count, count], dim=1)
+        return index[:, 0].long(), scores, labels.long()
+
+    @staticmethod
+    def precisions(scores: Tensor, labels: Tensor) -> Tensor:
+        """Average precision (A,) of each attribute; nan where no picture is known to have it."""
+        found = multilabel_average_precision(
+            scores, labels, num_labels=scores.shape[1], average="none", ignore_index=-1, validate_args=False
+        )
+        return found.where((labels == 1).any(dim=0), torch.nan)
+
+    def configure_callbacks(self) -> list[Callback]:
+        from tasks.faces.pictures import WorstAttributes
+
+        return [WorstAttributes()] if self.config["logger"]["pictures"] else []
+
+    def view(self, image: Tensor) -> Tensor:
+        """The centre of the picture, as validation sees it."""
+        share = self.config["data"]["centre"]
+        return resize_box(image, centre_box(image.shape[1], image.shape[2], share=share), self.resolution)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        threshold = self.config["task"]["draw_threshold"]
+        answers = []
+        for row in self.probabilities(images).tolist():
+            pairs = sorted(zip(self.labels, row, strict=True), key=lambda pair: -pair[1])
+            found = [{"label": label, "score": round(score, 4)} for label, score in pairs if score >= threshold]
+            answers.append({"attributes": found})
+        return answers
+
+    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+        return [
+            {"attributes": [{"label": name} for name, v in zip(self.labels, row, strict=True) if v == 1]}
+            for row in batch.labels.tolist()
+        ]
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        found = prediction["attributes"][:SHOWN]
+        return beside(image, [f"{a['label']} {a['score']:.2f}" if "score" in a else a["label"] for a in found])
+
+    def describe(self, prediction: dict[str, Any]) -> str:
+        return ", ".join(f"{a['label']} {a['score']:.2f}" for a in prediction["attributes"] if a["score"] >= 0.5)
+
+
+def unique_rows(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted distinct values, and where each comes first: samplers of several processes repeat some pictures."""
+    values, inverse = torch.unique(index, return_inverse=True)
+    first = torch.full((len(values),), len(index)).scatter_reduce(0, inverse, torch.arange(len(index)), "amin")
+    return values, first

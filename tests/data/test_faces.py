@@ -1,0 +1,160 @@
+"""The drawn faces, the layouts of face attributes, and what is said of tables that are not right."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones.errors import UserError
+from data.classification import ImageSet, Sample, collate
+from data.demo.faces import write_faces
+from data.demo.portraits import ATTRIBUTES
+from data.faces import CelebAData, CsvFacesData, FaceFolderData
+
+WITH = {"workers": 0, "max_bad": 0.05}
+
+
+@pytest.fixture
+def copied(faces: Path, tmp_path: Path) -> Path:
+    """A copy of the demo to damage."""
+    return Path(shutil.copytree(faces, tmp_path / "faces"))
+
+
+def celeba(root: Path, **settings: object) -> CelebAData:
+    return CelebAData(str(root), 32, **(WITH | settings))  # type: ignore[arg-type]
+
+
+def rewrite(path: Path, line: int, old: str, new: str) -> None:
+    lines = path.read_text().splitlines()
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new, 1)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_pictures_depend_on_the_seed_alone(faces: Path, tmp_path: Path) -> None:
+    write_faces(tmp_path / "again", people=20, pictures=3)
+    files = sorted(p.relative_to(faces) for p in faces.rglob("*.*"))
+    assert len(files) == 2 * 60 + 5
+    for name in files:
+        assert (faces / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_layout_is_that_of_celeba(faces: Path) -> None:
+    count, names, *rows = (faces / "list_attr_celeba.txt").read_text().splitlines()
+    assert (int(count), tuple(names.split()), len(rows)) == (60, ATTRIBUTES, 60)
+    data = celeba(faces)
+    assert data.labels == list(ATTRIBUTES)
+    people = dict(line.split() for line in (faces / "identity_CelebA.txt").read_text().splitlines())
+    seen = [{people[s.path.name] for s in data.samples(split)} for split in ("train", "val", "test")]
+    assert [len(s) for s in seen] == [16, 2, 2]
+    assert not seen[0] & seen[1]
+    assert not seen[1] & seen[2]
+    for sample in data.samples("val"):
+        (row,) = [r.split()[1:] for r in rows if r.startswith(sample.path.name)]
+        assert np.asarray(sample.label).tolist() == [int(v == "1") for v in row]
+
+
+def test_a_count_that_disagrees_is_reported(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewrite(copied / "list_attr_celeba.txt", 0, "60", "202599")
+    assert len(celeba(copied).samples("train")) == 48
+    assert "announces 202599 pictures and has 60" in caplog.text
+
+
+def test_rows_that_cannot_be_used(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Few are left out and told of, each with its reason; more than data.max_bad stop the run."""
+    path = copied / "list_attr_celeba.txt"
+    rewrite(path, 2, " 1", " 2") if " 1" in path.read_text().splitlines()[2] else rewrite(path, 2, "-1", "2")
+    (copied / "img_align_celeba" / "000002.jpg").unlink()
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[-1], "000061.jpg 1"]) + "\n")
+    found = celeba(copied, max_bad=0.1)
+    assert sum(len(found.samples(split)) for split in ("train", "val", "test")) == 58
+    for words in (
+        "4 of 62 rows cannot be used",
+        "with a value that is not 1, 0 or -1 (first: 000001.jpg, 2)",
+        "without a picture (first: ",
+        "that repeat a picture (first: 000060.jpg)",
+        "without 12 values (first: 000061.jpg, 1)",
+    ):
+        assert words in caplog.text
+    with pytest.raises(UserError, match=r"data\.max_bad=0\.05 allows") as error:
+        celeba(copied).samples("train")
+    assert "\n" not in str(error.value)
+
+
+def test_lists_that_are_none(copied: Path) -> None:
+    (copied / "list_eval_partition.txt").write_text("000001.jpg 7\n")
+    with pytest.raises(UserError, match=r"000001\.jpg is in part 7; it should be 0, 1 or 2"):
+        celeba(copied).samples("train")
+    (copied / "list_eval_partition.txt").unlink()
+    with pytest.raises(UserError, match=r"list_eval_partition.txt cannot be read: No such file"):
+        celeba(copied).samples("train")
+    (copied / "list_attr_celeba.txt").write_text("")
+    with pytest.raises(UserError, match="should start with the number of pictures"):
+        _ = celeba(copied).labels
+
+
+def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
+    tenth = celeba(faces, labelled=0.25).samples("train")
+    assert len(tenth) == 12
+    mixed = celeba(faces, labelled=0.25, rest="keep", unlabelled="lfw").samples("train")
+    known = [s.path for s in mixed if np.asarray(s.label).min() >= 0]
+    assert len(mixed) == 48 + 12
+    assert known == [s.path for s in tenth]
+    assert {s.path.parent.parent.name for s in mixed[48:]} == {"lfw"}
+
+
+def csv_data(root: Path, content: str, **settings: object) -> CsvFacesData:
+    (root / "a.csv").write_text(content)
+    return CsvFacesData(str(root), 32, train="a.csv", val="a.csv", test=None, **(WITH | settings))  # type: ignore[arg-type]
+
+
+def test_csv(tmp_path: Path) -> None:
+    for name in ("a b.jpg", "c.jpg"):
+        Image.new("RGB", (40, 50)).save(tmp_path / name)
+    data = csv_data(tmp_path, 'file,hat, beard\n"a b.jpg",1,0\nc.jpg,,1\n')
+    assert data.labels == ["hat", "beard"]
+    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1]]
+    for content, words in (
+        ("file,hat\nc.jpg,2\n", r"with a value that is not 1, 0 or -1 \(first: c.jpg, 2\)"),
+        ("file,hat\nabsent.jpg,1\n", "without a picture"),
+        ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat a picture"),
+        ("file,hat,hat\nc.jpg,1,1\n", "attributes of different names"),
+        ("", "should have a header"),
+    ):
+        with pytest.raises(UserError, match=words):
+            csv_data(tmp_path, content).samples("train")
+
+
+def test_a_folder_without_labels(faces: Path) -> None:
+    settings = WITH | {"val": 0.1, "teacher": None}
+    data = FaceFolderData(str(faces / "people"), 32, attributes=["hat"], **settings)  # type: ignore[arg-type]
+    train, val = data.samples("train"), data.samples("val")
+    assert (len(train), len(val)) == (43, 5)
+    assert not {s.path for s in train} & {s.path for s in val}
+    assert all(np.asarray(s.label).tolist() == [-1] for s in train)
+    nameless = FaceFolderData(str(faces / "people"), 32, attributes=None, **settings)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"need a teacher, or data\.attributes"):
+        _ = nameless.labels
+
+
+def test_views_are_few_and_always_the_same(faces: Path) -> None:
+    samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:3]]
+    settings = {"min_scale": 0.3, "flip": True, "views": 2}
+    random.seed(0)
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    for keep in (False, True):
+        pictures = ImageSet(samples, 32, keep=keep, **settings)  # type: ignore[arg-type]
+        for i in [*range(3)] * 8:
+            batch = collate([pictures[i]])
+            key = batch.rows[0], batch.views[0]
+            first = seen.setdefault(key, batch.images)
+            assert (batch.images.int() - first.int()).abs().float().mean() < (6 if keep else 1e-9)
+    assert sorted(seen) == [(row, view) for row in range(3) for view in range(2)]
+    assert (seen[0, 0].int() - seen[0, 1].int()).abs().float().mean() > 10
+    other = ImageSet(samples, 32, **(settings | {"views": 3}))  # type: ignore[arg-type]
+    assert other.fingerprint() != pictures.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()  # type: ignore[arg-type]
