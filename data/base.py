@@ -61,17 +61,21 @@ class SuiteData(LightningDataModule):
             self.datasets[split] = self.dataset(split)
         return self.datasets[split]
 
+    def items(self, split: Split) -> int:
+        """How many pictures an item of the split's dataset brings."""
+        return 1
+
     def loader(self, split: Split) -> DataLoader:
         """Batches of a split: shuffled and without the last incomplete batch where they train."""
         dataset = self.pictures(split)
-        train = split == "train"
+        train, batch_size = split == "train", max(1, self.batch_size // self.items(split))
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two pictures")
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             shuffle=train,
-            drop_last=train and len(dataset) > self.batch_size,  # type: ignore[arg-type]
+            drop_last=train and len(dataset) > batch_size,  # type: ignore[arg-type]
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=self.collate,
@@ -93,7 +97,8 @@ class SuiteData(LightningDataModule):
         Raises:
             UserError: their share passes `data.max_bad`.
         """
-        bad, total = self.bad.setdefault(split, {}), len(self.datasets[split])  # type: ignore[arg-type]
+        bad = self.bad.setdefault(split, {})
+        total = len(self.datasets[split]) * self.items(split)  # type: ignore[arg-type]
         for path, reason in problems:
             if path not in bad:
                 bad[path] = reason

@@ -45,6 +45,7 @@ class TaskModule(LightningModule):
 
     primary: ClassVar[str]
     published_classes: ClassVar[int]
+    closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     model: nn.Module
 
     def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:
@@ -84,6 +85,10 @@ class TaskModule(LightningModule):
     def view(self, image: Tensor) -> Tensor:
         """What the model sees of a whole picture (3, H, W) uint8: (3, R, R). Here all of it, squeezed."""
         return resize(image, [self.resolution] * 2)
+
+    def compare_with(self, files: list[str], images: Tensor) -> None:
+        """Takes uint8 pictures (B, 3, R, R) of these files for `predict` to compare with."""
+        raise UserError(f"task={self.config['task']['name']} compares no pictures; leave out against")
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain

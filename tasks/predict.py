@@ -67,6 +67,13 @@ def predict(config: dict[str, Any]) -> None:
         module.config["task"]["draw_threshold"] = config["threshold"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
+    if config["against"]:
+        with torch.inference_mode():
+            known = read_pictures(find_pictures(config["against"]), module.resolution)
+            if not known:
+                raise UserError(f"against={config['against']}: none of these files can be read")
+            views = torch.stack([module.view(image) for image, _ in known.values()])
+            module.compare_with([str(file) for file in known], views.to(device))
     try:
         output.mkdir(parents=True, exist_ok=True)
         lines = (output / "predictions.jsonl").open("w")

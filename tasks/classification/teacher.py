@@ -19,6 +19,7 @@ from backbones.base import Normalization
 from backbones.errors import UserError
 from data.base import SuiteData
 from data.classification import Batch, ImageSet
+from data.identities import People
 from tasks.classification.model import Form, PooledNet
 
 Outputs = Callable[[Tensor], Tensor]
@@ -278,6 +279,7 @@ def teacher_of(settings: dict[str, Any], labels: Sequence[str], student: PooledN
     from tasks.classification.teacher_cache import Cached
 
     pictures, distill = data.pictures("train"), settings["distill"]
+    pictures = pictures.pictures if isinstance(pictures, People) else pictures
     assert isinstance(pictures, ImageSet)
     teacher = load_teacher(settings["teacher"], labels, student, pictures.resolution, distill["normalization"])
     if distill["cache"] is None or not teacher.by_view:

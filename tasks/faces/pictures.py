@@ -1,7 +1,8 @@
-"""At each validation: pictures that the worst attributes are wrong about, in TensorBoard and in the run folder."""
+"""At each validation: what attributes and embeddings get most wrong, in TensorBoard and in the run folder."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -13,9 +14,12 @@ from torchvision.utils import make_grid
 from data.base import SuiteData
 from data.classification import ImageSet
 from tasks.classification.mistakes import captioned
+from tasks.faces.embedding_task import EmbeddingTask
 from tasks.faces.task import FacesTask
+from tasks.faces.verification import Roc
 
 WORST, EACH, SIDE = 4, 4, 160  # attributes; pictures of either mistake; pixels
+MOST = 3000  # pictures among which hard pairs are looked for
 
 
 class WorstAttributes(Callback):
@@ -43,8 +47,65 @@ def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, pict
         of_truth = (labels == truth).nonzero()[:, 0]
         rows = of_truth[worst_first[of_truth].argsort()][:EACH].tolist()
         for row in rows:
-            image = pictures[int(index[row])]["image"][None].contiguous()
-            image = torch.nn.functional.interpolate(image, (SIDE, SIDE), mode="bilinear")[0]
+            image = shown(pictures, int(index[row]))
             cells.append(captioned(image, [f"{name} {scores[row]:.2f}", "has it" if truth else "has it not"]))
         cells += [torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8)] * (EACH - len(rows))
     return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)
+
+
+def shown(pictures: ImageSet, row: int) -> Tensor:
+    """A picture of the split, (3, SIDE, SIDE) uint8."""
+    image = pictures[row]["image"][None].contiguous()
+    return torch.nn.functional.interpolate(image, (SIDE, SIDE), mode="bilinear")[0]
+
+
+class HardPairs(Callback):
+    """Draws the ROC curve, the least alike pictures of one person and the most alike of two."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, EmbeddingTask)
+        index, people, vectors = module.rows()  # from all ranks, so all must ask
+        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+        pictures = data.pictures("val")
+        assert isinstance(pictures, ImageSet)
+        pages = {
+            "roc": roc_picture(Roc.of(vectors, people)),
+            "hard_pairs": pairs_page(index[:MOST], people[:MOST], vectors[:MOST], pictures),
+        }
+        for name, page in pages.items():
+            trainer.logger.experiment.add_image(name, page, trainer.global_step)
+            write_png(page.contiguous(), str(Path(trainer.logger.log_dir) / f"{name}.png"))
+
+
+def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, pictures: ImageSet) -> Tensor:
+    """Above, the least alike pairs of one person, below, the most alike of two."""
+    cosine = vectors @ vectors.T
+    first, second = np.triu_indices(len(people), 1)
+    cosine, same = cosine[first, second], people[first] == people[second]
+    cells = []
+    for wanted, sign, words in ((same, 1, "one person"), (~same, -1, "two people")):
+        found = np.flatnonzero(wanted)
+        for i in found[np.argsort(sign * cosine[found])[:EACH]]:
+            pair = torch.cat([shown(pictures, int(index[j])) for j in (first[i], second[i])], dim=2)
+            cells.append(captioned(pair, [f"{words}, similarity {cosine[i]:.2f}"]))
+        cells += [torch.full((3, SIDE, 2 * SIDE), 255, dtype=torch.uint8)] * (EACH - min(EACH, len(found)))
+    return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)
+
+
+def roc_picture(roc: Roc) -> Tensor:
+    """True against false accepts, the latter on a logarithmic axis, (3, H, W) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(np.maximum(roc.far, 0.5 / max(roc.impostor, 1)), roc.tar)
+    axes.set(
+        xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), xlim=(max(1e-6, 1 / roc.impostor), 1)
+    )
+    axes.grid(alpha=0.4)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)

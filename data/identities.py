@@ -1,0 +1,165 @@
+"""Pictures of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled pictures to distil on."""
+
+import logging
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from backbones.errors import UserError
+from data.base import Split
+from data.classification import Batch, ClassificationData, ImageSet, Sample, collate
+from data.faces import draw_faces, pictures_below, read_lines
+from data.folders import class_folders
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = -1
+
+
+class Pairs(NamedTuple):
+    """Pairs of pictures (P, 2) by their rows in the split, whether each shows one person (P,), and its fold (P,)."""
+
+    rows: np.ndarray
+    same: np.ndarray
+    folds: np.ndarray
+
+
+def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
+    """LFW's pairs.txt: folds and pairs a fold, then `name a b` for one person's and `name a name b` for two people's
+    pictures, which are the files name/name_000a.
+
+    Raises:
+        UserError: it is absent or not of that form, or names a person or picture that is not among the samples.
+    """
+    head, *lines = [*read_lines(path), ""]
+    numbers = head.split()
+    if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
+        raise UserError(f"{path} should start with the number of folds and of pairs in each")
+    count, size = map(int, numbers)
+    row = {(s.path.parent.name, s.path.stem): i for i, s in enumerate(samples)}
+    people = {person for person, _ in row}
+
+    def find(line: int, person: str, number: str) -> int:
+        if person not in people:
+            raise UserError(f"{path}, line {line}: there are no pictures of {person}")
+        if not number.isdigit() or (person, f"{person}_{int(number):04d}") not in row:
+            raise UserError(f"{path}, line {line}: {person} has no picture number {number}")
+        return row[person, f"{person}_{int(number):04d}"]
+
+    rows, same = [], []
+    for line, text in enumerate(lines, start=2):
+        words = text.split()
+        if len(words) not in (0, 3, 4):
+            raise UserError(f"{path}, line {line}: should be `name a b` or `name a name b`, not {text[:60]!r}")
+        if words:
+            first, second = words[:2], (words[0], words[2]) if len(words) == 3 else words[2:]
+            rows.append((find(line, *first), find(line, *second)))
+            same.append(len(words) == 3)
+    if len(rows) != 2 * count * size or count < 2:
+        raise UserError(f"{path} announces {count} folds of {size} + {size} pairs and has {len(rows)} pairs")
+    return Pairs(np.array(rows), np.array(same), np.arange(len(rows)) // (2 * size))
+
+
+class People(Dataset[list[dict[str, Any]]]):
+    """An item is `each` different pictures of one person, drawn anew each time; a person who has fewer repeats some."""
+
+    def __init__(self, pictures: ImageSet, each: int) -> None:
+        self.pictures, self.each = pictures, each
+        self.rows: dict[int, list[int]] = {}
+        for row, sample in enumerate(pictures.samples):
+            self.rows.setdefault(int(sample.label), []).append(row)
+        self.slots = [person for person, rows in self.rows.items() for _ in range(max(1, len(rows) // each))]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        rows = self.rows[self.slots[index]]
+        chosen = random.sample(rows, min(self.each, len(rows)))
+        return [self.pictures[row] for row in [*chosen, *random.choices(rows, k=self.each - len(chosen))]]
+
+
+def collate_people(samples: Sequence[Any]) -> Batch:
+    """Batches pictures, or people with several pictures each."""
+    return collate([s for item in samples for s in item] if isinstance(samples[0], list) else samples)
+
+
+class IdentityData(ClassificationData):
+    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of pictures of nobody knows whom.
+
+    `pairs` is LFW's pairs.txt for val and test. `each` pictures of a person come together in training. Nothing but
+    numbers is known of the people later on.
+
+    Raises:
+        UserError: a folder is absent or has fewer than two people.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str,
+        val: str,
+        test: str | None = None,
+        pairs: str | None = None,
+        each: int = 1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.folders: dict[Split, str] = {"train": train, "val": val, "test": test or val}
+        self.pairs_file, self.each = pairs, each
+
+    @cached_property
+    def _train(self) -> dict[str, list[Path]]:
+        """People and their pictures; nobody where the pictures are in no folders."""
+        folder = self.root / self.folders["train"]
+        if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
+            return {}
+        return class_folders(folder)
+
+    @property
+    def labels(self) -> list[str]:
+        """A number for each person of the training split: their names are nobody's business."""
+        return [str(i) for i in range(len(self._train))]
+
+    def samples(self, split: Split) -> list[Sample]:
+        found = self._train if split == "train" else class_folders(self.root / self.folders[split])
+        if not found:
+            return [Sample(path, UNKNOWN) for path in pictures_below(self.root / self.folders[split])]
+        return [Sample(path, i) for i, paths in enumerate(found.values()) for path in paths]
+
+    def dataset(self, split: Split) -> Dataset:  # type: ignore[override]  # of people, not of pictures
+        pictures = super().dataset(split)
+        if split != "train" or self.each == 1:
+            return pictures
+        if not self._train:
+            raise UserError(f"{self.root / self.folders['train']} has no folders of people; set data.each=1")
+        return People(pictures, self.each)
+
+    def items(self, split: Split) -> int:
+        return self.each if split == "train" else 1
+
+    def pairs(self, split: Split) -> Pairs | None:
+        """LFW's pairs of a split, where they are given."""
+        if self.pairs_file is None or split == "train":
+            return None
+        return read_pairs(self.root / self.pairs_file, self.samples(split))
+
+    collate = staticmethod(collate_people)
+
+
+class DrawnIdentityData(IdentityData):
+    """The demo: drawn people in LFW's layout, made in `root` on first use."""
+
+    def __init__(self, root: str, resolution: int, *, people: int, pictures: int, seed: int, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        self.counts = {"people": people, "pictures": pictures, "seed": seed}
+
+    def prepare_data(self) -> None:
+        draw_faces(self.root, self.counts)
