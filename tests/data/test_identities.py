@@ -1,0 +1,89 @@
+"""Folders of people, LFW's pairs, and what is said of pairs that are not right."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from data.identities import IdentityData, People
+
+
+def data(root: Path, **settings: object) -> IdentityData:
+    folders = {"train": "people", "val": "lfw", "pairs": "pairs.txt", "workers": 0}
+    return IdentityData(str(root), 32, **(folders | settings))  # type: ignore[arg-type]
+
+
+def test_people_are_numbers_and_pairs_are_those_of_the_file(faces: Path) -> None:
+    found = data(faces)
+    assert found.labels == [str(i) for i in range(16)]
+    samples = found.samples("val")
+    pairs = found.pairs("val")
+    assert pairs is not None
+    head, *lines = (faces / "pairs.txt").read_text().splitlines()
+    folds, size = map(int, head.split())
+    assert len(lines) == 2 * folds * size == len(pairs.rows)
+    assert Counter(pairs.folds.tolist()) == dict.fromkeys(range(folds), 2 * size)
+    for line, rows, same in zip(lines, pairs.rows, pairs.same, strict=True):
+        words = line.split()
+        a, b = (samples[i] for i in rows)
+        assert (len(words) == 3) == same == (a.label == b.label)
+        assert a.path.stem == f"{words[0]}_{int(words[1]):04d}"
+        assert b.path.stem == f"{words[-2] if not same else words[0]}_{int(words[-1]):04d}"
+    people = [{samples[i].label for i in pairs.rows[pairs.folds == fold].ravel()} for fold in range(folds)]
+    assert not set.intersection(*people)
+    assert found.pairs("train") is None
+
+
+def test_a_batch_has_several_pictures_of_each_person(faces: Path) -> None:
+    found = data(faces, each=2, batch_size=8)
+    loader = found.train_dataloader()
+    assert isinstance(found.pictures("train"), People)
+    batches = list(loader)
+    assert len(batches) == 16 * (3 // 2) // 4
+    for batch in batches:
+        assert len(batch.images) == 8
+        assert Counter(batch.labels.tolist()) == dict.fromkeys(batch.labels.tolist(), 2)
+        assert len(set(batch.paths)) == 8
+    many = People(found.pictures("train").pictures, 5)[0]  # type: ignore[attr-defined]  # more than there are
+    assert len(many) == 5
+    assert {m["label"] for m in many} == {many[0]["label"]}
+
+
+def test_pictures_of_nobody_knows_whom(faces: Path) -> None:
+    found = data(faces, train="img_align_celeba")
+    assert found.labels == []
+    assert {s.label for s in found.samples("train")} == {-1}
+    with pytest.raises(UserError, match=r"has no folders of people; set data\.each=1"):
+        data(faces, train="img_align_celeba", each=4).dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("line", "content", "words"),
+    [
+        (1, "Nobody\t1\t2", "line 2: there are no pictures of Nobody"),
+        (1, "Drawn_017\t1\t9", "line 2: Drawn_017 has no picture number 9"),
+        (2, "Drawn_017\t1\tNobody\t2", "line 3: there are no pictures of Nobody"),
+        (2, "Drawn_017", "line 3: should be"),
+        (1, "", "announces"),
+        (0, "ten", "should start with the number of folds"),
+    ],
+)
+def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(faces, tmp_path / "faces"))
+    lines = (root / "pairs.txt").read_text().splitlines()
+    lines[line] = content
+    (root / "pairs.txt").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=words) as error:
+        data(root).pairs("val")
+    assert str(root / "pairs.txt") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_that_are_not_there(faces: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        data(faces, val="nowhere").samples("val")
+    with pytest.raises(UserError, match=r"pairs.txt cannot be read: No such file"):
+        data(faces, pairs="no/pairs.txt").pairs("val")
+    assert data(faces, pairs=None).pairs("val") is None
