@@ -13,6 +13,7 @@ from backbones.errors import UserError
 Vectors = npt.NDArray[np.float32]
 
 FLAT_MOST, IVF_MOST = 100_000, 5_000_000
+KINDS = ("flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "ivf_pq", "hnsw")
 TRAINING_PER_LIST = 50  # vectors that an inverted list's centre is learnt from; FAISS asks for 39 or more
 
 
@@ -26,6 +27,8 @@ def factory_string(wanted: str, count: int, dim: int) -> str:
     known = {
         "flat": "Flat",
         "ivf_flat": f"IVF{lists},Flat",
+        "ivf_sq8": f"IVF{lists},SQ8",
+        "ivf_rabitq": f"IVF{lists},RaBitQ4",  # four bits a dimension (Gao et al. 2024)
         "ivf_pq": f"OPQ{pieces},IVF{lists},PQ{pieces}",
         "hnsw": "HNSW32,Flat",
     }
@@ -41,9 +44,7 @@ def make_index(factory: str, dim: int) -> Any:
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise UserError(
-            f"index={factory} is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name of one"
-        ) from error
+        raise UserError(f"index={factory} is neither auto, {', '.join(KINDS)} nor FAISS's name of one") from error
     if isinstance(index, faiss.IndexPreTransform):
         chain: Any = index.chain
         for i in range(chain.size()):

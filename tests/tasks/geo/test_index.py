@@ -35,7 +35,9 @@ def test_an_index_is_chosen_by_size() -> None:
     assert factory_string("ivf_flat", 100, 256) == "IVF2,Flat"  # no more lists than there are photos for
 
 
-@pytest.mark.parametrize("wanted", ["flat", "ivf_flat", "hnsw", "IVF16,SQfp16", "OPQ8,IVF16,PQ8x4"])
+@pytest.mark.parametrize(
+    "wanted", ["flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "hnsw", "IVF16,SQfp16", "OPQ8,IVF16,PQ8x4"]
+)
 def test_every_kind_finds_and_costs_what_it_says(wanted: str, tmp_path: Path) -> None:
     vectors, queries = clustered(2000), clustered(100, seed=1)
     sizes = []
@@ -71,7 +73,10 @@ def test_reading_maps_the_bulk(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(UserError, match="index=tree is neither auto, flat, ivf_flat, ivf_pq, hnsw nor FAISS's name"):
+    with pytest.raises(
+        UserError,
+        match="index=tree is neither auto, flat, ivf_flat, ivf_sq8, ivf_rabitq, ivf_pq, hnsw nor FAISS's name",
+    ):
         make_index("tree", DIM)
     index = make_index("IVF64,Flat", DIM)
     with pytest.raises(UserError, match="index=IVF64,Flat cannot be trained on 10 photos; index=flat needs no"):
