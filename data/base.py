@@ -79,8 +79,17 @@ class SuiteData(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=self.collate,
-            pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            pin_memory=self.pinned,
         )
+
+    @property
+    def pinned(self) -> bool:
+        """Whether batches go to a GPU."""
+        return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
+
+    def count(self, split: Split) -> float:
+        """How many pictures a split has."""
+        return len(self.datasets[split]) * self.items(split)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train")
@@ -97,8 +106,7 @@ class SuiteData(LightningDataModule):
         Raises:
             UserError: their share passes `data.max_bad`.
         """
-        bad = self.bad.setdefault(split, {})
-        total = len(self.datasets[split]) * self.items(split)  # type: ignore[arg-type]
+        bad, total = self.bad.setdefault(split, {}), self.count(split)
         for path, reason in problems:
             if path not in bad:
                 bad[path] = reason

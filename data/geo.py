@@ -20,7 +20,7 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.images import BadImage, read_image
 from data.rejects import Rejects
-from tasks.geo.cells import Hierarchy, PartitionSettings
+from tasks.geo.cells import Hierarchy, Partition, PartitionSettings
 from tasks.geo.s2 import Floats, Ints
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Batch:
     positions: Tensor
     cells: Tensor
     sizes: Tensor  # (B, 2) height and width of each file
-    rows: Tensor  # (B,) index in the split
+    rows: Tensor  # (B,) index in the split, -1 in a stream
     bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
@@ -176,6 +176,12 @@ class Batch:
         for name in ("images", "positions", "cells", "sizes", "rows"):
             setattr(self, name, getattr(self, name).pin_memory())
         return self
+
+
+def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], row: int) -> dict[str, Any]:
+    """What `collate` wants of a photo."""
+    where = {"positions": torch.from_numpy(position).float(), "cells": torch.from_numpy(cells)}
+    return {"images": image, **where, "sizes": torch.tensor(size), "rows": torch.tensor(row)}
 
 
 class GeoSet(Dataset[dict[str, Any]]):
@@ -200,9 +206,8 @@ class GeoSet(Dataset[dict[str, Any]]):
             except BadImage as error:
                 bad.append(error.args)
                 continue
-            position, cells = torch.from_numpy(self.places.positions[row]), torch.from_numpy(self.cells[row])
-            sample = {"images": self.transforms(image), "positions": position.float(), "cells": cells}
-            return sample | {"sizes": torch.tensor(size), "rows": torch.tensor(row), "bad": bad}
+            found = sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
+            return found | {"bad": bad}
         raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
 
     def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
@@ -222,8 +227,8 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
 class GeoData(SuiteData):
     """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`.
 
-    The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions; photos in
-    no cell of the finest do not train. The test split is val's where null.
+    The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions, or read from
+    the files `partition`; photos in no cell of the finest do not train. The test split is val's where null.
 
     Raises:
         UserError: a split is absent or unusable, or the settings leave no cell.
@@ -242,6 +247,7 @@ class GeoData(SuiteData):
         min_photos: int,
         min_level: int = 0,
         max_level: int = 30,
+        partition: Sequence[str] | str | None = None,
         crop: float = 1.0,
         flip: bool = False,
         photometric: float = 0.0,
@@ -253,6 +259,7 @@ class GeoData(SuiteData):
         self.sources = {"train": train, "val": val, "test": test or val, "gallery": gallery or train}
         counts = [max_photos] if isinstance(max_photos, int) else max_photos
         self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
+        self.files = [partition] if isinstance(partition, str) else list(partition or ())
         self.augmentation = (crop, flip, photometric)
         self.cache = cache
         self._places: dict[str, Places] = {}
@@ -268,6 +275,8 @@ class GeoData(SuiteData):
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The partitions, coarse to fine."""
+        if self.files:
+            return Hierarchy(tuple(Partition.load(self.root / file) for file in self.files))
         latitude, longitude = self.places("train").positions.T
         return Hierarchy.build(latitude, longitude, self.settings)
 
@@ -282,10 +291,15 @@ class GeoData(SuiteData):
             kept = np.flatnonzero(cells[:, -1] >= 0)
             log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
-        steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
-        # random crops are enlarged, so they want more pixels than the network's input has
-        size = self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
+        steps, size = self.view(split)
         cache = len(places) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
         return GeoSet(places, cells, size, steps, cache)
+
+    def view(self, split: str) -> tuple[v2.Compose, int]:
+        """How a split's photos are transformed, and the pixels that their sides should have before that."""
+        train = split == "train"
+        steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
+        # random crops are enlarged, so they want more pixels than the network's input has
+        return steps, self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
 
     collate = staticmethod(collate)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from data.tar import is_member, read_member
+
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
@@ -33,6 +35,8 @@ def read_image(
         BadImage: the file is absent, truncated or not a picture.
     """
     try:
+        if content is None and is_member(path):
+            content = read_member(path)
         with Image.open(path if content is None else io.BytesIO(content)) as file:
             width, height = file.size
             file.draft("RGB", (at_least, at_least))

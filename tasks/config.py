@@ -127,9 +127,9 @@ def saved_groups(run: str) -> list[str]:
 
 
 def _quoted(override: str) -> str:
-    """Paths may hold brackets and spaces, which mean something else to Hydra."""
+    """Paths and names of shards may hold brackets and spaces, which mean something else to Hydra."""
     key, equals, value = override.partition("=")
-    if key not in PATHS or not equals or value[:1] in ("'", '"') or value == "null":
+    if (key not in PATHS and ".tar" not in value) or not equals or value[:1] in ("'", '"') or value == "null":
         return override
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{escaped}'"

@@ -1,0 +1,273 @@
+"""Classification on WebDataset tar shards, and what all tasks on shards share."""
+
+import itertools
+import json
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.classification import ClassificationData, ImageSet
+from data.crops import decode_crop
+from data.images import BadImage
+from data.tar import BadShard, Record, find_shards, is_address, read_records
+
+log = logging.getLogger(__name__)
+
+Decode = Callable[[Record], dict[str, Any] | None]
+
+
+class ShardSet(IterableDataset[dict[str, Any]]):
+    """What `decode` makes of the samples of shards, with what went wrong under `bad`; None is left out.
+
+    Each of the readers (loader processes of all ranks) takes every n-th shard or, where the shards are too few,
+    every n-th sample. With a `share` a reader gives that many samples an epoch, going round as often as it takes, in
+    random order: shards are shuffled, and samples within a buffer of `shuffle`. Without, all samples come once.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        decode: Decode,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        share: int | None = None,
+        shuffle: int = 0,
+    ) -> None:
+        self.shards, self.decode = list(shards), decode
+        self.rank, self.ranks = rank, ranks
+        self.share, self.shuffle = share, shuffle
+        self.random: random.Random | None = None
+        self.length: int | None = None  # of an epoch of all the readers of this rank
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("nobody knows how many samples the shards have")
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        reader, readers = self.rank, self.ranks
+        if worker:
+            reader, readers = self.rank * worker.num_workers + worker.id, self.ranks * worker.num_workers
+        self.random = self.random or random.Random(torch.initial_seed())
+        bad: list[tuple[str, str]] = []
+        samples = self._decoded(reader, readers, bad)
+        if self.share is not None:
+            samples = itertools.islice(samples, self.share)
+        held = None  # one behind, so that what is wrong with the last shard is told as well
+        for sample in samples:
+            if held:
+                yield held
+            held = sample | {"bad": [*bad]}
+            bad.clear()
+        if held:
+            held["bad"] += bad
+            yield held
+
+    def _decoded(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        while True:
+            count = 0
+            for record in self._shuffled(self._records(reader, readers, bad)):
+                try:
+                    sample = self.decode(record)
+                except BadImage as error:
+                    bad.append(error.args)
+                    continue
+                if sample is not None:
+                    count += 1
+                    yield sample
+            if self.share is None:
+                return
+            if not count:
+                example = f": {': '.join(bad[0])}" if bad else ""
+                raise UserError(f"no picture of the {len(self.shards)} shards can be trained on{example}")
+
+    def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
+        by_shard = len(self.shards) >= readers
+        own = self.shards[reader::readers] if by_shard else [*self.shards]
+        if self.share is not None:
+            self.random.shuffle(own)  # type: ignore[union-attr]
+        for shard in own:
+            try:
+                records = read_records(shard)
+                yield from records if by_shard else itertools.islice(records, reader, None, readers)
+            except BadShard as error:
+                bad.append(error.args)
+
+    def _shuffled(self, records: Iterator[Record]) -> Iterator[Record]:
+        buffer: list[Record] = []
+        for record in records:
+            if len(buffer) < self.shuffle:
+                buffer.append(record)
+                continue
+            if buffer:
+                at = self.random.randrange(len(buffer))  # type: ignore[union-attr]
+                record, buffer[at] = buffer[at], record
+            yield record
+        if buffer:
+            self.random.shuffle(buffer)  # type: ignore[union-attr]
+        yield from buffer
+
+
+class ShardData(SuiteData):
+    """Loaders over shards, in front of a task's data class. `sources` are patterns below root or addresses."""
+
+    sources: dict[str, str]
+
+    def __init__(self, root: str, resolution: int, *, train_count: int | None, shuffle: int, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]
+        self.train_count, self.shuffle = train_count, shuffle
+
+    def prepare_data(self) -> None:
+        for split in ("train", "val", "test"):
+            self.shards(split)
+
+    def shards(self, split: str) -> list[str]:
+        """The shards of a split; UserError where there are none."""
+        found = find_shards(self.root, self.sources[split])
+        if not found:
+            raise UserError(f"data.{split} names no shard")
+        return found
+
+    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[Record]:
+        """The samples of a split on disk, with the content of these kinds of files alone.
+
+        Raises:
+            UserError: a shard is not on disk.
+        """
+        for shard in self.shards(split):
+            if is_address(shard):
+                raise UserError(f"{shard} is not on disk, where its samples could be counted beforehand")
+            try:
+                yield from read_records(shard, lambda kind: kind in kinds)
+            except BadShard as error:
+                log.warning("%s: %s", *error.args)
+
+    def stream(self, split: Split, **reading: Any) -> ShardSet:
+        """The split's samples, read as `reading` says."""
+        raise NotImplementedError("a task on shards defines stream")
+
+    def loader(self, split: Split) -> DataLoader:
+        train = split == "train"
+        # equal shares for all readers, for ranks wait for each other after each batch
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        readers = ranks * max(1, self.workers)
+        share = max(1, int(self.count("train")) // (readers * self.batch_size)) * self.batch_size if train else None
+        reading = {"share": share, "shuffle": self.shuffle} if train else {}
+        dataset = self.stream(split, rank=rank, ranks=ranks, **reading)
+        dataset.length = None if share is None else share * max(1, self.workers)
+        # Lightning warns of lengths of shared streams; this one is right
+        warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=self.collate,
+            pin_memory=self.pinned,
+        )
+
+
+def class_of(record: Record) -> str:
+    """The class that a sample's .cls file or its json's `label` names; BadImage where neither does."""
+    try:
+        if "cls" in record.files:
+            return record.files["cls"].decode().strip()
+        return str(json.loads(record.files["json"])["label"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
+
+
+def decode_picture(record: Record, views: ImageSet, classes: dict[str, int]) -> dict[str, Any]:
+    """A sample of classification."""
+    name = class_of(record)
+    if name not in classes:
+        raise BadImage(Path(record.name), f"there is no class {name}")
+    if record.kind is None:
+        raise BadImage(Path(record.name), f"no picture among its files ({', '.join(record.files)})")
+    content, path = record.files[record.kind], Path(record.name)
+    image, size = decode_crop(content, path, views.chooser(None), views.resolution)
+    mirror = views.flip and random.random() < 0.5
+    facts = {"label": classes[name], "path": record.name, "size": size, "row": -1, "view": 0}
+    return {"image": image, "mirror": mirror, **facts}
+
+
+class ShardsData(ShardData, ClassificationData):
+    """Pictures with a .cls file (an index or a name) or a .json with `label`.
+
+    `classes` is a file below root with a class's name on each line, indices being those of the lines; without it,
+    shards on disk are looked through for their classes and their number.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str,
+        val: str,
+        test: str | None = None,
+        classes: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.sources = {"train": train, "val": val, "test": test or val}
+        self.classes = classes
+        self._counts: dict[Split, int] = {}
+
+    @cached_property
+    def _surveyed(self) -> tuple[int, list[str]]:
+        """How many pictures train, and the classes that they name."""
+        count, names = 0, set()
+        for record in self.survey("train", ("cls", "json")):
+            try:
+                names.add(class_of(record))
+                count += 1
+            except BadImage:
+                continue  # named again, and counted, when it should train
+        return count, sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        if self.classes is None:
+            if any(map(is_address, self.shards("train"))):
+                raise UserError("shards at addresses need data.classes=<a file with a class on each line>")
+            names = self._surveyed[1]
+        else:
+            try:
+                names = (self.root / self.classes).read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"data.classes: {self.root / self.classes} cannot be read: {error}") from error
+        if len(names) < 2:
+            raise UserError(
+                f"{self.classes or self.sources['train']} names {len(names)} classes; at least 2 are needed"
+            )
+        return names
+
+    def count(self, split: Split) -> float:
+        if split != "train":
+            return float("inf")  # nobody counts what is read once
+        if self.train_count:
+            return self.train_count
+        if any(map(is_address, self.shards("train"))):
+            raise UserError("shards at addresses need data.train_count=<how many pictures they have>")
+        return self._surveyed[0]
+
+    def stream(self, split: Split, **reading: Any) -> ShardSet:
+        train = split == "train"
+        views = ImageSet([], self.resolution, min_scale=self.min_scale if train else None, flip=train and self.flip)
+        classes = {name: i for i, name in enumerate(self.labels)}
+        if self.classes:
+            classes |= {str(i): i for i in range(len(classes))}
+        decode = partial(decode_picture, views=views, classes=classes)
+        return ShardSet(self.shards(split), decode, **reading)

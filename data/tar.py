@@ -1,0 +1,151 @@
+"""WebDataset tar shards: files of one sample follow each other and share their name up to its first dot.
+
+They are read as streams, from the disk or from an address; single files of those on disk can be had by their path.
+"""
+
+import re
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from glob import glob
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from backbones.errors import UserError
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+TIMEOUT = 30  # seconds that an address may be silent
+
+
+class Record(NamedTuple):
+    """A sample: shard and key, and its files' contents by what follows the first dot of their names."""
+
+    name: str
+    files: dict[str, bytes]
+
+    @property
+    def kind(self) -> str | None:
+        """Which of the files is the picture."""
+        return next((kind for kind in PICTURES if kind in self.files), None)
+
+
+class BadShard(Exception):
+    """A shard that ends early or cannot be opened. Its arguments are the shard and the reason."""
+
+
+def expand(pattern: str) -> list[str]:
+    """What a pattern with {000..123} and {a,b} stands for, in order; white space separates several."""
+    found = []
+    for part in pattern.split():
+        brace = re.search(r"\{([^{}]*)\}", part)
+        if not brace:
+            found.append(part)
+            continue
+        if bounds := RANGE.fullmatch(brace[1]):
+            width = len(bounds[1])
+            inner = [f"{i:0{width}d}" for i in range(int(bounds[1]), int(bounds[2]) + 1)]
+        else:
+            inner = brace[1].split(",")
+        for word in inner:
+            found += expand(part[: brace.start()] + word + part[brace.end() :])
+    return found
+
+
+def is_address(shard: str) -> bool:
+    return "://" in shard
+
+
+def find_shards(root: Path, pattern: str) -> list[str]:
+    """The shards that a pattern names: addresses as they are, files below root, where * and ? stand for anything.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    shards = []
+    for name in expand(pattern):
+        found = [name] if is_address(name) else sorted(glob(str(root / name)))
+        if not found:
+            raise UserError(f"there is no shard {root / name}")
+        shards += found
+    return shards
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A file's key and its kind in small letters."""
+    path = PurePosixPath(name)
+    stem, _, kind = path.name.partition(".")
+    return str(path.parent / stem), kind.lower()
+
+
+def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) -> Iterator[Record]:
+    """The samples of a shard with those of their files whose kind is `wanted`.
+
+    Raises:
+        BadShard: it cannot be opened, or ends in the middle; the whole samples before that were given.
+    """
+    key: str | None = None
+    files: dict[str, bytes] = {}
+    try:
+        with _open(shard) as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                new, kind = split_name(member.name)
+                if new != key:
+                    if files:
+                        yield Record(f"{shard}/{key}", files)
+                    key, files = new, {}
+                content = b""
+                if wanted(kind):
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    if len(content) < member.size:
+                        raise tarfile.ReadError("unexpected end of data")
+                files[kind] = content
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise BadShard(shard, f"the shard cannot be read to its end: {reason}") from error
+    if files:
+        yield Record(f"{shard}/{key}", files)
+
+
+def _open(shard: str) -> tarfile.TarFile:
+    if not is_address(shard):
+        return tarfile.open(shard, "r:*")
+    response = urllib.request.urlopen(shard, timeout=TIMEOUT)
+    return tarfile.open(fileobj=response, mode="r|*")
+
+
+def is_member(path: Path) -> bool:
+    """Whether a path leads into a shard, as in shards/000.tar/photo.jpg."""
+    return any(part.endswith(".tar") for part in path.parts[:-1])
+
+
+def read_member(path: Path) -> bytes:
+    """A file in a shard on disk.
+
+    Raises:
+        OSError: it is not there.
+    """
+    shard = next(parent for parent in path.parents if parent.suffix == ".tar")
+    try:
+        offset, size = _members(shard)[str(path.relative_to(shard))]
+    except (KeyError, tarfile.TarError) as error:
+        raise FileNotFoundError(2, "there is no such file in the shard", str(path)) from error
+    with shard.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@lru_cache(64)
+def _members(shard: Path) -> dict[str, tuple[int, int]]:
+    """Where the files of a shard lie in it, and how long they are."""
+    found = {}
+    with tarfile.open(shard, "r:") as tar:
+        try:
+            for member in tar:
+                found[".".join(split_name(member.name))] = (member.offset_data, member.size)
+        except tarfile.TarError:
+            pass  # cut off: what is before that can be had
+    return found

@@ -1,0 +1,306 @@
+"""Shards: who reads what, from where, and what is said of those that are not whole."""
+
+import io
+import json
+import subprocess
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from backbones.errors import UserError
+from data.demo.earth import write_earth
+from data.geo import read_csv
+from data.place_shards import PlaceShards
+from data.shards import ShardsData, ShardSet
+from data.tar import BadShard, expand, find_shards, read_member, read_records
+from tasks.config import load_config
+from tasks.gallery import run as gallery
+from tasks.run import execute
+from tests.conftest import command
+
+PER_SHARD, CLASSES = 8, ("cat", "dog", "fox")
+TINY = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=4", "trainer.max_epochs=1", "trainer.log_every=1")
+
+
+def write_shard(path: Path, samples: list[dict[str, bytes]], start: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, files in enumerate(samples, start):
+            for kind, content in files.items():
+                member = tarfile.TarInfo(f"./photos/{number:06d}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def picture(shade: int, size: int = 40) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(shade).integers(0, 255, (size, size, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Four shards of training pictures and one of validation, classes by number."""
+    for shard in range(5):
+        numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
+        samples = [{"JPG": picture(n), "cls": str(n % 3).encode()} for n in numbers]
+        name = f"train-{shard:03d}.tar" if shard < 4 else "val-000.tar"
+        write_shard(tmp_path / name, samples, start=numbers.start)
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    return tmp_path
+
+
+def data(root: Path, **settings: Any) -> ShardsData:
+    names = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "workers": 0}
+    return ShardsData(str(root), 32, **{**names, "batch_size": 4, **settings})
+
+
+def cut(path: Path, share: float = 0.6) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+# --- which shards, and whose -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["a{008..011}.tar", "{x,y}/b{1..3}", "plain.tar one{a,b}", "{0..1}{0..1}"])
+def test_patterns_mean_what_the_shell_means(pattern: str) -> None:
+    wanted = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True)
+    assert expand(pattern) == wanted.stdout.split()
+
+
+def name(record: Any) -> dict[str, str]:
+    return {"name": record.name}
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 1), (2, 2), (3, 2)])
+def test_all_readers_together_read_everything_once(ranks: int, workers: int, shards: Path) -> None:
+    paths = find_shards(shards, "train-{000..003}.tar")
+    found: list[str] = []
+    for rank in range(ranks):
+        loader = DataLoader(ShardSet(paths, name, rank=rank, ranks=ranks), batch_size=None, num_workers=workers)
+        found += [sample["name"] for sample in loader]
+    assert Counter(found) == Counter(f"{p}/photos/{i * 8 + j:06d}" for i, p in enumerate(paths) for j in range(8))
+
+
+def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
+    paths = find_shards(shards, "train-*.tar")
+    for readers in (2, 6):
+        seen: set[str] = set()
+        for reader in range(readers):
+            dataset = ShardSet(paths, name, rank=reader, ranks=readers, share=12, shuffle=6)
+            epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
+            assert [len(epoch) for epoch in epochs] == [12] * 3
+            assert epochs[0] != epochs[1] != epochs[2]
+            own = {n for epoch in epochs for n in epoch}
+            assert not own & seen
+            seen |= own
+
+
+def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
+    found = data(shards, workers=2, batch_size=3)
+    loader = found.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == 10  # of 32 pictures two readers give five batches of three each
+    assert found.labels == ["0", "1", "2"]
+    for batch in [*batches, *found.val_dataloader()]:
+        assert batch.labels.tolist() == [int(p[-6:]) % 3 for p in batch.paths]
+    assert sum(len(batch.labels) for batch in found.val_dataloader()) == PER_SHARD
+
+
+# --- what is not whole -----------------------------------------------------------------------------------
+
+
+def test_a_shard_cut_off_gives_what_is_before_and_is_counted(shards: Path) -> None:
+    cut(shards / "train-003.tar")
+    whole = ShardSet(find_shards(shards, "train-*.tar"), name)
+    samples = list(whole)
+    assert 3 * PER_SHARD < len(samples) < 4 * PER_SHARD
+    (problem,) = [p for s in samples for p in s["bad"]]
+    assert problem == (f"{shards}/train-003.tar", "the shard cannot be read to its end: unexpected end of data")
+    whole_pictures = {s["name"] for s in samples if "train-003" in s["name"]}
+    assert whole_pictures == {f"{shards}/train-003.tar/photos/{24 + i:06d}" for i in range(len(whole_pictures))}
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all" * 99])
+def test_a_file_that_is_no_shard(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(BadShard, match="the shard cannot be read to its end"):
+        list(read_records(str(tmp_path / "a.tar")))
+
+
+def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
+    samples = [{"jpg": picture(0), "json": b'{"label": 2}'}, {"cls": b"0"}, {"jpg": b"torn", "cls": b"0"}]
+    samples += [{"jpg": picture(1)}, {"jpg": picture(2), "cls": b"wolf"}, {"jpg": picture(3), "json": b"["}]
+    write_shard(shards / "val-000.tar", samples)
+    (batch,) = data(shards).val_dataloader()
+    assert batch.labels.tolist() == [2]
+    reasons = [reason.split(" '")[0] for _, reason in batch.bad]
+    unlabelled = "neither .cls nor a label in .json"
+    assert [r if "picture of a known" not in r else "torn" for r in reasons] == [
+        *("no picture among its files (cls)", "torn", unlabelled, "there is no class wolf", unlabelled)
+    ]
+
+
+def prepared(root: Path, **settings: Any) -> ShardsData:
+    found = data(root, **settings)
+    found.prepare_data()
+    return found
+
+
+def test_settings_that_do_not_fit(shards: Path) -> None:
+    address = "http://localhost/{0..3}.tar"
+    for settings, words in (
+        ({"train": "none-{0..1}.tar"}, r"there is no shard .*none-0\.tar"),
+        ({"train": address}, "need data.classes="),
+        ({"train": ""}, "data.train names no shard"),
+        ({"classes": "none.txt"}, r"none\.txt cannot be read"),
+        ({"train": "train-000.tar", "classes": "one.txt"}, "one.txt names 1 classes"),
+    ):
+        (shards / "one.txt").write_text("cat")
+        with pytest.raises(UserError, match=words) as error:
+            _ = prepared(shards, **settings).labels
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"need data\.train_count="):
+        data(shards, train=address, classes="classes.txt").count("train")
+    for path in shards.glob("train-*.tar"):
+        write_shard(path, [{"jpg": b"torn", "cls": str(i).encode()} for i in range(4)])
+    with pytest.raises(UserError, match=r"no picture of the 4 shards can be trained on: .*not a picture"):
+        next(iter(data(shards).train_dataloader()))
+
+
+# --- the commands ----------------------------------------------------------------------------------------
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; what is below cut/ ends in the middle, as a broken connection does."""
+
+    def translate_path(self, path: str) -> str:
+        return super().translate_path(path.replace("/cut/", "/"))
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if "/cut/" in self.path else content)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def server(shards: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(shards))) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def test_a_run_on_addresses_one_of_them_broken(
+    shards: Path, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = f"{server}/train-{{000..002}}.tar {server}/cut/train-003.tar {server}/none.tar"
+    settings = [f"data.root={shards}", f"data.train={train}", f"data.val={server}/val-000.tar", "data.workers=2"]
+    counts = ["data.classes=classes.txt", "data.train_count=32", "data.max_bad=0.1"]
+    where = [f"paths.runs={tmp_path / 'runs'}", "name=tiny", "task=classification", "data=shards"]
+    content = execute([*TINY, *settings, *counts, *where, "trainer.max_epochs=3"])
+    assert (content["state"], content["step"]) == ("finished", 3 * 2 * (32 // 8))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "skipped 2 unreadable pictures of train, for example http" in printed
+    labels = load_labels(tmp_path / "runs" / "classification" / "tiny")
+    assert labels == list(CLASSES)
+
+
+def load_labels(folder: Path) -> list[str]:
+    from tasks.checkpoint import load_checkpoint
+
+    return list(load_checkpoint(folder)["suite"]["labels"])
+
+
+def test_one_line_on_the_command_line(shards: Path) -> None:
+    result = command("run", "task=classification", "data=shards", f"data.root={shards}", "data.train=x-{0..3}.tar")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"error: there is no shard {shards}/x-0.tar"
+
+
+@pytest.fixture(scope="module")
+def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's photos as shards, beside the tables that they were made of."""
+    root = tmp_path_factory.mktemp("data") / "earth"
+    write_earth(root, train=60, val=6, gallery=12, size=32, generated=True)
+    for split, most in (("train", 20), ("val", 20), ("gallery", 20)):
+        places = read_csv(root / f"{split}.csv", root, 0)
+        rows = [
+            {"jpg": path.read_bytes(), "json": json.dumps({"latitude": lat, "lon": lon}).encode()}
+            for path, (lat, lon) in zip(places.paths, places.positions.tolist(), strict=True)
+        ]
+        for start in range(0, len(rows), most):
+            write_shard(root / f"{split}-{start // most:03d}.tar", rows[start : start + most], start)
+    return root
+
+
+GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gallery-*.tar", "max_photos": [20, 8]}
+
+
+def places(root: Path, **settings: Any) -> PlaceShards:
+    more = {"min_photos": 2, "train_count": None, "shuffle": 0, "workers": 0, "batch_size": 4, "max_bad": 0.1}
+    return PlaceShards(str(root), 32, **{**GEO, **more, **settings})
+
+
+def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
+    found, table = places(earth), read_csv(earth / "train.csv", earth, 0)
+    np.testing.assert_array_equal(found.places("train").positions, table.positions)
+    for own, other in zip(found.places("train").paths[::7], table.paths[::7], strict=True):
+        assert read_member(own) == other.read_bytes()
+    for batch in found.val_dataloader():
+        np.testing.assert_array_equal(batch.cells, found.hierarchy.assign(*batch.positions.double().numpy().T))
+    count = sum(len(batch.images) for batch in found.val_dataloader())
+    assert count == 6
+    trained = {tuple(p) for batch in found.train_dataloader() for p in batch.positions.tolist()}
+    inside = found.hierarchy.assign(*table.positions.T)[:, -1] >= 0
+    assert trained <= {tuple(p) for p in table.positions[inside].astype(np.float32).tolist()}
+    assert found.count("train") == inside.sum() < 60
+
+
+def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = [b'{"latitude": 91, "longitude": 200}', b'{"lat": 100, "lng": 50}', b'{"latitude": 4}', b"{"]
+    facts += [b'{"latitude": 4, "longitude": 5}'] * 40
+    write_shard(tmp_path / "train-000.tar", [{"jpg": picture(i), "json": f} for i, f in enumerate(facts)])
+    write_shard(tmp_path / "val-000.tar", [{"jpg": picture(i), "json": f} for i, f in enumerate(facts[:5])])
+    found = places(tmp_path)
+    assert len(found.places("train")) == 40
+    assert "4 of 44 rows cannot be used: 1 out of range (first: " in caplog.text
+    (batch,) = found.val_dataloader()
+    assert [reason for _, reason in batch.bad] == [
+        *("out of range", "with latitude and longitude swapped"),
+        *["without a .json that has latitude and longitude"] * 2,
+    ]
+    with pytest.raises(UserError, match="4 of 5 rows cannot be used"):
+        found.places("val")
+
+
+def test_a_run_and_its_gallery_on_shards_with_given_cells(earth: Path, tmp_path: Path) -> None:
+    """The second run takes the first one's partition files, and looks through no shard beforehand."""
+    where = ["task=geo", "data=place_shards", f"data.root={earth}", "data.workers=0", f"paths.runs={tmp_path}"]
+    first = ["data.max_photos=[20,8]", "data.min_photos=2", "data.gallery=gallery-*.tar", "logger.pictures=0"]
+    assert execute([*TINY, *where, *first, "name=first"])["state"] == "finished"
+    cells = [str(tmp_path / "geo" / "first" / f"cells-{i}.csv") for i in range(2)]
+    given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.pictures=0"]
+    assert execute([*TINY, *where, *given, "name=second"])["step"] == 10
+    runs = [tmp_path / "geo" / name for name in ("first", "second")]
+    assert load_labels(runs[0]) == load_labels(runs[1])
+
+    settings = [f"ckpt={runs[0]}", "workers=0", f"output={tmp_path / 'out'}", "k=3"]
+    gallery(load_config([*settings, "mode=build"], "gallery"))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes((earth / "gallery" / "000004.jpg").read_bytes())
+    gallery(load_config([*settings, "mode=query", f"input={photo}"], "gallery"))
+    answer = json.loads((tmp_path / "out" / "answers.jsonl").read_text())
+    assert answer["neighbours"][0]["path"] == f"{earth}/gallery-000.tar/photos/000004.jpg"
