@@ -263,9 +263,15 @@ class ShardsData(ShardData, ClassificationData):
             raise UserError("shards at addresses need data.train_count=<how many pictures they have>")
         return self._surveyed[0]
 
+    def dataset(self, split: Split) -> ImageSet:
+        """How pictures are seen, without any."""
+        if split == "train":
+            return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
+        return ImageSet([], self.resolution, centre=self.centre)
+
     def stream(self, split: Split, **reading: Any) -> ShardSet:
-        train = split == "train"
-        views = ImageSet([], self.resolution, min_scale=self.min_scale if train else None, flip=train and self.flip)
+        views = self.pictures(split)
+        assert isinstance(views, ImageSet)
         classes = {name: i for i, name in enumerate(self.labels)}
         if self.classes:
             classes |= {str(i): i for i in range(len(classes))}

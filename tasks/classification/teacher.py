@@ -284,4 +284,6 @@ def teacher_of(settings: dict[str, Any], labels: Sequence[str], student: PooledN
     teacher = load_teacher(settings["teacher"], labels, student, pictures.resolution, distill["normalization"])
     if distill["cache"] is None or not teacher.by_view:
         return teacher
+    if not len(pictures):
+        raise UserError("distill.cache cannot hold answers to streams of pictures: set distill.cache=null")
     return Cached(teacher, Path(distill["cache"]), pictures, student.outputs)

@@ -26,7 +26,6 @@ from data.tar import BadShard, expand, find_shards, read_member, read_records
 from tasks.config import load_config
 from tasks.gallery import run as gallery
 from tasks.run import execute
-from tests.conftest import command
 
 PER_SHARD, CLASSES = 8, ("cat", "dog", "fox")
 TINY = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=4", "trainer.max_epochs=1", "trainer.log_every=1")
@@ -224,10 +223,16 @@ def load_labels(folder: Path) -> list[str]:
     return list(load_checkpoint(folder)["suite"]["labels"])
 
 
-def test_one_line_on_the_command_line(shards: Path) -> None:
-    result = command("run", "task=classification", "data=shards", f"data.root={shards}", "data.train=x-{0..3}.tar")
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == f"error: there is no shard {shards}/x-0.tar"
+def test_a_teacher_is_asked_but_its_answers_are_not_kept(shards: Path, tmp_path: Path) -> None:
+    where = ["task=classification", "data=shards", f"data.root={shards}", f"paths.runs={tmp_path / 'runs'}"]
+    more = ["data.workers=0", "logger.pictures=0"]
+    with pytest.raises(UserError, match=r"there is no shard .*/x-0\.tar"):
+        execute([*TINY, *where, *more, "data.train=x-{0..3}.tar"])
+    execute([*TINY, *where, *more, "name=teacher"])
+    taught = [*TINY, *where, *more, f"teacher={tmp_path / 'runs' / 'classification' / 'teacher'}"]
+    assert execute([*taught, "name=student"])["state"] == "finished"
+    with pytest.raises(UserError, match=r"cannot hold answers to streams of pictures: set distill\.cache=null"):
+        execute([*taught, f"distill.cache={tmp_path / 'cache'}", "data.views=2"])
 
 
 @pytest.fixture(scope="module")
