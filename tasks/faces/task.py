@@ -97,10 +97,18 @@ class FacesTask(TaskModule):
     @staticmethod
     def precisions(scores: Tensor, labels: Tensor) -> Tensor:
         """Average precision (A,) of each attribute; nan where no picture is known to have it."""
-        found = multilabel_average_precision(
-            scores, labels, num_labels=scores.shape[1], average="none", ignore_index=-1, validate_args=False
-        )
-        return found.where((labels == 1).any(dim=0), torch.nan)
+        there = (labels == 1).any(dim=0)
+        found = torch.full((scores.shape[1],), torch.nan)
+        if bool(there.any()):
+            found[there] = multilabel_average_precision(
+                scores[:, there],
+                labels[:, there],
+                num_labels=int(there.sum()),
+                average="none",
+                ignore_index=-1,
+                validate_args=False,
+            )
+        return found
 
     def configure_callbacks(self) -> list[Callback]:
         from tasks.faces.pictures import WorstAttributes

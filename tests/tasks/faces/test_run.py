@@ -1,0 +1,301 @@
+"""Attributes and embeddings through the commands: runs, students and their teachers, comparisons, bad input."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from backbones.errors import UserError
+from backbones.mobilenet_v1 import MobileNetV1, fold_norms
+from data.classification import ImageSet, Sample, collate
+from tasks.checkpoint import load_checkpoint, restore
+from tasks.classification.model import Classifier
+from tasks.classification.teacher import Network, load_teacher
+from tasks.classification.teacher_cache import Cached
+from tasks.faces.attributes import AttributeNet
+from tasks.faces.embedding import EmbeddingNet
+from tasks.predict import main as predict_main
+from tasks.run import execute
+
+ANY_DATA = (
+    *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
+    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress=false"),
+)
+TINY = (*ANY_DATA, "data.people=20", "data.pictures=3")
+
+
+def train(task: str, faces: Path, runs: Path, name: str, *more: str) -> Path:
+    place = (f"data.root={faces}", f"paths.runs={runs}", f"name={name}")
+    assert execute([f"task={task}", *TINY, *place, *more])["state"] == "finished"
+    return runs / task / name
+
+
+def predict(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """The command, in this process."""
+    monkeypatch.setattr("sys.argv", ["predict", *arguments])
+    predict_main()
+
+
+@pytest.fixture(scope="module")
+def attributes(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train("faces", faces, tmp_path_factory.mktemp("runs"), "teacher")
+
+
+@pytest.fixture(scope="module")
+def embedding(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train("embedding", faces, tmp_path_factory.mktemp("runs"), "teacher", "task.dim=16")
+
+
+def metrics(run: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((run / "metrics.json").read_text())["metrics"]
+    return found
+
+
+def test_attributes_leave_measures_and_pictures(attributes: Path) -> None:
+    found = metrics(attributes)
+    each = [v for k, v in found.items() if k.startswith("ap/")]
+    assert found["primary"] == found["map"] == pytest.approx(np.mean(each))
+    assert {"accuracy", "calibration_error"} <= found.keys()
+    events = EventAccumulator(str(attributes)).Reload().Tags()
+    assert set(events["images"]) == {"pictures", *(f"worst/{i}" for i in range(1, 5))}
+    assert Image.open(attributes / "worst-1.png").width > 600
+
+
+def test_predictions_are_scores_and_test_mode_measures(
+    attributes: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = faces / "img_align_celeba" / "000003.jpg"
+    predict(monkeypatch, f"ckpt={attributes}", f"input={picture}", f"output={tmp_path}")
+    (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(row["attributes"]) == 12
+    assert all(0 <= a["score"] <= 1 for a in row["attributes"])
+    assert Image.open(tmp_path / "000003.jpg.png").height >= 240
+    predict(monkeypatch, f"ckpt={attributes}", "mode=test")
+    assert "ap/Smiling" in capsys.readouterr().out
+
+
+def outputs(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, faces: Path, tmp_path: Path) -> None:
+    """Labels are of no weight: a student of unlabelled pictures, by teacher or by cache, ends with the same weights."""
+    common = ("data.labelled=0", "data.rest=keep", "data.views=2", "trainer.max_epochs=3", "logger.pictures=0")
+    cached = (f"teacher={attributes}", f"distill.cache={tmp_path / 'cache'}", *common)
+    first = train("faces", faces, tmp_path, "first", *cached)
+    (file,) = (tmp_path / "cache").iterdir()
+    before = file.read_bytes()
+    again = train("faces", faces, tmp_path, "again", *cached)
+    plain = train("faces", faces, tmp_path, "plain", f"teacher={attributes}", *common)
+    assert file.read_bytes()[:128] == before[:128]
+    assert np.load(file).shape == (48, 2, 13)
+    assert not any("teacher" in name for name in outputs(first))
+    for other in (again, plain):
+        for name, tensor in outputs(first).items():
+            torch.testing.assert_close(outputs(other)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, tmp_path: Path) -> None:
+    """The columns of the table come in another order; the pictures are a folder that says nothing of them."""
+    module = restore(load_checkpoint(attributes))
+    files = sorted((faces / "lfw").rglob("*.jpg"))
+    names = module.labels[::-1]
+    with (tmp_path / "soft.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *names])
+        for path in files:
+            batch = collate([ImageSet([Sample(path, 0)], 32, centre=1.0)[0]])
+            (scores,) = module.probabilities(batch.images).tolist()  # type: ignore[operator]
+            writer.writerow([path.name, *scores[::-1]])
+    student = AttributeNet(MobileNetV1(0.25), 12)
+    teacher = load_teacher(str(tmp_path / "soft.csv"), module.labels, student, 32)
+    found = teacher(batch.images, batch)
+    with torch.no_grad():
+        expected = module.model(module.model.preprocess(batch.images))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+    place = (f"data.root={faces / 'lfw'}", f"paths.runs={tmp_path}", "name=folder", "logger.pictures=0")
+    table = f"teacher={tmp_path / 'soft.csv'}"
+    assert execute(["task=faces", "data=face_folder", *ANY_DATA, *place, table])["state"] == "finished"
+    run = tmp_path / "faces" / "folder"
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert content["suite"]["labels"] == names
+    assert 0 < metrics(run)["accuracy"] <= 1  # agreement with the teacher
+
+
+def test_labels_and_a_teacher_together(attributes: Path, faces: Path, tmp_path: Path) -> None:
+    more = (f"teacher={attributes}", "distill.mix=0.5", "data.labelled=0.5", "data.rest=keep", "data.unlabelled=lfw")
+    run = train("faces", faces, tmp_path, "mixed", *more, "logger.pictures=0")
+    tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    assert {"train/teacher_loss", "train/attribute_loss"} <= set(tags)
+
+
+def test_embeddings_leave_measures_and_pictures(embedding: Path, faces: Path) -> None:
+    found = metrics(embedding)
+    assert {"tar_far1e-1", "tar_far1e-2", "auc", "eer", "recall_1", "recall_5", "lfw_accuracy"} <= found.keys()
+    assert found["primary"] == found["tar_far1e-2"]
+    assert set(EventAccumulator(str(embedding)).Reload().Tags()["images"]) == {"roc", "hard_pairs"}
+    content = torch.load(embedding / "checkpoints" / "best.ckpt", weights_only=True)
+    assert "Drawn" not in str(content["suite"]["labels"])  # numbers, no names
+
+
+def test_a_picture_is_compared_with_a_folder(
+    embedding: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = faces / "lfw" / "Drawn_017" / "Drawn_017_0001.jpg"
+    predict(monkeypatch, f"ckpt={embedding}", f"input={picture}", f"against={faces / 'lfw'}", f"output={tmp_path}")
+    (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    best = row["matches"][0]
+    assert (best["file"], best["similarity"]) == (str(picture), pytest.approx(1, abs=1e-3))
+    assert np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-3)
+    assert len(row["matches"]) == 5
+    assert f"1.000 {picture}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_other_people_can_be_tested_on(
+    embedding: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(monkeypatch, f"ckpt={embedding}", "mode=test", f"root={faces}")
+    assert "lfw_accuracy" in capsys.readouterr().out
+
+
+def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) -> None:
+    """Distilled on pictures of nobody knows whom; and by triplets, beside the teacher."""
+    alone = ("data=identities", "data.train=img_align_celeba", "data.val=lfw", f"data.root={faces}")
+    settings = [*alone, *ANY_DATA, f"paths.runs={tmp_path}", "name=alone", f"teacher={embedding}", "task.dim=16"]
+    assert execute(["task=embedding", *settings])["state"] == "finished"
+    more = ("task.loss=triplet", "data.each=2", "distill.mix=0.5", f"teacher={embedding}", "task.dim=16")
+    run = train("embedding", faces, tmp_path, "both", *more)
+    tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    assert {"train/teacher_loss", "train/triplet_loss"} <= set(tags)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("task=embedding", "task.loss=triplet"), r"set data\.each"),
+        (("task=embedding", "teacher={embedding}"), r"of 16, the student of 128 numbers; set task\.dim=16"),
+        (("task=embedding", "teacher={attributes}"), "whose answers are no embedding"),
+        (("task=embedding", "data.train=img_align_celeba"), "teach only with a teacher"),
+        (("task=faces", "teacher={embedding}"), "whose answers are no attributes"),
+        (("task=faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    more: tuple[str, ...], words: str, attributes: Path, embedding: Path, faces: Path, tmp_path: Path
+) -> None:
+    given = [m.format(attributes=attributes, embedding=embedding) for m in more]
+    with pytest.raises(UserError, match=words) as error:
+        execute([*given, *TINY, f"data.root={faces}", f"paths.runs={tmp_path}"])
+    assert "\n" not in str(error.value)
+
+
+def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
+    path, student = tmp_path / "t.csv", AttributeNet(MobileNetV1(0.25), 2)
+    for content, words in (
+        ("file,a,c\nx.jpg,0.5,0.5\n", "has no column b"),
+        ("file,a,b\nx.jpg,0.5,2\n", "should hold probabilities, from 0 to 1; it has 2"),
+        ("file,a,b\nx.jpg,0.5,0.5\nx.jpg,0.5,0.5\n", r"has two rows for x\.jpg"),
+        ("file,a,b\nx.jpg,0.5\ny.jpg,1,1\n", "cannot be read as a table"),
+        ("", "cannot be read as a table"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=words) as error:
+            load_teacher(str(path), ["a", "b"], student, 32)
+        assert "\n" not in str(error.value)
+    np.savez(tmp_path / "t.npz", files=["x.jpg"], outputs=np.full((1, 3), 0.5, np.float32))
+    with pytest.raises(UserError, match="knows 3 attributes, the data has 2"):
+        load_teacher(str(tmp_path / "t.npz"), ["a", "b"], student, 32)
+    path.write_text("file,a,b\nx.jpg,0.5,0.25\n")
+    teacher = load_teacher(str(path), ["a", "b"], student, 32)
+    picture = collate([ImageSet([Sample(faces / "img_align_celeba" / "000001.jpg", 0)], 32)[0]])
+    with pytest.raises(UserError, match=r"has no row for .*000001\.jpg"):
+        teacher(picture.images, picture)
+
+
+def onnx_file(network: torch.nn.Module, path: Path, side: int) -> str:
+    names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    torch.onnx.export(network.eval(), (torch.zeros(2, 3, side, side),), str(path), dynamo=False, **names)
+    return str(path)
+
+
+def test_a_teacher_of_another_size_and_normalization(tmp_path: Path) -> None:
+    """It sees the student's view resized to its own size, normalized as it is said to want it."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = fold_norms(EmbeddingNet(MobileNetV1(0.25, normalization=imagenet), 8))
+    assert isinstance(network, EmbeddingNet)
+    source, student = onnx_file(network, tmp_path / "t.onnx", 64), EmbeddingNet(MobileNetV1(0.25), 8)
+    with pytest.raises(UserError, match="does not say how pictures are normalized"):
+        load_teacher(source, [], student, 32)
+    images = torch.randint(0, 256, (2, 3, 32, 32)).float()
+    large = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = network(network.preprocess(large))
+    found = load_teacher(source, [], student, 32, "imagenet")(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(load_teacher(source, [], student, 32, "half")(images), expected, atol=1e-2)
+
+
+def test_a_teacher_with_another_number_of_outputs(tmp_path: Path) -> None:
+    source = onnx_file(AttributeNet(MobileNetV1(0.25), 3), tmp_path / "t.onnx", 32)
+    with pytest.raises(UserError, match="knows 3 attributes, the data has 2"):
+        load_teacher(source, ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
+
+
+def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) -> None:
+    """Each view is asked for once, and the file serves another run; another teacher gets another file."""
+    samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:6]]
+    pictures = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
+    network = Classifier(MobileNetV1(0.25), 4).eval()
+    student = Classifier(MobileNetV1(0.25), 4)
+    asked = []
+
+    def outputs(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return network(network.preprocess(images))
+
+    teacher = Cached(Network(outputs, "", network), tmp_path, pictures, 4)
+    batches = [collate([pictures[i] for i in range(6)]) for _ in range(12)]
+    for batch in batches:
+        with torch.no_grad():
+            expected = network(network.preprocess(batch.images))
+        torch.testing.assert_close(teacher(batch.images, batch), expected, rtol=1e-4, atol=1e-4)
+    assert sum(asked) == 12
+    again = Cached(Network(outputs, "", network), tmp_path, pictures, 4)
+    again(batches[0].images, batches[0])
+    assert sum(asked) == 12
+    other = Cached(Network(outputs, "", student), tmp_path, pictures, 4)
+    assert other.path != teacher.path
+    teacher.path.write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged; delete it"):
+        Cached(Network(outputs, "", network), tmp_path, pictures, 4)
+
+
+def test_mixed_pictures_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:
+    settings = ["task=classification", f"data.root={dogs}", "data.train=Images", "data.val=Images", "task.cutmix=1"]
+    names = sorted(p.name for p in (dogs / "Images").iterdir())
+    rows = [[p.name, *([1 / 12] * 12)] for p in (dogs / "Images").rglob("*.jpg")]
+    with (tmp_path / "t.csv").open("w") as file:
+        csv.writer(file).writerows([["file", *names], *rows])
+    table = f"teacher={tmp_path / 't.csv'}"
+    with pytest.raises(UserError, match="know whole pictures alone"):
+        execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}"])
+    settings[-1] = "task.cutmix=0"
+    assert execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}", "logger.pictures=0"])["state"] == "finished"
+
+
+def test_attributes_compare_no_pictures(
+    attributes: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = faces / "lfw"
+    with pytest.raises(SystemExit) as error:
+        predict(monkeypatch, f"ckpt={attributes}", f"input={folder}", f"against={folder}", f"output={tmp_path}")
+    assert error.value.code == 2
+    assert "task=faces compares no pictures; leave out against" in capsys.readouterr().err
