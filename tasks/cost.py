@@ -21,7 +21,7 @@ def measure(config: dict[str, Any]) -> None:
     if config["format"] == "json":
         print(json.dumps({"madds": cost.madds, "params": cost.params, "layers": cost.layers}))
         return
-    title = f"{config['task']['name']}, {module.resolution} px, {count} classes"
+    title = f"{config['task']['name']}, {module.resolution} px" + (f", {count} classes" if count else "")
     table = Table("layer type", "multiply-adds (M)", "%", "parameters", "%", title=title)
     for column in table.columns[1:]:
         column.justify = "right"

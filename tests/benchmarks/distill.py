@@ -1,0 +1,72 @@
+"""python -m tests.benchmarks.distill: what keeping a teacher's answers is worth, epoch by epoch.
+
+A student of alpha 0.25 learns the drawn faces' attributes from a teacher of alpha 1 (of random weights: its cost is
+the same). With one view of each picture every answer is known after the first epoch; with four, ever more of them.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.demo.faces import write_faces
+from tasks.base import locate
+from tasks.classification.teacher import teacher_of
+from tasks.config import load_config
+from tasks.run import execute
+from tasks.train import build_data, setup
+from tests.benchmarks.timing import machine
+
+EPOCHS = 4
+
+
+def epochs(config: dict[str, Any]) -> list[float]:
+    """Seconds of each epoch of training steps, loader included."""
+    setup()
+    data = build_data(config)
+    task = locate(config["task"])(config, data.labels).train()
+    if config["teacher"]:
+        task.teacher = teacher_of(config, data.labels, task.model, data)
+    optimizer = torch.optim.AdamW(task.model.parameters(), fused=True)
+    loader, seconds = data.train_dataloader(), []
+    for _ in range(EPOCHS):
+        start = time.perf_counter()
+        for batch in loader:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = sum(task.losses(batch).values())
+            loss.backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="where the demo lies, or is drawn to")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, data = Path(folder), arguments.data or Path(folder) / "drawn_faces"
+        write_faces(data)
+        common = ["task=faces", f"data.root={data}", "data.workers=0"]
+        quick = ["trainer.max_epochs=1", "data.labelled=0.05", "logger.pictures=0", "trainer.progress=false"]
+        execute([*common, *quick, "backbone.alpha=1", f"paths.runs={runs}", "name=teacher"])
+        student = [*common, "backbone.alpha=0.25"]
+        teacher = f"teacher={runs / 'faces' / 'teacher'}"
+        ways = {
+            "labels, no teacher": [],
+            "teacher, no cache": [teacher],
+            "cache, 1 view": [teacher, f"distill.cache={runs / 'one'}", "data.views=1"],
+            "cache, 4 views": [teacher, f"distill.cache={runs / 'four'}", "data.views=4"],
+        }
+        print(f"{machine()}; seconds of each epoch of 1,600 pictures")
+        for name, more in ways.items():
+            seconds = epochs(load_config([*student, *more]))
+            print(f"{name:20}{''.join(f'{s:8.2f}' for s in seconds)}   first / second {seconds[0] / seconds[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
