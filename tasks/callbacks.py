@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.base import TaskModule
+from tasks.pictures import publish
 
 
 class EMA(WeightAveraging):
@@ -96,9 +95,8 @@ class SkippedPictures(Callback):
 class Pictures(Callback):
     """At each validation, pictures with the truth on the left and the prediction on the right."""
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self.path = folder / "pictures.png"
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *_: Any
@@ -106,10 +104,7 @@ class Pictures(Callback):
         if batch_index or not trainer.is_global_zero:
             return
         assert isinstance(module, TaskModule)
-        pages = self.pages(module, batch)
-        write_png(pages, str(self.path))
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_image("pictures", pages, trainer.global_step)
+        publish(trainer, "pictures", self.pages(module, batch))
 
     def pages(self, module: TaskModule, batch: Any) -> Tensor:
         """A grid of pairs (3, H, W)."""

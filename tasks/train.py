@@ -172,7 +172,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     if config["trainer"]["ema"]:
         callbacks.append(EMA(config["trainer"]["ema"]))
     if config["logger"]["pictures"]:
-        callbacks.append(Pictures(config["logger"]["pictures"], folder))
+        callbacks.append(Pictures(config["logger"]["pictures"]))
     trainer = build_trainer(config, folder, callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
 

@@ -1,25 +1,18 @@
 """At each validation: the confusion matrix and the worst mistakes, in TensorBoard and in the run folder."""
 
-from pathlib import Path
-
 import numpy as np
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
-from torchvision.io import write_png
+from matplotlib.figure import Figure
 
 from tasks.classification.task import ClassificationTask
+from tasks.pictures import publish, rendered
 
 NAMED = 40  # classes; with more of them their names would not be legible
 
 
-def confusion_picture(matrix: np.ndarray, labels: list[str]) -> Tensor:
-    """Rows of a confusion matrix (C, C) as shares, in a picture (3, H, W) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def confusion_figure(matrix: np.ndarray, labels: list[str]) -> Figure:
+    """Rows of a confusion matrix (C, C) as shares."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12, 4 + 0.25 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -29,9 +22,7 @@ def confusion_picture(matrix: np.ndarray, labels: list[str]) -> Tensor:
     if len(labels) <= NAMED:
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)
+    return figure
 
 
 class MistakePictures(Callback):
@@ -40,13 +31,9 @@ class MistakePictures(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, ClassificationTask)
         matrix = module.confusion.compute().cpu().numpy()  # from all ranks, so all must ask
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+        if not trainer.is_global_zero:
             return
-        pages = {
-            "confusion": confusion_picture(matrix, module.labels),
-            "mistakes": module.mistakes.page(module.labels),
-        }
-        for name, page in pages.items():
-            if page is not None:
-                trainer.logger.experiment.add_image(name, page, trainer.global_step)
-                write_png(page.contiguous(), str(Path(trainer.logger.log_dir) / f"{name}.png"))
+        publish(trainer, "confusion", rendered(confusion_figure(matrix, module.labels)))
+        page = module.mistakes.page(module.labels)
+        if page is not None:
+            publish(trainer, "mistakes", page)

@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from lightning import Callback
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from data.base import Split
 from data.detection import Batch, DetectionSet
 from tasks.base import TaskModule, build, locate
-from tasks.detection.coco_eval import CocoEvaluator
+from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
@@ -24,7 +26,8 @@ class DetectionTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.evaluator = CocoEvaluator()
+        self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
+        self.precision: np.ndarray | None = None  # as CocoEvaluator gives it, of the last evaluation
 
     def build_model(self) -> Detector:
         detector = self.config["detector"]
@@ -55,12 +58,18 @@ class DetectionTask(TaskModule):
     def metrics(self, split: Split) -> dict[str, float]:
         dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
         assert isinstance(dataset, DetectionSet)
-        evaluator, self.evaluator = self.evaluator, CocoEvaluator()
+        evaluator, self.evaluator = self.evaluator, CocoEvaluator(self.evaluator.backend)
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, evaluator.found)
             evaluator.found = {i: rows for part in parts for i, rows in part.items()}
-        return evaluator.compute(dataset.records, self.labels)
+        self.precision = evaluator.precision(dataset.records, self.labels)
+        return summary(self.precision, self.labels)
+
+    def configure_callbacks(self) -> list[Callback]:
+        from tasks.detection.pictures import PrecisionRecall
+
+        return [PrecisionRecall()] if self.config["logger"]["pictures"] else []
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         found = self.detect(images, sizes)

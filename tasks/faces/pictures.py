@@ -1,14 +1,11 @@
 """At each validation: what attributes and embeddings get most wrong, in TensorBoard and in the run folder."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.io import write_png
 from torchvision.utils import make_grid
 
 from data.base import SuiteData
@@ -17,6 +14,7 @@ from tasks.classification.mistakes import captioned
 from tasks.faces.embedding_task import EmbeddingTask
 from tasks.faces.task import FacesTask
 from tasks.faces.verification import Roc
+from tasks.pictures import publish, rendered
 
 WORST, EACH, SIDE = 4, 4, 160  # attributes; pictures of either mistake; pixels
 MOST = 3000  # pictures among which hard pairs are looked for
@@ -28,7 +26,7 @@ class WorstAttributes(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, FacesTask)
         index, scores, labels = module.rows()  # from all ranks, so all must ask
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+        if not trainer.is_global_zero:
             return
         data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
         pictures = data.pictures("val")
@@ -36,8 +34,7 @@ class WorstAttributes(Callback):
         precision = module.precisions(scores, labels).nan_to_num(2)
         for place, i in enumerate(precision.argsort()[:WORST].tolist(), start=1):
             page = mistakes_page(module.labels[i], scores[:, i], labels[:, i], index, pictures)
-            trainer.logger.experiment.add_image(f"worst/{place}", page, trainer.global_step)
-            write_png(page, str(Path(trainer.logger.log_dir) / f"worst-{place}.png"))
+            publish(trainer, f"worst/{place}", page)
 
 
 def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, pictures: ImageSet) -> Tensor:
@@ -65,18 +62,13 @@ class HardPairs(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, EmbeddingTask)
         index, people, vectors = module.rows()  # from all ranks, so all must ask
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+        if not trainer.is_global_zero:
             return
         data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
         pictures = data.pictures("val")
         assert isinstance(pictures, ImageSet)
-        pages = {
-            "roc": roc_picture(Roc.of(vectors, people)),
-            "hard_pairs": pairs_page(index[:MOST], people[:MOST], vectors[:MOST], pictures),
-        }
-        for name, page in pages.items():
-            trainer.logger.experiment.add_image(name, page, trainer.global_step)
-            write_png(page.contiguous(), str(Path(trainer.logger.log_dir) / f"{name}.png"))
+        publish(trainer, "roc", rendered(roc_figure(Roc.of(vectors, people))))
+        publish(trainer, "hard_pairs", pairs_page(index[:MOST], people[:MOST], vectors[:MOST], pictures))
 
 
 def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, pictures: ImageSet) -> Tensor:
@@ -94,11 +86,8 @@ def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, pictu
     return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)
 
 
-def roc_picture(roc: Roc) -> Tensor:
-    """True against false accepts, the latter on a logarithmic axis, (3, H, W) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def roc_figure(roc: Roc) -> Figure:
+    """True against false accepts, the latter on a logarithmic axis."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.semilogx(np.maximum(roc.far, 0.5 / max(roc.impostor, 1)), roc.tar)
@@ -106,6 +95,4 @@ def roc_picture(roc: Roc) -> Tensor:
         xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), xlim=(max(1e-6, 1 / roc.impostor), 1)
     )
     axes.grid(alpha=0.4)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)
+    return figure

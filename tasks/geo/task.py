@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -20,6 +18,7 @@ from tasks.geo.gazetteer import nearest_place
 from tasks.geo.model import CellTable, GeoLocator
 from tasks.geo.s2 import Floats
 from tasks.geo.sphere import great_circle_km, positions_of
+from tasks.pictures import publish
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Im2GPS, PlaNet)
 
@@ -60,21 +59,15 @@ class GeoTask(TaskModule):
     def metrics(self, split: Split) -> dict[str, float]:
         rows = self.measured.compute().double().cpu().numpy()
         self.measured.reset()
-        self._show("errors", maps.error_map(rows[:, :2], rows[:, 2]))
+        publish(self.trainer, "errors", pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2])))
         return error_metrics(rows[:, 2])
 
     def on_fit_start(self) -> None:
         hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
-        self._show("cells", maps.cell_map(hierarchy.partitions[-1]))
+        publish(self.trainer, "cells", pil_to_tensor(maps.cell_map(hierarchy.partitions[-1])))
         if self.trainer.is_global_zero and self.trainer.log_dir:
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
-
-    def _show(self, name: str, image: Image.Image) -> None:
-        """Keeps a map in the run folder and in TensorBoard."""
-        if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
-            image.save(Path(self.trainer.logger.log_dir) / f"{name}.png")
-            self.trainer.logger.experiment.add_image(name, pil_to_tensor(image), self.trainer.global_step)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         located = self.model.postprocess(self.model(self.model.preprocess(images)))

@@ -19,7 +19,7 @@ from backbones.timm import build_timm
 from backbones.torchvision import build_torchvision
 from data.coco import CocoData
 from tasks.detection.assignment import task_aligned
-from tasks.detection.coco_eval import CocoEvaluator
+from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detector
 from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.losses import distribution_focal
@@ -192,4 +192,4 @@ def train_and_measure(model: Detector, data: CocoData, steps: int) -> float:
         kept = found.scores[i].numpy() > 0
         boxes, scores, labels = (table[i].numpy()[kept] for table in found)
         evaluator.add(image_id, boxes * scale[i], scores, labels)
-    return evaluator.compute(data.records("val"), data.labels)["ap50"]
+    return summary(evaluator.precision(data.records("val"), data.labels), data.labels)["ap50"]

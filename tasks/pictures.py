@@ -1,0 +1,26 @@
+"""How pictures of a validation reach TensorBoard and the run folder."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.io import write_png
+
+
+def publish(trainer: Trainer, name: str, picture: Tensor) -> None:
+    """A picture (3, H, W) uint8 as <name>.png in the run folder and under that name in TensorBoard."""
+    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        trainer.logger.experiment.add_image(name, picture, trainer.global_step)
+        write_png(picture.contiguous(), str(Path(trainer.logger.log_dir) / f"{name.replace('/', '-')}.png"))
+
+
+def rendered(figure: Figure) -> Tensor:
+    """A figure as a picture (3, H, W) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)
