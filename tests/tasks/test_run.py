@@ -65,7 +65,7 @@ def test_tensorboard_has_curves_pictures_and_hparams_with_metrics(run: Path) -> 
         "final/ap",
     }
     assert wanted <= set(tags["scalars"])
-    assert tags["images"] == ["pictures"]
+    assert set(tags["images"]) == {"pictures", "precision_recall"}
     assert len(scalars(run, "val/ap")) == 2
     plugins = events.summary_metadata
     assert any(m.plugin_data.plugin_name == "hparams" for m in plugins.values())
