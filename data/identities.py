@@ -28,6 +28,10 @@ class Pairs(NamedTuple):
     same: np.ndarray
     folds: np.ndarray
 
+    def of(self, kept: np.ndarray) -> "Pairs":
+        """Those where `kept` (P,) is true."""
+        return Pairs(self.rows[kept], self.same[kept], self.folds[kept])
+
 
 def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     """LFW's pairs.txt: folds and pairs a fold, then `name a b` for one person's and `name a name b` for two people's

@@ -74,19 +74,19 @@ class Person(NamedTuple):
             skin=skin,
             eye_gap=rng.uniform(0.27, 0.42),
             eye_height=rng.uniform(-0.16, 0.02),
-            eye_size=rng.uniform(0.1, 0.165),
+            eye_size=rng.uniform(0.12, 0.18),
             eye_tilt=rng.uniform(-0.05, 0.05),
             iris=hsv(rng, rng.choice([0.07, 0.09, 0.3, 0.57]), 0.55, rng.uniform(0.25, 0.6)),
             bushy=bushy,
-            brow=rng.uniform(0.1, 0.14) if bushy else rng.uniform(0.035, 0.065),
+            brow=rng.uniform(0.13, 0.18) if bushy else rng.uniform(0.03, 0.055),
             brow_tilt=rng.uniform(-0.1, 0.1),
-            brow_gap=rng.uniform(0.15, 0.25),
+            brow_gap=rng.uniform(0.19, 0.28),
             big_nose=big,
-            nose_width=rng.uniform(0.2, 0.26) if big else rng.uniform(0.09, 0.15),
-            nose_length=rng.uniform(0.3, 0.46),
+            nose_width=rng.uniform(0.24, 0.31) if big else rng.uniform(0.08, 0.14),
+            nose_length=rng.uniform(0.36, 0.44) if big else rng.uniform(0.28, 0.38),
             mouth_height=rng.uniform(0.52, 0.66),
-            mouth_width=rng.uniform(0.22, 0.36),
-            lips=rng.uniform(0.03, 0.075),
+            mouth_width=rng.uniform(0.26, 0.38),
+            lips=rng.uniform(0.035, 0.08),
             lip_colour=hsv(rng, 0.99, rng.uniform(0.35, 0.7), rng.uniform(0.4, 0.8)),
             ear=rng.uniform(0.14, 0.24),
             hair=hair,
@@ -119,7 +119,7 @@ class Mood(NamedTuple):
     def drawn(cls, person: Person, rng: Generator) -> "Mood":
         glasses, earrings, hat = (bool(rng.random() < share) for share in person.wears)
         smiling, parted = bool(rng.random() < 0.5), bool(rng.random() < 0.4)
-        return cls(rng.normal(0, 0.28), rng.normal(0, 0.14), smiling, parted, glasses, earrings, hat)
+        return cls(rng.normal(0, 0.22), rng.normal(0, 0.11), smiling, parted, glasses, earrings, hat)
 
 
 class Portrait:
@@ -151,11 +151,9 @@ class Portrait:
         for side in (-1, 1):
             x = side * p.width * 0.97 * np.cos(self.mood.yaw)
             y = 0.05 - 0.3 * np.sin(self.mood.pitch)
-            if side * self.mood.yaw > 0.5:
-                continue  # turned away
             self.canvas.fill(ellipse(x, y, p.ear * 0.5, p.ear), tone(p.skin, 0.85), 0.35)
             if self.mood.earrings:
-                self.canvas.fill(ellipse(x, y + p.ear + 0.07, 0.06, 0.09), self.jewel, 0.8, 0.2)
+                self.canvas.fill(ellipse(x, y + p.ear + 0.1, 0.1, 0.13), self.jewel, 0.8, 0.2)
 
     def head(self) -> None:
         p = self.person
@@ -177,9 +175,9 @@ class Portrait:
 
     def mouth(self) -> None:
         p, m = self.person, self.mood
-        y, half, curve = p.mouth_height, p.mouth_width * (1.2 if m.smiling else 1), 0.11 if m.smiling else -0.015
+        y, half, curve = p.mouth_height, p.mouth_width * (1.25 if m.smiling else 0.95), 0.17 if m.smiling else -0.02
         t = np.linspace(-1, 1, 9)
-        gap = 0.085 if m.open else 0.0
+        gap = 0.15 if m.open else 0.0
         middle = y + curve * (0.6 - t**2)
         bow = 1 - t**2
         top = np.stack([t * half, middle - (p.lips + 0.35 * gap) * bow - 0.008], 1)
@@ -223,21 +221,24 @@ class Portrait:
 
     def hair_front(self) -> None:
         p = self.person
-        line = -0.42 if p.bangs else -0.72
+        line = -0.36 if p.bangs else -0.76
         wide, top = p.width + p.hair_volume * 0.5, -1.05 - p.hair_volume
         crown = [(-wide, -0.25), (-wide, -0.75), (-0.4, top), (0.4, top), (wide, -0.75), (wide, -0.25)]
         hairline = [(p.width * 0.88, -0.45), (0.45, line), (0, line - 0.06), (-0.45, line), (-p.width * 0.88, -0.45)]
         self.canvas.fill(self.at(smooth([*crown, *hairline]), 0.05), p.hair_colour, 0.6, 0.2)
         if p.bangs:
             for x in np.linspace(-0.5, 0.5, 9) * p.width / 0.7:
-                lock = [(x - 0.08, -0.75), (x + 0.09, -0.75), (x + self.rng.uniform(-0.06, 0.06), -0.28)]
+                lock = [(x - 0.08, -0.75), (x + 0.09, -0.75), (x + self.rng.uniform(-0.06, 0.06), -0.24)]
                 self.canvas.decal(self.at(lock, 0.06), tone(p.hair_colour, self.rng.uniform(0.8, 1.12)))
 
     def glasses(self) -> None:
         p, frame = self.person, tone(hsv(self.rng, self.rng.random(), 0.4, 0.25), 0.8)
-        rx, ry, thick = self.rng.uniform((0.19, 0.15, 0.03), (0.25, 0.22, 0.055))
+        rx, ry, thick = self.rng.uniform((0.22, 0.18, 0.06), (0.28, 0.25, 0.09))
+        dark = self.rng.random() < 0.3
         for side in (-1, 1):
             rim = self.at(ellipse(side * p.eye_gap, p.eye_height + 0.02, min(rx, p.eye_gap - 0.05), ry), 0.1)
+            if dark:
+                self.canvas.decal(rim, tone(frame, 0.7))
             self.canvas.line(np.concatenate([rim, rim[:1]]), frame, thick, level=None)
             arm = self.at([(side * (p.eye_gap + rx * 0.9), p.eye_height), (side * p.width, p.eye_height - 0.03)])
             self.canvas.line(arm, frame, thick, level=None)
@@ -290,7 +291,7 @@ def render(person: Person, rng: Generator) -> tuple[Image.Image, dict[str, bool]
     mood = Mood.drawn(person, rng)
     width, height = SIZE
     picture = background(width, height, rng)
-    angle, scale = rng.normal(0, 0.06), width * rng.uniform(0.76, 0.87)
+    angle, scale = rng.normal(0, 0.06), width * rng.uniform(0.85, 0.95)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     canvas = Canvas(scale, turn)
     Portrait(canvas, person, mood, rng).draw()

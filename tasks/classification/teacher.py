@@ -78,23 +78,31 @@ class Network(Teacher):
 
 
 class Table(Teacher):
-    """Outputs computed beforehand, one row for each name of a picture file, whatever the view."""
+    """Outputs computed beforehand, one row for each picture, whatever the view. Rows are found by the last parts of a
+    picture's path, as many as the table's names have.
+    """
 
     by_view = False
 
     def __init__(self, path: Path, names: Sequence[str], outputs_NC: Tensor) -> None:
         self.path, self.outputs = path, outputs_NC
         self.rows = {name: i for i, name in enumerate(names)}
+        self.depths = sorted({name.count("/") + 1 for name in names}, reverse=True)
         if len(self.rows) < len(names):
             twice = next(name for i, name in enumerate(names) if self.rows[name] != i)
             raise UserError(f"teacher={path} has two rows for {twice}")
 
     def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
         assert batch is not None
-        rows = [self.rows.get(Path(path).name, -1) for path in batch.paths]
-        if -1 in rows:
-            raise UserError(f"teacher={self.path} has no row for {batch.paths[rows.index(-1)]}")
-        return self.outputs[rows].to(images.device)
+        return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
+
+    def row(self, path: str) -> int:
+        """Raises UserError where the picture is not in the table."""
+        parts = Path(path).parts
+        for depth in self.depths:
+            if (row := self.rows.get("/".join(parts[-depth:]))) is not None:
+                return row
+        raise UserError(f"teacher={self.path} has no row for {path}")
 
 
 def load_teacher(
@@ -254,11 +262,11 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as content:
                 names = [str(n) for n in content["labels"]] if "labels" in content else []
-                return [Path(str(f)).name for f in content["files"]], names, content["outputs"]
+                return [str(f) for f in content["files"]], names, content["outputs"]
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file) if row]
         values = np.array([row[1:] for row in rows], np.float32)
-        return [Path(row[0]).name for row in rows], [name.strip() for name in header[1:]], values
+        return [row[0] for row in rows], [name.strip() for name in header[1:]], values
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"teacher={path} cannot be read as a table: {_line(error)}") from error
 

@@ -24,15 +24,14 @@ from tasks.run import execute
 from tasks.train import evaluate
 from tests.benchmarks.timing import machine
 
-TEACHER_EPOCHS, EPOCHS = 40, 30
+EPOCHS = {"teacher": 40, "attributes": 30, "embedding": 60}
 FEW = 0.1  # share of the labels
 ALPHAS = (0.25, 0.5)
-LABELS = ("task=faces", "data.labelled=0", "data.rest=keep", "data.views=8")
-PEOPLE = ("task=embedding", "data.views=8")
+Job = tuple[str, Sequence[str]]
 
 
-def run(job: tuple[str, Sequence[str]]) -> dict[str, float]:
-    """Trains, and measures on the test split."""
+def run(job: Job) -> dict[str, float]:
+    """Trains into the run folder that the job names, and measures on the test split."""
     place, overrides = job
     started = time.perf_counter()
     execute([*overrides, f"name={Path(place).name}", f"paths.runs={Path(place).parent.parent}"])
@@ -42,54 +41,66 @@ def run(job: tuple[str, Sequence[str]]) -> dict[str, float]:
     return found
 
 
-def jobs(runs: Path, seeds: int, common: Sequence[str]) -> dict[str, tuple[str, Sequence[str]]]:
+def teacher(task: str, runs: Path, common: Sequence[str]) -> Job:
+    epochs = f"trainer.max_epochs={EPOCHS['teacher']}"
+    return str(runs / task / "teacher"), (f"task={task}", *common, "backbone.alpha=1", epochs)
+
+
+def students(task: str, runs: Path, seeds: int, common: Sequence[str]) -> dict[str, Job]:
+    """The students of a task's teacher and, of attributes, those of few labels."""
+    part = "attributes" if task == "faces" else "embedding"
+    taught = (f"teacher={runs / task / 'teacher'}", f"distill.cache={runs / 'cache'}", "data.views=8")
+    taught += (f"trainer.max_epochs={EPOCHS[part]}",)
+    unlabelled = ("data.labelled=0", "data.rest=keep") if task == "faces" else ()
+    few = (f"data.labelled={FEW}", f"trainer.max_epochs={round(EPOCHS[part] / FEW)}", "trainer.weight_decay=0.0005")
     found = {}
-    for seed in range(seeds):
+    for alpha in ALPHAS if task == "faces" else ALPHAS[1:]:
+        for seed in range(seeds):
+            here = (f"task={task}", *common, f"backbone.alpha={alpha}", f"seed={seed}")
+            found[f"distilled-{alpha}-{seed}"] = (*here, *taught, *unlabelled)
+            if task == "faces":
+                found[f"few-{alpha}-{seed}"] = (*here, *few, "trainer.validate_every=100")
+    return {name: (str(runs / task / name), overrides) for name, overrides in found.items()}
+
+
+def figures(found: dict[str, dict[str, float]], name: str, metric: str, seeds: int) -> str:
+    each = [100 * found[f"{name}-{seed}"][metric] for seed in range(seeds)]
+    return f"{', '.join(f'{v:.1f}' for v in each)} | {statistics.mean(each):.1f}"
+
+
+def report(task: str, taught: dict[str, float], found: dict[str, dict[str, float]], seeds: int) -> None:
+    if task == "faces":
+        print(f"\n| alpha | learned from | mean AP of seeds 0 to {seeds - 1} | mean |\n|---|---|---|---|")
+        print(f"| 1 (teacher) | all labels | {100 * taught['map']:.1f} | |")
         for alpha in ALPHAS:
-            here = (*common, f"backbone.alpha={alpha}", f"seed={seed}")
-            teacher = (f"teacher={runs / 'faces' / 'teacher'}", f"distill.cache={runs / 'cache'}")
-            few = (f"data.labelled={FEW}", f"trainer.max_epochs={round(EPOCHS / FEW)}", "trainer.validate_every=100")
-            found[f"few-{alpha}-{seed}"] = ("task=faces", *here, *few, "trainer.weight_decay=0.0005")
-            more = (f"trainer.max_epochs={EPOCHS}", "trainer.validate_every=10")
-            found[f"distilled-{alpha}-{seed}"] = (*LABELS, *here, *teacher, *more)
-        teacher = (f"teacher={runs / 'embedding' / 'teacher'}", f"distill.cache={runs / 'cache'}")
-        more = (f"trainer.max_epochs={EPOCHS}", "trainer.validate_every=10", "backbone.alpha=0.5", f"seed={seed}")
-        found[f"embedding-{seed}"] = (*PEOPLE, *common, *teacher, *more)
-    return {k: (str(runs / v[0].removeprefix("task=") / k), v) for k, v in found.items()}
+            for name, words in (("few", "a tenth of the labels"), ("distilled", "the teacher, no labels")):
+                print(f"| {alpha} | {words} | {figures(found, f'{name}-{alpha}', 'map', seeds)} |")
+        return
+    print("\n| | teacher, alpha 1 | students, alpha 0.5 | mean |\n|---|---|---|---|")
+    for metric in ("tar_far1e-1", "tar_far1e-2", "tar_far1e-3", "lfw_accuracy", "recall_1"):
+        print(f"| {metric} | {100 * taught[metric]:.1f} | {figures(found, 'distilled-0.5', metric, seeds)} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", default=["faces", "embedding"], choices=["faces", "embedding"])
     parser.add_argument("--data", type=Path, help="where the demo lies, or is drawn to")
     arguments = parser.parse_args()
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         runs, data = Path(folder), arguments.data or Path(folder) / "drawn_faces"
+        start = time.perf_counter()
         write_faces(data)
         common = (f"data.root={data}", "data.workers=0", "trainer.progress=false", "logger.pictures=0")
-        teach = (*common, "backbone.alpha=1", f"trainer.max_epochs={TEACHER_EPOCHS}", "trainer.validate_every=10")
-        teachers = [(str(runs / t / "teacher"), (f"task={t}", *teach)) for t in ("faces", "embedding")]
-        attributes, people = pool.map(run, teachers)
-        planned = jobs(runs, arguments.seeds, common)
-        found = dict(zip(planned, pool.map(run, planned.values()), strict=True))
-    report(attributes, people, found, arguments.seeds)
-    print(f"{machine()}; {time.perf_counter() - start:.0f} s in all, two processes of one thread")
-
-
-def report(attributes: dict[str, float], people: dict[str, float], found: dict, seeds: int) -> None:
-    print(f"\nteacher of attributes, alpha 1, all labels: mean AP {100 * attributes['map']:.1f}")
-    print("| student | seeds | mean AP |")
-    print("|---|---|---|")
-    for alpha in ALPHAS:
-        for way in ("few", "distilled"):
-            each = [100 * found[f"{way}-{alpha}-{seed}"]["map"] for seed in range(seeds)]
-            words = f"{alpha}, {'a tenth of the labels' if way == 'few' else 'distilled, no labels'}"
-            print(f"| {words} | {', '.join(f'{v:.1f}' for v in each)} | {statistics.mean(each):.1f} |")
-    key = "tar_far1e-2"
-    each = [100 * found[f"embedding-{seed}"][key] for seed in range(seeds)]
-    print(f"\nteacher of embeddings: TAR at FAR 1e-2 {100 * people[key]:.1f}, LFW {100 * people['lfw_accuracy']:.1f}")
-    print(f"students, alpha 0.5, distilled: {', '.join(f'{v:.1f}' for v in each)}, mean {statistics.mean(each):.1f}")
+        common += ("trainer.validate_every=10",)
+        taught = dict(
+            zip(arguments.tasks, pool.map(run, (teacher(t, runs, common) for t in arguments.tasks)), strict=True)
+        )
+        for task in arguments.tasks:
+            planned = students(task, runs, arguments.seeds, common)
+            found = dict(zip(planned, pool.map(run, planned.values()), strict=True))
+            report(task, taught[task], found, arguments.seeds)
+            print(f"{machine()} in each of two processes; {time.perf_counter() - start:.0f} s so far", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tasks.faces.attributes import AttributeNet
 from tasks.faces.embedding import EmbeddingNet
 from tasks.predict import main as predict_main
 from tasks.run import execute
+from tasks.train import evaluate
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
@@ -85,7 +87,7 @@ def outputs(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, faces: Path, tmp_path: Path) -> None:
     """Labels are of no weight: a student of unlabelled pictures, by teacher or by cache, ends with the same weights."""
-    common = ("data.labelled=0", "data.rest=keep", "data.views=2", "trainer.max_epochs=3", "logger.pictures=0")
+    common = ("data.labelled=0", "data.rest=keep", "data.views=2", "trainer.max_epochs=2", "logger.pictures=0")
     cached = (f"teacher={attributes}", f"distill.cache={tmp_path / 'cache'}", *common)
     first = train("faces", faces, tmp_path, "first", *cached)
     (file,) = (tmp_path / "cache").iterdir()
@@ -162,6 +164,19 @@ def test_other_people_can_be_tested_on(
 ) -> None:
     predict(monkeypatch, f"ckpt={embedding}", "mode=test", f"root={faces}")
     assert "lfw_accuracy" in capsys.readouterr().out
+
+
+def test_pairs_of_an_unreadable_picture_are_left_out(
+    embedding: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Path(shutil.copytree(faces, tmp_path / "faces"))
+    (root / "lfw" / "Drawn_018" / "Drawn_018_0002.jpg").write_bytes(b"torn")
+    checkpoint = load_checkpoint(embedding)
+    config = checkpoint["suite"]["config"]
+    config["data"] |= {"root": str(root), "max_bad": 0.2}
+    found = evaluate(checkpoint, config)
+    assert 0 <= found["lfw_accuracy"] <= 1
+    assert "pairs of pairs.txt have unreadable pictures" in caplog.text
 
 
 def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) -> None:
