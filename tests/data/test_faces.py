@@ -153,8 +153,8 @@ def test_views_are_few_and_always_the_same(faces: Path) -> None:
             batch = collate([pictures[i]])
             key = batch.rows[0], batch.views[0]
             first = seen.setdefault(key, batch.images)
-            assert (batch.images.int() - first.int()).abs().float().mean() < (6 if keep else 1e-9)
+            assert (batch.images.int() - first.int()).abs().float().mean() < (8 if keep else 1e-9)
     assert sorted(seen) == [(row, view) for row in range(3) for view in range(2)]
-    assert (seen[0, 0].int() - seen[0, 1].int()).abs().float().mean() > 10
+    assert (seen[0, 0].int() - seen[0, 1].int()).abs().float().mean() > 16
     other = ImageSet(samples, 32, **(settings | {"views": 3}))  # type: ignore[arg-type]
     assert other.fingerprint() != pictures.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()  # type: ignore[arg-type]

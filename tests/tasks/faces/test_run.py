@@ -81,7 +81,7 @@ def test_predictions_are_scores_and_test_mode_measures(
     assert "ap/Smiling" in capsys.readouterr().out
 
 
-def outputs(run: Path) -> dict[str, torch.Tensor]:
+def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
@@ -96,10 +96,12 @@ def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, fac
     plain = train("faces", faces, tmp_path, "plain", f"teacher={attributes}", *common)
     assert file.read_bytes()[:128] == before[:128]
     assert np.load(file).shape == (48, 2, 13)
-    assert not any("teacher" in name for name in outputs(first))
+    wanted = weights(first)
+    assert not any("teacher" in name for name in wanted)
     for other in (again, plain):
-        for name, tensor in outputs(first).items():
-            torch.testing.assert_close(outputs(other)[name], tensor, rtol=1e-3, atol=1e-4)
+        found = weights(other)
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, tmp_path: Path) -> None:
