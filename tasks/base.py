@@ -46,6 +46,7 @@ class TaskModule(LightningModule):
     primary: ClassVar[str]
     published_classes: ClassVar[int]
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
+    centre: ClassVar[float | None] = None  # share of the shorter side whose central square is `view`ed; None: all
     model: nn.Module
 
     def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:
@@ -103,6 +104,10 @@ class TaskModule(LightningModule):
     def describe(self, prediction: dict[str, Any]) -> str | None:
         """A prediction as one line for a person; None where the drawn picture says it all."""
         return None
+
+    def export_facts(self) -> dict[str, Any]:
+        """What an export's model.json says of this task alone, plain values."""
+        return {}
 
     def truths(self, batch: Any) -> list[dict[str, Any]]:
         """The labels of a batch in the form of `predict`'s answers."""

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
+from tasks.exporting.answers import classes
+from tasks.exporting.graph import Exports
 
 Form = Literal["classes", "attributes", "embedding"]  # what a network says of a picture
 
@@ -16,6 +18,7 @@ class PooledNet(nn.Module):
 
     form: ClassVar[Form]
     strides = (32,)
+    exports = Exports({"probabilities": "of each class"}, answer=classes)
     mean: Tensor
     std: Tensor
 

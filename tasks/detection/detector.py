@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from backbones.base import Backbone
+from tasks.detection.suppress import kept
+from tasks.exporting.answers import detections, suppress
+from tasks.exporting.graph import Exports
 
 
 class Detections(NamedTuple):
@@ -25,6 +28,16 @@ class Detector(nn.Module):
     """
 
     strides: tuple[int, ...]
+    score_threshold: float = 0.01
+    exports = Exports(
+        {
+            "boxes": "xyxy in pixels of the input",
+            "scores": "0..1; where there is an output `labels` they fall, and past an image's last detection are 0",
+            "labels": "index into the class names",
+        },
+        answer=detections,
+        helpers=(suppress,),
+    )
     mean: Tensor
     std: Tensor
 
@@ -63,6 +76,56 @@ class Detector(nn.Module):
         """Boxes (B, K, 4), xyxy input pixels, of the chosen anchors or points."""
         raise NotImplementedError("a detector defines boxes_at")
 
+    def every_box(self, outputs: Any) -> Tensor:
+        """Boxes (B, A, 4) of all anchors or points."""
+        raise NotImplementedError("a detector defines every_box")
+
+    def deployed(self, images: Tensor, whole: bool) -> dict[str, Tensor]:
+        """What an exported file gives for normalised images: the detections if `whole`, else every decoded box
+        (B, A, 4) with its scores (B, A, num_classes).
+        """
+        outputs = self(images)
+        scores_BAC = self.class_logits(outputs).float().sigmoid()
+        if not whole:
+            return {"boxes": self.every_box(outputs).clamp(0, self.resolution), "scores": scores_BAC}
+        scores_BK, flat_BK = scores_BAC.flatten(1).topk(min(self.candidates, scores_BAC[0].numel()))
+        boxes_BK4 = self.boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
+        return self.suppressed(boxes_BK4, scores_BK, flat_BK % self.num_classes)
+
+    def suppressed(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
+        """The fields of Detections that class-wise suppression leaves of the candidates, of fixed shapes."""
+        own_BCK = labels_BK[:, None] == torch.arange(self.num_classes, device=labels_BK.device)[:, None]
+        apart_BCK = torch.where(own_BCK, scores_BK[:, None], 0.0)
+        scores_BK = scores_BK * kept(boxes_BK4, apart_BCK, self.nms_iou, self.score_threshold)
+        scores, order = scores_BK.topk(min(self.max_detections, scores_BK.shape[1]))
+        boxes, labels = boxes_BK4.gather(1, order[..., None].expand(-1, -1, 4)), labels_BK.gather(1, order)
+        some = scores > 0
+        return {"boxes": boxes * some[..., None], "scores": scores, "labels": labels * some}
+
+    def found(self, outputs: dict[str, Tensor]) -> Detections:
+        """The detections from what `deployed` gave."""
+        if "labels" in outputs:
+            return Detections(outputs["boxes"], outputs["scores"], outputs["labels"])
+        result = self.empty(len(outputs["boxes"]), outputs["boxes"])
+        for i in range(len(result.boxes)):
+            rows = suppress({name: value[i].cpu().numpy() for name, value in outputs.items()}, self.suppression())
+            for table, values in zip(result, rows, strict=True):
+                table[i, : len(values)] = torch.from_numpy(values)
+        return result
+
+    def suppression(self) -> dict[str, Any]:
+        """The settings of `suppress`."""
+        names = ("score_threshold", "candidates", "nms_iou", "max_detections")
+        return {name: getattr(self, name) for name in names}
+
+    def empty(self, batch: int, like: Tensor) -> Detections:
+        """No detections, of a batch of images."""
+        return Detections(
+            like.new_zeros(batch, self.max_detections, 4, dtype=torch.float32),
+            like.new_zeros(batch, self.max_detections, dtype=torch.float32),
+            like.new_zeros(batch, self.max_detections, dtype=torch.int64),
+        )
+
     def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
         """Class-wise NMS over the best `candidates` (box, class) pairs of each image."""
         logits = self.class_logits(outputs).float()
@@ -86,11 +149,7 @@ class Detector(nn.Module):
         first = torch.searchsorted(row, torch.arange(batch, device=row.device))
         place = torch.arange(len(row), device=row.device) - first[row]
         order, row, place = (t[place < self.max_detections] for t in (order, row, place))
-        result = Detections(
-            boxes.new_zeros(batch, self.max_detections, 4),
-            scores.new_zeros(batch, self.max_detections),
-            labels.new_zeros(batch, self.max_detections),
-        )
+        result = self.empty(batch, boxes)
         for table, values in zip(result, (boxes, scores, labels), strict=True):
             table[row, place] = values[order]
         return result

@@ -155,12 +155,7 @@ class FasterRCNN(Detector):
         proposals, _ = self.rpn(images, features)
         self.roi_heads.score_thresh = score_threshold
         found, _ = self.roi_heads(features, proposals, sizes)
-        shape = (len(found), self.max_detections)
-        result = Detections(
-            outputs.new_zeros(*shape, 4, dtype=torch.float32),
-            outputs.new_zeros(shape, dtype=torch.float32),
-            outputs.new_zeros(shape, dtype=torch.int64),
-        )
+        result = self.empty(len(found), outputs)
         for i, image in enumerate(found):
             count = len(image["scores"])
             result.boxes[i, :count] = image["boxes"]

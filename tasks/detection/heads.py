@@ -13,7 +13,7 @@ PRIOR = log(0.01 / 0.99)  # RetinaNet, section 4.1: rare objects do not swamp th
 
 def per_anchor(x: Tensor, columns: int) -> Tensor:
     """(B, anchors * columns, H, W) to (B, H * W * anchors, columns); free in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, columns)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)  # len() would fix the batch of an export
 
 
 def predictor(inputs: int, outputs: int, kernel: int = 1, bias: float = 0.0) -> nn.Conv2d:

@@ -69,6 +69,9 @@ class PAN(Detector):
         sides = outputs[0].gather(1, index_BK[..., None].expand(-1, -1, 4 * BINS)).float()
         return self._boxes(sides, self.points[index_BK], self.point_strides[index_BK])
 
+    def every_box(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return self._boxes(outputs[0].float(), self.points, self.point_strides)
+
     def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Boxes (..., 4) from side logits (..., 4 * BINS): the mean distance of each side's distribution."""
         bins: Tensor = self.bins  # type: ignore[assignment]

@@ -80,6 +80,9 @@ class AnchorDetector(Detector):
         deltas = outputs[0].gather(1, index_BK[..., None].expand(-1, -1, 4)).float()
         return decode(deltas, self.anchors[index_BK])
 
+    def every_box(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return decode(outputs[0].float(), self.anchors)
+
 
 def map_sizes(backbone: Backbone, resolution: int, count: int) -> list[int]:
     """Sides of the backbone's maps and of further ones, up to `count`, each halved by a convolution at stride 2."""

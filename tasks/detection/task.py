@@ -31,12 +31,21 @@ class DetectionTask(TaskModule):
 
     def build_model(self) -> Detector:
         detector = self.config["detector"]
-        return build(
+        model: Detector = build(
             {k: v for k, v in detector.items() if k != "resolution"},
             backbone=self.build_backbone(locate(detector).strides),
             num_classes=len(self.labels),
             resolution=self.resolution,
             alpha=self.config["backbone"].get("alpha", 1.0),
+        )
+        model.score_threshold = self.config["task"]["score_threshold"]
+        return model
+
+    def export_facts(self) -> dict[str, Any]:
+        suppression = self.model.suppression() | {"draw_threshold": self.config["task"]["draw_threshold"]}
+        anchors = getattr(self.model, "anchors", None)
+        return {"postprocess": suppression} | (
+            {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from tasks.exporting.answers import position
+from tasks.exporting.graph import Exports
 from tasks.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
 from tasks.geo.sphere import EARTH_KM, unit_vectors
 
@@ -67,6 +69,14 @@ class GeoLocator(nn.Module):
     """
 
     strides = (32,)
+    exports = Exports(
+        {
+            "cells": "the most probable cells, best first: indices into cells.tokens",
+            "probabilities": "of these cells",
+            "directions": "the position as a unit vector: x to (0, 0), y to (0, 90 east), z to the north pole",
+        },
+        answer=position,
+    )
 
     def __init__(
         self,

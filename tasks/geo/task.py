@@ -69,6 +69,10 @@ class GeoTask(TaskModule):
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
 
+    def export_facts(self) -> dict[str, Any]:
+        fine = self.table.positions[-len(self.table.tokens) :]
+        return {"cells": {"tokens": self.table.tokens, "positions": fine.round(5).tolist()}}
+
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         located = self.model.postprocess(self.model(self.model.preprocess(images)))
         answers = positions_of(located.directions.float().cpu().numpy())

@@ -1,0 +1,49 @@
+"""Exports: the graph of a model, a module for each format that writes and runs its files, and how they are checked."""
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from backbones.errors import UserError
+
+
+def installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # it is None in sys.modules
+        return False
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format without its packages. Its module has `write`, `Runner` and `EXAMPLE`."""
+
+    name: str
+    suffix: str
+    extra: str | None  # of our own package: brings what writes it
+    packages: tuple[str, ...]  # modules
+    runtime: str  # what runs the file, as pip knows it
+    whole: bool  # whether non-maximum suppression can be inside
+    free_batch: bool
+    int8: bool = True
+
+    def module(self) -> Any:
+        """The module that writes and runs it.
+
+        Raises:
+            UserError: its packages are not installed.
+        """
+        if missing := [name for name in self.packages if not installed(name)]:
+            raise UserError(f"format={self.name} needs {', '.join(missing)}: pip install -e '.[{self.extra}]'")
+        return importlib.import_module(f"tasks.exporting.{self.name}")
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format(
+            "onnx", ".onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime", whole=True, free_batch=True
+        ),
+    )
+}

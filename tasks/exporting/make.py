@@ -1,0 +1,197 @@
+"""Makes an export: writes the file, runs it, and says what became of the task's metric."""
+
+import copy
+import logging
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from backbones.cost import measure_cost
+from backbones.errors import UserError
+from data.base import SuiteData
+from tasks.base import TaskModule
+from tasks.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.exporting import FORMATS, Format
+from tasks.exporting.graph import Graph, exports_of
+from tasks.exporting.package import Spec, example, sha256, whole_folder, write_spec
+from tasks.exporting.verify import Standin, differences, losing_layers, measure
+from tasks.train import build_data, setup
+
+log = logging.getLogger(__name__)
+
+THREADS = os.cpu_count() or 1
+COMPARED = 32  # validation pictures whose outputs are compared one by one
+TRIED = 4  # training pictures on which each layer's loss is tried
+MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
+
+
+def export(config: dict[str, Any]) -> Path:
+    """Writes and checks an export, and returns its folder.
+
+    Raises:
+        UserError: something must be put right first, or the file loses more than `max_drop` (it is kept).
+    """
+    setup()
+    form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
+    path = find_checkpoint(config["ckpt"])
+    checkpoint = load_checkpoint(path)
+    module = restore(checkpoint)
+    target = place(config, path, module)
+    with whole_folder(target, config["overwrite"]) as folder:
+        data = data_of(config, checkpoint, module)
+        samples = calibration(data, config["calibration"]) if int8 else []
+        before = measure(module, data, config["images"])
+        graph = Graph(module.model, config["input"], form.whole)
+        spec = describe(config, form, path, module, graph)
+        file = folder / spec.file
+        pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
+        form.module().write(graph, pixels, spec.names, file, [graph.pixels(x) for x in samples])
+        runner = form.module().Runner(file, THREADS)
+        spec.differences = differences(graph, runner, pictures(data, COMPARED))
+        after = measure(module, data, config["images"], Standin(graph, runner, spec.names))
+        spec.metrics = compared(config, module, data, before, after)
+        finish(spec, module, folder, form)
+    report(spec, target)
+    if spec.metrics["drop"] > spec.metrics["max_drop"]:
+        raise UserError(
+            f"{target} is kept, but {module.primary} falls by {spec.metrics['drop']:.2f} points, more than "
+            f"max_drop={spec.metrics['max_drop']:g}; {reasons(graph, samples, spec)}"
+        )
+    return target
+
+
+def data_of(config: dict[str, Any], checkpoint: dict[str, Any], module: TaskModule) -> SuiteData:
+    """The data set of the run, where it lies now."""
+    settings = checkpoint["suite"]["config"]
+    if config["root"]:
+        settings["data"]["root"] = config["root"]
+    data = build_data(settings)
+    if data.labels != module.labels:
+        raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
+    return data
+
+
+def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
+    """The folder of the export: <task>-<alpha>-<size>[-int8]-<format>."""
+    inside = checkpoint.parent.name == "checkpoints"
+    folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
+    backbone = module.config["backbone"]
+    kind = f"{backbone['alpha']:g}" if "alpha" in backbone else backbone["name"]
+    parts = [module.config["task"]["name"], kind, str(module.resolution)]
+    if config["quantize"] != "none":
+        parts.append(config["quantize"].replace("_", "-"))
+    return folder / "-".join([*parts, config["format"]])
+
+
+def calibration(data: SuiteData, count: int) -> list[Tensor]:
+    """Pictures (1, 3, R, R) uint8 as training sees them.
+
+    Raises:
+        UserError: there are none.
+    """
+    found: list[Tensor] = []
+    try:
+        for batch in data.train_dataloader():
+            found += batch.images.split(1)
+            if len(found) >= count:
+                break
+    except (UserError, OSError) as error:
+        raise UserError(f"int8 takes its ranges from training pictures, and there are none: {error}") from error
+    return found[:count]
+
+
+def pictures(data: SuiteData, count: int) -> list[Tensor]:
+    """At least `count` validation pictures, in batches (B, 3, R, R) uint8."""
+    loader = data.val_dataloader()
+    return [batch.images for _, batch in zip(range(-(-count // data.batch_size)), loader, strict=False)]
+
+
+def compared(
+    config: dict[str, Any], module: TaskModule, data: SuiteData, before: dict[str, float], after: dict[str, float]
+) -> dict[str, Any]:
+    """What model.json says of the metrics; the drop is in points, hundredths of the primary metric."""
+    images = min(-(-config["images"] // data.batch_size) * data.batch_size, len(data.datasets["val"]))  # type: ignore[arg-type]
+    if images < 200:
+        log.warning("there are only %d validation pictures, on which the metrics say little", images)
+    limit = config["max_drop"]
+    return {
+        "primary": module.primary,
+        "images": images,
+        "before": before,
+        "after": after,
+        "drop": 100 * (before[module.primary] - after[module.primary]),
+        "max_drop": MAX_DROP[config["quantize"]] if limit is None else limit,
+    }
+
+
+def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModule, graph: Graph) -> Spec:
+    """The spec of a file that is still to be written."""
+    pixels = graph.example(1, module.resolution)
+    with torch.inference_mode():
+        answers = graph.named(pixels)
+    batch = "batch" if form.free_batch else config["batch"]
+    meanings = exports_of(module.model).outputs
+
+    def facts(name: str, tensor: Tensor) -> dict[str, Any]:
+        return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
+
+    view = {"layout": config["input"], "size": module.resolution, "centre": module.centre, "values": "RGB, 0 to 255"}
+    cost = measure_cost(copy.deepcopy(module.model), module.resolution)
+    return Spec(
+        task=module.config["task"]["name"],
+        format=form.name,
+        quantize=config["quantize"],
+        file=f"model{form.suffix}",
+        input=facts("image", pixels) | view,
+        normalization=module.config["backbone"]["normalization"],
+        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
+        labels=module.labels,
+        cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
+        provenance={
+            "checkpoint": path.name,
+            "checkpoint_sha256": sha256(path),
+            "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "config": module.config,
+        },
+    )
+
+
+def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
+    """Writes what lies beside the file."""
+    spec.sha256 = sha256(folder / spec.file)
+    spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
+    write_spec(folder, spec, module.export_facts())
+    text = example(spec, exports_of(module.model), form.module().EXAMPLE, form.runtime)
+    (folder / "example.py").write_text(text)
+
+
+def report(spec: Spec, target: Path) -> None:
+    metrics = spec.metrics
+    title = f"{spec.task} as {spec.format}, quantize={spec.quantize}: {spec.cost['megabytes']:.2f} MB"
+    table = Table("", "checkpoint", "file", title=title)
+    for name, value in metrics["before"].items():
+        if "/" not in name:
+            table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
+    console = Console()
+    console.print(table)
+    words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
+    console.print(f"{metrics['images']} validation pictures; largest difference: {words}", soft_wrap=True)
+    console.print(f"wrote {target}; try: python {target / 'example.py'} <picture>", soft_wrap=True)
+
+
+def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:
+    """What loses most."""
+    if not samples:
+        worst = max(spec.differences, key=lambda name: spec.differences[name])
+        return f"its output {worst} differs by up to {spec.differences[worst]:.3g}"
+    layers = losing_layers(graph, [graph.pixels(x) for x in samples[:TRIED]])
+    words = ", ".join(f"{name} ({100 * loss:.1f} %)" for name, loss in layers)
+    return f"the layers whose rounding changes the outputs most are {words}"

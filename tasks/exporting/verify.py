@@ -1,0 +1,89 @@
+"""Whether an exported file does what the network did: by its outputs, and by the task's own metric."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from data.base import SuiteData
+from tasks.base import TaskModule
+from tasks.callbacks import SkippedPictures
+from tasks.exporting.graph import Graph, found
+from tasks.train import build_trainer
+
+Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
+
+
+class Standin(nn.Module):
+    """Answers in the model's place with what the exported file says, so that a task measures the file."""
+
+    def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
+        super().__init__()
+        self.graph, self.runner, self.names = graph, runner, names
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return self.graph.pixels(images.cpu())
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        answers = self.runner(pixels.numpy())
+        return {name: torch.from_numpy(np.array(a)) for name, a in zip(self.names, answers, strict=True)}
+
+    def postprocess(self, outputs: dict[str, Tensor], *_: Any) -> Any:
+        return found(self.graph.model, outputs)
+
+
+def measure(module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None) -> dict[str, float]:
+    """The task's metrics on the first `images` validation pictures, by `model` in place of its own."""
+    settings = {**module.config["trainer"], "devices": 1, "accelerator": "cpu", "precision": "32", "progress": False}
+    trainer = build_trainer({**module.config, "trainer": settings}, None, [SkippedPictures()])
+    trainer.limit_val_batches = -(-images // data.batch_size)
+    own = module.model
+    if model is not None:
+        module.model = model
+    try:
+        trainer.validate(module, datamodule=data, verbose=False)
+    finally:
+        module.model = own
+    return {name: value for name, value in module.last_metrics.items() if name != "primary"}
+
+
+@torch.inference_mode()
+def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Of each output the largest difference between file and network; of whole numbers, the share that differs."""
+    largest: dict[str, list[float]] = {}
+    for images in batches:
+        pixels = graph.pixels(images)
+        expected = graph.named(pixels)
+        for (name, wanted), got in zip(expected.items(), runner(pixels.numpy()), strict=True):
+            error = np.abs(got.astype(np.float64) - wanted.double().numpy())
+            whole = not wanted.is_floating_point()
+            largest.setdefault(name, []).append(float((error > 0).mean() if whole else error.max()))
+    return {name: max(values) for name, values in largest.items()}
+
+
+@torch.inference_mode()
+def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[tuple[str, float]]:
+    """The layers that lose most by int8, with the error relative to the output's size that each alone makes."""
+    model = graph.model
+    before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
+    losses = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        weight = layer.weight.data
+        layer.weight.data = rounded(weight, weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / 127)
+        hook = layer.register_forward_hook(lambda _, __, y: rounded(y, (y.amax() - y.amin()) / 255))
+        after = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
+        hook.remove()
+        layer.weight.data = weight
+        error = sum(float((a - b).norm()) for a, b in zip(after, before, strict=True))
+        losses.append((name, error / max(sum(float(b.norm()) for b in before), 1e-9)))
+    return sorted(losses, key=lambda row: -row[1])[:count]
+
+
+def rounded(x: Tensor, step: Tensor) -> Tensor:
+    step = step.clamp(min=1e-12)
+    return (x / step).round() * step
