@@ -46,7 +46,6 @@ class TaskModule(LightningModule):
     primary: ClassVar[str]
     published_classes: ClassVar[int]
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
-    centre: ClassVar[float | None] = None  # share of the shorter side whose central square is `view`ed; None: all
     model: nn.Module
 
     def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:

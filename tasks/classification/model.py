@@ -18,7 +18,6 @@ class PooledNet(nn.Module):
 
     form: ClassVar[Form]
     strides = (32,)
-    exports = Exports({"probabilities": "of each class"}, answer=classes)
     mean: Tensor
     std: Tensor
 
@@ -48,6 +47,7 @@ class Classifier(PooledNet):
     """Images to the logits (B, num_classes) of classes that exclude each other."""
 
     form = "classes"
+    exports = Exports({"probabilities": "of each class"}, answer=classes)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from data.crops import CENTRE, centre_box, resize_box
+from data.crops import centre_box, resize_box
 from tasks.base import TaskModule
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
@@ -27,7 +27,6 @@ class ClassificationTask(TaskModule):
 
     primary = "top1"
     published_classes = 1000  # ImageNet
-    centre = CENTRE
     model: Classifier
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,12 @@ def classes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in best]
 
 
+def attributes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attributes, most probable first."""
+    scores = outputs["probabilities"]
+    return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in np.argsort(-scores)]
+
+
 def suppress(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
     """Boxes (N, 4), scores (N,) and labels (N,), best first, that class-wise non-maximum suppression leaves of every
     anchor's box (A, 4) and scores (A, classes).

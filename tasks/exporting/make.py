@@ -73,7 +73,7 @@ def data_of(config: dict[str, Any], checkpoint: dict[str, Any], module: TaskModu
     if config["root"]:
         settings["data"]["root"] = config["root"]
     data = build_data(settings)
-    if data.labels != module.labels:
+    if module.closed_set and data.labels != module.labels:
         raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
     return data
 
@@ -142,7 +142,12 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     def facts(name: str, tensor: Tensor) -> dict[str, Any]:
         return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
 
-    view = {"layout": config["input"], "size": module.resolution, "centre": module.centre, "values": "RGB, 0 to 255"}
+    view = {
+        "layout": config["input"],
+        "size": module.resolution,
+        "centre": module.config["data"].get("centre"),
+        "values": "RGB, 0 to 255",
+    }
     cost = measure_cost(copy.deepcopy(module.model), module.resolution)
     return Spec(
         task=module.config["task"]["name"],

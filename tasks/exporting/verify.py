@@ -27,12 +27,12 @@ class Standin(nn.Module):
     def preprocess(self, images: Tensor) -> Tensor:
         return self.graph.pixels(images.cpu())
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        answers = self.runner(pixels.numpy())
-        return {name: torch.from_numpy(np.array(a)) for name, a in zip(self.names, answers, strict=True)}
+    def forward(self, pixels: Tensor) -> Any:
+        answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
+        return found(self.graph.model, dict(zip(self.names, answers, strict=True)))
 
-    def postprocess(self, outputs: dict[str, Tensor], *_: Any) -> Any:
-        return found(self.graph.model, outputs)
+    def postprocess(self, answers: Any, *_: Any) -> Any:
+        return answers
 
 
 def measure(module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None) -> dict[str, float]:

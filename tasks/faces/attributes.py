@@ -4,12 +4,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.classification.model import PooledNet
+from tasks.exporting.answers import attributes
+from tasks.exporting.graph import Exports
 
 
 class AttributeNet(PooledNet):
     """Images (B, 3, H, W) to logits (B, A), one for each attribute."""
 
     form = "attributes"
+    exports = Exports({"probabilities": "of each attribute, for itself"}, answer=attributes)
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, A)."""

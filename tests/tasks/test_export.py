@@ -34,7 +34,15 @@ def dog(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small classifier."""
     runs = tmp_path_factory.mktemp("runs")
     tiny = [s for s in TINY if not s.startswith(("data.train", "data.val"))]
-    settings = [*tiny, "task=dogs", "data=dogs", f"data.root={dogs}", f"paths.runs={runs}", "name=tiny", "logger.pictures=0"]
+    settings = [
+        *tiny,
+        "task=dogs",
+        "data=dogs",
+        f"data.root={dogs}",
+        f"paths.runs={runs}",
+        "name=tiny",
+        "logger.pictures=0",
+    ]
     run.execute([*settings, "trainer.max_epochs=1", "trainer.progress=false"])
     return runs / "dogs" / "tiny"
 
