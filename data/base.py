@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from backbones.errors import UserError
 
@@ -65,16 +66,22 @@ class SuiteData(LightningDataModule):
         """How many pictures an item of the split's dataset brings."""
         return 1
 
+    def sampling_weights(self, dataset: Dataset) -> Tensor | None:
+        """How often (N,) each training sample is wanted; None where all alike."""
+        return None
+
     def loader(self, split: Split) -> DataLoader:
         """Batches of a split: shuffled and without the last incomplete batch where they train."""
         dataset = self.pictures(split)
         train, batch_size = split == "train", max(1, self.batch_size // self.items(split))
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two pictures")
+        weights = self.sampling_weights(dataset) if train else None
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            shuffle=train,
+            shuffle=train and weights is None,
+            sampler=None if weights is None else WeightedRandomSampler(weights, len(weights)),  # type: ignore[arg-type]
             drop_last=train and len(dataset) > batch_size,  # type: ignore[arg-type]
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.images import BadImage, read_image
-from data.transforms import detection_transforms
+from data.transforms import detection_transforms, mosaic
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +61,26 @@ class Batch:
 class DetectionSet(Dataset[dict[str, Any]]):
     """Records as samples. A picture that cannot be read is replaced by the next, and named in the batch."""
 
-    def __init__(self, records: Sequence[Record], resolution: int, transforms: v2.Compose, cache: bool) -> None:
+    def __init__(
+        self, records: Sequence[Record], resolution: int, transforms: v2.Compose, cache: bool, mosaic: float = 0.0
+    ) -> None:
         self.records = records
         self.resolution = resolution
         self.transforms = transforms
+        self.mosaic = mosaic
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self._readable(index)
+        if not self.mosaic or torch.rand(()) >= self.mosaic:
+            return sample
+        samples = [sample, *(self._readable(i) for i in torch.randint(len(self), (3,)).tolist())]
+        return mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}
+
+    def _readable(self, index: int) -> dict[str, Any]:
         bad: list[tuple[str, str]] = []
         for step in range(len(self)):
             record = self.records[(index + step) % len(self)]
@@ -133,12 +143,16 @@ class DetectionData(SuiteData):
         crop: bool = True,
         flip: bool = True,
         photometric: float = 0.5,
+        zoom_out: float = 0.0,
+        mosaic: float = 0.0,
+        balance: float = 0.0,
         cache: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.resolution = resolution
-        self.augmentation = (crop, flip, photometric)
+        self.augmentation = (crop, flip, photometric, zoom_out)
+        self.mosaic, self.balance = mosaic, balance
         self.cache = cache
 
     def records(self, split: Split) -> list[Record]:
@@ -159,6 +173,18 @@ class DetectionData(SuiteData):
         size = self.resolution * 3 // 2 if train else self.resolution
         needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
         cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
-        return DetectionSet(records, size, detection_transforms(*steps), cache)
+        return DetectionSet(records, size, detection_transforms(*steps), cache, self.mosaic if train else 0.0)
+
+    def sampling_weights(self, dataset: Dataset) -> Tensor | None:
+        """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the pictures, less than
+        `balance`, is wanted sqrt(balance / f) times as often, and a picture as often as its most wanted class.
+        """
+        assert isinstance(dataset, DetectionSet)
+        if not self.balance:
+            return None
+        present = np.stack([np.bincount(r.labels, minlength=len(self.labels)) > 0 for r in dataset.records])
+        share = present.mean(axis=0).clip(min=1 / len(present))
+        factors = np.maximum(1, np.sqrt(self.balance / share))
+        return torch.from_numpy(np.maximum(1, (present * factors).max(axis=1)))
 
     collate = staticmethod(collate)

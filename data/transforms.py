@@ -1,11 +1,14 @@
 """Augmentation for detection, on uint8 pictures and their boxes (torchvision.transforms.v2)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+MOSAIC_VISIBLE = 0.3  # of a box
 
 
 class BatchedIoUCrop(v2.RandomIoUCrop):
@@ -58,10 +61,33 @@ def _first_valid(crops_T4: Tensor, boxes_N4: Tensor, overlap: float) -> int | No
     return int(valid[0]) if len(valid) else None
 
 
-def detection_transforms(resolution: int, crop: bool, flip: bool, photometric: float) -> v2.Compose:
+def mosaic(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Four pictures (3, R, R) with `boxes` and `labels` as one (YOLOv4, section 3.3): a random window, of a side from R
+    to 2 R, of the sheet of 2 x 2, resized to R. Boxes less than MOSAIC_VISIBLE of which is in the window are dropped.
+    """
+    side = samples[0]["image"].shape[-1]
+    rows = [torch.cat([samples[i]["image"], samples[i + 1]["image"]], dim=2) for i in (0, 2)]
+    corners = torch.tensor([[0, 0], [side, 0], [0, side], [side, side]]).repeat(1, 2)
+    boxes = torch.cat([s["boxes"].as_subclass(Tensor) + c for s, c in zip(samples, corners, strict=True)])
+    window = side + int(torch.randint(side + 1, ()))
+    left, top = torch.randint(2 * side - window + 1, (2,)).tolist()
+    image = v2.functional.resized_crop(torch.cat(rows, dim=1), top, left, window, window, [side, side])
+    moved = (boxes - torch.tensor([left, top, left, top])) * (side / window)
+    inside = moved.clamp(0, side)
+    areas = [(b[:, 2:] - b[:, :2]).prod(dim=1) for b in (inside, moved)]
+    kept = areas[0] > MOSAIC_VISIBLE * areas[1]
+    labels = torch.cat([s["labels"] for s in samples])
+    return samples[0] | {"image": image, "boxes": inside[kept], "labels": labels[kept]}
+
+
+def detection_transforms(
+    resolution: int, crop: bool, flip: bool, photometric: float, zoom_out: float = 0.0
+) -> v2.Compose:
     """SSD's augmentation; light and colour are changed after resizing, where there are fewest pixels."""
     # SanitizeBoundingBoxes would drop a box that leaves the picture by a rounding error
     steps: list[torch.nn.Module] = [v2.ClampBoundingBoxes()]
+    if zoom_out:
+        steps.append(v2.RandomZoomOut(fill=127, side_range=(1.0, 2.0), p=zoom_out))
     if crop:
         steps.append(BatchedIoUCrop())
     steps.append(v2.Resize((resolution, resolution)))

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.coco import CocoData, read_coco
 from data.images import BadImage, read_image
-from data.transforms import BatchedIoUCrop, detection_transforms
+from data.transforms import MOSAIC_VISIBLE, BatchedIoUCrop, detection_transforms, mosaic
 from data.voc import VocData
 from tests.conftest import shared
 
@@ -251,3 +251,50 @@ def test_upright(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg", 8)[1] == (20, 40)
     image, size = read_image(tmp_path / "a.jpg", 1 << 30, upright=True)
     assert (tuple(image.shape[1:]), size) == ((40, 20), (40, 20))
+
+
+def test_mosaic_keeps_each_box_on_its_object() -> None:
+    """Four pictures, each with a square of a grey of its own."""
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(30):
+        samples = []
+        for grey in (60, 110, 160, 210):
+            x, y = torch.randint(0, 60, (2,)).tolist()
+            image = torch.zeros(3, 96, 96, dtype=torch.uint8)
+            image[:, y : y + 30, x : x + 30] = grey
+            box = tv_tensors.BoundingBoxes(
+                [[x, y, x + 30, y + 30]], format="XYXY", canvas_size=(96, 96), dtype=torch.float
+            )
+            samples.append({"image": tv_tensors.Image(image), "boxes": box, "labels": torch.tensor([grey]), "bad": []})
+        found = mosaic(samples)
+        assert found["image"].shape == (3, 96, 96)
+        for (x0, y0, x1, y1), grey in zip(found["boxes"].round().int().tolist(), found["labels"].tolist(), strict=True):
+            inner = found["image"][0, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].float()
+            assert (inner - grey).abs().max() < 3
+            seen.add(grey)
+        for grey in {60, 110, 160, 210} - set(found["labels"].tolist()):
+            left = ((found["image"][0].float() - grey).abs() < 3).sum()
+            assert left <= (MOSAIC_VISIBLE + 0.1) * 30**2
+    assert seen == {60, 110, 160, 210}
+
+
+def test_mosaic_and_zooming_out_in_a_loader(scenes: Path) -> None:
+    torch.manual_seed(0)
+    batch = next(iter(coco_data(scenes, mosaic=1.0, zoom_out=1.0).train_dataloader()))
+    boxes = batch.boxes[batch.labels >= 0]
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert (batch.labels >= 0).sum() > 8
+    assert ((boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= 0 and boxes.max() <= 64).item()
+
+
+def test_rare_classes_are_shown_more_often(scenes: Path) -> None:
+    data = coco_data(scenes, balance=0.9)
+    dataset = data.pictures("train")
+    weights = data.sampling_weights(dataset)
+    records = data.records("train")
+    share = {c: sum(c in r.labels for r in records) / len(records) for c in range(len(data.labels))}
+    for record, weight in zip(records, weights.tolist(), strict=True):
+        assert weight == pytest.approx(max([1.0, *((0.9 / share[c]) ** 0.5 for c in set(record.labels.tolist()))]))
+    assert len(set(weights.tolist())) > 1
+    assert len(data.train_dataloader().sampler) == len(records)
