@@ -112,6 +112,17 @@ class TaskModule(LightningModule):
         """The labels of a batch in the form of `predict`'s answers."""
         raise NotImplementedError("a task defines truths")
 
+    def starting_weights(self, path: str) -> dict[str, Tensor]:
+        """The tensors that `ckpt` names, by the names of this module's state dict.
+
+        Raises:
+            UserError: the file cannot be read, or is of another task.
+        """
+        from tasks.checkpoint import load_checkpoint  # which restores TaskModules, so it imports this file
+
+        state: dict[str, Tensor] = load_checkpoint(path, task=self.config["task"]["name"])["state_dict"]
+        return state
+
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
         """The configured backbone with maps at `strides`. What it settled on goes into the configuration."""
         settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}

@@ -70,6 +70,11 @@ def start_from(module: nn.Module, state: dict[str, Tensor], source: str) -> None
     if not fitting:
         raise UserError(f"ckpt={source}: none of its tensors fits this model")
     module.load_state_dict(fitting, strict=False)
-    fresh = sorted(own.keys() - fitting.keys())
+    fresh = []
+    for name in sorted(own.keys() - fitting.keys()):
+        if name in state:
+            fresh.append(f"{name}, {tuple(own[name].shape)} here and {tuple(state[name].shape)} there")
+        elif not name.endswith("num_batches_tracked"):
+            fresh.append(name)
     if fresh:
-        log.warning("ckpt=%s: %d tensors do not fit and start fresh: %s", source, len(fresh), ", ".join(fresh))
+        log.warning("ckpt=%s: %d tensors do not fit and start fresh: %s", source, len(fresh), "; ".join(fresh))

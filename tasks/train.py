@@ -143,8 +143,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     data = build_data(config)
     module: TaskModule = locate(config["task"])(config, data.labels, load_weights=ckpt is None)
     if config["ckpt"] and ckpt is None:
-        start = load_checkpoint(config["ckpt"], task=config["task"]["name"])
-        start_from(module, start["state_dict"], config["ckpt"])
+        start_from(module, module.starting_weights(config["ckpt"]), config["ckpt"])
     if folder is None:
         folder = new_folder(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

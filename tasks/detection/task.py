@@ -1,5 +1,6 @@
 """The detection task: a detector, its COCO metrics and its pictures."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from data.detection import Batch, DetectionSet
 from tasks.base import TaskModule, build, locate
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
+from tasks.detection.tf_zoo import read_tf_zoo
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 
@@ -47,6 +49,9 @@ class DetectionTask(TaskModule):
         return {"postprocess": suppression} | (
             {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
         )
+
+    def starting_weights(self, path: str) -> dict[str, Tensor]:
+        return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().starting_weights(path)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
