@@ -23,7 +23,7 @@ from backbones.errors import UserError
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MISSING = "???"
 PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
-PATHS |= {"teacher", "distill.cache", "data.unlabelled", "against"}
+PATHS |= {"teacher", "distill.cache", "data.unlabelled", "against", "runs", "a", "b"}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
@@ -73,7 +73,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
     defaults = _compose(name, [f"{group}={option}" for group, option in chosen.items()])
     # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
-    known = set(_leaves(defaults))
+    known = set(leaves(defaults))
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").strip()
         if "=" not in override:
@@ -85,6 +85,14 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     config = _compose(name, overrides)
     _check(defaults, config)
     return _without_limits(config) | {"groups": chosen}
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings that differ from the defaults of the options chosen, without names and places."""
+    defaults = leaves(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
+    found = {k: v for k, v in leaves(config).items() if k in defaults and v != defaults[k]}
+    settled = ("backbone.padding", "backbone.norm_eps") if config["resume"] else ()
+    return {k: v for k, v in found.items() if k not in (*PATHS, *settled, "name", "stages") or k == "ckpt"}
 
 
 def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[str, Any]:
@@ -151,17 +159,17 @@ def _suggest(key: str, candidates: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `--help` lists them all"
 
 
-def _leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values of everything but `allowed`."""
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if key == "allowed":
             continue
         if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> None:

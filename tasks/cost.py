@@ -1,26 +1,37 @@
 """python -m tasks.cost task=... backbone.alpha=...: multiply-adds and parameters, without any data."""
 
+from __future__ import annotations
+
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.config import arguments, load_config, one_line_errors
+
+if TYPE_CHECKING:
+    from backbones.cost import Cost
+    from tasks.base import TaskModule
+
+
+def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
+    """The network of a configuration and what it costs. Without data the number of classes is the published one."""
+    from backbones.cost import measure_cost
+    from tasks.base import locate
+
+    task = locate(config["task"])
+    count = config["task"]["num_classes"] or task.published_classes
+    module: TaskModule = task(config, [str(i) for i in range(count)], load_weights=False)
+    return module, measure_cost(module.model, module.resolution)
 
 
 def measure(config: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from backbones.cost import measure_cost
-    from tasks.base import locate
-
-    # without data the number of classes is the task's published one
-    task = locate(config["task"])
-    count = config["task"]["num_classes"] or task.published_classes
-    module = task(config, [str(i) for i in range(count)], load_weights=False)
-    cost = measure_cost(module.model, module.resolution)
+    module, cost = recount(config)
     if config["format"] == "json":
         print(json.dumps({"madds": cost.madds, "params": cost.params, "layers": cost.layers}))
         return
+    count = len(module.labels)
     title = f"{config['task']['name']}, {module.resolution} px" + (f", {count} classes" if count else "")
     table = Table("layer type", "multiply-adds (M)", "%", "parameters", "%", title=title)
     for column in table.columns[1:]:

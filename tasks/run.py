@@ -1,6 +1,7 @@
 """python -m tasks.run: trains a task. See --help."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -45,9 +46,14 @@ def with_hydra(_: DictConfig) -> float:
     overrides = list(HydraConfig.get().overrides.task)
     state = Singleton.get_state()  # composing anew, which checks the settings, would end Hydra's own turn
     GlobalHydra.instance().clear()
+    sweep = Path(HydraConfig.get().sweep.dir)
     try:
         with one_line_errors():
-            return execute(overrides)["metrics"]["primary"]
+            content = execute(overrides)
+            from tasks.tradeoff import add_to_sweep
+
+            add_to_sweep(sweep, content)
+            return content["metrics"]["primary"]
     finally:
         Singleton.set_state(state)
 

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.logging import RichHandler
@@ -24,9 +23,11 @@ from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.base import TaskModule, build, locate
+from tasks.board import Board
 from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures
 from tasks.checkpoint import load_checkpoint, restore, start_from
-from tasks.hardware import keep_freed_memory, precision
+from tasks.config import changed
+from tasks.hardware import keep_freed_memory, latency_ms, precision
 
 console = Console()
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
@@ -68,9 +69,10 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         precision=precision(settings["precision"]),  # type: ignore[arg-type]
+        limit_train_batches=settings.get("max_batches"),  # which older checkpoints do not have
         check_val_every_n_epoch=min(settings["validate_every"], settings["max_epochs"]),
         log_every_n_steps=settings["log_every"],
-        logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
+        logger=Board(folder, name="", version="", default_hp_metric=False) if folder else False,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=folder is not None,
@@ -138,6 +140,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     if config["resume"]:
         folder, config = saved_run(config, overrides)
         ckpt = last_checkpoint(folder, config)
+    differing = changed(config)
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config)
@@ -151,8 +154,12 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     cost = measure_cost(copy.deepcopy(module.model), module.resolution)
     facts = {
         "task": config["task"]["name"],
+        "folder": str(folder.absolute()),
         "primary": module.primary,
         "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        "classes": len(module.labels),
+        "resolution": module.resolution,
+        "changed": differing,
         "settings": config,
     }
     console.print(
@@ -173,12 +180,16 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     if config["logger"]["pictures"]:
         callbacks.append(Pictures(config["logger"]["pictures"]))
     trainer = build_trainer(config, folder, callbacks)
+    facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
+    if isinstance(trainer.logger, Board):
+        trainer.logger.describe(facts)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
 
     metrics = load_checkpoint(folder)["suite"]["metrics"]
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
-        log_hyperparameters(trainer, content)
+        if isinstance(trainer.logger, Board):
+            trainer.logger.conclude(content)
         show(content, folder, data)
     return content
 
@@ -190,15 +201,6 @@ def last_checkpoint(folder: Path, config: dict[str, Any]) -> Path | None:
         return None
     load_checkpoint(path, task=config["task"]["name"])
     return path
-
-
-def log_hyperparameters(trainer: Trainer, content: dict[str, Any]) -> None:
-    """Writes the settings with the final metrics, so that TensorBoard's HParams tab can compare runs."""
-    if isinstance(trainer.logger, TensorBoardLogger):
-        figures = {f"final/{name}": value for name, value in content["metrics"].items()}
-        figures |= {f"cost/{name}": value for name, value in content["cost"].items()}
-        trainer.logger.log_hyperparams(content["settings"], figures)
-        trainer.logger.save()
 
 
 def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:

@@ -1,0 +1,135 @@
+"""python -m tasks.compare runs=<folder>: all runs side by side, as a table and a page; a=<run> b=<run>: two of them."""
+
+import base64
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from backbones.errors import UserError
+from tasks.config import arguments, load_config, one_line_errors
+from tasks.published import points
+from tasks.runs import Run, groups, read_runs
+
+SORTED = {"primary": "primary", "madds": "madds_m", "params": "params_m", "latency": "latency_ms"}
+COLUMNS = (
+    *("task", "data", "name", "state", "best", "metric", "primary", "madds_m", "params_m", "latency_ms"),
+    *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
+)
+PICTURES = 24  # in the page, each about 100 kB
+
+
+def order(runs: Sequence[Run], by: str) -> list[Run]:
+    """The best first where `by` is primary, else the smallest first; runs that do not know come last."""
+    name = SORTED.get(by, by)
+
+    def key(run: Run) -> tuple[bool, Any]:
+        value = getattr(run, name)
+        return value is None, 0 if value is None else -value if name == "primary" else value
+
+    return sorted(runs, key=key)
+
+
+def table(runs: Sequence[Run], sort: str) -> Table:
+    found = Table(
+        "", "run", "metric", "value", "M madds", "M params", "ms", "alpha", "px", "epochs", "minutes", "state"
+    )
+    for column in found.columns[3:-1]:
+        column.justify = "right"
+    for (task, data), own in groups(runs):
+        found.add_section()
+        found.add_row("", f"[bold]{task}[/] on {data}")
+        for run in order(own, sort):
+            figures = [_figure(v, d) for v, d in ((run.primary, 3), (run.madds_m, 1), (run.params_m, 2))]
+            more = [_figure(run.latency_ms, 1), _figure(run.alpha), _figure(run.resolution), _figure(run.epochs)]
+            minutes = _figure(run.seconds and run.seconds / 60, 1)
+            style = "green" if run.best else None if run.finished else "dim"
+            star = "★" if run.best else ""
+            found.add_row(star, run.name, run.metric, *figures, *more, minutes, run.state, style=style)
+    return found
+
+
+def _figure(value: float | None, digits: int | None = None) -> str:
+    return "" if value is None else f"{value:g}" if digits is None else f"{value:,.{digits}f}"
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> None:
+    """A row a run; every metric that any of them has is a column."""
+    metrics = sorted({name for run in runs for name in run.metrics})
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *metrics])
+        for run in runs:
+            writer.writerow([*(getattr(run, c) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+
+
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """The page: one file that needs nothing else."""
+    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -(r.primary or 0)))[:PICTURES]
+    entries = []
+    for run in runs:
+        entry = {c: getattr(run, c) for c in COLUMNS} | {"folder": str(run.folder), "label": run.label}
+        picture = thumbnail(run.folder / "pictures.png") if run in shown else None
+        entries.append(entry | {"metrics": run.metrics, "changed": run.changed, "picture": picture})
+    published = {}
+    for task in {run.task for run in runs}:
+        dataset, found = points(task)
+        published[task] = {"dataset": dataset, "points": [vars(p) for p in found]}
+    content = {"runs": entries, "published": published, "date": time.strftime("%Y-%m-%d")}
+    data = json.dumps(content).replace("<", "\\u003c")  # so that no name ends the script
+    path.write_text(Path(__file__).with_suffix(".html").read_text().replace("{{data}}", data))
+
+
+def thumbnail(path: Path, width: int = 900) -> str | None:
+    """A picture as a data address; None where there is none that can be read."""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((width, 4 * width))
+    except OSError:
+        return None
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def compare(config: dict[str, Any]) -> None:
+    from tasks.tradeoff import tradeoff
+
+    console = Console()
+    runs = read_runs(config["runs"])
+    console.print(table(runs, config["sort"]))
+    done = [run for run in runs if run.finished]
+    console.print(
+        f"{len(done)} finished of {len(runs)} runs; ★: no run of its group is as good for as few multiply-adds"
+    )
+    output = Path(config["output"] or config["runs"])
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(runs, output / "compare.csv")
+    tradeoff(runs, output / "compare.png")
+    write_page(runs, output / "compare.html")
+    console.print(f"see {output / 'compare.html'}, and compare.png and compare.csv beside it", soft_wrap=True)
+
+
+def main() -> None:
+    with one_line_errors():
+        config = load_config(arguments("compare"), "compare")
+        if config["a"] and config["b"]:
+            from tasks.pair import compare_pair
+
+            compare_pair(config)
+        elif config["a"] or config["b"]:
+            raise UserError("two runs are compared with a=<run folder> b=<run folder>")
+        else:
+            compare(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The MobileNets paper's tables, read from published.yaml."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: metrics in %, multiply-adds and parameters in millions, None where none is printed. `run` are
+    the settings of ours that measure it, None where it is not ours; `peer` names a torchvision model that is it.
+    """
+
+    name: str
+    values: list[float]
+    madds_m: float | None = None
+    params_m: float | None = None
+    run: str | None = None
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of models: `metrics` names the values as our tasks do; `data` and `classes` are what a run of ours must
+    have for its figure to stand beside the paper's.
+    """
+
+    number: int
+    title: str
+    task: str
+    dataset: str
+    data: str
+    metrics: list[str]
+    run: str
+    rows: list[Row]
+    classes: tuple[int, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A published model in the picture of a task's trade-off; `value` in 0..1, as our metrics."""
+
+    name: str
+    value: float
+    madds_m: float
+    params_m: float
+
+
+@cache
+def content() -> dict[str, Any]:
+    """The whole file."""
+    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+
+
+def tables() -> list[Table]:
+    """Those of models, 4 to 14."""
+    return [Table(**{**entry, "rows": [Row(**row) for row in entry["rows"]]}) for entry in content()["models"]]
+
+
+def points(task: str) -> tuple[str, list[Point]]:
+    """The data set and the models that the paper has for a task, each once; the mean where it has several values."""
+    found: dict[str, Point] = {}
+    dataset = ""
+    for table in (t for t in tables() if t.task == task):
+        dataset = table.dataset
+        for row in table.rows:
+            cost = (row.madds_m, row.params_m) if row.madds_m else content()["unprinted"].get(row.name)
+            if cost:
+                found.setdefault(row.name, Point(row.name, fmean(row.values) / 100, *cost))
+    return dataset, list(found.values())

@@ -1,0 +1,77 @@
+"""The paper's log-linear picture: what is gained for how many multiply-adds and parameters."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from PIL import Image
+
+from tasks.published import points
+from tasks.runs import Run, frontier, groups, read_run
+
+INK, MUTED, GRID, OURS, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#c2571a"
+SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each picture
+COSTS = {"madds_m": "multiply-adds (millions)", "params_m": "parameters (millions)"}
+MOST = 12  # groups of a picture
+
+
+def tradeoff(runs: Sequence[Run], path: Path) -> None:
+    """Draws a row for each task and data set with finished runs, the paper's points beside ours, as a PNG.
+
+    The line joins the runs that no cheaper one equals.
+    """
+    shown = [(group, done) for group, own in groups(runs) if (done := [r for r in own if r.finished])][:MOST]
+    figure = Figure(figsize=(10, 3.4 * max(1, len(shown))), dpi=130, layout=SPACED)
+    grid = figure.subplots(max(1, len(shown)), 2, squeeze=False)
+    if not shown:
+        figure.suptitle("no finished run yet", color=MUTED)
+    for ((task, data), own), axes in zip(shown, grid, strict=False):
+        for axis, cost in zip(axes, COSTS, strict=True):
+            _draw(axis, task, own, cost)
+        axes[0].set_title(f"{task} on {data}", loc="left", fontsize=12, fontweight="bold", color=INK)
+        axes[0].set_ylabel(own[0].metric, color=MUTED)
+    figure.savefig(path, facecolor="white")
+
+
+def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
+    """Notes a run of a sweep, given its metrics.json, and draws all so far: tradeoff.png and in TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "runs.txt").open("a") as file:
+        file.write(f"{content['folder']}\n")
+    places = [Path(line) for line in (folder / "runs.txt").read_text().splitlines()]
+    path = folder / "tradeoff.png"
+    tradeoff([read_run(place, place.parent) for place in places], path)
+    with SummaryWriter(str(folder)) as board, Image.open(path) as image:
+        board.add_image("tradeoff", np.array(image.convert("RGB")), len(places), dataformats="HWC")
+
+
+def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:
+    ours = [(getattr(r, cost), r.primary or 0.0) for r in runs]
+    best = frontier(ours)
+    axis.plot([ours[i][0] for i in best], [ours[i][1] for i in best], color=OURS, linewidth=1.5, zorder=2)
+    x, y = [cost for cost, _ in ours], [value for _, value in ours]
+    axis.scatter(x, y, s=42, color=OURS, edgecolor="white", linewidth=1, zorder=3, label="ours")
+    for i in best[:8]:
+        axis.annotate(runs[i].label, ours[i], (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    dataset, published = points(task)
+    if published:
+        x, y = [getattr(p, cost) for p in published], [p.value for p in published]
+        name = f"paper, on {dataset}"
+        axis.scatter(x, y, s=34, marker="D", facecolor="white", edgecolor=PAPER, linewidth=1.3, zorder=2, label=name)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(COSTS[cost], color=MUTED)
+    axis.margins(0.12, 0.15)
+    axis.grid(color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(which="both", colors=MUTED, length=0)
+    axis.spines[:].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="lower right")
