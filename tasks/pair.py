@@ -21,7 +21,7 @@ UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a 
 
 
 def compare_pair(config: dict[str, Any]) -> None:
-    """Prints both tables and writes pair.png: truth, a and b in each row.
+    """Prints both tables and writes pair.png: truth, a and b of each picture.
 
     Raises:
         UserError: one is not a run with a checkpoint, or they are of different tasks.
@@ -70,7 +70,7 @@ def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
 
 
 def pictures(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
-    """The first validation pictures of a's data, (3, H, W): in each row the truth, what a says, what b says."""
+    """The first validation pictures of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
     first = modules[0].config
     data_settings = first["data"] | ({"root": root} if root else {}) | {"workers": 0}
     rows: list[list[Tensor]] = []
@@ -89,4 +89,4 @@ def pictures(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
         for row, image, prediction in zip(rows, images, said, strict=False):
             row.append(module.draw(image, prediction))
     pages = [resize(image, [300, 300]) for row in rows for image in row]
-    return make_grid(torch.stack(pages), nrow=3, padding=6, pad_value=255)
+    return make_grid(torch.stack(pages), nrow=6, padding=6, pad_value=255)

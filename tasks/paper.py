@@ -113,9 +113,10 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
     """
     several = len(table.metrics) > 1
     names = [name.removeprefix("within_") if several else f"{name} %" for name in table.metrics]
-    title = f"Table {table.number}: {table.title} ({table.dataset})"
+    title = f"Table {table.number}: {table.title}"
     columns = ("ours", "M madds", "ours", "M params", "ours")
     found = Table("model", *names, *columns, title=title, caption=table.note or None)
+    found.columns[0].no_wrap = True
     for column in found.columns[1:]:
         column.justify = "right"
     commands = []
@@ -127,7 +128,7 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
             metrics = measured(table, config, runs)
             if not metrics:
                 metrics = "not run"
-                commands.append(f"python -m tasks.run {overrides} data.root=<{table.dataset}>")
+                commands.append(f"python -m tasks.run {overrides}")
         own = (f"{cost.madds / 1e6:,.1f}", f"{cost.params / 1e6:,.3f}") if cost else ("", "")
         madds, params = (f"{v:,g}" if v else "" for v in (row.madds_m, row.params_m))
         found.add_row(row.name, *(f"{v:g}" for v in row.values), metrics, madds, own[0], params, own[1])
