@@ -24,6 +24,7 @@ COLUMNS = (
     *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
 )
 PICTURES = 24  # in the page, each about 100 kB
+CAPTIONS = {"pictures.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
 
 
 def order(runs: Sequence[Run], by: str) -> list[Run]:
@@ -76,8 +77,11 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
     entries = []
     for run in runs:
         entry = {c: getattr(run, c) for c in COLUMNS} | {"folder": str(run.folder), "label": run.label}
-        picture = thumbnail(run.folder / "pictures.png") if run in shown else None
-        entries.append(entry | {"metrics": run.metrics, "changed": run.changed, "picture": picture})
+        entry |= {"metrics": run.metrics, "changed": run.changed, "picture": None}
+        for name, caption in CAPTIONS.items() if any(run is s for s in shown) else ():
+            if entry["picture"] is None:
+                entry |= {"picture": thumbnail(run.folder / name), "caption": caption}
+        entries.append(entry)
     published = {}
     for task in {run.task for run in runs}:
         dataset, found = points(task)

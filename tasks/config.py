@@ -87,11 +87,13 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     return _without_limits(config) | {"groups": chosen}
 
 
-def changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted settings that differ from the defaults of the options chosen, without names and places."""
+def changed(config: Mapping[str, Any], saved: bool = False) -> dict[str, Any]:
+    """Dotted settings that differ from the defaults of the options chosen, without names and places. In a `saved`
+    configuration, what a backbone settles on by itself is no change.
+    """
     defaults = leaves(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
     found = {k: v for k, v in leaves(config).items() if k in defaults and v != defaults[k]}
-    settled = ("backbone.padding", "backbone.norm_eps") if config["resume"] else ()
+    settled = ("backbone.padding", "backbone.norm_eps") if saved else ()
     return {k: v for k, v in found.items() if k not in (*PATHS, *settled, "name", "stages") or k == "ckpt"}
 
 

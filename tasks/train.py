@@ -140,7 +140,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     if config["resume"]:
         folder, config = saved_run(config, overrides)
         ckpt = last_checkpoint(folder, config)
-    differing = changed(config)
+    differing = changed(config, saved=folder is not None)
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config)
