@@ -15,11 +15,7 @@ Coat colours are shared between breeds, so that colour alone does not tell them 
 import argparse
 import io
 import json
-import os
-import secrets
-import shutil
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +25,7 @@ import numpy as np
 from numpy.random import Generator
 
 from data.demo.breeds import BREEDS, Breed, render
+from data.demo.whole import drawn, make_once
 
 VERSION = 1  # of the pictures: raise it when the same seed gives other ones
 
@@ -143,13 +140,6 @@ def write_list(path: Path, names: list[str]) -> None:
     savemat(path, {"file_list": cells(names), "annotation_list": cells(stems), "labels": labels})
 
 
-def is_complete(root: Path, info: dict[str, object]) -> bool:
-    try:
-        return json.loads((root / "demo.json").read_text()) == info
-    except (OSError, ValueError):
-        return False
-
-
 def write_dogs(
     root: Path,
     *,
@@ -162,38 +152,25 @@ def write_dogs(
     size: int = 224,
     seed: int = 0,
 ) -> None:
-    """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed.
-
-    It is drawn in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set.
-    """
+    """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed."""
     info = {k: v for k, v in locals().items() if k != "root"} | {"version": VERSION}
-    if is_complete(root, info):
-        return
-    if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
     official, lists = plan_official(train, test)
     extra = plan_web(web, wrong, strangers, copies, lists["test"], np.random.default_rng(seed))
     jobs = [*official, *extra]
-    try:
+
+    def make(folder: Path) -> None:
         for job in jobs:
-            (unfinished / job.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / job.path).parent.mkdir(parents=True, exist_ok=True)
         for breed in BREEDS:
-            (unfinished / "Annotation" / breed.name).mkdir(parents=True)
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            list(pool.map(partial(write_picture, unfinished, size, seed), jobs, chunksize=16))
+            (folder / "Annotation" / breed.name).mkdir(parents=True)
+        drawn(partial(write_picture, folder, size, seed), jobs, chunk=16)
         for split, names in lists.items():
-            write_list(unfinished / f"{split}_list.mat", names)
+            write_list(folder / f"{split}_list.mat", names)
         label_map = {web_folder(b): b.name for b in BREEDS}
-        (unfinished / "web_labels.json").write_text(json.dumps(label_map, indent=1))
-        (unfinished / "web_truth.json").write_text(json.dumps({j.path: j.subject for j in extra}, indent=1))
-        (unfinished / "demo.json").write_text(json.dumps(info))
-        os.replace(unfinished, root)
-    except OSError:
-        if not is_complete(root, info):  # else another process was faster, with the same pictures
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (folder / "web_labels.json").write_text(json.dumps(label_map, indent=1))
+        (folder / "web_truth.json").write_text(json.dumps({j.path: j.subject for j in extra}, indent=1))
+
+    make_once(root, info, make)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,6 @@ package from a generated planet. A photo depends on (seed, split, index) and the
 
 import argparse
 import csv
-import json
-import os
-import secrets
-import shutil
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +18,7 @@ from numpy.random import Generator
 from PIL import Image, ImageFilter
 
 from data.demo.scenes import noise
+from data.demo.whole import drawn, make_once
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -181,16 +177,6 @@ def write_photo(root: Path, size: int, seed: int, source: str, job: tuple[str, i
     return name, round(latitude, 5), round(longitude, 5)
 
 
-def is_complete(root: Path, info: dict[str, object]) -> bool:
-    """Whether `root` holds all the photos that these settings give."""
-    try:
-        found = json.loads((root / "earth.json").read_text())
-        counts = [len(os.listdir(root / split)) for split in SPLITS]
-        return bool(found == info) and counts == [info[split] for split in SPLITS]
-    except (OSError, ValueError):
-        return False
-
-
 def write_earth(
     root: Path,
     *,
@@ -203,37 +189,25 @@ def write_earth(
 ) -> None:
     """Writes `root`/<split>.csv (path, latitude, longitude) and `root`/<split>/*.jpg, unless they are there already.
 
-    The photos are made in a hidden sibling folder that is renamed at the end, so a killed run never leaves
-    half a set as `root`. `generated` takes the generated planet even where the Blue Marble is at hand.
+    `generated` takes the generated planet even where the Blue Marble is at hand.
     """
     marble = None if generated else blue_marble()
     counts = {"train": train, "val": val, "gallery": gallery}
     kind = "Blue Marble" if marble else "generated"
     info: dict[str, object] = {"version": VERSION, "planet": kind, **counts, "size": size, "seed": seed}
-    if is_complete(root, info):
-        return
-    if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    try:
+
+    def make(folder: Path) -> None:
         for split in SPLITS:
-            (unfinished / split).mkdir(parents=True)
-        write = partial(write_photo, unfinished, size, seed, str(marble or "generated"))
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            rows = list(pool.map(write, jobs, chunksize=32))
+            (folder / split).mkdir()
+        rows = drawn(partial(write_photo, folder, size, seed, str(marble or "generated")), jobs, chunk=32)
         for split in SPLITS:
-            with (unfinished / f"{split}.csv").open("w", newline="") as file:
+            with (folder / f"{split}.csv").open("w", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["path", "latitude", "longitude"])
                 writer.writerows(row for row in rows if row[0].startswith(f"{split}/"))
-        (unfinished / "earth.json").write_text(json.dumps(info))
-        os.replace(unfinished, root)
-    except OSError:
-        if not is_complete(root, info):  # else another process was faster, with the same photos
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    make_once(root, info, make)
 
 
 if __name__ == "__main__":

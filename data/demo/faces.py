@@ -11,12 +11,7 @@ Four fifths of the people are for training, the others are held out. A picture d
 
 import argparse
 import io
-import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data.demo.portraits import ATTRIBUTES, Person, render
+from data.demo.whole import drawn, make_once
 
 VERSION = 2  # of the pictures: raise it when the same seed gives other ones
 PAIRS = 60  # at most, same and different each, in a fold
@@ -98,38 +94,17 @@ def pair_lines(people: int, pictures: int, seed: int) -> Iterator[str]:
                 yield "\t".join(map(str, pairs[i]))
 
 
-def is_complete(root: Path, info: dict[str, int]) -> bool:
-    try:
-        return json.loads((root / "demo.json").read_text()) == info
-    except (OSError, ValueError):
-        return False
-
-
 def write_faces(root: Path, *, people: int = 200, pictures: int = 10, seed: int = 0) -> None:
-    """Writes the demo set into `root`, unless it is there already; `pictures` are per person, people 10 or more.
-
-    It is drawn in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set.
-    """
+    """Writes the demo set into `root`, unless it is there already; `pictures` are per person, people 10 or more."""
     info = {"version": VERSION, "people": people, "pictures": pictures, "seed": seed}
-    if is_complete(root, info):
-        return
-    if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
-    try:
-        (unfinished / "img_align_celeba").mkdir(parents=True)
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            draw = partial(write_person, unfinished, people, pictures, seed)
-            truths = list(pool.map(draw, range(people), chunksize=4))
-        write_celeba(unfinished, truths, seed)
-        (unfinished / "pairs.txt").write_text("\n".join([*pair_lines(people, pictures, seed), ""]))
-        (unfinished / "demo.json").write_text(json.dumps(info))
-        os.replace(unfinished, root)
-    except OSError:
-        if not is_complete(root, info):  # else another process was faster, with the same pictures
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    def make(folder: Path) -> None:
+        (folder / "img_align_celeba").mkdir()
+        truths = drawn(partial(write_person, folder, people, pictures, seed), range(people), chunk=4)
+        write_celeba(folder, truths, seed)
+        (folder / "pairs.txt").write_text("\n".join([*pair_lines(people, pictures, seed), ""]))
+
+    make_once(root, info, make)
 
 
 if __name__ == "__main__":

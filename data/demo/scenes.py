@@ -9,11 +9,7 @@ together, so a new kind is one short function in `KINDS`. A picture depends on (
 import argparse
 import colorsys
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
+
+from data.demo.whole import drawn, make_once
 
 Array = npt.NDArray[np.floating]
 Points = Array | Sequence[tuple[float, float]]
@@ -352,45 +350,26 @@ def write_picture(root: Path, size: int, seed: int, job: tuple[str, int]) -> tup
     return row, [{"image_id": index, **annotation} for annotation in annotations]
 
 
-def is_complete(root: Path, info: dict[str, int]) -> bool:
-    """Whether `root` holds all the pictures that these settings give."""
-    try:
-        infos = [json.loads((root / f"{split}.json").read_text())["info"] for split in SPLITS]
-        return infos == [info, info] and all(len(os.listdir(root / split)) >= info[split] for split in SPLITS)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 320, seed: int = 0) -> None:
     """Writes `root`/{train,val}/*.jpg and `root`/{train,val}.json, unless they are there already.
 
-    `size` is about the side of a picture in pixels: widths and heights differ. The pictures are drawn in a
-    hidden sibling folder that is renamed at the end, so a killed run never leaves half a set as `root`.
+    `size` is about the side of a picture in pixels: widths and heights differ.
     """
     info = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
-    if is_complete(root, info):
-        return
-    if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {info}: delete it or name another folder")
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
     jobs = [(split, index) for split in SPLITS for index in range(info[split])]
     categories = [{"id": i, "name": kind} for i, kind in enumerate(KINDS, 1)]
-    try:
+
+    def make(folder: Path) -> None:
         for split in SPLITS:
-            (unfinished / split).mkdir(parents=True)
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            rows = list(pool.map(partial(write_picture, unfinished, size, seed), jobs, chunksize=8))
+            (folder / split).mkdir()
+        rows = drawn(partial(write_picture, folder, size, seed), jobs)
         for split, part in (("train", rows[:train]), ("val", rows[train:])):
             images, things = [image for image, _ in part], [thing for _, things in part for thing in things]
             annotations = [{"id": i, "iscrowd": 0, **thing} for i, thing in enumerate(things, 1)]
             content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-            (unfinished / f"{split}.json").write_text(json.dumps(content))
-        os.replace(unfinished, root)
-    except OSError:
-        if not is_complete(root, info):  # else another process was faster, with the same pictures
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            (folder / f"{split}.json").write_text(json.dumps(content))
+
+    make_once(root, info, make)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Demo sets are made once, and whole or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+INFO = "demo.json"
+Job = TypeVar("Job")
+Row = TypeVar("Row")
+
+
+def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    """Has `make` fill `root`, unless it holds the set of these settings already.
+
+    The set is made in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set.
+
+    Raises:
+        FileExistsError: `root` holds something else, or a set that lacks something.
+    """
+    if is_complete(root, settings):
+        return
+    if root.exists():
+        raise FileExistsError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
+    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
+    try:
+        unfinished.mkdir(parents=True)
+        make(unfinished)
+        (unfinished / INFO).write_text(json.dumps({**settings, "bytes": size_of(unfinished)}))
+        os.replace(unfinished, root)
+    except OSError:
+        if not is_complete(root, settings):  # else another process was faster, with the same pictures
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_complete(root: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether `root` holds all that these settings give."""
+    try:
+        found = json.loads((root / INFO).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == {**settings, "bytes": size_of(root)})
+
+
+def size_of(root: Path) -> int:
+    """Bytes of all files but INFO."""
+    files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return sum(file.stat().st_size for file in files if file.name != INFO)
+
+
+def drawn(draw: Callable[[Job], Row], jobs: Iterable[Job], chunk: int = 8) -> list[Row]:
+    """The rows of all jobs, on all cores."""
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        return list(pool.map(draw, jobs, chunksize=chunk))
