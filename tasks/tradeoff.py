@@ -14,7 +14,7 @@ from PIL import Image
 from tasks.published import points
 from tasks.runs import Run, frontier, groups, read_run
 
-INK, MUTED, GRID, OURS, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#c2571a"
+INK, MUTED, GRID, OURS, BEATEN, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#9db2d3", "#c2571a"
 SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each picture
 COSTS = {"madds_m": "multiply-adds (millions)", "params_m": "parameters (millions)"}
 MOST = 12  # groups of a picture
@@ -23,7 +23,7 @@ MOST = 12  # groups of a picture
 def tradeoff(runs: Sequence[Run], path: Path) -> None:
     """Draws a row for each task and data set with finished runs, the paper's points beside ours, as a PNG.
 
-    The line joins the runs that no cheaper one equals.
+    The line joins the runs that no cheaper one equals; the others are pale.
     """
     shown = [(group, done) for group, own in groups(runs) if (done := [r for r in own if r.finished])][:MOST]
     figure = Figure(figsize=(10, 3.4 * max(1, len(shown))), dpi=130, layout=SPACED)
@@ -56,10 +56,9 @@ def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:
     ours = [(getattr(r, cost), r.primary or 0.0) for r in runs]
     best = frontier(ours)
     axis.plot([ours[i][0] for i in best], [ours[i][1] for i in best], color=OURS, linewidth=1.5, zorder=2)
-    x, y = [cost for cost, _ in ours], [value for _, value in ours]
-    axis.scatter(x, y, s=42, color=OURS, edgecolor="white", linewidth=1, zorder=3, label="ours")
-    for i in best[:8]:
-        axis.annotate(runs[i].label, ours[i], (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    for indices, colour, name in ((set(range(len(ours))) - set(best), BEATEN, None), (best, OURS, "ours")):
+        x, y = [ours[i][0] for i in indices], [ours[i][1] for i in indices]
+        axis.scatter(x, y, s=42, color=colour, edgecolor="white", linewidth=1, zorder=3, label=name)
     dataset, published = points(task)
     if published:
         x, y = [getattr(p, cost) for p in published], [p.value for p in published]
@@ -69,9 +68,21 @@ def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(COSTS[cost], color=MUTED)
-    axis.margins(0.12, 0.15)
+    axis.margins(0.2, 0.15)
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(which="both", colors=MUTED, length=0)
     axis.spines[:].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="lower right")
+    axis.legend(frameon=False, fontsize=8, labelcolor=MUTED, loc="best")
+    _label(axis, [(runs[i].label, ours[i]) for i in reversed(best)])
+
+
+def _label(axis: Axes, labels: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Writes labels beside their points, the first first; those that would meet another are left out."""
+    axis.autoscale_view()
+    placed: list[tuple[float, float]] = []
+    for words, point in labels:
+        x, y = axis.transData.transform(point)
+        if all(abs(x - u) > 75 or abs(y - v) > 17 for u, v in placed):  # pixels, about a label's size
+            placed.append((x, y))
+            axis.annotate(words, point, (-4, 5), textcoords="offset points", ha="right", fontsize=8, color=INK)
