@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from backbones.errors import UserError
 from tasks.config import arguments, load_config, one_line_errors
@@ -46,7 +47,7 @@ def table(runs: Sequence[Run], sort: str) -> Table:
         column.justify = "right"
     for (task, data), own in groups(runs):
         found.add_section()
-        found.add_row("", f"[bold]{task}[/] on {data}")
+        found.add_row("", Text(f"{task} on {data}", "bold"))
         for run in order(own, sort):
             figures = [_figure(v, d) for v, d in ((run.primary, 3), (run.madds_m, 1), (run.params_m, 2))]
             more = [_figure(run.latency_ms, 1), _figure(run.alpha), _figure(run.resolution), _figure(run.epochs)]
@@ -107,7 +108,7 @@ def thumbnail(path: Path, width: int = 900) -> str | None:
 def compare(config: dict[str, Any]) -> None:
     from tasks.tradeoff import tradeoff
 
-    console = Console()
+    console = Console(markup=False)  # names may hold brackets
     runs = read_runs(config["runs"])
     console.print(table(runs, config["sort"]))
     done = [run for run in runs if run.finished]

@@ -27,7 +27,7 @@ def compare_pair(config: dict[str, Any]) -> None:
         UserError: one is not a run with a checkpoint, or they are of different tasks.
     """
     setup()
-    console = Console()
+    console = Console(markup=False)  # values may hold brackets
     folders = [Path(config["a"]), Path(config["b"])]
     suites = []
     modules = []

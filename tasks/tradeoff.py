@@ -50,6 +50,7 @@ def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
     tradeoff([read_run(place, place.parent) for place in places], path)
     with SummaryWriter(str(folder)) as board, Image.open(path) as image:
         board.add_image("tradeoff", np.array(image.convert("RGB")), len(places), dataformats="HWC")
+    print(f"trade-off    {path}  ({len(places)} runs)", flush=True)
 
 
 def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:

@@ -40,7 +40,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(12):
             write_run(root, task, f"run{i}")
     write_picture(root / "dogs" / "run3")
-    hostile = write_run(root, "dogs", "</script><b>x", changed={"ckpt": "<img src=x onerror=alert(1)>"})
+    hostile = write_run(root, "dogs", "</script><b>x[/b]", changed={"ckpt": "<img src=x onerror=alert(1)>"})
     assert hostile.is_dir()
     write_run(root, "detection", "stopped", state="interrupted")
     (write_run(root, "detection", "killed") / "metrics.json").unlink()
@@ -145,7 +145,7 @@ def test_the_page_shows_all_runs(page: Page) -> None:
     page.reload()
     assert [page.locator(f"section[data-task={t}]").count() for t in ("detection", "dogs", "geo")] == [1, 1, 1]
     assert page.locator("table.runs tbody tr").count() == 42
-    assert "</script><b>x" in "".join(column(page, "dogs", 1))
+    assert "</script><b>x[/b]" in "".join(column(page, "dogs", 1))
     assert page.locator("section[data-task=dogs] svg .ours").count() == 13
     assert page.locator("section[data-task=dogs] svg path.paper").count() == 1 + 5  # in the legend, and Table 10
 
@@ -184,6 +184,8 @@ def test_the_page_filters(page: Page) -> None:
     page.select_option("#state", "")
     page.select_option("#cost", "params_m")
     assert "against parameters" in page.inner_text("section[data-task=dogs] .plots")
+    page.uncheck("#paper")
+    assert page.locator("svg path.paper").count() == 0
 
 
 def test_a_run_that_is_chosen_shows_its_pictures_and_classes(page: Page) -> None:
