@@ -25,6 +25,7 @@ class SuiteData(LightningDataModule):
     """
 
     collate: Callable[[list[Any]], Any]
+    note: str | None = None  # what every report on this data must say
 
     def __init__(
         self,
@@ -51,6 +52,11 @@ class SuiteData(LightningDataModule):
     def labels(self) -> list[str]:
         """Names of the classes, in the order of their indices."""
         raise NotImplementedError("a data format defines labels")
+
+    def adopt(self, labels: list[str]) -> None:
+        """Makes ready to measure a model of these classes; UserError where the data has others."""
+        if self.labels != labels:
+            raise UserError(f"the checkpoint knows the classes {labels}, the data has {self.labels}")
 
     def dataset(self, split: Split) -> Dataset:
         """The samples of a split."""

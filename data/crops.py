@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.images import BadImage, read_image
+from data.tar import is_member, read_member
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 CENTRE = 7 / 8  # share of the shorter side that is looked at, as in most ImageNet evaluations
@@ -74,10 +75,15 @@ def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) ->
         BadImage: the file is absent, truncated or not a picture.
     """
     try:
-        content = path.read_bytes()
+        content = read_member(path) if is_member(path) else path.read_bytes()
     except OSError as error:
         raise BadImage(path, error.strerror) from error
     return decode_crop(content, path, choose, resolution)
+
+
+def read_whole(path: Path, resolution: int) -> Tensor:
+    """All of a picture, squeezed to (3, resolution, resolution) uint8; BadImage as `read_crop`."""
+    return read_crop(path, lambda height, width: (0, 0, width, height), resolution)[0]
 
 
 def decode_crop(

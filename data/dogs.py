@@ -67,6 +67,10 @@ class DogsData(ClassificationData):
     they are the same). `box` looks only at the annotated dog.
     """
 
+    note: str | None = (
+        "Stanford Dogs' pictures come from ImageNet: a backbone that was trained on ImageNet has seen the test pictures"
+    )
+
     def __init__(
         self,
         root: str,
@@ -136,6 +140,8 @@ class DogsData(ClassificationData):
 
 class DrawnDogsData(DogsData):
     """The demo: drawn dogs in the same layout, made in `root` on first use."""
+
+    note = None
 
     def prepare_data(self) -> None:
         if not self.root.exists():

@@ -264,6 +264,12 @@ class GeoData(SuiteData):
         self.cache = cache
         self._places: dict[str, Places] = {}
 
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        for split in ("val", "test"):  # found to be absent before the first epoch
+            if not (source := self.root / self.sources[split]).exists():
+                raise UserError(f"data.{split}: there is neither a file nor a folder {source}")
+
     def places(self, split: Split | Literal["gallery"]) -> Places:
         """The photos of a split, read once."""
         source = self.root / self.sources[split]
@@ -283,6 +289,10 @@ class GeoData(SuiteData):
     @property
     def labels(self) -> list[str]:
         return self.hierarchy.labels
+
+    def adopt(self, labels: list[str]) -> None:
+        """A model's cells are its own, wherever the photos were taken."""
+        self.hierarchy = Hierarchy.from_labels(labels)
 
     def dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
         places, train = self.places(split), split == "train"

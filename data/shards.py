@@ -129,7 +129,7 @@ class ShardData(SuiteData):
         self.train_count, self.shuffle = train_count, shuffle
 
     def prepare_data(self) -> None:
-        for split in ("train", "val", "test"):
+        for split in ("val", "test"):  # train's are looked for at once, and not at all where nothing trains
             self.shards(split)
 
     def shards(self, split: str) -> list[str]:

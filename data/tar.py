@@ -104,10 +104,16 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) 
                         raise tarfile.ReadError("unexpected end of data")
                 files[kind] = content
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise BadShard(shard, f"the shard cannot be read to its end: {reason}") from error
+        raise BadShard(shard, f"the shard cannot be read to its end: {reason(error)}") from error
     if files:
         yield Record(f"{shard}/{key}", files)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong with an archive, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
 def _open(shard: str) -> tarfile.TarFile:

@@ -5,7 +5,7 @@ Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gal
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backbones.errors import UserError
 from tasks.config import load_config, one_line_errors
@@ -46,7 +46,8 @@ def run(config: dict[str, Any]) -> None:
             raise UserError("mode=add needs source=<a CSV file or a folder of photos with GPS>")
         gallery.add_to_gallery(folder, checkpoint, source_places(config, checkpoint), **work)
     elif config["mode"] == "evaluate":
-        report.evaluate(config, checkpoint, folder, data_of(config, checkpoint).places("test"))
+        photos = source_places(config, checkpoint, "test")
+        report.evaluate(config, checkpoint, folder, photos)
     else:
         report.query(config, checkpoint, folder)
 
@@ -62,12 +63,14 @@ def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     return data
 
 
-def source_places(config: dict[str, Any], checkpoint: dict[str, Any]) -> "Places":
-    """The photos to put into the gallery."""
+def source_places(
+    config: dict[str, Any], checkpoint: dict[str, Any], split: Literal["gallery", "test"] = "gallery"
+) -> "Places":
+    """The photos that `source` names, else those of a split of the run's data."""
     from data.geo import read_csv, read_folder
 
     if not config["source"]:
-        return data_of(config, checkpoint).places("gallery")
+        return data_of(config, checkpoint).places(split)
     source = Path(config["source"])
     return read_folder(source) if source.is_dir() else read_csv(source, source.parent, max_bad=0.01)
 

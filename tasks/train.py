@@ -162,6 +162,8 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
         "changed": differing,
         "settings": config,
     }
+    if data.note:
+        facts["note"] = data.note
     console.print(
         f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
         f"{module.resolution} px, {len(module.labels)} classes; writing to {folder}"
@@ -210,6 +212,8 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
         if name != "primary":
             table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
     console.print(table)
+    if data.note:
+        console.print(f"note: {data.note}", soft_wrap=True)
     for split, bad in data.bad.items():
         console.print(f"skipped {len(bad)} unreadable pictures of {split}, for example {next(iter(bad))}")
     console.print(f"run folder   {folder}", soft_wrap=True)
@@ -224,8 +228,10 @@ def evaluate(checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, fl
     module = restore(checkpoint)
     config["trainer"]["devices"] = 1  # whatever it was trained on
     data = build_data(config)
-    if module.closed_set and data.labels != module.labels:
-        raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
+    if module.closed_set:
+        data.adopt(module.labels)
     trainer = build_trainer(config, None, [SkippedPictures()])
     trainer.test(module, datamodule=data, verbose=False)
+    if data.note:
+        console.print(f"note: {data.note}", soft_wrap=True)
     return module.last_metrics

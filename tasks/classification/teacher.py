@@ -109,7 +109,7 @@ def load_teacher(
     source: str, labels: Sequence[str], student: PooledNet, resolution: int, normalization: str | None = None
 ) -> Teacher:
     """A teacher for a student of these labels, in this order, who sees `resolution` pixels: an .onnx file, a .csv or
-    .npz table of outputs, a checkpoint or run folder of ours, or a timm name.
+    .npz table of outputs, a checkpoint or run folder of ours, or a timm name (also local-dir:<folder>, hf-hub:<name>).
 
     `normalization` is what an .onnx file of float input expects: "student", or one of `NORMALIZATIONS`.
 
@@ -173,13 +173,13 @@ def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
 def _from_timm(name: str, form: Form) -> Teacher:
     import timm
 
-    if not timm.is_model(name):
+    if not timm.is_model(name) and not name.startswith(("local-dir:", "hf-hub:")):
         raise UserError(f"teacher={name} is neither a file, a run folder nor a network that timm knows")
     try:
         network = timm.create_model(name, pretrained=True)
         if form == "embedding":
             network.reset_classifier(0)  # type: ignore[operator]  # timm does not say so
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"teacher={name}: its weights cannot be had: {_line(error)}") from error
     settings = timm.data.resolve_model_data_config(network)
     side = settings["input_size"][-1]

@@ -226,6 +226,18 @@ class Hierarchy:
         ids = cell_ids(latitude, longitude).reshape(-1)
         return np.stack([partition.find(ids) for partition in self.partitions], axis=1)
 
+    @classmethod
+    def from_labels(cls, labels: Sequence[str]) -> Hierarchy:
+        """The partitions of `labels`, without what those do not say: settings and counts."""
+        rows = [label.replace("/", " ").split() for label in labels]
+        partitions = []
+        for head in range(int(rows[-1][0]) + 1):
+            own = [row for row in rows if int(row[0]) == head]
+            latitude, longitude = np.array([row[2:] for row in own], np.float64).T
+            ids = from_tokens([row[1] for row in own])
+            partitions.append(Partition(PartitionSettings(), 0, ids, np.zeros(len(own), np.int64), latitude, longitude))
+        return cls(tuple(partitions))
+
     @property
     def labels(self) -> list[str]:
         """A line for each cell of each partition, that says all a model must know of it: partition/token position.

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import resize
 
 from backbones.errors import UserError
-from data.images import BadImage, read_image
+from data.crops import read_whole
+from data.images import BadImage
 from tasks.geo.model import GeoLocator
 
 Halves = npt.NDArray[np.float16]
@@ -67,10 +67,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         try:
-            image, _ = read_image(self.paths[row], self.resolution)
+            return read_whole(self.paths[row], self.resolution), row
         except BadImage:
             return torch.zeros(3, self.resolution, self.resolution, dtype=torch.uint8), -1 - row
-        return resize(image, [self.resolution, self.resolution]), row
 
 
 def write_shards(

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from backbones.errors import UserError
+from data.crops import read_whole
 from data.geo import Places
 from data.images import BadImage, read_image
 from tasks.checkpoint import restore
@@ -57,12 +57,11 @@ def answers(module: GeoTask, locator: Locator, paths: Sequence[Path], size: int)
         rows, images = [], []
         for row in range(start, min(start + size, len(paths))):
             try:
-                image, _ = read_image(paths[row], module.resolution)
+                images.append(read_whole(paths[row], module.resolution))
             except BadImage as error:
                 log.warning("skipped %s: %s", *error.args)
                 continue
             rows.append(row)
-            images.append(resize(image, [module.resolution, module.resolution]))
         if rows:
             with torch.inference_mode():
                 yield rows, locator(torch.stack(images).to(device))
@@ -87,12 +86,11 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
         digits = 1 if name == "median_km" else 3
         table.add_row(name, *(f"{metrics[way][name]:.{digits}f}" for way in errors))
     console.print(table)
-    if by_continent := continents(truth, errors):
-        metrics["continents"] = by_continent
-        table = Table("continent", "photos", *(f"{way}, median km" for way in errors))
-        for name, row in by_continent.items():
-            table.add_row(name, str(row["photos"]), *(f"{row[way]:.0f}" for way in errors))
-        console.print(table)
+    for kind in ("continent", "country"):
+        if parts := by_place(truth, errors, kind):
+            metrics[kind] = parts
+            if kind == "continent":  # countries are too many to print
+                console.print(places_table(kind, parts, list(errors)))
     output = _output(config)
     (output / "evaluation.json").write_text(json.dumps(metrics, indent=2) + "\n")
     maps.error_map(truth, errors["fusion"]).save(output / "errors.png")
@@ -100,14 +98,23 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
     return metrics
 
 
-def continents(truth: Floats, errors: dict[str, Floats]) -> dict[str, dict[str, float]]:
-    """Median errors in km by the continent of the city that is nearest to the truth; empty without city names."""
-    names = [near.continent if (near := nearest_place(*position)) else None for position in truth.tolist()]
+def by_place(
+    truth: Floats, errors: dict[str, Floats], kind: Literal["continent", "country"]
+) -> dict[str, dict[str, float]]:
+    """Median errors in km by where the city is that is nearest to the truth; empty without city names."""
+    names = [getattr(near, kind) if (near := nearest_place(*position)) else None for position in truth.tolist()]
     found: dict[str, dict[str, float]] = {}
     for name in sorted({name for name in names if name}):
         own = np.array([n == name for n in names])
         found[name] = {"photos": int(own.sum()), **{way: float(np.median(e[own])) for way, e in errors.items()}}
     return found
+
+
+def places_table(kind: str, parts: dict[str, dict[str, float]], ways: list[str]) -> Table:
+    table = Table(kind, "photos", *(f"{way}, median km" for way in ways))
+    for name, row in parts.items():
+        table.add_row(name, str(row["photos"]), *(f"{row[way]:.0f}" for way in ways))
+    return table
 
 
 def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:

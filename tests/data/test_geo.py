@@ -165,6 +165,24 @@ def test_an_unreadable_picture_is_replaced_and_named(root: Path, tmp_path: Path)
     assert batch.rows.tolist() == [1, 1, 2, 3, 4]
 
 
+def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
+    made = data(root)
+    for i, partition in enumerate(made.hierarchy.partitions):
+        partition.save(tmp_path / f"cells-{i}.csv")
+    given = data(root, partition=[str(tmp_path / "cells-0.csv"), str(tmp_path / "cells-1.csv")])
+    assert given.labels == made.labels
+    (tmp_path / "torn.csv").write_text((tmp_path / "cells-0.csv").read_text()[:-9])
+    for name, words in (("torn.csv", "is not a sound partition file"), ("none.csv", "cannot read the partition")):
+        with pytest.raises(UserError, match=words) as error:
+            _ = data(root, partition=str(tmp_path / name)).labels
+        assert "\n" not in str(error.value)
+
+
+def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.val: there is neither a file nor a folder .*none\.csv"):
+        data(root, val="none.csv").prepare_data()
+
+
 def test_settings_that_leave_no_cell(root: Path) -> None:
     with pytest.raises(UserError, match="the partition has no cell left: none holds min_photos=500"):
         _ = data(root, max_photos=500, min_photos=500).labels

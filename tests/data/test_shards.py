@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -23,8 +26,11 @@ from data.geo import read_csv
 from data.place_shards import PlaceShards
 from data.shards import ShardsData, ShardSet
 from data.tar import BadShard, expand, find_shards, read_member, read_records
+from tasks.checkpoint import load_checkpoint, restore
 from tasks.config import load_config
 from tasks.gallery import run as gallery
+from tasks.geo.sphere import great_circle_km
+from tasks.predict import test as measure_again
 from tasks.run import execute
 
 PER_SHARD, CLASSES = 8, ("cat", "dog", "fox")
@@ -134,8 +140,9 @@ def test_a_shard_cut_off_gives_what_is_before_and_is_counted(shards: Path) -> No
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 99])
 def test_a_file_that_is_no_shard(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(BadShard, match="the shard cannot be read to its end"):
+    with pytest.raises(BadShard, match="the shard cannot be read to its end") as error:
         list(read_records(str(tmp_path / "a.tar")))
+    assert "\n" not in str(error.value.args[1])
 
 
 def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
@@ -161,6 +168,7 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
     address = "http://localhost/{0..3}.tar"
     for settings, words in (
         ({"train": "none-{0..1}.tar"}, r"there is no shard .*none-0\.tar"),
+        ({"val": "none.tar"}, r"there is no shard .*none\.tar"),
         ({"train": address}, "need data.classes="),
         ({"train": ""}, "data.train names no shard"),
         ({"classes": "none.txt"}, r"none\.txt cannot be read"),
@@ -218,8 +226,6 @@ def test_a_run_on_addresses_one_of_them_broken(
 
 
 def load_labels(folder: Path) -> list[str]:
-    from tasks.checkpoint import load_checkpoint
-
     return list(load_checkpoint(folder)["suite"]["labels"])
 
 
@@ -291,7 +297,9 @@ def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytes
         found.places("val")
 
 
-def test_a_run_and_its_gallery_on_shards_with_given_cells(earth: Path, tmp_path: Path) -> None:
+def test_a_run_and_its_gallery_on_shards_with_given_cells(
+    earth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second run takes the first one's partition files, and looks through no shard beforehand."""
     where = ["task=geo", "data=place_shards", f"data.root={earth}", "data.workers=0", f"paths.runs={tmp_path}"]
     first = ["data.max_photos=[20,8]", "data.min_photos=2", "data.gallery=gallery-*.tar", "logger.pictures=0"]
@@ -309,3 +317,23 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(earth: Path, tmp_path:
     gallery(load_config([*settings, "mode=query", f"input={photo}"], "gallery"))
     answer = json.loads((tmp_path / "out" / "answers.jsonl").read_text())
     assert answer["neighbours"][0]["path"] == f"{earth}/gallery-000.tar/photos/000004.jpg"
+    # and on other data, which need not have what trains
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(earth / "gallery-000.tar", other / "val-000.tar")
+    measure_again(load_config([f"ckpt={runs[0]}", "mode=test", f"root={other}"], "predict"))
+    shown = " ".join(capsys.readouterr().out.split())
+    found = float(re.search(r"median_km │ ([\d.]+)", shown)[1])  # type: ignore[index]
+    module = restore(load_checkpoint(runs[0]))
+    answers: list[Any] = []
+    data = places(other)
+    data.adopt(module.labels)
+    for batch in data.test_dataloader():
+        with torch.inference_mode():
+            said = module.predict(batch.images, batch.sizes)
+        answers += [[a["latitude"], a["longitude"], *p] for a, p in zip(said, batch.positions.tolist(), strict=True)]
+    rows = np.array(answers)
+    assert found == pytest.approx(np.median(great_circle_km(rows[:, :2], rows[:, 2:])), rel=1e-3)
+    # a gallery is measured on other photos by their table
+    gallery(load_config([*settings, "mode=evaluate", f"source={earth / 'gallery.csv'}"], "gallery"))
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["retrieval"]["median_km"] < 1

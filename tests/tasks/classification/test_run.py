@@ -2,14 +2,20 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.v2 import functional as F
 
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
@@ -19,7 +25,7 @@ from tasks.classification.teacher import load_teacher
 from tasks.config import load_config
 from tasks.run import execute
 from tasks.stages import train_stages
-from tests.conftest import command, shared
+from tests.conftest import ROOT, command, shared
 
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
@@ -119,6 +125,33 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
     assert (folder / "2_clean" / "checkpoints" / "best.ckpt").exists()
 
 
+def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL in the middle of the first of two stages: what it had done is kept, and the second follows."""
+    more = ("experiment=dogs_noisy", "name=killed", "trainer.max_epochs=4", "task.near_test=0", "logger.pictures=0")
+    folder = tmp_path / "dogs" / "killed"
+    last = folder / "1_noisy" / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "tasks.run", *settings(dogs, tmp_path, *more)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(last, weights_only=True)["epoch"]
+    assert done < 3
+
+    assert execute([f"resume={folder}"])["state"] == "finished"
+    for stage in ("1_noisy", "2_clean"):
+        metrics = json.loads((folder / stage / "metrics.json").read_text())
+        assert (metrics["state"], metrics["epoch"]) == ("finished", 4)
+        assert "come from ImageNet" in metrics["note"]
+    # the drawn ones do not, but were given as data=dogs
+    assert capsys.readouterr().out.count("note: Stanford Dogs' pictures come from ImageNet") == 2
+    epochs = EventAccumulator(str(folder / "1_noisy")).Reload().Scalars("epoch")
+    steps = [e.step for e in epochs]
+    assert len(steps) == len(set(steps))  # nothing was done twice
+
+
 def test_a_mistake_in_a_stage_is_found_before_the_first(tmp_path: Path) -> None:
     overrides = ["experiment=dogs_noisy", f"paths.runs={tmp_path}"]
     config = load_config(overrides) | {"stages": {"a": ["seed=1"], "b": ["task.lss=1"]}}
@@ -180,6 +213,24 @@ def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
         torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="knows 4 classes, the data has 2"):
         load_teacher(str(path), ["a", "b"], student(2), 64, "half")
+
+
+def test_a_timm_teacher_sees_its_own_size_and_normalization(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
+    looks = {"input_size": (3, 96, 96), "mean": (0.1, 0.5, 0.9), "std": (0.2, 0.3, 0.4), "num_classes": 3}
+    timm.models.save_for_hf(network, str(tmp_path), {"pretrained_cfg": looks, "num_classes": 3})
+    teacher = load_teacher(f"local-dir:{tmp_path}", ["a", "b", "c"], student(3), 64)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    pixels = F.resize(images.float() / 255, [96, 96], antialias=True)
+    with torch.no_grad():
+        expected = network(F.normalize(pixels, looks["mean"], looks["std"]))
+    torch.testing.assert_close(teacher(images.float()), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match="knows 3 classes, the data has 2"):
+        load_teacher(f"local-dir:{tmp_path}", ["a", "b"], student(2), 64)
+    with pytest.raises(UserError, match="its weights cannot be had") as error:
+        load_teacher(f"local-dir:{tmp_path / 'none'}", ["a", "b"], student(2), 64)
+    assert "\n" not in str(error.value)
 
 
 def test_teachers_that_cannot_be_had(run: Path, tmp_path: Path) -> None:

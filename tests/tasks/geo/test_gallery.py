@@ -86,7 +86,7 @@ def test_predict_prints_the_place_and_draws_the_map(run: Path, tmp_path: Path) -
 
 
 def test_cost_counts_the_head() -> None:
-    """9,800 cells give the 13 M parameters that the paper tells of its PlaNet MobileNet."""
+    """The backbone's multiply-adds of Table 2's network without its classifier, and the head's own."""
     result = command("cost", "task=geo", "task.num_classes=9800", "format=json")
     content = json.loads(result.stdout)
     assert content["layers"]["fully connected"] == [1024 * 9800, 1025 * 9800]
@@ -197,6 +197,9 @@ def test_the_three_ways_side_by_side(run: Path, built: Path, tmp_path: Path) -> 
     wanted = json.loads((run / "metrics.json").read_text())["metrics"]
     assert found["classification"]["median_km"] == pytest.approx(wanted["median_km"], rel=0.02)  # folded
     assert {"classification", "retrieval", "fusion"} <= found.keys()
+    if "country" in found:  # the package with the names is installed
+        assert sum(row["photos"] for row in found["country"].values()) == 12
+        assert sum(row["photos"] for row in found["continent"].values()) == 12
     assert Image.open(tmp_path / "errors.png").size == (1440, 720)
 
 

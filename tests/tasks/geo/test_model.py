@@ -89,6 +89,13 @@ def test_labels_tell_a_model_all_of_its_cells(hierarchy: Hierarchy) -> None:
     )
 
 
+def test_labels_lead_back_to_partitions(hierarchy: Hierarchy) -> None:
+    back = Hierarchy.from_labels(hierarchy.labels)
+    assert back.labels == hierarchy.labels
+    positions = np.random.default_rng(0).uniform((-90, -180), (90, 180), (2000, 2)).T
+    np.testing.assert_array_equal(back.assign(*positions), hierarchy.assign(*positions))
+
+
 def test_probabilities_of_the_heads_multiply(hierarchy: Hierarchy) -> None:
     model = network(hierarchy)
     logits = torch.randn(4, sum(model.sizes), dtype=torch.float64)
