@@ -302,7 +302,13 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
 ) -> None:
     """The second run takes the first one's partition files, and looks through no shard beforehand."""
     where = ["task=geo", "data=place_shards", f"data.root={earth}", "data.workers=0", f"paths.runs={tmp_path}"]
-    first = ["data.max_photos=[20,8]", "data.min_photos=2", "data.gallery=gallery-*.tar", "logger.pictures=0"]
+    first = [
+        "data.max_photos=[20,8]",
+        "data.min_photos=2",
+        "data.gallery=gallery-*.tar",
+        "logger.pictures=0",
+        "trainer.precision=32",
+    ]
     assert execute([*TINY, *where, *first, "name=first"])["state"] == "finished"
     cells = [str(tmp_path / "geo" / "first" / f"cells-{i}.csv") for i in range(2)]
     given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.pictures=0"]
@@ -321,6 +327,7 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(earth / "gallery-000.tar", other / "val-000.tar")
+    capsys.readouterr()
     measure_again(load_config([f"ckpt={runs[0]}", "mode=test", f"root={other}"], "predict"))
     shown = " ".join(capsys.readouterr().out.split())
     found = float(re.search(r"median_km │ ([\d.]+)", shown)[1])  # type: ignore[index]
