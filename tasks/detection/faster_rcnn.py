@@ -122,10 +122,10 @@ class FasterRCNN(Detector):
         return self.backbone(images)[-1]
 
     def dense(self, images: Tensor) -> None:
-        """All layers on as many crops as there are proposals, whatever is in the images: for counting the cost."""
+        """All layers on as many crops as there are proposals, whatever is in the images: for counting and timing."""
         features = self(images)
         self.rpn.head([features])
-        crops = features.new_empty(self.proposals * len(images), features.shape[1], CROP, CROP)
+        crops = features.new_zeros(self.proposals * len(images), features.shape[1], CROP, CROP)
         self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
 
     def _inputs(self, outputs: Tensor) -> tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]:
