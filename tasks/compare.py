@@ -5,11 +5,12 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -39,23 +40,33 @@ def order(runs: Sequence[Run], by: str) -> list[Run]:
     return sorted(runs, key=key)
 
 
-def table(runs: Sequence[Run], sort: str) -> Table:
-    found = Table(
-        "", "run", "metric", "value", "M madds", "M params", "ms", "alpha", "px", "epochs", "minutes", "state"
-    )
-    for column in found.columns[3:-1]:
-        column.justify = "right"
+def tables(runs: Sequence[Run], sort: str) -> Iterator[Table]:
+    """One for each task and data set, of a common width that fits a terminal of 80 columns."""
+    width = min(25, max(len(run.name) for run in runs))
     for (task, data), own in groups(runs):
-        found.add_section()
-        found.add_row("", Text(f"{task} on {data}", "bold"))
+        metric = next((run.metric for run in own if run.metric), "value")
+        title = Text("broken" if task == "?" else f"{task} on {data}: {metric}", "bold")
+        found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+        found.add_column("", min_width=1)
+        found.add_column("run", min_width=width)
+        for name, least in (
+            ("value", 6),
+            ("M madds", 8),
+            ("M params", 8),
+            ("ms", 5),
+            ("alpha", 5),
+            ("px", 3),
+            ("min", 4),
+        ):
+            found.add_column(name, justify="right", no_wrap=True, min_width=least)
         for run in order(own, sort):
+            name = run.name if run.finished else f"{run.name}: {run.state}"
             figures = [_figure(v, d) for v, d in ((run.primary, 3), (run.madds_m, 1), (run.params_m, 2))]
-            more = [_figure(run.latency_ms, 1), _figure(run.alpha), _figure(run.resolution), _figure(run.epochs)]
-            minutes = _figure(run.seconds and run.seconds / 60, 1)
+            more = [_figure(run.latency_ms, 1), _figure(run.alpha), _figure(run.resolution)]
             style = "green" if run.best else None if run.finished else "dim"
-            star = "★" if run.best else ""
-            found.add_row(star, run.name, run.metric, *figures, *more, minutes, run.state, style=style)
-    return found
+            minutes = _figure(run.seconds and run.seconds / 60, 1)
+            found.add_row("★" if run.best else "", name, *figures, *more, minutes, style=style)
+        yield found
 
 
 def _figure(value: float | None, digits: int | None = None) -> str:
@@ -110,7 +121,8 @@ def compare(config: dict[str, Any]) -> None:
 
     console = Console(markup=False)  # names may hold brackets
     runs = read_runs(config["runs"])
-    console.print(table(runs, config["sort"]))
+    for table in tables(runs, config["sort"]):
+        console.print(table)
     done = [run for run in runs if run.finished]
     console.print(
         f"{len(done)} finished of {len(runs)} runs; ★: no run of its group is as good for as few multiply-adds"

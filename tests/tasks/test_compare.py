@@ -88,15 +88,17 @@ def test_the_command(generated: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     printed = capsys.readouterr().out
     assert "37 finished of 42 runs" in printed
     section = printed[printed.index("dogs on drawn_dogs") : printed.index("geo on earth")]
-    shown = [float(line.split("│")[5]) for line in section.splitlines() if "finished" in line]
+    rows = [cells for line in section.splitlines() if len(cells := line.split()) > 7 and cells[0] != "run"]
+    shown = [float(cells[-6]) for cells in rows]
     assert shown == sorted(shown)
     assert len(shown) == 13
+    assert "torn: broken: JSONDecodeError" in printed
     with (tmp_path / "compare.csv").open() as file:
-        rows = {(row["task"], row["name"]): row for row in csv.DictReader(file)}
-    assert len(rows) == 42
+        table = {(row["task"], row["name"]): row for row in csv.DictReader(file)}
+    assert len(table) == 42
     content = json.loads((generated / "dogs" / "run3" / "metrics.json").read_text())
-    assert float(rows["dogs", "run3"]["top150/breed 4"]) == content["metrics"]["top150/breed 4"]
-    assert float(rows["dogs", "run3"]["latency_ms"]) == content["speed"]["latency_ms"]
+    assert float(table["dogs", "run3"]["top150/breed 4"]) == content["metrics"]["top150/breed 4"]
+    assert float(table["dogs", "run3"]["latency_ms"]) == content["speed"]["latency_ms"]
     assert Image.open(tmp_path / "compare.png").width > 1000
     page = (tmp_path / "compare.html").read_text()
     assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", page) == []  # one file that needs no other
