@@ -1,5 +1,6 @@
 """Reads pretrained weights for MobileNetV1 from the layouts they are published in."""
 
+import json
 import logging
 import pickle
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backbones.base import Normalization
@@ -61,12 +63,10 @@ def read_weights(path: Path) -> Weights:
         if path.suffix in (".h5", ".hdf5"):
             return _from_keras(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: dict[str, Any] = load_file(path)
+            content: dict[str, Any] = _read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise UserError(f"backbone.weights: {path} holds no named tensors")
@@ -79,6 +79,14 @@ def read_weights(path: Path) -> Weights:
         f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
         "nor a timm mobilenetv1 state dict"
     )
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """A state dict, or what an export of format=torch says in the file's header with it."""
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        header = file.metadata() or {}
+    return {"suite": json.loads(header["suite"]), "state_dict": state} if "suite" in header else state
 
 
 def _from_keras(path: Path) -> Weights:

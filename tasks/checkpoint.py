@@ -1,11 +1,13 @@
 """Finds, reads and restores checkpoints."""
 
+import json
 import logging
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backbones.errors import UserError
@@ -22,7 +24,14 @@ def find_checkpoint(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(path)
-    candidates = [path] if not path.is_dir() else [path / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")]
+    candidates = (
+        [path]
+        if not path.is_dir()
+        else [
+            *(path / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")),
+            path / "model.safetensors",
+        ]
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -37,8 +46,11 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     """
     path = find_checkpoint(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        if path.suffix == ".safetensors":
+            content = read_safetensors(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
     suite = content.get("suite") if isinstance(content, dict) else None
     if suite is None:
@@ -48,6 +60,14 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     if task not in (None, suite["task"]):
         raise UserError(f"{path} is a checkpoint of task={suite['task']}, not of task={task}")
     return content
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """A checkpoint that was exported by format=torch."""
+    with safe_open(path, "pt") as file:
+        suite = (file.metadata() or {}).get("suite")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return {"suite": json.loads(suite), "state_dict": state} if suite else {}
 
 
 def restore(checkpoint: dict[str, Any]) -> TaskModule:

@@ -14,6 +14,8 @@ def execute(overrides: Sequence[str]) -> Path:
     form = FORMATS[config["format"]]
     if config["quantize"] != "none" and not form.int8:
         raise UserError(f"quantize={config['quantize']}: format={form.name} holds the weights as they are")
+    if config["part"] == "backbone" and form.name != "torch":
+        raise UserError(f"part=backbone is of format=torch; format={form.name} holds whole models")
     form.module()  # a missing package is said before anything is loaded
     from tasks.exporting.make import export
 

@@ -1,5 +1,6 @@
 """Faster R-CNN (Ren et al. 2015) in the form of the MobileNets paper's Table 13, of torchvision's modules."""
 
+from math import log2
 from typing import Any
 
 import torch
@@ -8,18 +9,21 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones.base import Backbone
+from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.anchors import CODER_SCALES
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
+from tasks.detection.suppress import kept
 
 ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
 CROP = 14
+CANDIDATES = 2000  # (box, class) pairs of an image that enter an exported file's last suppression
 
 
 class ProposalHead(nn.Module):
@@ -82,6 +86,7 @@ class FasterRCNN(Detector):
     ) -> None:
         super().__init__(backbone, num_classes, resolution, nms_iou=nms_iou, max_detections=max_detections)
         self.proposals = proposals
+        size = backbone.sizes(resolution)[-1]
         channels = backbone.channels[-1]
         if isinstance(backbone, MobileNetV1):
             last = backbone.taps[-1] + 1
@@ -92,8 +97,13 @@ class FasterRCNN(Detector):
             tail = nn.Sequential(separable(channels, depth, 2), separable(depth, depth))
         sides = tuple(resolution * side for side in ANCHOR_SIDES)
         kept = {"training": 4 * proposals, "testing": proposals}
+        generator = AnchorGenerator((sides,), (RATIOS,))
+        stride = [torch.tensor(resolution // size)] * 2
+        (anchors,) = generator.grid_anchors([[size, size]], [stride])
+        self.register_buffer("anchors", anchors, persistent=False)  # of `deployed`
+        self.anchors: Tensor
         self.rpn = RegionProposalNetwork(
-            AnchorGenerator((sides,), (RATIOS,)),
+            generator,
             ProposalHead(channels, 512, len(sides) * len(RATIOS)),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
@@ -120,6 +130,50 @@ class FasterRCNN(Detector):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
         return self.backbone(images)[-1]
+
+    def deployed(self, images: Tensor, whole: bool) -> dict[str, Tensor]:
+        """As `Detector.deployed`: the two stages of `postprocess` on tensors of fixed shapes."""
+        if not whole:
+            raise UserError("detector=faster_rcnn needs suppression between its stages, which format=onnx alone has")
+        maps = self(images)
+        boxes_BP4, valid_BP = self._proposals(maps)
+        scores_NC, boxes_NC4 = self._second_stage(maps, boxes_BP4)
+        batch = maps.shape[0]  # len() would fix it
+        boxes_BK4, scores_BK = boxes_NC4.reshape(batch, -1, 4), scores_NC.reshape(batch, -1)
+        valid_BK = valid_BP[..., None].expand(-1, -1, self.num_classes).flatten(1) & self._large(boxes_BK4, 1e-2)
+        scores_BK, order_BK = (scores_BK * valid_BK).topk(min(CANDIDATES, scores_BK.shape[1]))
+        boxes_BK4 = boxes_BK4.gather(1, order_BK[..., None].expand(-1, -1, 4))
+        return self.suppressed(boxes_BK4, scores_BK, order_BK % self.num_classes)
+
+    def _proposals(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, P, 4), and which of them (B, P) are there."""
+        (logits,), (deltas,) = self.rpn.head([maps])
+        batch, cell = maps.shape[0], logits.shape[1]
+        scores_BA = logits.permute(0, 2, 3, 1).reshape(batch, -1).sigmoid()
+        deltas = deltas.unflatten(1, (cell, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4)
+        boxes_BA4 = self.rpn.box_coder.decode_single(deltas, self.anchors.repeat(batch, 1)).reshape(batch, -1, 4)
+        scores_BA, order_BA = scores_BA.topk(min(self.rpn.pre_nms_top_n(), scores_BA.shape[1]))
+        boxes_BA4 = boxes_BA4.gather(1, order_BA[..., None].expand(-1, -1, 4)).clamp(0, self.resolution)
+        scores_BA = scores_BA * self._large(boxes_BA4, self.rpn.min_size)
+        scores_BA = scores_BA * kept(boxes_BA4, scores_BA[:, None], self.rpn.nms_thresh, 0.0)
+        best_BP, order_BP = scores_BA.topk(min(self.proposals, scores_BA.shape[1]))
+        return boxes_BA4.gather(1, order_BP[..., None].expand(-1, -1, 4)), best_BP > 0
+
+    def _second_stage(self, maps: Tensor, boxes_BP4: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B * P, num_classes) of the objects' classes, and for each a box (B * P, num_classes, 4)."""
+        boxes_N4 = boxes_BP4.reshape(-1, 4)
+        image_BP = torch.arange(maps.shape[0], device=maps.device)[:, None].expand(-1, boxes_BP4.shape[1])
+        rois = torch.cat([image_BP.reshape(-1, 1).to(boxes_N4.dtype), boxes_N4], dim=1)
+        scale = 2.0 ** round(log2(maps.shape[-1] / self.resolution))
+        crops = roi_align(maps, rois, CROP, scale, sampling_ratio=2)
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
+        boxes = self.roi_heads.box_coder.decode_single(deltas, boxes_N4).unflatten(1, (-1, 4))
+        return logits.softmax(dim=1)[:, 1:], boxes[:, 1:].clamp(0, self.resolution)
+
+    @staticmethod
+    def _large(boxes: Tensor, side: float) -> Tensor:
+        """Which boxes (..., 4) have sides of at least `side`."""
+        return (boxes[..., 2:] - boxes[..., :2] >= side).all(dim=-1)
 
     def dense(self, images: Tensor) -> None:
         """All layers on as many crops as there are proposals, whatever is in the images: for counting and timing."""

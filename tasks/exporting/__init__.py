@@ -19,9 +19,8 @@ def installed(name: str) -> bool:
 class Format:
     """What is known of a format without its packages. Its module has `write`, `Runner` and `EXAMPLE`."""
 
-    name: str
+    name: str  # also of the extra of our own package that brings what writes it
     suffix: str
-    extra: str | None  # of our own package: brings what writes it
     packages: tuple[str, ...]  # modules
     runtime: str  # what runs the file, as pip knows it
     whole: bool  # whether non-maximum suppression can be inside
@@ -35,15 +34,17 @@ class Format:
             UserError: its packages are not installed.
         """
         if missing := [name for name in self.packages if not installed(name)]:
-            raise UserError(f"format={self.name} needs {', '.join(missing)}: pip install -e '.[{self.extra}]'")
+            raise UserError(f"format={self.name} needs {', '.join(missing)}: pip install -e '.[{self.name}]'")
         return importlib.import_module(f"tasks.exporting.{self.name}")
 
 
+LITERT = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 FORMATS = {
     f.name: f
     for f in (
-        Format(
-            "onnx", ".onnx", "onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime", whole=True, free_batch=True
-        ),
+        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime", whole=True, free_batch=True),
+        Format("litert", ".tflite", LITERT, "ai-edge-litert", whole=False, free_batch=False),
+        Format("executorch", ".pte", ("executorch",), "executorch", whole=False, free_batch=False),
+        Format("torch", ".safetensors", (), "torch", whole=True, free_batch=True, int8=False),
     )
 }

@@ -1,9 +1,12 @@
 """The network as a device sees it: from pixels, normalisation included, to named answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -38,19 +41,23 @@ class Graph(nn.Module):
     def __init__(self, model: nn.Module, layout: Layout, whole: bool) -> None:
         super().__init__()
         self.model, self.layout, self.whole = model, layout, whole
-        shape = (3, 1, 1) if layout == "float_nchw" else (3,)
-        # multiplied and not divided, in the layout of the input: both save a pass over the picture
+        self.channels_first = layout == "float_nchw"  # where the pixels are normalised
         for name, value in (("mean", model.mean), ("scale", 1 / model.std)):  # type: ignore[operator]
-            self.register_buffer(name, value.detach().clone().view(shape), persistent=False)  # type: ignore[union-attr, operator]
+            self.register_buffer(name, value.detach().clone(), persistent=False)  # type: ignore[union-attr, operator]
         self.mean: Tensor
         self.scale: Tensor
         self.eval()
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the model's forward takes."""
+        if self.channels_first:
+            x = images.permute(0, 3, 1, 2) if self.layout == "uint8_nhwc" else images
+            return (x.float() - self.mean) * self.scale
+        return ((images.float() - self.mean.flatten()) * self.scale.flatten()).permute(0, 3, 1, 2)
+
     def named(self, images: Tensor) -> dict[str, Tensor]:
         """The answers by name."""
-        x = (images.float() - self.mean) * self.scale
-        if self.layout == "uint8_nhwc":
-            x = x.permute(0, 3, 1, 2)
+        x = self.normalised(images)
         if hasattr(self.model, "deployed"):
             return self.model.deployed(x, self.whole)  # type: ignore[operator]
         found = self.model(x)
@@ -72,6 +79,25 @@ class Graph(nn.Module):
         if self.layout == "float_nchw":
             return images.float().contiguous()
         return images.permute(0, 2, 3, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a format's `write` is to write."""
+
+    graph: Graph
+    example: Tensor  # an input
+    names: list[str]  # of the outputs
+    path: Path
+    calibration: npt.NDArray[Any]  # inputs to take int8's ranges from; none where the file is to be float
+    checkpoint: dict[str, Any]
+
+
+def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
+    """`images` in batches of one size, the last filled up with its last picture."""
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
 
 
 def found(model: nn.Module, outputs: dict[str, Tensor]) -> Any:

@@ -1,6 +1,7 @@
 """Makes an export: writes the file, runs it, and says what became of the task's metric."""
 
 import copy
+import json
 import logging
 import os
 import time
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -16,11 +18,12 @@ from torch import Tensor
 from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
-from tasks.base import TaskModule
+from tasks.base import TaskModule, build
 from tasks.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.exporting import FORMATS, Format
-from tasks.exporting.graph import Graph, exports_of
-from tasks.exporting.package import Spec, example, sha256, whole_folder, write_spec
+from tasks.exporting.graph import Graph, Job, exports_of
+from tasks.exporting.package import VERSION, Spec, example, sha256, whole_folder, write_spec
+from tasks.exporting.qat import fine_tune
 from tasks.exporting.verify import Standin, differences, losing_layers, measure
 from tasks.train import build_data, setup
 
@@ -44,15 +47,20 @@ def export(config: dict[str, Any]) -> Path:
     checkpoint = load_checkpoint(path)
     module = restore(checkpoint)
     target = place(config, path, module)
+    if config["part"] == "backbone":
+        return export_backbone(config, checkpoint, target)
     with whole_folder(target, config["overwrite"]) as folder:
         data = data_of(config, checkpoint, module)
         samples = calibration(data, config["calibration"]) if int8 else []
         before = measure(module, data, config["images"])
+        if config["quantize"] == "int8_qat":
+            fine_tune(module, data, config["qat_epochs"], config["qat_lr"])
         graph = Graph(module.model, config["input"], form.whole)
         spec = describe(config, form, path, module, graph)
         file = folder / spec.file
         pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
-        form.module().write(graph, pixels, spec.names, file, [graph.pixels(x) for x in samples])
+        inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
+        form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
         runner = form.module().Runner(file, THREADS)
         spec.differences = differences(graph, runner, pictures(data, COMPARED))
         after = measure(module, data, config["images"], Standin(graph, runner, spec.names))
@@ -67,11 +75,36 @@ def export(config: dict[str, Any]) -> Path:
     return target
 
 
+def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
+    """Writes the backbone alone, and sees that `backbone.weights` takes it and gives the same maps."""
+    from tasks.exporting.torch import write_backbone
+
+    settings = checkpoint["suite"]["config"]["backbone"]
+    if "alpha" not in settings:
+        raise UserError("part=backbone is of backbone=mobilenet_v1; another library's backbones it has itself")
+    resolution = checkpoint["suite"]["resolution"]
+    with whole_folder(target, config["overwrite"]) as folder:
+        file = folder / "backbone.safetensors"
+        write_backbone(checkpoint, file)
+        again = build({k: v for k, v in settings.items() if k != "rho"} | {"weights": str(file), "pretrained": False})
+        own = restore(checkpoint).model.backbone
+        picture = torch.rand(1, 3, resolution, resolution)
+        with torch.inference_mode():
+            wanted, got = own(picture)[-1], again.eval()(picture)[-1]  # type: ignore[operator]
+        difference = float((wanted - got).abs().max())
+        facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
+        (folder / "model.json").write_text(json.dumps(facts) + "\n")
+    where = target / "backbone.safetensors"
+    Console().print(f"wrote {where}: start a task from it by backbone.weights={where}", soft_wrap=True)
+    return target
+
+
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, where it lies now."""
     settings = checkpoint["suite"]["config"]
     if config["root"]:
         settings["data"]["root"] = config["root"]
+    settings["data"]["workers"] = 0  # processes must not be forked beside the runtimes' threads
     data = build_data(settings)
     if module.closed_set and data.labels != module.labels:
         raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
@@ -84,7 +117,8 @@ def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
     folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
     backbone = module.config["backbone"]
     kind = f"{backbone['alpha']:g}" if "alpha" in backbone else backbone["name"]
-    parts = [module.config["task"]["name"], kind, str(module.resolution)]
+    name = "backbone" if config["part"] == "backbone" else module.config["task"]["name"]
+    parts = [name, kind, str(module.resolution)]
     if config["quantize"] != "none":
         parts.append(config["quantize"].replace("_", "-"))
     return folder / "-".join([*parts, config["format"]])

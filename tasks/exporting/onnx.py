@@ -2,20 +2,18 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from tasks.exporting.graph import Graph
+from tasks.exporting.graph import Job, in_batches
 
 QUANTIZED = ["Conv", "Gemm", "Clip", "Relu", "GlobalAveragePool", "MaxPool"]
 EXAMPLE = """
-def run(pixels):
+def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(FOLDER / SPEC["file"], providers=["CPUExecutionProvider"])
@@ -23,46 +21,43 @@ def run(pixels):
 """
 
 
-def write(graph: Graph, example: Tensor, names: Sequence[str], path: Path, calibration: Sequence[Tensor]) -> None:
-    """Writes the graph, in int8 where there are calibration inputs (1, ...).
-
-    Static quantization in QDQ form: per-channel int8 weights, per-tensor uint8 activations.
-    """
+def write(job: Job) -> None:
+    """Writes the graph; int8 is static, in QDQ form, with per-channel int8 weights and uint8 activations."""
     import onnx
 
     for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     program: Any = torch.onnx.export(
-        graph,
-        (torch.cat([example, example]),),  # of a batch of one it would make a constant
+        job.graph,
+        (torch.cat([job.example, job.example]),),  # of a batch of one it would make a constant
         dynamo=True,
         input_names=["image"],
-        output_names=list(names),
+        output_names=job.names,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         custom_translation_table=translations(),
         verbose=False,
     )
-    if not calibration:
-        onnx.save(program.model_proto, path)
+    if not len(job.calibration):
+        onnx.save(program.model_proto, job.path)
         return
     with tempfile.TemporaryDirectory() as folder:
         whole, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
         onnx.save(program.model_proto, whole)
-        quantize(whole, prepared, path, calibration)
+        quantize(whole, prepared, job.path, job.calibration)
 
 
-def quantize(whole: Path, prepared: Path, path: Path, calibration: Sequence[Tensor]) -> None:
+def quantize(whole: Path, prepared: Path, path: Path, calibration: npt.NDArray[Any]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(calibration)
+            self.left = in_batches(calibration, 1)
 
         def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
             batch = next(self.left, None)
-            return None if batch is None else {"image": batch.numpy()}
+            return None if batch is None else {"image": batch}
 
     logging.getLogger().setLevel(logging.WARNING)  # it tells of every scale on the root logger
     quant_pre_process(whole, prepared, skip_symbolic_shape=True)

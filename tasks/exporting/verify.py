@@ -12,6 +12,7 @@ from data.base import SuiteData
 from tasks.base import TaskModule
 from tasks.callbacks import SkippedPictures
 from tasks.exporting.graph import Graph, found
+from tasks.exporting.qat import int8_layers
 from tasks.train import build_trainer
 
 Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
@@ -70,12 +71,10 @@ def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[t
     model = graph.model
     before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
     losses = []
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
+    for name, layer, end in int8_layers(model):
         weight = layer.weight.data
         layer.weight.data = rounded(weight, weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / 127)
-        hook = layer.register_forward_hook(lambda _, __, y: rounded(y, (y.amax() - y.amin()) / 255))
+        hook = end.register_forward_hook(lambda _, __, y: rounded(y, (y.amax() - y.amin()) / 255))
         after = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
         hook.remove()
         layer.weight.data = weight

@@ -1,0 +1,39 @@
+"""python -m tasks.bench ckpt=<run or checkpoint> export=<folder>: how fast, and how large, on this machine."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from backbones.errors import UserError
+from tasks.config import arguments, load_config, one_line_errors
+
+
+def find_exports(folder: Path) -> list[Path]:
+    """The folders of exports that can be run, here or below.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(file.parent for file in folder.rglob("model.json") if "outputs" in json.loads(file.read_text()))
+    if not found:
+        raise UserError(f"export={folder}: there is no export in it, no model.json of one")
+    return found
+
+
+def main() -> None:
+    with one_line_errors():
+        config = load_config(arguments("bench"), "bench")
+        if not (config["ckpt"] or config["export"]):
+            raise UserError("give ckpt=<run or checkpoint>, export=<folder>, or both")
+        exports = find_exports(Path(config["export"])) if config["export"] else []
+        from tasks.exporting.speed import contenders, measure_all, table
+
+        rows = measure_all(contenders(config["ckpt"], exports, config["compile"]), config["seconds"])
+        if config["format"] == "json":
+            print(json.dumps([asdict(row) for row in rows]))
+        else:
+            table(rows)
+
+
+if __name__ == "__main__":
+    main()
