@@ -85,12 +85,12 @@ class Detector(nn.Module):
         (B, A, 4) with its scores (B, A, num_classes).
         """
         outputs = self(images)
-        scores_BAC = self.class_logits(outputs).float().sigmoid()
+        logits_BAC = self.class_logits(outputs).float()
         if not whole:
-            return {"boxes": self.every_box(outputs).clamp(0, self.resolution), "scores": scores_BAC}
-        scores_BK, flat_BK = scores_BAC.flatten(1).topk(min(self.candidates, scores_BAC[0].numel()))
+            return {"boxes": self.every_box(outputs).clamp(0, self.resolution), "scores": logits_BAC.sigmoid()}
+        logits_BK, flat_BK = logits_BAC.flatten(1).topk(min(self.candidates, logits_BAC[0].numel()))
         boxes_BK4 = self.boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
-        return self.suppressed(boxes_BK4, scores_BK, flat_BK % self.num_classes)
+        return self.suppressed(boxes_BK4, logits_BK.sigmoid(), flat_BK % self.num_classes)
 
     def suppressed(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
         """The fields of Detections that class-wise suppression leaves of the candidates, of fixed shapes."""

@@ -41,19 +41,17 @@ class Graph(nn.Module):
     def __init__(self, model: nn.Module, layout: Layout, whole: bool) -> None:
         super().__init__()
         self.model, self.layout, self.whole = model, layout, whole
-        self.channels_first = layout == "float_nchw"  # where the pixels are normalised
+        shape = (3, 1, 1) if layout == "float_nchw" else (3,)
         for name, value in (("mean", model.mean), ("scale", 1 / model.std)):  # type: ignore[operator]
-            self.register_buffer(name, value.detach().clone(), persistent=False)  # type: ignore[union-attr, operator]
+            self.register_buffer(name, value.detach().clone().view(shape), persistent=False)  # type: ignore[union-attr, operator]
         self.mean: Tensor
         self.scale: Tensor
         self.eval()
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the model's forward takes."""
-        if self.channels_first:
-            x = images.permute(0, 3, 1, 2) if self.layout == "uint8_nhwc" else images
-            return (x.float() - self.mean) * self.scale
-        return ((images.float() - self.mean.flatten()) * self.scale.flatten()).permute(0, 3, 1, 2)
+        x = (images.float() - self.mean) * self.scale
+        return x.permute(0, 3, 1, 2) if self.layout == "uint8_nhwc" else x
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
         """The answers by name."""

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ import scipy.io
 import torch
 
 from backbones.errors import UserError
-from tasks import export, predict, run
+from tasks import bench, export, predict, run
+from tasks.base import locate
 from tasks.checkpoint import load_checkpoint, restore
 from tasks.config import load_config
-from tasks.exporting import FORMATS
+from tasks.exporting import FORMATS, installed
+from tasks.exporting.qat import fine_tune, int8_layers, rounding
 from tasks.train import build_data
 from tests.conftest import TINY
 
@@ -81,16 +82,18 @@ def test_an_export_is_where_and_what_it_should_be(onnx: Path, dog: Path) -> None
     assert spec["differences"]["probabilities"] < 1e-4
 
 
-@pytest.mark.parametrize("layout", ["uint8_nhwc", "float_nchw"])
-def test_onnx_takes_any_batch_and_either_input(dog: Path, tmp_path: Path, layout: str) -> None:
-    folder = make(f"ckpt={dog}", f"input={layout}", f"output={tmp_path}")
+def test_onnx_takes_any_batch(onnx: Path, dog: Path) -> None:
+    images, wanted = expected(dog)
+    (got,) = FORMATS["onnx"].module().Runner(onnx / "model.onnx", 1)(images.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def expected(run: Path) -> tuple[torch.Tensor, np.ndarray]:
+    """Three pictures (3, 3, 96, 96) and the probabilities that the checkpoint gives them."""
     images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
-    model = restore(load_checkpoint(dog)).model
+    model = restore(load_checkpoint(run)).model
     with torch.inference_mode():
-        wanted = model.postprocess(model(model.preprocess(images)))
-    pixels = images.permute(0, 2, 3, 1).numpy() if layout == "uint8_nhwc" else images.float().numpy()
-    (got,) = FORMATS["onnx"].module().Runner(folder / "model.onnx", 1)(pixels)
-    np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
+        return images, model.postprocess(model(model.preprocess(images))).numpy()
 
 
 def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, tmp_path: Path) -> None:
@@ -102,14 +105,94 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
     assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=0.02)
 
 
-def test_an_export_is_not_replaced_unasked(onnx: Path, dog: Path) -> None:
-    before = spec_of(onnx)["provenance"]["exported"]
+def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(onnx, tmp_path / onnx.name)
     with pytest.raises(UserError, match="exists; give overwrite=true"):
-        make(f"ckpt={dog}")
-    time.sleep(1)
-    make(f"ckpt={dog}", "overwrite=true")
-    assert spec_of(onnx)["provenance"]["exported"] > before
-    assert [f.name for f in onnx.parent.iterdir()] == [onnx.name]
+        make(f"ckpt={dog}", f"output={tmp_path}", "input=float_nchw")
+    assert spec_of(tmp_path / onnx.name) == spec_of(onnx)
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "input=float_nchw", "overwrite=true")
+    assert [f.name for f in tmp_path.iterdir()] == [onnx.name]
+    images, wanted = expected(dog)
+    (got,) = FORMATS["onnx"].module().Runner(folder / "model.onnx", 1)(images.float().numpy())
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["litert", "executorch"])
+def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> None:
+    """Two pictures a call, and a last call that lacks one."""
+    if missing := [name for name in FORMATS[form].packages if not installed(name)]:
+        pytest.skip(f"needs {missing[0]}, of the extra {form}")
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", f"format={form}", "quantize=int8", "batch=2", "max_drop=100")
+    spec = spec_of(folder)
+    assert spec["input"]["shape"] == [2, 96, 96, 3]
+    weights = (dog / "export" / "dogs-0.25-96-onnx" / "model.onnx").stat().st_size
+    assert (folder / spec["file"]).stat().st_size < 0.5 * weights
+    images, wanted = expected(dog)
+    (got,) = FORMATS[form].module().Runner(folder / spec["file"], 1)(images.permute(0, 2, 3, 1).numpy())
+    assert got.shape == (3, 12)
+    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(got, wanted, atol=0.05)
+    if form == "litert":  # the other's runtime for Python stands on torch
+        assert len(run_example(folder, next((dogs / "Images").rglob("*.jpg")))) == 5
+
+
+def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path) -> None:
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch")
+    again, own = load_checkpoint(folder), load_checkpoint(dog)
+    assert again["suite"] == own["suite"]
+    assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in own["state_dict"].items())
+    (folder / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(folder)
+
+
+def test_a_task_starts_from_an_exported_backbone(dog: Path, tmp_path: Path) -> None:
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch", "part=backbone")
+    assert spec_of(folder)["difference"] < 1e-4
+    weights = folder / "backbone.safetensors"
+    config = load_config(["task=detection", "backbone.alpha=0.25", f"backbone.weights={weights}"])
+    backbone = locate(config["task"])(config, ["thing"]).model.backbone
+    name = "blocks.3.1.conv.weight"
+    assert torch.equal(backbone.state_dict()[name], load_checkpoint(dog)["state_dict"][f"model.backbone.{name}"])
+    with pytest.raises(UserError, match="part=backbone is of format=torch"):
+        make(f"ckpt={dog}", "part=backbone")
+
+
+def test_training_on_in_int8_helps(dog: Path) -> None:
+    """A network whose rounding hurts, as that of weights of very different sizes in one channel does, bears it better
+    afterwards.
+    """
+    torch.manual_seed(0)
+    content = load_checkpoint(dog)
+    content["suite"]["config"]["data"]["workers"] = 0
+    data, module = build_data(content["suite"]["config"]), restore(content)
+    batch = next(iter(data.train_dataloader()))
+
+    def rounded_loss() -> float:
+        with rounding(module.model), torch.inference_mode():
+            return float(module.losses(batch)["class"])
+
+    for _, layer, _ in int8_layers(module.model)[2:]:
+        layer.weight.data.flatten(1)[:, 0] *= 30
+    before = rounded_loss()
+    fine_tune(module, data, epochs=6, lr=1e-3)
+    assert rounded_loss() < 0.9 * before
+    assert not any(hasattr(m, "parametrizations") for m in module.model.modules())
+
+
+def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [f"ckpt={dog}", f"export={onnx}", "seconds=0.01", "compile=false", "format=json"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    bench.main()
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["name"], r["threads"]) for r in rows] == [(n, t) for n in ("PyTorch eager", onnx.name) for t in (1, 2)]
+    assert all(0 < r["median_ms"] <= r["p95_ms"] for r in rows)
+    assert rows[-1]["file_mb"] == pytest.approx((onnx / "model.onnx").stat().st_size / 1e6)
+    for bad, words in (([], "give ckpt="), (["export=/proc/no"], "there is no export in it")):
+        monkeypatch.setattr(sys, "argv", ["bench", *bad])
+        with pytest.raises(SystemExit):
+            bench.main()
+        assert words in capsys.readouterr().err
 
 
 def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +200,11 @@ def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     content["suite"]["version"] = 99
     torch.save(content, tmp_path / "new.ckpt")
     for overrides, words in (
-        ([f"ckpt={dog}", "format=coreml"], "format=coreml: choose from onnx"),
+        ([f"ckpt={dog}", "format=coreml"], "format=coreml: choose from onnx, litert"),
         ([f"ckpt={tmp_path / 'new.ckpt'}"], "newer version"),
         ([f"ckpt={tmp_path / 'no'}"], "there is no checkpoint"),
         ([f"ckpt={dog}", "output=/proc/export"], "cannot be written"),
-        ([f"ckpt={dog}", f"output={tmp_path}", f"root={tmp_path}"], "prepare|there is no|cannot be read|is missing"),
+        ([f"ckpt={dog}", "format=torch", "quantize=int8"], "format=torch holds the weights as they are"),
     ):
         with pytest.raises(UserError, match=words) as error:
             make(*overrides)
