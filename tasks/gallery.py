@@ -26,7 +26,6 @@ def run(config: dict[str, Any]) -> None:
     Raises:
         UserError: something in the settings or the files must be put right first.
     """
-    from data.base import SuiteData
     from tasks.checkpoint import find_checkpoint, load_checkpoint
     from tasks.geo import gallery, report
     from tasks.train import setup
@@ -36,8 +35,7 @@ def run(config: dict[str, Any]) -> None:
     checkpoint = load_checkpoint(path, task="geo")
     inside = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     folder = Path(config["folder"] or inside / "gallery")
-    loaders = SuiteData(".", workers=config["workers"]).workers
-    work = {"batch_size": config["batch_size"], "workers": loaders}
+    work = {"batch_size": config["batch_size"]}
     if config["mode"] == "build":
         settings = {"index": config["index"], "shard_size": config["shard_size"], **work}
         gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,12 +15,12 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
 from data.crops import read_whole
 from data.images import BadImage
 from tasks.geo.model import GeoLocator
+from tasks.hardware import has_native_bf16
 
 Halves = npt.NDArray[np.float16]
 
@@ -55,23 +56,6 @@ def fingerprint(checkpoint: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """The pictures (3, R, R) uint8 of some paths, each with its row, or -1 - row where it cannot be read."""
-
-    def __init__(self, paths: Sequence[Path], resolution: int) -> None:
-        self.paths = paths
-        self.resolution = resolution
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        try:
-            return read_whole(self.paths[row], self.resolution), row
-        except BadImage:
-            return torch.zeros(3, self.resolution, self.resolution, dtype=torch.uint8), -1 - row
-
-
 def write_shards(
     model: GeoLocator,
     paths: Sequence[Path],
@@ -80,31 +64,54 @@ def write_shards(
     resolution: int,
     shard_size: int,
     batch_size: int,
-    workers: int,
     rank: Rank,
 ) -> None:
     """Writes `folder`/000000.npy, ...: float16 (shard_size, D) in the order of the paths, NaN where unreadable.
 
-    Shards that are there already are left alone. A shard's batches are the same whoever computes it.
+    Shards that are there already are left alone. As many threads as torch uses read a batch while a GPU embeds the one
+    before it; a processor does one after the other with all its cores, for threads that share a network's layers wait
+    for each other wherever one of them has read a picture. The network runs in bfloat16 where the hardware multiplies
+    in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
+    workers = torch.get_num_threads()
     own = [
         part
         for number, part in enumerate(shards(len(paths), shard_size))
         if number % rank.count == rank.index and not shard_path(folder, part.start, shard_size).exists()
     ]
-    batches = [list(range(i, min(i + batch_size, s.stop))) for s in own for i in range(s.start, s.stop, batch_size)]
-    loader = DataLoader(Pictures(paths, resolution), batch_sampler=batches, num_workers=workers)
-    device = next(model.parameters()).device
+    batches = [part[i : i + batch_size] for part in own for i in range(0, len(part), batch_size)]
+
+    def start(rows: range) -> tuple[Tensor, list[Future[list[int]]]]:
+        images = torch.zeros(len(rows), 3, resolution, resolution, dtype=torch.uint8)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images, [pool.submit(read, images, rows, slice(i, None, workers)) for i in range(workers)]
+
+    @torch.inference_mode()
+    def read(images: Tensor, rows: range, share: slice) -> list[int]:
+        bad = []
+        for i in range(len(rows))[share]:
+            try:
+                images[i] = read_whole(paths[rows[i]], resolution)
+            except BadImage:
+                bad.append(i)
+        return bad
+
     done: list[Halves] = []
-    with torch.inference_mode():
-        for images, rows in loader:
-            vectors = model.embed(model.preprocess(images.to(device, non_blocking=True))).cpu().numpy()
-            vectors[rows.numpy() < 0] = np.nan
-            done.append(vectors.astype(np.float16))
-            last = max(int(rows[-1]), -1 - int(rows[-1]))
-            if (last + 1) % shard_size == 0 or last + 1 == len(paths):
-                save_array(shard_path(folder, last, shard_size), np.concatenate(done))
+    with ThreadPoolExecutor(workers) as pool, torch.inference_mode():
+        reading = [start(rows) for rows in batches[:1]]
+        for number, rows in enumerate(batches):
+            images, parts = reading.pop()
+            bad = [i for part in parts for i in part.result()]
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
+                vectors = model.embed(model.preprocess(images.to(device)))
+            reading = [start(rows) for rows in batches[number + 1 : number + 2]]
+            halves = vectors.cpu().half().numpy()
+            halves[bad] = np.nan
+            done.append(halves)
+            if rows.stop % shard_size == 0 or rows.stop == len(paths):
+                save_array(shard_path(folder, rows.start, shard_size), np.concatenate(done))
                 done = []
 
 

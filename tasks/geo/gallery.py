@@ -185,7 +185,6 @@ def _embed(
     rank: Any,
     *,
     batch_size: int,
-    workers: int,
     shard_size: int,
 ) -> None:
     module = restore(checkpoint)
@@ -197,7 +196,6 @@ def _embed(
         resolution=module.resolution,
         shard_size=shard_size,
         batch_size=batch_size,
-        workers=workers,
         rank=rank,
     )
 

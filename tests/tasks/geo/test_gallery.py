@@ -17,8 +17,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backbones.errors import UserError
+from data.crops import read_whole
+from tasks.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.config import load_config
 from tasks.gallery import run as gallery
+from tasks.geo.embed import Embeddings
 from tasks.geo.index import read_index
 from tests.conftest import ROOT, command
 
@@ -39,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(run: Path, **settings: object) -> None:
     """Does in this process what the command does."""
-    gallery(load_config([f"ckpt={run}", "workers=0", *(f"{k}={v}" for k, v in settings.items())], "gallery"))
+    gallery(load_config([f"ckpt={run}", *(f"{k}={v}" for k, v in settings.items())], "gallery"))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +107,21 @@ def test_a_gallery_says_what_it_holds(built: Path) -> None:
     assert len(list((built / "embeddings" / "0").iterdir())) == 9  # shards of 7
 
 
+def test_embeddings_are_those_of_the_model(run: Path, built: Path) -> None:
+    """Read in threads and embedded in bfloat16, where there is that, against one photo after the other in float32."""
+    checkpoint = load_checkpoint(find_checkpoint(run))
+    module, paths = restore(checkpoint), (built / "paths-1.txt").read_text().splitlines()
+    found = np.concatenate(list(Embeddings(built / "embeddings" / "0", 60, 7).chunks()))
+    for row in range(0, 60, 9):
+        with torch.inference_mode():
+            images = read_whole(Path(paths[row]), 64)[None]
+            expected = module.model.embed(module.model.preprocess(images))[0].numpy()
+        assert found[row] @ expected > 0.999
+
+
 def test_two_processes_make_what_one_makes(run: Path, built: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    settings = [f"ckpt={run}", "mode=build", "shard_size=7", "batch_size=3", "workers=0", f"folder={tmp_path}"]
+    settings = [f"ckpt={run}", "mode=build", "shard_size=7", "batch_size=3", f"folder={tmp_path}"]
     process = subprocess.run(
         [*torchrun, "-m", "tasks.gallery", *settings],
         cwd=ROOT,
@@ -122,7 +137,7 @@ def test_two_processes_make_what_one_makes(run: Path, built: Path, tmp_path: Pat
 
 def test_a_killed_build_goes_on(run: Path, tmp_path: Path) -> None:
     source = run.parents[2] / "earth" / "train.csv"
-    arguments = [f"ckpt={run}", "mode=build", "shard_size=2", "batch_size=2", "workers=0", f"source={source}"]
+    arguments = [f"ckpt={run}", "mode=build", "shard_size=2", "batch_size=2", f"source={source}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.gallery", *arguments, f"folder={tmp_path / 'killed'}"],
         cwd=ROOT,
@@ -190,7 +205,7 @@ def test_unreadable_photos_are_left_out(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_three_ways_side_by_side(run: Path, built: Path, tmp_path: Path) -> None:
-    result = command("gallery", f"ckpt={run}", "workers=0", f"output={tmp_path}")
+    result = command("gallery", f"ckpt={run}", f"output={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert "12 photos, gallery of 60" in result.stdout
     found = json.loads((tmp_path / "evaluation.json").read_text())
