@@ -99,5 +99,5 @@ class Runner:
 
     def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         parts = in_batches(images, self.batch)
-        answers = [[np.array(t) for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
+        answers = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
         return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]
