@@ -1,0 +1,84 @@
+"""python -m tests.benchmarks.export_matrix <folder> [--weights <.h5>]: every task, to every format, and what it costs.
+
+Trains a network of each task on drawn data into <folder>/runs (what is there already is kept), exports each, float and
+int8, measures the files with two threads, and prints README's matrix. Each command has a process of its own.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.exporting.speed import Contender, measure_all, spec_of
+from tests.benchmarks.timing import machine
+
+DETECTION = ("task=detection", "data.val=250", "backbone.alpha=0.25")
+RUNS = {
+    "classification": ("task=classification", "data=drawn_dogs", "backbone.alpha=0.25", "trainer.max_epochs=16"),
+    "dogs": ("task=dogs", "backbone.alpha=0.25", "task.resolution=160", "trainer.max_epochs=16"),
+    "SSD": (*DETECTION, "trainer.max_epochs=16"),
+    "SSD-FPN": (*DETECTION, "detector=ssd_fpn", "detector.resolution=320", "detector.depth=64", "detector.layers=2"),
+    "Faster R-CNN": (*DETECTION, "detector=faster_rcnn", "detector.proposals=100", "trainer.max_epochs=6"),
+    "PAN": (*DETECTION, "detector=pan"),
+    "faces": ("task=faces", "backbone.alpha=0.5", "trainer.max_epochs=30"),
+    "embedding": ("task=embedding", "backbone.alpha=0.5", "trainer.max_epochs=30"),
+    "geo": ("experiment=earth",),
+}
+KINDS = [(form, quantize) for form in ("onnx", "litert", "executorch") for quantize in ("none", "int8")]
+
+
+def command(name: str, *arguments: str) -> str:
+    """What the last line of its errors says, nothing where all went well."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"tasks.{name}", *arguments], capture_output=True, text=True, check=False
+    )
+    return result.stderr.strip().splitlines()[-1] if result.returncode else ""
+
+
+def train(name: str, root: Path, weights: str | None) -> Path:
+    """Its run folder."""
+    run = root / "runs" / name
+    if not (run / "checkpoints" / "best.ckpt").exists():
+        where = [f"paths.runs={root / 'made'}", f"paths.data={root / 'data'}", f"name={name.replace(' ', '_')}"]
+        start = [f"backbone.weights={weights}"] if weights and "backbone.alpha=0.25" in RUNS[name] else []
+        if error := command("run", *RUNS[name], *start, *where, "trainer.progress=false"):
+            raise SystemExit(f"{name}: {error}")
+        (made,) = (root / "made").glob(f"*/{name.replace(' ', '_')}")
+        run.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(run)
+    return run
+
+
+def row(run: Path, form: str, quantize: str, folder: Path, seconds: float) -> str:
+    settings = (f"ckpt={run}", f"format={form}", f"quantize={quantize}", f"output={folder}", "overwrite=true")
+    error = command("export", *settings)
+    made = list(folder.glob(f"*-{form}"))
+    if not made:
+        return f"| {form} | {quantize} | {error} |"
+    facts: dict[str, Any] = spec_of(made[0])
+    fast = next(r for r in measure_all([Contender(form, str(made[0]), form)], seconds) if r.threads == 2)
+    metrics = facts["metrics"]
+    values = " | ".join(f"{metrics[when][metrics['primary']]:.3f}" for when in ("before", "after"))
+    size = f"{fast.file_mb:.2f} | {fast.median_ms:.2f}"
+    return f"| {form} | {quantize} | {size} | {metrics['primary']} | {values} |{error and ' ' + error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", help="of ImageNet for alpha 0.25; random ones where not given")
+    parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    arguments = parser.parse_args()
+    print(machine())
+    print("| | format | quantize | MB | ms | metric | checkpoint | file |\n|---|---|---|---|---|---|---|---|")
+    for name in arguments.only:
+        run = train(name, arguments.folder, arguments.weights)
+        for form, quantize in KINDS:
+            folder = arguments.folder / "exports" / name / quantize
+            print(f"| {name} {row(run, form, quantize, folder, arguments.seconds)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
