@@ -5,11 +5,12 @@ BIN = .venv/bin
 demo: .venv/ready
 	$(BIN)/python -m tasks.run task=detection backbone.alpha=0.75
 
+# The tests start many processes: without kept byte code each would compile what it imports again.
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # uv installs the 5 GB that torch brings in seconds rather than minutes.
 .venv/ready: requirements.lock pyproject.toml
