@@ -7,10 +7,10 @@ int8, measures the files with two threads, and prints README's matrix. Each comm
 import argparse
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from tasks.exporting.speed import Contender, measure_all, spec_of
+from tasks.exporting.speed import Contender, measure, spec_of
 from tests.benchmarks.timing import machine
 
 DETECTION = ("task=detection", "data.val=250", "backbone.alpha=0.25")
@@ -50,18 +50,22 @@ def train(name: str, root: Path, weights: str | None) -> Path:
     return run
 
 
-def row(run: Path, form: str, quantize: str, folder: Path, seconds: float) -> str:
+def export(run: Path, form: str, quantize: str, folder: Path) -> str:
+    """What went wrong, if anything did."""
     settings = (f"ckpt={run}", f"format={form}", f"quantize={quantize}", f"output={folder}", "overwrite=true")
-    error = command("export", *settings)
+    return command("export", *settings)
+
+
+def row(form: str, quantize: str, folder: Path, error: str, seconds: float) -> str:
     made = list(folder.glob(f"*-{form}"))
     if not made:
-        return f"| {form} | {quantize} | {error} |"
-    facts: dict[str, Any] = spec_of(made[0])
-    fast = next(r for r in measure_all([Contender(form, str(made[0]), form)], seconds) if r.threads == 2)
+        return f"{form} | {quantize} | {error} |"
+    facts = spec_of(made[0])
+    fast = measure(Contender(form, str(made[0]), form), threads=2, seconds=seconds)
     metrics = facts["metrics"]
     values = " | ".join(f"{metrics[when][metrics['primary']]:.3f}" for when in ("before", "after"))
     size = f"{fast.file_mb:.2f} | {fast.median_ms:.2f}"
-    return f"| {form} | {quantize} | {size} | {metrics['primary']} | {values} |{error and ' ' + error}"
+    return f"{form} | {quantize} | {size} | {metrics['primary']} | {values} |{error and ' ' + error}"
 
 
 def main() -> None:
@@ -71,13 +75,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     arguments = parser.parse_args()
+    runs = {name: train(name, arguments.folder, arguments.weights) for name in arguments.only}
+    wanted = [(name, form, quantize) for name in runs for form, quantize in KINDS]
+    folders = [arguments.folder / "exports" / name / quantize for name, _, quantize in wanted]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [(runs[name], form, quantize, to) for (name, form, quantize), to in zip(wanted, folders, strict=True)]
+        errors = list(pool.map(lambda job: export(*job), jobs))
     print(machine())
     print("| | format | quantize | MB | ms | metric | checkpoint | file |\n|---|---|---|---|---|---|---|---|")
-    for name in arguments.only:
-        run = train(name, arguments.folder, arguments.weights)
-        for form, quantize in KINDS:
-            folder = arguments.folder / "exports" / name / quantize
-            print(f"| {name} {row(run, form, quantize, folder, arguments.seconds)}", flush=True)
+    for (name, form, quantize), folder, error in zip(wanted, folders, errors, strict=True):
+        print(f"| {name} | {row(form, quantize, folder, error, arguments.seconds)}", flush=True)
 
 
 if __name__ == "__main__":
