@@ -7,6 +7,7 @@ gallery.json, which names the model that made them.
 import hashlib
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,14 +133,15 @@ def build_gallery(
         facts = Facts.read(folder, model)
         raise UserError(f"{folder} holds a gallery of {facts.photos} photos already; use mode=add or another folder")
     _claim(folder, model, part, shard_size)
+    factory = factory_string(index, len(places), embedding_dim(checkpoint))
+    size, count = bytes_per_vector(make_index(factory, embedding_dim(checkpoint))), len(places)
+    log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=shard_size, **settings)
     rank.wait()
     if rank.index == 0:
         found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
-        factory = factory_string(index, len(found.rows), found.dim)
+        factory = factory_string(index, len(found.rows), found.dim)  # of those that could be read
         made = make_index(factory, found.dim)
-        size, count = bytes_per_vector(made), len(found.rows)
-        log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
         train_index(made, found.sample(training_count(made)), factory)
         _commit(folder, Facts(model, found.dim, shard_size, factory, 0, []), part, made, found, places)
     rank.wait()
@@ -152,6 +154,7 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     part = Part(str(len(facts.parts)), len(places), _digest(places))
     if part.digest in {old.digest for old in facts.parts}:
         raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
+    _claim(folder, facts.model, part, facts.shard_size)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
     rank.wait()
     if rank.index == 0:
@@ -160,6 +163,10 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
         index = read_index(folder / f"index-{len(facts.parts)}.faiss", mapped=False)
         _commit(folder, facts, part, index, found, places, old)
     rank.wait()
+
+
+def embedding_dim(checkpoint: dict[str, Any]) -> int:
+    return int(restore(checkpoint).model.backbone.channels[-1])
 
 
 def _digest(places: Places) -> str:
@@ -172,9 +179,17 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and json.loads(path.read_text()) != claim:
-            raise UserError(f"{folder} holds embeddings of another model or of other photos; delete it or name another")
-        path.write_text(json.dumps(claim))
-    except (OSError, ValueError) as error:
+            embeddings = folder / "embeddings" / part.name
+            raise UserError(
+                f"{folder} holds embeddings, half done, of another model or of other photos: finish that job, "
+                f"or delete {path} and {embeddings}"
+            )
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes do this at once
+        partial.write_text(json.dumps(claim))
+        partial.replace(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
+    except OSError as error:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
 
 
@@ -226,6 +241,7 @@ def _commit(
     facts.parts.append(part)
     facts.photos = len(paths)
     facts.write(folder)
+    (folder / "building.json").unlink(missing_ok=True)
     for name in ("index-{}.faiss", "positions-{}.npy", "paths-{}.txt"):
         (folder / name.format(generation - 1)).unlink(missing_ok=True)
     log.info("%s: %d photos", folder, facts.photos)

@@ -281,14 +281,24 @@ def test_damaged_galleries(
     refused(run, words, folder=tmp_path / "gallery", output=tmp_path / "out")
 
 
-def test_half_written_embeddings_of_another_job(run: Path, built: Path, tmp_path: Path) -> None:
-    shutil.copytree(built, tmp_path / "gallery")
-    (tmp_path / "gallery" / "gallery.json").unlink()
-    words = "holds embeddings of another model or of other photos"
-    refused(run, words, mode="build", folder=tmp_path / "gallery", shard_size=8)
-    shard = tmp_path / "gallery" / "embeddings" / "0" / "000003.npy"
+def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) -> None:
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    index = (folder / "index-1.faiss").read_bytes()
+    (folder / "index-1.faiss").write_bytes(b"torn")  # found when all photos are embedded
+    refused(run, "index-1.faiss", mode="add", folder=folder, source=earth / "val.csv")
+    (folder / "index-1.faiss").write_bytes(index)
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("".join((earth / "val.csv").read_text().splitlines(keepends=True)[:5]))
+    shutil.copytree(earth / "val", tmp_path / "val")
+    refused(run, "half done, of another model or of other photos", mode="add", folder=folder, source=fewer)
+    shard = folder / "embeddings" / "1" / "000001.npy"
+    whole = shard.read_bytes()
     shard.write_bytes(b"torn")
-    refused(run, "000003.npy is missing or damaged; delete it", mode="build", folder=tmp_path / "gallery", shard_size=7)
+    refused(run, "000001.npy is missing or damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+    shard.write_bytes(whole)
+    (folder / "building.json").write_text("{")
+    refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
 
 
 def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
