@@ -46,6 +46,7 @@ class TaskModule(LightningModule):
     primary: ClassVar[str]
     published_classes: ClassVar[int]
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
+    compares: ClassVar[bool] = False  # whether its metrics compare pictures of a split with each other
     model: nn.Module
 
     def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:

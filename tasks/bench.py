@@ -12,9 +12,15 @@ def find_exports(folder: Path) -> list[Path]:
     """The folders of exports that can be run, here or below.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one is damaged.
     """
-    found = sorted(file.parent for file in folder.rglob("model.json") if "outputs" in json.loads(file.read_text()))
+    found = []
+    for file in sorted(folder.rglob("model.json")):
+        try:
+            if not file.parent.name.startswith(".") and "outputs" in json.loads(file.read_text()):
+                found.append(file.parent)
+        except ValueError as error:
+            raise UserError(f"{file} is damaged; export again with overwrite=true") from error
     if not found:
         raise UserError(f"export={folder}: there is no export in it, no model.json of one")
     return found

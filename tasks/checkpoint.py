@@ -71,8 +71,14 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def restore(checkpoint: dict[str, Any]) -> TaskModule:
-    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train)."""
+    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train).
+
+    Raises:
+        UserError: it holds a backbone alone.
+    """
     suite = checkpoint["suite"]
+    if suite["task"] == "backbone":
+        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
     module = locate(suite["config"]["task"])(suite["config"], suite["labels"], load_weights=False)
     module.load_state_dict(checkpoint["state_dict"])
     fold_norms(module.model)

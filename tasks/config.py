@@ -23,7 +23,7 @@ from backbones.errors import UserError
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MISSING = "???"
 PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
-PATHS |= {"teacher", "distill.cache", "data.unlabelled", "against", "runs", "a", "b"}
+PATHS |= {"export", "folder", "source", "teacher", "distill.cache", "data.unlabelled", "against", "runs", "a", "b"}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"

@@ -27,7 +27,7 @@ class DogsTask(ClassificationTask):
         threshold = self.config["task"]["near_test"]
         if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
             return
-        folder = self.trainer.log_dir
+        folder = self.trainer.log_dir if self.trainer.logger else None  # else it is where the user stands
         record = Path(folder) / "near_test.json" if folder else None
         if record and record.exists():  # a resumed run: its network is no longer the one that looked
             near = {Path(path): float(s) for path, s in json.loads(record.read_text()).items()}

@@ -233,7 +233,8 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
         found = torch.from_numpy(np.concatenate(answers)).to(images.device)
         return F.normalize(found, dim=1) if student.form == "embedding" else found
 
-    return Network(outputs, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {normalization}")
+    numbers = [student.mean.flatten().tolist(), student.std.flatten().tolist()] if normalization == "student" else ""
+    return Network(outputs, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {normalization} {numbers}")
 
 
 def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher, int]:

@@ -35,10 +35,15 @@ class Cached(Teacher):
             folder.mkdir(parents=True, exist_ok=True)
             if not self.path.exists():
                 partial = folder / f".{name}.{os.getpid()}.part"
-                np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()
-                with suppress(FileExistsError):  # another process was faster; both must map the same file
-                    os.link(partial, self.path)
-                partial.unlink()
+                try:
+                    np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()
+                    if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later, without a word
+                        with partial.open("r+b") as file:
+                            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+                    with suppress(FileExistsError):  # another process was faster; both must map the same file
+                        os.link(partial, self.path)
+                finally:
+                    partial.unlink(missing_ok=True)
             self.known = np.lib.format.open_memmap(self.path, "r+")
         except OSError as error:
             raise UserError(f"distill.cache={folder} cannot be used: {error.strerror}") from error

@@ -23,6 +23,7 @@ class Format:
     suffix: str
     packages: tuple[str, ...]  # modules
     runtime: str  # what runs the file, as pip knows it
+    needs: str  # likewise for example.py
     whole: bool  # whether non-maximum suppression can be inside
     free_batch: bool
     int8: bool = True
@@ -38,13 +39,15 @@ class Format:
         return importlib.import_module(f"tasks.exporting.{self.name}")
 
 
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+NUMPY_RUNTIME = "executorch-numpy-runtime (Python 3.12 or later), or executorch, which brings torch"
 LITERT = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 FORMATS = {
     f.name: f
     for f in (
-        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime", whole=True, free_batch=True),
-        Format("litert", ".tflite", LITERT, "ai-edge-litert", whole=False, free_batch=False),
-        Format("executorch", ".pte", ("executorch",), "executorch", whole=False, free_batch=False),
-        Format("torch", ".safetensors", (), "torch", whole=True, free_batch=True, int8=False),
+        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", whole=True, free_batch=True),
+        Format("litert", ".tflite", LITERT, "ai-edge-litert", "ai-edge-litert", whole=False, free_batch=False),
+        Format("executorch", ".pte", ("executorch",), "executorch", NUMPY_RUNTIME, whole=False, free_batch=False),
+        Format("torch", ".safetensors", (), "torch", "this suite", whole=True, free_batch=True, int8=False),
     )
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import seed_everything
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -48,23 +49,27 @@ def export(config: dict[str, Any]) -> Path:
     module = restore(checkpoint)
     target = place(config, path, module)
     if config["part"] == "backbone":
+        if hasattr(module.model, "dense"):
+            raise UserError("part=backbone: Faster R-CNN has the last blocks of its backbone in its second stage")
         return export_backbone(config, checkpoint, target)
+    graph = Graph(module.model, config["input"], form.whole)
+    spec = describe(config, form, path, module, graph)
+    seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # the crops that int8 takes its ranges from
     with whole_folder(target, config["overwrite"]) as folder:
         data = data_of(config, checkpoint, module)
         samples = calibration(data, config["calibration"]) if int8 else []
-        before = measure(module, data, config["images"])
+        before, count = measure(module, data, config["images"])
         if config["quantize"] == "int8_qat":
             fine_tune(module, data, config["qat_epochs"], config["qat_lr"])
-        graph = Graph(module.model, config["input"], form.whole)
-        spec = describe(config, form, path, module, graph)
         file = folder / spec.file
         pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
         inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
         form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
         runner = form.module().Runner(file, THREADS)
         spec.differences = differences(graph, runner, pictures(data, COMPARED))
-        after = measure(module, data, config["images"], Standin(graph, runner, spec.names))
-        spec.metrics = compared(config, module, data, before, after)
+        after, _ = measure(module, data, config["images"], Standin(graph, runner, spec.names))
+        spec.metrics = compared(config, module, count, before, after)
+        spec.note = data.note
         finish(spec, module, folder, form)
     report(spec, target)
     if spec.metrics["drop"] > spec.metrics["max_drop"]:
@@ -101,13 +106,13 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
 
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, where it lies now."""
-    settings = checkpoint["suite"]["config"]
+    settings = copy.deepcopy(checkpoint["suite"]["config"])
     if config["root"]:
         settings["data"]["root"] = config["root"]
     settings["data"]["workers"] = 0  # processes must not be forked beside the runtimes' threads
     data = build_data(settings)
-    if module.closed_set and data.labels != module.labels:
-        raise UserError(f"the checkpoint knows the classes {module.labels}, the data has {data.labels}")
+    if module.closed_set:
+        data.adopt(module.labels)
     return data
 
 
@@ -148,10 +153,9 @@ def pictures(data: SuiteData, count: int) -> list[Tensor]:
 
 
 def compared(
-    config: dict[str, Any], module: TaskModule, data: SuiteData, before: dict[str, float], after: dict[str, float]
+    config: dict[str, Any], module: TaskModule, images: int, before: dict[str, float], after: dict[str, float]
 ) -> dict[str, Any]:
     """What model.json says of the metrics; the drop is in points, hundredths of the primary metric."""
-    images = min(-(-config["images"] // data.batch_size) * data.batch_size, len(data.datasets["val"]))  # type: ignore[arg-type]
     if images < 200:
         log.warning("there are only %d validation pictures, on which the metrics say little", images)
     limit = config["max_drop"]
@@ -208,7 +212,7 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
     write_spec(folder, spec, module.export_facts())
-    text = example(spec, exports_of(module.model), form.module().EXAMPLE, form.runtime)
+    text = example(spec, exports_of(module.model), form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
 
 
@@ -223,6 +227,8 @@ def report(spec: Spec, target: Path) -> None:
     console.print(table)
     words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
     console.print(f"{metrics['images']} validation pictures; largest difference: {words}", soft_wrap=True)
+    if spec.note:
+        console.print(f"note: {spec.note}", soft_wrap=True)
     console.print(f"wrote {target}; try: python {target / 'example.py'} <picture>", soft_wrap=True)
 
 

@@ -73,6 +73,7 @@ class Spec:
     metrics: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     sha256: str = ""
+    note: str | None = None  # what every report on this data must say
     version: int = VERSION
 
     @property
@@ -115,8 +116,12 @@ def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield partial
         if target.exists():
+            if not overwrite:
+                raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
             target.rename(old)
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +71,15 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
         if contender.kind in FORMATS:
             FORMATS[contender.kind].module()  # a missing package is said at once
         for threads in THREADS:
-            with context.Pool(1) as pool:
+            with ProcessPoolExecutor(1, context) as pool:
                 try:
-                    rows.append(pool.apply(measure, (contender, threads, seconds)))
-                except (RuntimeError, ValueError, OSError) as error:
-                    raise UserError(f"{contender.path} cannot be run: {str(error).splitlines()[0]}") from error
+                    rows.append(pool.submit(measure, contender, threads, seconds).result())
+                except UserError:
+                    raise
+                except Exception as error:  # of many kinds: the runtimes' own, a compiler's, a process that died
+                    first = (str(error) or type(error).__name__).splitlines()[0]
+                    hint = "; leave it out by compile=false" if contender.kind == "compiled" else ""
+                    raise UserError(f"{contender.name} ({contender.path}) cannot be run: {first}{hint}") from error
     return rows
 
 
@@ -104,6 +109,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         runner = FORMATS[contender.kind].module().Runner(path / spec["file"], threads)
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
+    madds = measure_cost(restore(checkpoint).model, checkpoint["suite"]["resolution"]).madds  # it keeps no weights
     module = restore(checkpoint)
     graph: Callable = Graph(module.model, "uint8_nhwc", whole=True)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, module.resolution, module.resolution, 3), np.uint8)
@@ -113,7 +119,6 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         with torch.inference_mode():
             return run(torch.from_numpy(images))
 
-    madds = measure_cost(restore(checkpoint).model, module.resolution).madds
     return call, pixels, madds, path.stat().st_size / 1e6
 
 

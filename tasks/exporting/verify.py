@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
 from tasks.base import TaskModule
@@ -36,19 +38,48 @@ class Standin(nn.Module):
         return answers
 
 
-def measure(module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None) -> dict[str, float]:
-    """The task's metrics on the first `images` validation pictures, by `model` in place of its own."""
+class Counter(Callback):
+    """Counts the validation pictures."""
+
+    count = 0
+
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self.count += len(batch.images)
+
+
+def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
+    """About `images` validation pictures from all over the split, which may be sorted by class; the first ones where
+    they come as a stream, and all where the metrics compare them with each other.
+    """
+    loader = data.val_dataloader()
+    if module.compares or isinstance(loader.dataset, IterableDataset):
+        return loader
+    count = len(data.pictures("val"))  # type: ignore[arg-type]
+    wanted = min(max(1, images // data.items("val")), count)
+    rows = [i * count // wanted for i in range(wanted)]
+    return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)
+
+
+def measure(
+    module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None
+) -> tuple[dict[str, float], int]:
+    """The task's metrics on about `images` validation pictures, by `model` in place of its own, and how many."""
     settings = {**module.config["trainer"], "devices": 1, "accelerator": "cpu", "precision": "32", "progress": False}
-    trainer = build_trainer({**module.config, "trainer": settings}, None, [SkippedPictures()])
-    trainer.limit_val_batches = -(-images // data.batch_size)
+    counter = Counter()
+    trainer = build_trainer({**module.config, "trainer": settings}, None, [SkippedPictures(), counter])
+    loader = validation(module, data, images)
+    if not module.compares:
+        trainer.limit_val_batches = -(-images // (loader.batch_size or 1))
     own = module.model
     if model is not None:
         module.model = model
+    data.val_dataloader = lambda: loader  # type: ignore[method-assign]
     try:
         trainer.validate(module, datamodule=data, verbose=False)
     finally:
         module.model = own
-    return {name: value for name, value in module.last_metrics.items() if name != "primary"}
+        del data.val_dataloader  # the method is there again
+    return {name: value for name, value in module.last_metrics.items() if name != "primary"}, counter.count
 
 
 @torch.inference_mode()

@@ -36,6 +36,7 @@ class EmbeddingTask(TaskModule):
     primary = "tar_far1e-2"
     published_classes = 0
     closed_set: ClassVar[bool] = False  # it is tested on other people than it was trained on
+    compares: ClassVar[bool] = True
     model: EmbeddingNet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -58,6 +58,8 @@ class FacesTask(TaskModule):
     def truth(self, batch: Batch) -> Tensor:
         """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
         labels = batch.labels.long()
+        if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # measured outside of training
+            self.teacher = teacher_of(self.config, self.labels, self.model, self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.teacher and bool((labels < 0).any()):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
         return labels

@@ -166,7 +166,8 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
 
 
 def embedding_dim(checkpoint: dict[str, Any]) -> int:
-    return int(restore(checkpoint).model.backbone.channels[-1])
+    model: Any = restore(checkpoint).model
+    return int(model.backbone.channels[-1])
 
 
 def _digest(places: Places) -> str:

@@ -65,7 +65,7 @@ class GeoTask(TaskModule):
     def on_fit_start(self) -> None:
         hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
         publish(self.trainer, "cells", pil_to_tensor(maps.cell_map(hierarchy.partitions[-1])))
-        if self.trainer.is_global_zero and self.trainer.log_dir:
+        if self.trainer.is_global_zero and self.trainer.logger and self.trainer.log_dir:
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
 

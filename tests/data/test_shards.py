@@ -316,7 +316,7 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
     runs = [tmp_path / "geo" / name for name in ("first", "second")]
     assert load_labels(runs[0]) == load_labels(runs[1])
 
-    settings = [f"ckpt={runs[0]}", "workers=0", f"output={tmp_path / 'out'}", "k=3"]
+    settings = [f"ckpt={runs[0]}", f"output={tmp_path / 'out'}", "k=3"]
     gallery(load_config([*settings, "mode=build"], "gallery"))
     photo = tmp_path / "photo.jpg"
     photo.write_bytes((earth / "gallery" / "000004.jpg").read_bytes())

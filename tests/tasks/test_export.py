@@ -25,6 +25,10 @@ from tasks.exporting.qat import fine_tune, int8_layers, rounding
 from tasks.train import build_data
 from tests.conftest import TINY
 
+SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
+FEW = (*SMALL, "data.people=20", "data.pictures=3")
+PLACE = ["latitude", "longitude", "cells"]
+
 
 def make(*overrides: object) -> Path:
     """Runs the command in this process."""
@@ -104,6 +108,33 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
     got = run_example(onnx, picture)
     assert [row["label"] for row in got] == [row["label"] for row in wanted]
     assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "keys"),
+    [
+        ("detection", ("data.root={scenes}", "task.draw_threshold=0", *TINY), ["label", "score", "box"]),
+        ("faces", ("data.root={faces}", *FEW), ["label", "score"]),
+        ("embedding", ("data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
+        (
+            "geo",
+            ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
+            PLACE,
+        ),
+    ],
+)
+def test_every_task_leaves_the_suite(
+    task: str, settings: tuple[str, ...], keys: list[str], scenes: Path, faces: Path, tmp_path: Path
+) -> None:
+    common = (f"paths.runs={tmp_path}", f"paths.data={tmp_path}", "name=tiny", "logger.pictures=0")
+    own = [s.format(scenes=scenes, faces=faces) for s in settings]
+    run.execute([f"task={task}", *own, *common, "trainer.max_epochs=1", "trainer.progress=false"])
+    folder = make(f"ckpt={tmp_path / task / 'tiny'}")
+    metrics = spec_of(folder)["metrics"]
+    assert metrics["before"] == pytest.approx(metrics["after"], abs=0.01, nan_ok=True)
+    rows = run_example(folder, next(scenes.rglob("*.jpg")))
+    assert rows
+    assert list(rows[0]) == keys
 
 
 def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path) -> None:
@@ -234,7 +265,7 @@ def test_int8_needs_training_pictures(dog: Path, dogs: Path, tmp_path: Path) -> 
         (root / "Images" / str(row[0][0])).unlink()
     with pytest.raises(UserError, match="int8 takes its ranges from training pictures"):
         make(f"ckpt={dog}", f"root={root}", f"output={tmp_path}", "quantize=int8")
-    assert not list(tmp_path.glob("*export*"))
+    assert list(tmp_path.iterdir()) == [root]
 
 
 def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None:

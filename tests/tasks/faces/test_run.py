@@ -18,6 +18,7 @@ from tasks.checkpoint import load_checkpoint, restore
 from tasks.classification.model import Classifier
 from tasks.classification.teacher import Network, load_teacher
 from tasks.classification.teacher_cache import Cached
+from tasks.export import execute as export
 from tasks.faces.attributes import AttributeNet
 from tasks.faces.embedding import EmbeddingNet
 from tasks.predict import main as predict_main
@@ -130,6 +131,19 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert content["suite"]["labels"] == names
     assert 0 < metrics(run)["accuracy"] <= 1  # agreement with the teacher
+
+
+def test_a_student_of_unlabelled_pictures_is_measured_by_its_teacher(
+    attributes: Path, faces: Path, tmp_path: Path
+) -> None:
+    """Also outside of training, where the teacher is not there yet."""
+    pictures = (f"data.root={faces / 'people'}", "data.val=0.5")
+    place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
+    execute(["task=faces", "data=face_folder", *ANY_DATA, *pictures, *place])
+    folder = export([f"ckpt={tmp_path / 'faces' / 'student'}"])
+    found = json.loads((folder / "model.json").read_text())["metrics"]
+    assert found["images"] > 8
+    assert found["before"]["map"] == pytest.approx(found["after"]["map"], abs=0.01)
 
 
 def test_labels_and_a_teacher_together(attributes: Path, faces: Path, tmp_path: Path) -> None:
