@@ -93,10 +93,10 @@ class ConvNormAct(nn.Sequential):
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
-    """Folds every ConvNormAct of `model`, in place; it can only infer from then on."""
-    for module in model.modules():
-        if isinstance(module, ConvNormAct):
-            module.fold()
+    """Folds the normalization of every module of `model` that can, in place; it can only infer from then on."""
+    for module in list(model.modules()):
+        if fold := getattr(module, "fold", None):
+            fold()
     return model.eval()
 
 

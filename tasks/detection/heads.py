@@ -43,6 +43,23 @@ class MapHeads(nn.Module):
         return torch.cat(rows, dim=1)
 
 
+class Affine(nn.Module):
+    """What a normalization does when it infers; exporters fold one that is called so into the convolution before it,
+    and into a shared one again and again.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight.data / (norm.running_var + norm.eps).sqrt()
+        self.scale = nn.Parameter(scale[:, None, None])
+        self.shift = nn.Parameter((norm.bias.data - norm.running_mean * scale)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
 class SharedTower(nn.Module):
     """One tower of 3 x 3 convolutions for all maps, with normalization of its own for each (TF's FPN recipe)."""
 
@@ -53,6 +70,10 @@ class SharedTower(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(maps * layers))
         self.last = predictor(depth, anchors * columns, 3, bias)
         self.act = nn.ReLU6(inplace=True)
+
+    def fold(self) -> None:
+        """For inference only."""
+        self.norms = nn.ModuleList(Affine(n) if isinstance(n, nn.BatchNorm2d) else n for n in self.norms)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         rows = []

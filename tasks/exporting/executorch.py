@@ -52,12 +52,28 @@ def quantize(graph: Graph, job: Job) -> None:
     model = graph.model
     batches = [torch.from_numpy(x) for x in in_batches(job.calibration, len(job.example))]
     network: Any = torch.export.export(model, (graph.normalised(batches[0]),)).module()
+    unshare_biases(network)
     network = prepare_pt2e(network, quantizer(get_symmetric_quantization_config(is_per_channel=True)))
     for batch in batches:
         network(graph.normalised(batch))
     network = convert_pt2e(network)
     model.add_module("int8", network)
     model.__dict__["forward"] = lambda images: network(images)
+
+
+def unshare_biases(network: torch.fx.GraphModule) -> None:
+    """Gives each call of a shared convolution a bias of its own: the steps of an int8 bias follow from the input's."""
+    seen: set[str] = set()
+    for i, node in enumerate(list(network.graph.nodes)):
+        bias = node.args[2] if node.target is torch.ops.aten.conv2d.default and len(node.args) > 2 else None
+        if bias is not None and str(bias.target) in seen:
+            name = f"bias_{i}"
+            network.register_parameter(name, torch.nn.Parameter(network.get_parameter(bias.target).detach().clone()))
+            with network.graph.inserting_before(node):
+                node.update_arg(2, network.graph.get_attr(name))
+        elif bias is not None:
+            seen.add(str(bias.target))
+    network.recompile()
 
 
 def quantizer(config: Any) -> Any:

@@ -1,12 +1,14 @@
 """LiteRT (TensorFlow Lite) files by litert-torch, and their interpreter with XNNPACK. The batch is fixed."""
 
 import contextlib
+import copy
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tasks.exporting.graph import Job, in_batches
 
@@ -34,8 +36,10 @@ def write(job: Job) -> None:
     """Writes the graph; int8 is static, with per-channel weights, and keeps input and outputs as they are."""
     import litert_torch
 
+    # litert-torch 0.10 copies weights of another layout, and takes such copies of one shape for the same tensor
+    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        litert_torch.convert(job.graph, (job.example,)).export(str(job.path))
+        litert_torch.convert(graph, (job.example,)).export(str(job.path))
         if len(job.calibration):
             quantize(job)
 

@@ -92,7 +92,10 @@ def roc_figure(roc: Roc) -> Figure:
     axes = figure.add_subplot()
     axes.semilogx(np.maximum(roc.far, 0.5 / max(roc.impostor, 1)), roc.tar)
     axes.set(
-        xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), xlim=(max(1e-6, 1 / roc.impostor), 1)
+        xlabel="false accept rate",
+        ylabel="true accept rate",
+        ylim=(0, 1.02),
+        xlim=(max(1e-6, 1 / max(roc.impostor, 1)), 1),
     )
     axes.grid(alpha=0.4)
     return figure

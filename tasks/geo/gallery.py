@@ -73,6 +73,8 @@ class Facts:
             raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{folder / 'gallery.json'} is damaged: build the gallery again") from error
+        if facts.version > VERSION:
+            raise UserError(f"the gallery {folder} was written by a newer version of this suite; update to read it")
         if facts.model != model:
             raise UserError(
                 f"the gallery {folder} was built by another model ({facts.model}, this one is {model}); build its own"

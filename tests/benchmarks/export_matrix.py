@@ -5,6 +5,7 @@ int8, measures the files with two threads, and prints README's matrix. Each comm
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +29,14 @@ RUNS = {
 KINDS = [(form, quantize) for form in ("onnx", "litert", "executorch") for quantize in ("none", "int8")]
 
 
-def command(name: str, *arguments: str) -> str:
+def command(name: str, *arguments: str, threads: int = 2) -> str:
     """What the last line of its errors says, nothing where all went well."""
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"tasks.{name}", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-m", f"tasks.{name}", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return result.stderr.strip().splitlines()[-1] if result.returncode else ""
 
@@ -53,7 +58,7 @@ def train(name: str, root: Path, weights: str | None) -> Path:
 def export(run: Path, form: str, quantize: str, folder: Path) -> str:
     """What went wrong, if anything did."""
     settings = (f"ckpt={run}", f"format={form}", f"quantize={quantize}", f"output={folder}", "overwrite=true")
-    return command("export", *settings)
+    return command("export", *settings, threads=1)
 
 
 def row(form: str, quantize: str, folder: Path, error: str, seconds: float) -> str:

@@ -260,6 +260,13 @@ def test_a_gallery_of_another_model(run: Path, built: Path, tmp_path: Path) -> N
         refused(tmp_path / "other.ckpt", words, mode=mode, folder=built, output=tmp_path / "out", **more)
 
 
+def test_a_gallery_of_a_newer_version(run: Path, built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "gallery")
+    facts = json.loads((built / "gallery.json").read_text())
+    (tmp_path / "gallery" / "gallery.json").write_text(json.dumps({**facts, "version": 99}))
+    refused(run, "written by a newer version", mode="evaluate", folder=tmp_path / "gallery", output=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
