@@ -13,7 +13,7 @@ from tasks.detection.detector import Detections, Detector
 from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN
-from tasks.exporting import FORMATS
+from tasks.exporting import FORMATS, installed
 from tasks.exporting.graph import Graph, Job
 
 SIDE, CLASSES = 128, 5
@@ -23,7 +23,12 @@ def detector(kind: type[Detector]) -> Detector:
     """One whose untrained outputs are spread: of many scores, and boxes that overlap."""
     torch.manual_seed(0)
     settings = {"proposals": 40} if kind is FasterRCNN else {}
-    model = fold_norms(kind(MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, alpha=0.25, **settings))
+    model: Detector = kind(MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, alpha=0.25, **settings)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.8, 1.2)
+            module.bias.data.uniform_(-0.1, 0.1)
+    fold_norms(model).to(memory_format=torch.channels_last)
     for name, parameter in model.named_parameters():
         if "head" in name or "predictor" in name:
             parameter.data += 0.02 * torch.randn_like(parameter)
@@ -78,6 +83,28 @@ def test_two_stages_in_onnx_runtime(tmp_path: Path) -> None:
     answers = form.module().Runner(tmp_path / "m.onnx", 1)(graph.pixels(pictures).numpy())
     outputs = dict(zip(names, map(torch.from_numpy, answers), strict=True))
     same(model.found(outputs), expected(model, pictures))
+
+
+@pytest.mark.parametrize("form", ["litert", "executorch"])
+@pytest.mark.parametrize("quantize", [False, True])
+def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> None:
+    """Convolutions that all maps share, each with normalization of its own, and layers of equal shapes."""
+    if missing := [name for name in FORMATS[form].packages if not installed(name)]:
+        pytest.skip(f"needs {missing[0]}, of the extra {form}")
+    form_, model, pictures = FORMATS[form], detector(SSDFPN), images(4)
+    graph = Graph(model, "uint8_nhwc", form_.whole)
+    pixels = graph.pixels(pictures)
+    ranges = pixels.numpy() if quantize else np.empty(0)
+    path = tmp_path / f"m{form_.suffix}"
+    form_.module().write(Job(graph, graph.example(1, SIDE), ["boxes", "scores"], path, ranges, {}))
+    boxes, scores = form_.module().Runner(path, 1)(pixels.numpy())
+    with torch.inference_mode():
+        wanted_boxes, wanted_scores = (t.numpy() for t in graph(pixels))
+    if quantize:
+        assert np.corrcoef(scores.ravel(), wanted_scores.ravel())[0, 1] > 0.95
+        return
+    np.testing.assert_allclose(scores, wanted_scores, atol=1e-4)
+    np.testing.assert_allclose(boxes, wanted_boxes, atol=0.02)
 
 
 def test_two_stages_need_suppression_inside() -> None:
