@@ -60,7 +60,8 @@ def export(config: dict[str, Any]) -> Path:
         samples = calibration(data, config["calibration"]) if int8 else []
         before, count = measure(module, data, config["images"])
         if config["quantize"] == "int8_qat":
-            fine_tune(module, data, config["qat_epochs"], config["qat_lr"])
+            epochs = max(1, round(config["qat_steps"] * data.batch_size / data.count("train")))
+            fine_tune(module, data, epochs, config["qat_lr"])
         file = folder / spec.file
         pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
         inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
