@@ -73,4 +73,4 @@ def position(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 def values(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Every output as it is."""
-    return [{name: np.round(value, 5).tolist()} for name, value in outputs.items()]
+    return [{name: np.round(value.astype(float), 5).tolist()} for name, value in outputs.items()]
