@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torchvision
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -111,14 +112,15 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
     """A table of models: what is printed, our recount, our metrics where a run is there; and the commands of the
     others.
     """
-    several = len(table.metrics) > 1
-    names = [name.removeprefix("within_") if several else f"{name} %" for name in table.metrics]
+    printed = " ".join(name.removeprefix("within_").removesuffix("km") for name in table.metrics)
     title = f"Table {table.number}: {table.title}"
     columns = ("ours", "M madds", "ours", "M params", "ours")
-    found = Table("model", *names, *columns, title=title, caption=table.note or None)
-    found.columns[0].no_wrap = True
-    for column in found.columns[1:]:
-        column.justify = "right"
+    found = Table(
+        "model", f"{printed} %", *columns, title=title, caption=table.note or None, box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    found.columns[0].overflow = "fold"
+    for column in found.columns[1:]:  # on a narrow terminal names wrap, figures are never cut
+        column.justify, column.no_wrap = "right", True
     commands = []
     for row in table.rows:
         cost, metrics = peer_cost(row.peer) if row.peer else None, ""
@@ -131,7 +133,8 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
                 commands.append(f"python -m tasks.run {overrides}")
         own = (f"{cost.madds / 1e6:,.1f}", f"{cost.params / 1e6:,.3f}") if cost else ("", "")
         madds, params = (f"{v:,g}" if v else "" for v in (row.madds_m, row.params_m))
-        found.add_row(row.name, *(f"{v:g}" for v in row.values), metrics, madds, own[0], params, own[1])
+        values = " ".join(f"{v:g}" for v in row.values)
+        found.add_row(row.name, values, metrics, madds, own[0], params, own[1])
     return found, list(dict.fromkeys(commands))
 
 

@@ -1,9 +1,11 @@
 """The paper's tables: what is printed against what we count."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tasks import paper, published
 from tasks.config import load_config
@@ -52,6 +54,17 @@ def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_
     assert own["1.0 MobileNet-224"] == "not run"
     assert len(commands) == 3
     assert commands[0].startswith("python -m tasks.run experiment=stanford_dogs ")
+
+
+def test_no_figure_is_cut_on_a_terminal_of_80_columns() -> None:
+    for table in published.tables():
+        console = Console(width=80, file=io.StringIO())
+        console.print(paper.models(table, [])[0])
+        text = console.file.getvalue()
+        assert "…" not in text, text
+        for row in table.rows:
+            for figure in (row.madds_m, row.params_m):
+                assert figure is None or f"{figure:,g}" in text
 
 
 def test_smoke_is_for_every_task() -> None:
