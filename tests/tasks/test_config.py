@@ -1,6 +1,7 @@
 """Settings: what is refused, how fast, and in which words."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ BAD = {
     "backbone.alpha=[1": "backbone.alpha|viable",
     "backbone.alpha=0.5,1": "Ambiguous value",
 }
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_composes_and_says_whether_it_was_measured(file: Path) -> None:
+    header = file.read_text().splitlines()[1]
+    assert re.match(r"# Measured: (no, for want of|20\d\d-\d\d-\d\d, BENCHMARKS\.md)", header), header
+    assert load_config([f"experiment={file.stem}"])["groups"]
 
 
 @pytest.mark.parametrize("override", BAD)
