@@ -175,7 +175,8 @@ class ClassificationData(SuiteData):
         samples = self.samples(split)
         if not samples:
             raise UserError(f"{self.root}: the {split} split has no pictures")
-        keep = 20 * self.resolution**2 * len(samples) < KEEP_BYTES if self.keep == "auto" else self.keep
+        needed = 20 * self.resolution**2 * len(samples) * max(1, self.workers)  # each worker keeps its own
+        keep = needed < KEEP_BYTES if self.keep == "auto" else self.keep
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
             return ImageSet(samples, self.resolution, keep=keep, **crops)

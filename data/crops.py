@@ -58,6 +58,11 @@ def centre_box(height: int, width: int, within: Box | None = None, share: float 
     return x, y, x + side, y + side
 
 
+def centre_view(image: Tensor, share: float, resolution: int) -> Tensor:
+    """What validation sees of a decoded image (3, H, W) uint8: its central square, (3, resolution, resolution)."""
+    return resize_box(image, centre_box(image.shape[1], image.shape[2], share=share), resolution)
+
+
 def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
     """The part `box` of a picture (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
     left, top, right, bottom = (round(v) for v in box)

@@ -302,7 +302,8 @@ class GeoData(SuiteData):
             log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
         steps, size = self.view(split)
-        cache = len(places) * size**2 * 4 < CACHE_BYTES if self.cache == "auto" else self.cache
+        needed = len(places) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
+        cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
         return GeoSet(places, cells, size, steps, cache)
 
     def view(self, split: str) -> tuple[v2.Compose, int]:

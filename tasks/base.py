@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import resize
 from backbones.base import Backbone, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
 from data.base import Split
+from data.crops import centre_view
 
 CHECKPOINT_VERSION = 1
 PACKAGES = ("backbones.", "data.", "tasks.")
@@ -84,8 +85,16 @@ class TaskModule(LightningModule):
         raise NotImplementedError("a task defines metrics")
 
     def view(self, image: Tensor) -> Tensor:
-        """What the model sees of a whole picture (3, H, W) uint8: (3, R, R). Here all of it, squeezed."""
-        return resize(image, [self.resolution] * 2)
+        """What validation and the model see of a decoded image (3, H, W) uint8: (3, R, R). The central square where
+        `data.centre` says how much of the shorter side it has, else the whole image, squeezed.
+        """
+        share = self.config["data"].get("centre")
+        return centre_view(image, share, self.resolution) if share else resize(image, [self.resolution] * 2)
+
+    @property
+    def view_side(self) -> int:
+        """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
+        return math.ceil(self.resolution / (self.config["data"].get("centre") or 1))
 
     def compare_with(self, files: list[str], images: Tensor) -> None:
         """Takes uint8 pictures (B, 3, R, R) of these files for `predict` to compare with."""

@@ -31,14 +31,14 @@ def find_pictures(wanted: str | None) -> list[Path]:
     return found
 
 
-def read_pictures(files: list[Path], resolution: int) -> dict[Path, Any]:
+def read_pictures(files: list[Path], at_least: int) -> dict[Path, Any]:
     """What `read_image` gives for each file; unreadable ones are named and left out."""
     from data.images import BadImage, read_image
 
     pictures = {}
     for file in files:
         try:
-            pictures[file] = read_image(file, resolution, upright=True)
+            pictures[file] = read_image(file, at_least, upright=True)
         except BadImage as error:
             log.warning("skipped %s: %s", *error.args)
     return pictures
@@ -69,7 +69,7 @@ def predict(config: dict[str, Any]) -> None:
     module.to(device)
     if config["against"]:
         with torch.inference_mode():
-            known = read_pictures(find_pictures(config["against"]), module.resolution)
+            known = read_pictures(find_pictures(config["against"]), module.view_side)
             if not known:
                 raise UserError(f"against={config['against']}: none of these files can be read")
             views = torch.stack([module.view(image) for image, _ in known.values()])
@@ -83,7 +83,7 @@ def predict(config: dict[str, Any]) -> None:
     chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with lines, torch.inference_mode():
         for chunk in track(chunks, "predicting", console=Console(stderr=True), transient=True):
-            pictures = read_pictures(chunk, module.resolution)
+            pictures = read_pictures(chunk, module.view_side)
             if not pictures:
                 continue
             inputs = [module.view(image) for image, _ in pictures.values()]

@@ -11,7 +11,6 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from data.crops import centre_box, resize_box
 from tasks.base import TaskModule
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
@@ -96,10 +95,6 @@ class ClassificationTask(TaskModule):
         from tasks.classification.pictures import MistakePictures
 
         return [MistakePictures()] if self.config["logger"]["pictures"] else []
-
-    def view(self, image: Tensor) -> Tensor:
-        """The centre of the picture, as validation sees it."""
-        return resize_box(image, centre_box(*image.shape[1:]), self.resolution)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]

@@ -13,7 +13,6 @@ from torchmetrics.aggregation import CatMetric
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from data.crops import centre_box, resize_box
 from data.identities import IdentityData
 from tasks.base import TaskModule
 from tasks.classification.teacher import Teacher, teacher_of
@@ -126,11 +125,6 @@ class EmbeddingTask(TaskModule):
         from tasks.faces.pictures import HardPairs
 
         return [HardPairs()]
-
-    def view(self, image: Tensor) -> Tensor:
-        """The centre of the picture, as validation sees it."""
-        share = self.config["data"]["centre"]
-        return resize_box(image, centre_box(image.shape[1], image.shape[2], share=share), self.resolution)
 
     def compare_with(self, files: list[str], images: Tensor) -> None:
         self.gallery = files, self.embed(images)

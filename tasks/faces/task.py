@@ -11,7 +11,6 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from data.crops import centre_box, resize_box
 from tasks.base import TaskModule
 from tasks.classification.teacher import Teacher, teacher_of
 from tasks.faces.attributes import AttributeNet
@@ -116,11 +115,6 @@ class FacesTask(TaskModule):
         from tasks.faces.pictures import WorstAttributes
 
         return [WorstAttributes()] if self.config["logger"]["pictures"] else []
-
-    def view(self, image: Tensor) -> Tensor:
-        """The centre of the picture, as validation sees it."""
-        share = self.config["data"]["centre"]
-        return resize_box(image, centre_box(image.shape[1], image.shape[2], share=share), self.resolution)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]

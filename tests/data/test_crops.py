@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from data.classification import ImageSet, Sample, collate
+from data.base import Split
+from data.classification import ClassificationData, ImageSet, Sample, collate
 from data.crops import RATIO, centre_box, random_box, read_crop
 from data.images import BadImage
 
@@ -124,3 +125,16 @@ def test_unreadable_pictures_are_named_with_their_reason(tmp_path: Path) -> None
         assert reason
     with pytest.raises(BadImage, match="No such file"):
         read_crop(tmp_path / "absent.jpg", centre_box, 32)
+
+
+class Listed(ClassificationData):
+    """A thousand images that are never read."""
+
+    def samples(self, split: Split) -> list[Sample]:
+        return [Sample(Path(f"{i}.jpg"), 0) for i in range(1000)]
+
+
+@pytest.mark.parametrize(("workers", "cached"), [(0, True), (1, True), (2, False), (8, False)])
+def test_two_gigabytes_are_for_all_loader_processes_together(workers: int, cached: bool) -> None:
+    data = Listed("", resolution=224, keep="auto", workers=workers)
+    assert (data.dataset("val").kept is not None) == cached

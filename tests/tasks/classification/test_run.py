@@ -20,7 +20,10 @@ from torchvision.transforms.v2 import functional as F
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
 from backbones.weights import read_weights
+from data.classification import ImageSet, Sample
+from data.images import read_image
 from tasks.classification.model import Classifier
+from tasks.classification.task import ClassificationTask
 from tasks.classification.teacher import load_teacher
 from tasks.config import load_config
 from tasks.run import execute
@@ -82,6 +85,17 @@ def test_predict_and_test_mode_agree_with_the_run(run: Path, tree: Path, tmp_pat
     (line,) = [x for x in result.stdout.splitlines() if "top5 " in x]
     wanted = json.loads((run / "metrics.json").read_text())["metrics"]["top5"]
     assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.875, 1.0])
+def test_predict_sees_what_validation_sees(share: float, tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(120), np.arange(200)).astype(np.uint8)
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
+    config = load_config(["task=classification", *TINY, f"data.centre={share}"])
+    module = ClassificationTask(config, ["a", "b"], load_weights=False)
+    validation = ImageSet([Sample(tmp_path / "a.png", 0)], module.resolution, centre=share)[0]["image"]
+    image, _ = read_image(tmp_path / "a.png", module.view_side, upright=True)
+    assert torch.equal(module.view(image), validation)
 
 
 def test_costs_without_data() -> None:
