@@ -18,6 +18,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backbones.console import plain
 from backbones.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -28,6 +29,8 @@ TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
@@ -39,17 +42,21 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         # from a loader process it comes wrapped in the traceback, whose last line is the message
         message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
-        print(f"error: {message}", file=sys.stderr)
+        _print_error(message)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        print(f"error: {message}", file=sys.stderr)
+        _print_error(message)
         sys.exit(2)
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         print(f"error: {TORCH_MISMATCH}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {plain(message)}", file=sys.stderr)
 
 
 def arguments(command: str) -> list[str]:
@@ -134,6 +141,29 @@ def saved_groups(run: str) -> list[str]:
     if not file.is_file():
         raise UserError(f"resume={run}: this is not the folder of a run, it has no config.yaml")
     return [f"{group}={option}" for group, option in yaml.safe_load(file.read_text())["groups"].items()]
+
+
+def read_plain_yaml(path: Path) -> Any:
+    """The content of a YAML file that may be a stranger's: plain values, without anchors, at most a megabyte.
+
+    Raises:
+        UserError: it cannot be read, or is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(YAML_BYTES + 1)
+        if len(data) > YAML_BYTES:
+            raise UserError(f"{path} is larger than a megabyte, which no configuration is")
+        depth = 0
+        for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
+                raise UserError(f"{path} is no plain YAML: it has anchors or is nested too deep")
+        return yaml.load(data, Loader=LOADER)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{path} is no YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _quoted(override: str) -> str:

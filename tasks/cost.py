@@ -24,8 +24,9 @@ def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
 
 
 def measure(config: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from backbones.console import Console
 
     module, cost = recount(config)
     if config["format"] == "json":

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
+from backbones.console import Console
 from backbones.errors import UserError
 from tasks.base import TaskModule
 from tasks.checkpoint import load_checkpoint, restore
@@ -27,7 +27,7 @@ def compare_pair(config: dict[str, Any]) -> None:
         UserError: one is not a run with a checkpoint, or they are of different tasks.
     """
     setup()
-    console = Console(markup=False)  # values may hold brackets
+    console = Console()
     folders = [Path(config["a"]), Path(config["b"])]
     suites = []
     modules = []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from lightning import Trainer
@@ -10,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import write_png
+
+matplotlib.rcParams["text.parse_math"] = False  # names of classes may hold dollar signs
 
 
 def publish(trainer: Trainer, name: str, picture: Tensor) -> None:

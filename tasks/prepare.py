@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
+from backbones.console import Console
 from backbones.download import download, matches
 from backbones.errors import UserError
 from data.unpack import unpack

@@ -14,11 +14,11 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from backbones.base import scaled_resolution
+from backbones.console import Console
 from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import seed_everything
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from backbones.console import Console
 from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from backbones.console import Console
 from backbones.cost import measure_cost
 from backbones.errors import UserError
 from tasks.checkpoint import find_checkpoint, load_checkpoint, restore
