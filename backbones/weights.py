@@ -163,6 +163,7 @@ def _alpha_hint(weights: Weights) -> str:
 
 PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
 PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
+MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
 
 
 def fetch_pretrained(alpha: float, resolution: int, url: str) -> Path:
@@ -177,7 +178,7 @@ def fetch_pretrained(alpha: float, resolution: int, url: str) -> Path:
     name = f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{nearest}_tf_no_top.h5"
     path = cache_folder() / name
     if not path.exists():
-        download(f"{url.rstrip('/')}/{name}", path)
+        download(f"{url.rstrip('/')}/{name}", path, max_bytes=MAX_BYTES)
     return path
 
 

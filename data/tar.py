@@ -3,20 +3,27 @@
 They are read as streams, from the disk or from an address; single files of those on disk can be had by their path.
 """
 
+import errno
+import lzma
 import re
 import tarfile
-import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from glob import glob
+from glob import escape, glob
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from backbones.download import open_address
 from backbones.errors import UserError
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TIMEOUT = 30  # seconds that an address may be silent
+MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
+# What reading a damaged archive can raise besides; zlib.error and LZMAError come from compressed ones.
+DAMAGE = (OSError, EOFError, HTTPException, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
 
 class Record(NamedTuple):
@@ -65,7 +72,9 @@ def find_shards(root: Path, pattern: str) -> list[str]:
     """
     shards = []
     for name in expand(pattern):
-        found = [name] if is_address(name) else sorted(glob(str(root / name)))
+        # a file of that very name comes before what it means as a pattern
+        here = [name] if is_address(name) else [str(root / name)] if (root / name).is_file() else []
+        found = here or sorted(glob(str(Path(escape(str(root))) / name)))
         if not found:
             raise UserError(f"there is no shard {root / name}")
         shards += found
@@ -98,12 +107,14 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) 
                         yield Record(f"{shard}/{key}", files)
                     key, files = new, {}
                 content = b""
+                if member.size > MAX_FILE:  # so may a sparse file that takes no room in the shard
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MAX_FILE}")
                 if wanted(kind):
                     content = tar.extractfile(member).read()  # type: ignore[union-attr]
                     if len(content) < member.size:
                         raise tarfile.ReadError("unexpected end of data")
                 files[kind] = content
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+    except DAMAGE as error:
         raise BadShard(shard, f"the shard cannot be read to its end: {reason(error)}") from error
     if files:
         yield Record(f"{shard}/{key}", files)
@@ -119,7 +130,7 @@ def reason(error: Exception) -> str:
 def _open(shard: str) -> tarfile.TarFile:
     if not is_address(shard):
         return tarfile.open(shard, "r:*")
-    response = urllib.request.urlopen(shard, timeout=TIMEOUT)
+    response = open_address(shard, timeout=TIMEOUT)
     return tarfile.open(fileobj=response, mode="r|*")
 
 
@@ -137,8 +148,10 @@ def read_member(path: Path) -> bytes:
     shard = next(parent for parent in path.parents if parent.suffix == ".tar")
     try:
         offset, size = _members(shard)[str(path.relative_to(shard))]
-    except (KeyError, tarfile.TarError) as error:
+    except (KeyError, *DAMAGE) as error:
         raise FileNotFoundError(2, "there is no such file in the shard", str(path)) from error
+    if size > MAX_FILE:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, more than {MAX_FILE}", str(path))
     with shard.open("rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -152,6 +165,6 @@ def _members(shard: Path) -> dict[str, tuple[int, int]]:
         try:
             for member in tar:
                 found[".".join(split_name(member.name))] = (member.offset_data, member.size)
-        except tarfile.TarError:
+        except DAMAGE:
             pass  # cut off: what is before that can be had
     return found

@@ -4,14 +4,13 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.tar import reason
+from data.tar import DAMAGE, reason
 
 
 class Entry(NamedTuple):
@@ -63,7 +62,8 @@ def _entries(archive: Path) -> Iterator[list[Entry]]:
         else:
             with tarfile.open(archive) as tar:
                 yield [_tarred(archive, tar, member) for member in tar]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+    # RuntimeError: an entry that is encrypted or compressed in a way that zipfile does not know
+    except (*DAMAGE, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"{archive} is damaged: {reason(error)}; delete it and prepare again") from error
 
 
