@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from backbones.errors import UserError
+from data.image_file import MAX_PIXELS, limit_pixels
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
+
+
+def start_worker(max_pixels: int, number: int) -> None:
+    """Run at the start of each loader process, which need not inherit the limit of this one."""
+    limit_pixels(max_pixels)
 
 
 class SuiteData(LightningDataModule):
@@ -34,6 +41,7 @@ class SuiteData(LightningDataModule):
         batch_size: int = 16,
         workers: int | Literal["auto"] = "auto",
         max_bad: float = 0.01,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -41,6 +49,8 @@ class SuiteData(LightningDataModule):
         # The training itself keeps a core or two busy; more than 8 loaders rarely help.
         self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers == "auto" else workers
         self.max_bad = max_bad
+        self.max_pixels = max_pixels
+        limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable pictures, by split
         self.datasets: dict[Split, Dataset] = {}
 
@@ -93,6 +103,7 @@ class SuiteData(LightningDataModule):
             persistent_workers=self.workers > 0,
             collate_fn=self.collate,
             pin_memory=self.pinned,
+            worker_init_fn=partial(start_worker, self.max_pixels),
         )
 
     @property

@@ -1,7 +1,8 @@
 """COCO json annotations beside folders of pictures."""
 
-import json
 import logging
+import math
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
-from data.detection import DetectionData, Record, Split
+from data.detection import DetectionData, Record, Split, report_dropped, usable
+from data.text import read_json
 
 log = logging.getLogger(__name__)
 
@@ -17,58 +19,60 @@ Row = tuple[np.ndarray, int, float, bool]  # box, label, area, crowd
 
 
 def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]:
-    """Label names by rising category id, and one record a picture; degenerate boxes are counted and dropped.
+    """Label names by rising category id, and one record an image; unusable boxes are counted and dropped.
 
     Raises:
-        UserError: the file is absent, not COCO json, or an annotation names an unknown category or picture.
+        UserError: the file is absent, not COCO json, has no categories, or an annotation names an unknown category or
+            image.
     """
     content = _load(annotations)
     try:
         names = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
-        rows: dict[int, list[Row]] = {image["id"]: [] for image in content["images"]}
-        label = {category: i for i, category in enumerate(names)}
-        degenerate = 0
-        for annotation in content.get("annotations", []):
-            if annotation["category_id"] not in label:
-                raise UserError(
-                    f"{annotations}: annotation {annotation.get('id')} has category_id "
-                    f"{annotation['category_id']}, which is not among the categories {list(label)}"
-                )
-            if annotation["image_id"] not in rows:
-                raise UserError(
-                    f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
-                )
-            x, y, width, height = annotation["bbox"]
-            if width <= 0 or height <= 0:
-                degenerate += 1
-                continue
-            box = np.array([x, y, x + width, y + height], np.float32)
-            rows[annotation["image_id"]].append(
-                (
-                    box,
-                    label[annotation["category_id"]],
-                    float(annotation.get("area", width * height)),
-                    bool(annotation.get("iscrowd", 0)),
-                )
-            )
-        # numbered anew: the file's own ids may be of any kind
-        records = [
-            record(images / image["file_name"], i, rows[image["id"]]) for i, image in enumerate(content["images"])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        for name in names.values():
+            name.encode()  # half a surrogate pair cannot be written anywhere
+        rows = _rows(content, annotations, {category: i for i, category in enumerate(names)})
+        records = []
+        dropped: Counter[str] = Counter()
+        for i, image in enumerate(content["images"]):  # numbered anew: the file's own ids may be of any kind
+            path, own = images / image["file_name"], rows[image["id"]]
+            boxes = np.array([box for box, *_ in own], np.float32).reshape(-1, 4)
+            kept = usable(boxes, (float(image.get("width") or 0), float(image.get("height") or 0)), path, dropped)
+            records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
-    if degenerate:
-        log.warning("%s: dropped %d boxes without area", annotations, degenerate)
+    if not names:
+        raise UserError(f"{annotations} has no categories")
+    report_dropped(annotations, dropped)
     return list(names.values()), records
 
 
+def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[Row]]:
+    """The annotations of each image id; `label` is the index of each category id."""
+    rows: dict[int, list[Row]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content.get("annotations", []):
+        if annotation["category_id"] not in label:
+            raise UserError(
+                f"{annotations}: annotation {annotation.get('id')} has category_id "
+                f"{annotation['category_id']}, which is not among the categories {list(label)}"
+            )
+        if annotation["image_id"] not in rows:
+            raise UserError(
+                f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
+            )
+        x, y, width, height = annotation["bbox"]
+        with np.errstate(over="ignore"):  # becomes infinite, and is dropped
+            box = np.array([x, y, x + width, y + height], np.float64).astype(np.float32)
+        area = float(annotation.get("area", width * height))
+        area = area if math.isfinite(area) else float(width * height)
+        crowd = bool(annotation.get("iscrowd", 0))
+        rows[annotation["image_id"]].append((box, label[annotation["category_id"]], area, crowd))
+    return rows
+
+
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"there is no annotation file {path}") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not json: {error}") from error
+    if not path.is_file():
+        raise UserError(f"there is no annotation file {path}")
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is not in COCO's format: the top level is not an object")
     return content

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.images import BadImage, read_image
-from data.tar import is_member, read_member
+from data.image_file import check_pixels, read_content
+from data.images import read_image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 CENTRE = 7 / 8  # share of the shorter side that is looked at, as in most ImageNet evaluations
@@ -30,7 +30,7 @@ def random_box(height: int, width: int, min_scale: float, within: Box | None = N
     The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the picture.
     `rng` draws as the module `random` does, or is a `random.Random`.
     """
-    left, top, right, bottom = within or (0, 0, width, height)
+    left, top, right, bottom = _inside(within, height, width)
     width, height = int(right - left), int(bottom - top)
     for _ in range(10):
         area = rng.uniform(min_scale, 1) * width * height
@@ -45,13 +45,20 @@ def random_box(height: int, width: int, min_scale: float, within: Box | None = N
     return x, y, x + w, y + h
 
 
+def _inside(box: Box | None, height: int, width: int) -> Box:
+    """The part of a box that lies in the image; all of the image where that is less than a pixel, or without a box."""
+    left, top, right, bottom = box or (0, 0, width, height)
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else (0, 0, width, height)
+
+
 def centre_box(height: int, width: int, within: Box | None = None, share: float = CENTRE) -> Box:
     """The central square of `share` of the shorter side, or the smallest square around `within`, inside the picture."""
     if within is None:
         side = share * min(height, width)
         x, y = (width - side) / 2, (height - side) / 2
         return x, y, x + side, y + side
-    left, top, right, bottom = within
+    left, top, right, bottom = _inside(within, height, width)
     side = min(max(right - left, bottom - top), height, width)
     x = min(max((left + right - side) / 2, 0), width - side)
     y = min(max((top + bottom - side) / 2, 0), height - side)
@@ -79,11 +86,7 @@ def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) ->
     Raises:
         BadImage: the file is absent, truncated or not a picture.
     """
-    try:
-        content = read_member(path) if is_member(path) else path.read_bytes()
-    except OSError as error:
-        raise BadImage(path, error.strerror) from error
-    return decode_crop(content, path, choose, resolution)
+    return decode_crop(read_content(path), path, choose, resolution)
 
 
 def read_whole(path: Path, resolution: int) -> Tensor:
@@ -98,6 +101,7 @@ def decode_crop(
     if content[:2] == b"\xff\xd8":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+            check_pixels(path, width, height)
             box = choose(height, width)
             # the smallest size whose crop still has `resolution` pixels
             need = resolution / min(box[2] - box[0], box[3] - box[1])

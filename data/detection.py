@@ -1,6 +1,7 @@
 """What all detection data sets share: records, samples, batches and loaders."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.images import BadImage, read_image
+from data.image_file import BadImage, image_size
+from data.images import read_image
 from data.transforms import detection_transforms, mosaic
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,37 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
+
+
+def usable(
+    boxes: np.ndarray, size: tuple[float, float], path: Path, dropped: Counter[str], least: float = 0
+) -> np.ndarray:
+    """Which of an image's boxes (N, 4) xyxy can be learned from (N,): finite ones, whose sides are longer than `least`,
+    that are not entirely outside of the image. The others are counted in `dropped` by what is wrong with them.
+
+    `size` is the annotated (width, height). Where it is not positive, or a box is outside by it, the file decides.
+    """
+    finite = np.isfinite(boxes).all(axis=1)
+    solid = finite & (boxes[:, 2:] > boxes[:, :2] + least).all(axis=1)
+
+    def inside(width: float, height: float) -> np.ndarray:
+        return np.all((boxes[:, 2:] > 0) & (boxes[:, :2] < (width, height)), axis=1)
+
+    kept = solid & inside(*size) if min(size) > 0 else np.zeros_like(solid)
+    if (kept != solid).any():
+        found = image_size(path)
+        kept = solid & inside(*found) if found else solid if min(size) <= 0 else kept
+    dropped["that are not finite"] += int((~finite).sum())
+    dropped["without area"] += int((finite & ~solid).sum())
+    dropped["outside of their images"] += int((solid & ~kept).sum())
+    return kept
+
+
+def report_dropped(source: Path, dropped: Counter[str]) -> None:
+    """Says how many boxes of an annotation file are not used, and why."""
+    for reason, count in dropped.items():
+        if count:
+            log.warning("%s: dropped %d boxes %s", source, count, reason)
 
 
 @dataclass
@@ -167,6 +200,8 @@ class DetectionData(SuiteData):
         records = self.records(split)
         if not records:
             raise UserError(f"{self.root}: the {split} split has no pictures")
+        if all(r.crowd.all() for r in records):
+            raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         train = split == "train"
         steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False, 0.0)
         # training crops are enlarged, so they want more pixels than the network's input has

@@ -4,8 +4,9 @@ Its pictures come from ImageNet: a backbone that was trained on ImageNet has see
 """
 
 import io
-import json
+import itertools
 import logging
+import math
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from data.classification import ClassificationData, Sample
 from data.crops import Box
 from data.demo.dogs import write_dogs
 from data.folders import class_folders
+from data.text import read_json
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,12 @@ def read_box(path: Path) -> Box | None:
             for node in ElementTree.parse(path).iter("bndbox")
         ]
         left, top, right, bottom = zip(*boxes, strict=True)
-        return min(left), min(top), max(right), max(bottom)
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+        box = min(left), min(top), max(right), max(bottom)
+        if not all(map(math.isfinite, itertools.chain(*boxes))) or box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError(f"{box} is not a box")
+        return box
+    # LookupError: of an unknown encoding
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         log.warning("%s: no box, the whole picture is used: %s", path, error)
         return None
 
@@ -124,10 +130,7 @@ class DogsData(ClassificationData):
 
     def _read_label_map(self) -> dict[str, str]:
         path = self.root / str(self.web_labels)
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"label map {path} cannot be read: {error}") from error
+        content = read_json(path)
         if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
             raise UserError(f"label map {path} should be a JSON object from folder names to class names")
         return content

@@ -15,6 +15,7 @@ from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
 from data.folders import SUFFIXES
 from data.rejects import Rejects
+from data.text import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,6 @@ def read_rows(
     return Table(list(names), found)
 
 
-def read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} cannot be read: {reason}") from error
-
-
 def read_celeba(path: Path, folder: Path, max_bad: float) -> Table:
     """list_attr_celeba.txt: the number of rows, the names, and for each picture 1 or -1.
 
@@ -90,7 +83,10 @@ def read_csv(path: Path, folder: Path, max_bad: float) -> Table:
     Raises:
         UserError: as `read_rows`; or it is absent or has no header.
     """
-    header, *rows = [*csv.reader(read_lines(path)), list[str]()]
+    try:
+        header, *rows = [*csv.reader(read_lines(path)), list[str]()]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     names = [name.strip() for name in header[1:]]
     if not names or len(set(names)) < len(names):
         raise UserError(f"{path} should have a header: the picture's column, then attributes of different names")

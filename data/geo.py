@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.images import BadImage, read_image
+from data.image_file import BadImage, open_image
+from data.images import read_image
 from data.rejects import Rejects
 from tasks.geo.cells import Hierarchy, Partition, PartitionSettings
 from tasks.geo.s2 import Floats, Ints
@@ -74,13 +74,14 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
                 total += 1
                 try:
                     latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
+                    photo = root / row[name_at]
                     kind = problem(latitude, longitude)
                 except (ValueError, IndexError):
                     kind = "without numbers"
                 if kind:
                     rejects.add(kind, f"line {reader.line_num}, {','.join(row)[:80]}")
                 else:
-                    paths.append(root / row[name_at])
+                    paths.append(photo)
                     positions.append((latitude, longitude))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -101,27 +102,24 @@ def _columns(path: Path, header: Sequence[str]) -> list[int]:
     return found
 
 
-def exif_position(path: Path) -> tuple[float, float]:
-    """Latitude and longitude that a photo's EXIF gives.
+def exif_position(path: Path) -> tuple[float, float] | str:
+    """Latitude and longitude that a photo's EXIF gives, or what is wrong with them.
 
     Raises:
-        BadImage: it cannot be read, or has no GPS position.
+        BadImage: the photo cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            gps = image.getexif().get_ifd(GPS_IFD)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage(path, error) from error
+    with open_image(path) as image:
+        gps = image.getexif().get_ifd(GPS_IFD)
     degrees = []
     for reference, value, negative in ((1, 2, "S"), (3, 4, "W")):
         try:
             whole, minutes, seconds = (float(part) for part in gps[value])
             sign = -1 if str(gps[reference]).strip("\0 ").upper() == negative else 1
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise BadImage(path, "no GPS position in its EXIF") from error
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+            return "no GPS position in its EXIF"
         degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
     if wrong := problem(*degrees):
-        raise BadImage(path, f"GPS position {wrong}: {degrees[0]}, {degrees[1]}")
+        return f"a GPS position {wrong}"
     return degrees[0], degrees[1]
 
 
@@ -132,14 +130,19 @@ def read_folder(folder: Path) -> Places:
         UserError: none has.
     """
     rejects, paths, positions = Rejects(folder), [], []
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    for path in found:
+    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    for path in photos:
         try:
-            positions.append(exif_position(path))
-            paths.append(path)
+            found = exif_position(path)
         except BadImage as error:
-            rejects.add(f"with {error.args[1]}", path.name)
-    rejects.report(len(found), max_bad=1.0)
+            rejects.add("that cannot be read", f"{path.name}, {error.args[1]}")
+            continue
+        if isinstance(found, str):
+            rejects.add(f"with {found}", path.name)
+        else:
+            positions.append(found)
+            paths.append(path)
+    rejects.report(len(photos), max_bad=1.0)
     return Places(paths, np.array(positions))
 
 

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import Batch, ClassificationData, ImageSet, Sample, collate
-from data.faces import draw_faces, pictures_below, read_lines
+from data.faces import draw_faces, pictures_below
 from data.folders import class_folders
+from data.text import read_lines
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.folders import SUFFIXES, class_folders
+from data.text import read_lines
 
 
 def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
@@ -69,10 +70,9 @@ class ImageNetData(ClassificationData):
         label = {number: self.wnids.index(wnid) for number, (wnid, _) in self.synsets.items()}
         paths = sorted(p for p in self.val.iterdir() if p.suffix.lower() in SUFFIXES)
         try:
-            classes = [label[int(line)] for line in truth.read_text().split()]
-        except (OSError, ValueError, KeyError) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"{error} is no class's number"
-            raise UserError(f"{truth} cannot be read: {reason}") from error
+            classes = [label[int(line)] for line in read_lines(truth) if line.strip()]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{truth} cannot be read: {error} is no class's number") from error
         if len(paths) != len(classes):
             raise UserError(f"{self.val} has {len(paths)} pictures, {truth} {len(classes)} lines")
         return [Sample(path, i) for path, i in zip(paths, classes, strict=True)]

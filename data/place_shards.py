@@ -25,7 +25,7 @@ def position_of(record: Record) -> Floats:
         facts = json.loads(record.files["json"])
         found = [next(facts[name] for name in COLUMNS[axis] if name in facts) for axis in ("latitude", "longitude")]
         position = np.array(found, np.float64)
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, StopIteration, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that has latitude and longitude") from error
     if wrong := problem(*position.tolist()):
         raise BadImage(Path(record.name), wrong)

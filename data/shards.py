@@ -14,11 +14,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import Split, SuiteData, start_worker
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.images import BadImage
 from data.tar import BadShard, Record, find_shards, is_address, read_records
+from data.text import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ class ShardData(SuiteData):
             persistent_workers=self.workers > 0,
             collate_fn=self.collate,
             pin_memory=self.pinned,
+            worker_init_fn=partial(start_worker, self.max_pixels),
         )
 
 
@@ -182,9 +184,9 @@ def class_of(record: Record) -> str:
     """The class that a sample's .cls file or its json's `label` names; BadImage where neither does."""
     try:
         if "cls" in record.files:
-            return record.files["cls"].decode().strip()
+            return record.files["cls"].decode("utf-8-sig").strip()
         return str(json.loads(record.files["json"])["label"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
 
 
@@ -244,10 +246,7 @@ class ShardsData(ShardData, ClassificationData):
                 raise UserError("shards at addresses need data.classes=<a file with a class on each line>")
             names = self._surveyed[1]
         else:
-            try:
-                names = (self.root / self.classes).read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"data.classes: {self.root / self.classes} cannot be read: {error}") from error
+            names = read_lines(self.root / self.classes)
         if len(names) < 2:
             raise UserError(
                 f"{self.classes or self.sources['train']} names {len(names)} classes; at least 2 are needed"

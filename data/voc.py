@@ -1,6 +1,7 @@
 """Pascal VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt, JPEGImages/."""
 
 import logging
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from backbones.errors import UserError
 from data.coco import record
-from data.detection import DetectionData, Record, Split
+from data.detection import DetectionData, Record, Split, report_dropped, usable
+from data.text import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -20,36 +22,46 @@ Objects = list[tuple[str, np.ndarray]]
 def read_voc(root: Path, split: str) -> dict[str, Objects]:
     """Objects (name, xyxy box) of each picture that ImageSets/Main/<split>.txt lists.
 
-    Degenerate boxes and unreadable annotation files are counted, named and left out.
+    Unusable boxes and unreadable annotation files are counted, named and left out.
 
     Raises:
-        UserError: the list is absent.
+        UserError: the list is absent or not UTF-8.
     """
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
         raise UserError(f"there is no list {listing}; data.root must be a Pascal VOC folder with that split")
     found: dict[str, Objects] = {}
-    degenerate = 0
+    dropped: Counter[str] = Counter()
     # some lists of a single class have a second column
-    for name in (line.split()[0] for line in listing.read_text().splitlines() if line.strip()):
+    for name in (line.split()[0] for line in read_lines(listing) if line.strip()):
         annotation = root / "Annotations" / f"{name}.xml"
         try:
-            objects = [_object(node) for node in ElementTree.parse(annotation).iter("object")]
-        except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
+            tree = ElementTree.parse(annotation)
+            objects, size = [_object(node) for node in tree.iter("object")], _size(tree)
+        # LookupError: of an unknown encoding
+        except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError) as error:
             log.warning("skipped %s: %s", annotation, error)
             continue
-        # more than the one pixel that equal corners enclose
-        found[name] = [(label, box) for label, box in objects if (box[2:] - box[:2] > 1).all()]
-        degenerate += len(objects) - len(found[name])
-    if degenerate:
-        log.warning("%s: dropped %d boxes without area", listing, degenerate)
+        boxes = np.array([box for _, box in objects], np.float32).reshape(-1, 4)
+        # one pixel is what equal corners enclose
+        kept = usable(boxes, size, root / "JPEGImages" / f"{name}.jpg", dropped, least=1)
+        found[name] = [row for row, keep in zip(objects, kept, strict=True) if keep]
+    report_dropped(listing, dropped)
     return found
+
+
+def _size(tree: Any) -> tuple[float, float]:
+    """The width and height that an annotation gives; 0 where it gives none."""
+    return float(tree.findtext("size/width") or 0), float(tree.findtext("size/height") or 0)
 
 
 def _object(node: ElementTree.Element) -> tuple[str, np.ndarray]:
     corners = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+    name = node.findtext("name", "").strip()
+    if not name:
+        raise ValueError("an object without a name")
     # VOC counts pixels from 1 and includes the last one
-    return node.findtext("name", "").strip(), np.array(corners, np.float32) - np.array([1, 1, 0, 0], np.float32)
+    return name, np.array(corners, np.float32) - np.array([1, 1, 0, 0], np.float32)
 
 
 class VocData(DetectionData):

@@ -123,7 +123,7 @@ def test_unreadable_pictures_are_named_with_their_reason(tmp_path: Path) -> None
         path, reason = error.value.args
         assert path.endswith(name)
         assert reason
-    with pytest.raises(BadImage, match="No such file"):
+    with pytest.raises(BadImage, match="there is no such file"):
         read_crop(tmp_path / "absent.jpg", centre_box, 32)
 
 

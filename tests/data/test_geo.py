@@ -10,7 +10,6 @@ from PIL import Image
 from backbones.errors import UserError
 from data.demo.earth import write_earth
 from data.geo import GeoData, exif_position, read_csv, read_folder
-from data.images import BadImage
 from tests.conftest import shared
 
 HEADER = "path,latitude,longitude\n"
@@ -104,15 +103,13 @@ def test_hemispheres(tmp_path: Path) -> None:
     ("gps", "words"),
     [
         ({}, "no GPS position in its EXIF"),
-        ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "GPS position out of range: 91.0, 181.0"),
+        ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "a GPS position out of range"),
         ({1: "N", 2: (1.0, 0.0, 0.0)}, "no GPS position in its EXIF"),
     ],
 )
 def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path: Path) -> None:
     path = photo(tmp_path / "a.jpg", gps)
-    with pytest.raises(BadImage) as error:
-        exif_position(path)
-    assert error.value.args == (str(path), words)
+    assert exif_position(path) == words
     with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 with .*GPS position.* \(first: a\.jpg\)"):
         read_folder(tmp_path)
 

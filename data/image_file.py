@@ -1,0 +1,108 @@
+"""Files of images, opened and checked before anything is decoded. Nothing here needs torch."""
+
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from data.tar import is_member, read_member
+
+# What Pillow may open, whatever a file's name says: others would start Ghostscript (EPS) or rarely tested decoders.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 100_000_000  # the default of data.max_pixels
+MAX_BYTES = 1 << 30  # of a file
+
+
+class BadImage(Exception):
+    """An image that cannot be read. Its arguments are the path and the reason."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(str(path), " ".join(str(reason).split()))
+
+
+def limit_pixels(count: int) -> None:
+    """Sets how many pixels an image may have in this process. Pillow keeps the number, so that there is one limit."""
+    Image.MAX_IMAGE_PIXELS = count
+
+
+limit_pixels(MAX_PIXELS)
+# Pillow warns above its limit and raises above twice of it; here both refuse the image.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Raises BadImage where an image, by its header, has more pixels than the limit."""
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(path, _too_large())
+
+
+def _too_large() -> str:
+    return f"it has more pixels than data.max_pixels={Image.MAX_IMAGE_PIXELS} allows"
+
+
+def read_content(path: Path) -> bytes:
+    """What a file, or a member of a shard, holds.
+
+    Raises:
+        BadImage: it is absent, larger than MAX_BYTES, or no regular file (a device never ends, a pipe never begins).
+    """
+    try:
+        if is_member(path):
+            return read_member(path)
+        _check_file(path)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise BadImage(path, _reason(error)) from error
+
+
+def _check_file(path: Path) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage(path, "it is not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise BadImage(path, f"it has more than {MAX_BYTES >> 20} MiB")
+
+
+@contextmanager
+def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Pillow's image of a file whose header is read and checked; `content` is what the file holds, if known.
+
+    Raises:
+        BadImage: the file is absent, not an image, too large, or the block could not decode it.
+    """
+    try:
+        if content is None and is_member(path):
+            content = read_member(path)
+        if content is None:
+            _check_file(path)
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as file:
+            check_pixels(path, *file.size)
+            yield file
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(path, f"it is not an image of a known format ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(path, _too_large()) from error
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise BadImage(path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> object:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or str(error) or type(error).__name__
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height that a file's header gives; None where it cannot be read."""
+    try:
+        with open_image(path) as file:
+            return file.size
+    except BadImage:
+        return None

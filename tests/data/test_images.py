@@ -1,0 +1,157 @@
+"""Files that are opened as images, whatever they are."""
+
+import io
+import os
+import struct
+import tarfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones.errors import UserError
+from data.classification import ImageSet, Sample
+from data.crops import centre_box, random_box, read_crop
+from data.folders import FoldersData
+from data.geo import exif_position, read_folder
+from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels
+from data.images import read_image
+
+
+@pytest.fixture(autouse=True)
+def default_limit() -> Iterator[None]:
+    yield
+    limit_pixels(MAX_PIXELS)
+
+
+def refused(path: Path, words: str, **reading: object) -> None:
+    """By each of the ways to read an image."""
+    for read in (lambda: read_image(path, 32, **reading), lambda: read_crop(path, centre_box, 32)):
+        with pytest.raises(BadImage) as error:
+            read()
+        assert error.value.args[0] == str(path)
+        assert words in error.value.args[1]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif", "a.bmp"])
+@pytest.mark.parametrize("limit", [60 * 90 - 1, 60 * 90 // 4])  # Pillow's own limit warns up to twice of it
+def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(name: str, limit: int, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60)).save(tmp_path / name)
+    limit_pixels(60 * 90)
+    read_image(tmp_path / name, 32)
+    read_crop(tmp_path / name, centre_box, 32)
+    limit_pixels(limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        refused(tmp_path / name, f"it has more pixels than data.max_pixels={limit} allows")
+        with pytest.raises(BadImage, match=r"data\.max_pixels"):
+            exif_position(tmp_path / name)
+
+
+def test_the_header_alone_decides(tmp_path: Path) -> None:
+    """177 million pixels, of which the file has none, at the default limit."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "a.png").write_bytes(content + struct.pack(">I", 1 << 30) + b"IDAT")
+    refused(tmp_path / "a.png", "more pixels than data.max_pixels=100000000")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_limit_of_a_data_set_holds_in_its_loaders(workers: int, tmp_path: Path) -> None:
+    for i, size in enumerate([(20, 20), (20, 20), (40, 40), (20, 20)]):
+        for split in ("train", "val"):
+            folder = tmp_path / split / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(folder / f"{i}.png")
+    files = {"train": "train", "val": "val", "workers": workers, "batch_size": 2}
+    data = FoldersData(str(tmp_path), 16, max_pixels=400, **files)
+    limit_pixels(MAX_PIXELS)  # as in a loader process that did not inherit it
+    if not workers:
+        data = FoldersData(str(tmp_path), 16, max_pixels=400, **files)
+    bad = [path for batch in data.val_dataloader() for path, _ in batch.bad]
+    assert [Path(path).name for path in bad] == ["2.png"]
+
+
+def test_no_decoder_starts_that_a_photo_does_not_need(tmp_path: Path) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n/x 1 def\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(text)
+    refused(tmp_path / "a.jpg", "it is not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "name"])
+def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate((1 << 30) + 1)
+    else:
+        path = tmp_path / "a\0.jpg"
+    words = {"huge": "it has more than 1024 MiB", "name": "null"}.get(kind, "it is not a regular file")
+    refused(path, words)
+    assert image_size(path) is None
+
+
+def test_a_member_of_a_shard_that_is_larger_than_memory(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.jpg")
+    member.size = 1 << 40
+    (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(512))
+    refused(tmp_path / "a.tar" / "a.jpg", "it has 1099511627776 bytes")
+
+
+@pytest.mark.parametrize("kind", ["float", "int32"])
+def test_images_whose_white_nobody_knows_are_refused(kind: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    pixels = values.astype(np.float32) if kind == "float" else (values * 2e9).astype(np.int32)
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    refused(tmp_path / "a.tif", "nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled(suffix: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
+    image, _ = read_image(tmp_path / f"a.{suffix}", 8)
+    torch.testing.assert_close(image[0], torch.from_numpy((ramp >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "box", [(-5.0, -5.0, 200.0, 200.0), (50.0, 50.0, 60.0, 60.0), (3.0, 3.0, 3.0, 9.0), (-9.0, 2.0, -1.0, 8.0)]
+)
+def test_a_box_outside_of_its_image_is_cropped_inside(box: tuple[float, ...], tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    samples = [Sample(tmp_path / "a.png", 0, box)]  # type: ignore[arg-type]
+    for settings in ({}, {"min_scale": 0.3}):
+        assert ImageSet(samples, 16, **settings)[0]["image"].shape == (3, 16, 16)  # type: ignore[arg-type]
+    for x0, y0, x1, y1 in (centre_box(20, 30, box), random_box(20, 30, 0.3, box)):  # type: ignore[arg-type]
+        assert 0 <= x0 < x1 <= 30
+        assert 0 <= y0 < y1 <= 20
+
+
+def test_unreadable_photos_of_a_folder_are_of_one_kind(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(whole, "TIFF")
+    for i in range(5):
+        (tmp_path / f"{i}.jpg").write_bytes(b"no image" * i)
+        (tmp_path / f"{i}.tif").write_bytes(whole.getvalue()[: 9 + i])
+    gps: dict[int, object] = {1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)}
+    for i in range(2):
+        image, exif = Image.new("RGB", (8, 8)), Image.Exif()
+        exif.get_ifd(0x8825).update(gps | {2: (181.0 + i, 0.0, 0.0)})
+        image.save(tmp_path / f"far{i}.jpg", exif=exif)
+    with pytest.raises(UserError) as error:
+        read_folder(tmp_path)
+    message = str(error.value)
+    assert "12 of 12 rows cannot be used: 10 that cannot be read (first: 0.jpg, it is not an image" in message
+    assert "2 with a GPS position out of range (first: far0.jpg)" in message
