@@ -97,7 +97,8 @@ def _columns(path: Path, header: Sequence[str]) -> list[int]:
     for wanted, aliases in COLUMNS.items():
         at = next((names.index(a) for a in aliases if a in names), None)
         if at is None:
-            raise UserError(f"{path} is empty or has no column {wanted}; its header is {','.join(names) or 'absent'}")
+            shown = " ".join(",".join(names).split())[:200]
+            raise UserError(f"{path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
         found.append(at)
     return found
 

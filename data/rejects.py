@@ -19,7 +19,7 @@ class Rejects:
 
     def add(self, kind: str, row: str) -> None:
         self.count += 1
-        self.kinds.setdefault(kind, [0, row])[0] += 1
+        self.kinds.setdefault(kind, [0, " ".join(row.split())])[0] += 1
 
     def report(self, total: int, max_bad: float) -> None:
         """Raises UserError where nothing is left of `total`, or too much is wrong."""

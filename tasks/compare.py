@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backbones.console import Console
 from backbones.errors import UserError
+from data.image_file import BadImage, open_image
 from tasks.config import arguments, load_config, one_line_errors
 from tasks.published import points
 from tasks.runs import Run, groups, read_runs
@@ -25,6 +25,7 @@ COLUMNS = (
     *("task", "data", "name", "state", "best", "metric", "primary", "madds_m", "params_m", "latency_ms"),
     *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula may begin
 PICTURES = 24  # in the page, each about 100 kB
 CAPTIONS = {"pictures.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
 
@@ -76,11 +77,17 @@ def _figure(value: float | None, digits: int | None = None) -> str:
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """A row a run; every metric that any of them has is a column."""
     metrics = sorted({name for run in runs for name in run.metrics})
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *metrics])
+        writer.writerow([*COLUMNS, *map(_cell, metrics)])
         for run in runs:
-            writer.writerow([*(getattr(run, c) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+            writer.writerow([*(_cell(getattr(run, c)) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers."""
+    text = str(value) if isinstance(value, str | Path) else ""
+    return f"'{text}" if text.startswith(FORMULA) else value
 
 
 def write_page(runs: Sequence[Run], path: Path) -> None:
@@ -100,16 +107,17 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
         published[task] = {"dataset": dataset, "points": [vars(p) for p in found]}
     content = {"runs": entries, "published": published, "date": time.strftime("%Y-%m-%d")}
     data = json.dumps(content).replace("<", "\\u003c")  # so that no name ends the script
-    path.write_text(Path(__file__).with_suffix(".html").read_text().replace("{{data}}", data))
+    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    path.write_text(page.replace("{{data}}", data), encoding="utf-8")
 
 
 def thumbnail(path: Path, width: int = 900) -> str | None:
     """A picture as a data address; None where there is none that can be read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             small = image.convert("RGB")
             small.thumbnail((width, 4 * width))
-    except OSError:
+    except BadImage:
         return None
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
@@ -119,7 +127,7 @@ def thumbnail(path: Path, width: int = 900) -> str | None:
 def compare(config: dict[str, Any]) -> None:
     from tasks.tradeoff import tradeoff
 
-    console = Console(markup=False)  # names may hold brackets
+    console = Console()
     runs = read_runs(config["runs"])
     for table in tables(runs, config["sort"]):
         console.print(table)

@@ -56,7 +56,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {plain(message)}", file=sys.stderr)
+    print("error:", *plain(message).splitlines(), file=sys.stderr)  # names of files may hold line breaks
 
 
 def arguments(command: str) -> list[str]:

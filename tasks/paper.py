@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torchvision
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from backbones.base import scaled_resolution
+from backbones.console import Console
 from backbones.cost import Cost, counting, layer_type, measure_cost
 from backbones.errors import UserError
 from tasks import published
@@ -150,7 +150,8 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
         same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("_target_", "alpha", "variant"))
         resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
         detector = settings["groups"].get("detector") == config["groups"].get("detector")
-        if same and detector and run.resolution == resolution:
+        known = all(name in run.metrics for name in table.metrics)
+        if same and detector and known and run.resolution == resolution:
             fitting.append(run)
     if not fitting:
         return ""
@@ -173,7 +174,7 @@ def paper(config: dict[str, Any]) -> None:
             found, commands = models(table, runs)
             console.print(found)
             for command in commands:
-                console.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
+                console.print(f"  {command}", soft_wrap=True, highlight=False)
     console.print("Ours: costs are recounted from the network; metrics are those of the best run below runs=.")
 
 

@@ -16,7 +16,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def find_pictures(wanted: str | None) -> list[Path]:
-    """The pictures that a file name, a folder or a glob names.
+    """The pictures that a file name, a folder or a glob names; what exists is meant before any pattern.
 
     Raises:
         UserError: there are none.
@@ -24,11 +24,23 @@ def find_pictures(wanted: str | None) -> list[Path]:
     path = Path(wanted or "")
     if wanted and path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    elif wanted and path.exists():
+        found = [path]
     else:
-        found = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+        matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+        found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
     if not found:
         raise UserError(f"input={wanted}: there is no picture of that name; give a file, a folder or a quoted glob")
     return found
+
+
+def output_paths(files: list[Path], output: Path) -> list[Path]:
+    """Where what is drawn of each file goes: its place below the folder that all have in common, and its full name, so
+    that no two are the same.
+    """
+    full = [os.path.abspath(file) for file in files]
+    base = os.path.commonpath([os.path.dirname(file) for file in full])
+    return [output / f"{os.path.relpath(file, base)}.png" for file in full]
 
 
 def read_pictures(files: list[Path], at_least: int) -> dict[Path, Any]:
@@ -47,15 +59,15 @@ def read_pictures(files: list[Path], at_least: int) -> dict[Path, Any]:
 def predict(config: dict[str, Any]) -> None:
     files = find_pictures(config["input"])
     output = Path(config["output"])
-    base = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    targets = dict(zip(files, output_paths(files, output), strict=True))
     if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
         raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
 
     import torch
-    from rich.console import Console
     from rich.progress import track
     from torchvision.io import write_png
 
+    from backbones.console import Console
     from data.images import read_image
     from tasks.checkpoint import load_checkpoint, restore
     from tasks.train import setup
@@ -90,10 +102,10 @@ def predict(config: dict[str, Any]) -> None:
             sizes = torch.tensor([size for _, size in pictures.values()], device=device)
             answers = module.predict(torch.stack(inputs).to(device), sizes)
             for file, answer in zip(pictures, answers, strict=True):
-                picture = output / f"{file.absolute().relative_to(base)}.png"
+                picture = targets[file]
                 lines.write(json.dumps({"file": str(file), "picture": str(picture), **answer}) + "\n")
                 if words := module.describe(answer):
-                    Console().print(f"{file}: {words}", soft_wrap=True, highlight=False, markup=False)
+                    Console().print(f"{file}: {words}", soft_wrap=True, highlight=False)
                 whole, _ = read_image(file, at_least=1 << 30, upright=True)
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 write_png(module.draw(whole.contiguous(), answer), str(picture))
@@ -104,9 +116,9 @@ def predict(config: dict[str, Any]) -> None:
 
 
 def test(config: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from backbones.console import Console
     from tasks.checkpoint import load_checkpoint
     from tasks.train import evaluate, setup
 

@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from backbones.console import plain
 from backbones.errors import UserError
+from tasks.config import read_plain_yaml
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# of what a run folder says; a stranger's may say anything
+LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
 
 
 @dataclass
@@ -77,38 +78,78 @@ def read_runs(root: str | Path) -> list[Run]:
 
 def read_run(folder: Path, root: Path) -> Run:
     """The run of a folder, named by its place below `root`."""
-    run = Run(folder, folder.relative_to(root).as_posix())
+    run = Run(folder, plain(folder.relative_to(root).as_posix()))
     try:
         if (folder / "metrics.json").exists():
-            _fill(run, json.loads((folder / "metrics.json").read_text()))
+            _fill(run, json.loads(_regular(folder / "metrics.json").read_bytes()))
         else:  # killed before its first validation
-            _settings(run, yaml.load((folder / "config.yaml").read_text(), LOADER))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            _settings(run, read_plain_yaml(_regular(folder / "config.yaml")))
+    except UserError as error:
+        return Run(folder, run.name, state=f"broken: {error}"[:100])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         first = str(error).splitlines()[0] if str(error) else ""
-        return Run(folder, run.name, state=f"broken: {type(error).__name__} {first}"[:100])
+        return Run(folder, run.name, state=f"broken: {type(error).__name__} {plain(first)}"[:100])
     run.name = run.name.removeprefix(f"{run.task}/")
     return run
 
 
+def _regular(path: Path) -> Path:
+    """The path of a file that can be read at once: a pipe never begins, a device never ends."""
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is not a regular file of at most {LARGEST_FILE >> 20} MiB")
+    return path
+
+
 def _fill(run: Run, content: dict[str, Any]) -> None:
+    """Takes from a metrics.json what is of the right type; ValueError, TypeError or KeyError where it is not."""
     _settings(run, content["settings"])
     run.content = content
-    run.state = "unfinished" if content["state"] == "running" else str(content["state"])
-    run.metric = str(content["primary"])
-    run.metrics = {name: float(v) for name, v in content["metrics"].items() if math.isfinite(v) and name != "primary"}
+    run.state = "unfinished" if content["state"] == "running" else _text(content["state"])
+    run.metric = _text(content["primary"])
+    metrics = {_text(name): _number(value) for name, value in content["metrics"].items() if name != "primary"}
+    run.metrics = {name: value for name, value in metrics.items() if value is not None}
     run.primary = run.metrics.get(run.metric)
-    run.madds_m, run.params_m = float(content["cost"]["madds_m"]), float(content["cost"]["params_m"])
-    run.latency_ms = content.get("speed", {}).get("latency_ms")
-    run.seconds, run.epochs = float(content["seconds"]), int(content["epoch"])
-    run.resolution = content.get("resolution")
+    run.madds_m, run.params_m = (_cost(content["cost"][name]) for name in ("madds_m", "params_m"))
+    run.latency_ms = _number(content.get("speed", {}).get("latency_ms"))
+    run.seconds, run.epochs = _number(content["seconds"]), _whole(content["epoch"])
+    run.resolution = _whole(content.get("resolution"))
     run.changed = dict(content.get("changed", {}))
 
 
 def _settings(run: Run, config: dict[str, Any]) -> None:
     backbone = config["backbone"]
-    run.task, run.data = config["task"]["name"], config["groups"]["data"]
-    run.backbone = backbone.get("name") or config["groups"]["backbone"]
-    run.alpha, run.rho = backbone.get("alpha"), backbone["rho"]
+    run.task, run.data = _text(config["task"]["name"]), _text(config["groups"]["data"])
+    run.backbone = _text(backbone.get("name") or config["groups"]["backbone"])
+    run.alpha, run.rho = _number(backbone.get("alpha")), _number(backbone["rho"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} should be a string")
+    return plain(value)[:LONGEST_TEXT]
+
+
+def _number(value: Any) -> float | None:
+    """A number as a float, None where it is absent or not finite."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{str(value)[:40]!r} should be a number")
+    if math.isfinite(value) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"{value:g} is out of range")
+    return float(value) if math.isfinite(value) else None
+
+
+def _cost(value: Any) -> float:
+    number = _number(value)
+    if number is None or number <= 0:
+        raise ValueError(f"a cost of {value}")
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
 
 
 def groups(runs: Iterable[Run]) -> list[tuple[tuple[str, str], list[Run]]]:

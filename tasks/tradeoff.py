@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,11 +12,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
+from backbones.console import Console
 from tasks.published import points
 from tasks.runs import Run, frontier, groups, read_run
 
 INK, MUTED, GRID, OURS, BEATEN, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#9db2d3", "#c2571a"
 SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each picture
+matplotlib.rcParams["text.parse_math"] = False  # names may hold dollar signs
 COSTS = {"madds_m": "multiply-adds (millions)", "params_m": "parameters (millions)"}
 MOST = 12  # groups of a picture
 
@@ -50,7 +53,7 @@ def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
     tradeoff([read_run(place, place.parent) for place in places], path)
     with SummaryWriter(str(folder)) as board, Image.open(path) as image:
         board.add_image("tradeoff", np.array(image.convert("RGB")), len(places), dataformats="HWC")
-    print(f"trade-off    {path}  ({len(places)} runs)", flush=True)
+    Console().print(f"trade-off    {path}  ({len(places)} runs)", soft_wrap=True)
 
 
 def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:

@@ -1,8 +1,10 @@
 """Fixtures that several tests share."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,13 @@ def shared(path: str) -> Path:
     if not (SHARED / path).exists():
         pytest.skip(f"needs ../shared/{path}, which this machine does not have")
     return SHARED / path
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that ends where its pixels should begin."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return start + struct.pack(">I", 1 << 20) + b"IDAT"
 
 
 def command(module: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from backbones.console import Console
 from backbones.errors import UserError
 from data.crops import read_whole
 from data.geo import Places
@@ -26,7 +26,7 @@ from tasks.geo.locate import Answer, Locator
 from tasks.geo.s2 import Floats
 from tasks.geo.sphere import great_circle_km, positions_of
 from tasks.geo.task import GeoTask, error_metrics, in_words, place
-from tasks.predict import find_pictures
+from tasks.predict import find_pictures, output_paths
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -122,6 +122,7 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
     paths = find_pictures(config["input"])
     module, locator = open_locator(config, checkpoint, folder)
     output, done = _output(config), 0
+    targets = output_paths(paths, output)
     with (output / "answers.jsonl").open("w") as lines:
         for rows, answer in answers(module, locator, paths, config["batch_size"]):
             for i, row in enumerate(rows):
@@ -132,8 +133,9 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
                 ]
                 lines.write(json.dumps({"file": str(paths[row]), **said, "neighbours": near}) + "\n")
                 where = said["fusion"]
-                console.print(f"{paths[row]}: {in_words(where)}", soft_wrap=True, highlight=False, markup=False)
-                answer_map(paths[row], answer, i, locator).save(output / f"{paths[row].stem}.png")
+                console.print(f"{paths[row]}: {in_words(where)}", soft_wrap=True, highlight=False)
+                targets[row].parent.mkdir(parents=True, exist_ok=True)
+                answer_map(paths[row], answer, i, locator).save(targets[row])
                 done += 1
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(paths)} files could be read")

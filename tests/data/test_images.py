@@ -2,10 +2,8 @@
 
 import io
 import os
-import struct
 import tarfile
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from data.folders import FoldersData
 from data.geo import exif_position, read_folder
 from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels
 from data.images import read_image
+from tests.conftest import png_header
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +54,7 @@ def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(name: str, limit:
 
 def test_the_header_alone_decides(tmp_path: Path) -> None:
     """177 million pixels, of which the file has none, at the default limit."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 13_300, 13_300, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    (tmp_path / "a.png").write_bytes(content + struct.pack(">I", 1 << 30) + b"IDAT")
+    (tmp_path / "a.png").write_bytes(png_header(13_300, 13_300))
     refused(tmp_path / "a.png", "more pixels than data.max_pixels=100000000")
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import lzma
+import random
 import re
 import shutil
 import subprocess
@@ -121,6 +123,34 @@ def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
     for batch in [*batches, *found.val_dataloader()]:
         assert batch.labels.tolist() == [int(p[-6:]) % 3 for p in batch.paths]
     assert sum(len(batch.labels) for batch in found.val_dataloader()) == PER_SHARD
+
+
+def test_names_with_brackets_are_no_patterns(shards: Path, tmp_path: Path) -> None:
+    root = tmp_path / "[a]"
+    root.mkdir()
+    for name in ("x[1].tar", "x1.tar"):
+        shutil.copy(shards / "val-000.tar", root / name)
+    assert find_shards(root, "x[1].tar") == [str(root / "x[1].tar")]
+    assert find_shards(root, "x*.tar") == [str(root / "x1.tar"), str(root / "x[1].tar")]
+
+
+def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """A sparse member: 1 TB of zeros in a kilobyte."""
+    member = tarfile.TarInfo("a.jpg")
+    member.size = 1 << 40
+    (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
+    with pytest.raises(BadShard, match="has 1099511627776 bytes"):
+        list(read_records(str(tmp_path / "a.tar")))
+
+
+def test_a_compressed_shard_that_is_damaged(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [{"txt": bytes(random.Random(0).choices(range(99), k=200_000))}])
+    content = bytearray(lzma.compress((tmp_path / "a.tar").read_bytes()))
+    content[len(content) // 2 : len(content) // 2 + 64] = b"\xff" * 64
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(BadShard, match="cannot be read to its end") as error:
+        list(read_records(str(tmp_path / "a.tar")))
+    assert "\n" not in str(error.value)
 
 
 # --- what is not whole -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -16,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 from tasks.compare import main as compare_main
 from tasks.runs import frontier, read_runs
 from tests.benchmarks.compare import write_picture, write_run
-from tests.conftest import command
+from tests.conftest import command, png_header
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -199,3 +200,86 @@ def test_a_run_that_is_chosen_shows_its_pictures_and_classes(page: Page) -> None
     assert "breed 4" in section.locator(".plots").inner_text()
     page.locator("section[data-task=dogs] tr", has_text="</script>").click()
     assert "<img src=x onerror=alert(1)>" in section.locator(".detail code").inner_text()
+
+
+# --- runs of strangers -----------------------------------------------------------------------------------
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+ODD = {  # what metrics.json or its settings say instead
+    "a width in words": {"settings": {"backbone": {"alpha": "wide", "rho": 1.0}}},
+    "a width that is true": {"settings": {"backbone": {"alpha": True, "rho": 1.0}}},
+    "a task that is a list": {"settings": {"task": {"name": ["dogs"]}}},
+    "data that are a mapping": {"settings": {"groups": {"backbone": "mobilenet_v1", "data": {}}}},
+    "a backbone that is a list": {"settings": {"backbone": []}},
+    "metrics that are a list": {"metrics": [1, 2]},
+    "a metric in words": {"metrics": {"top1": "good"}},
+    "a metric out of range": {"metrics": {"top1": 1e300}},
+    "a metric longer than a float": {"metrics": {"top1": 10**400}},
+    "a name that is a number": {"primary": 5},
+    "a cost of nothing": {"cost": {"madds_m": 0, "params_m": 1}},
+    "no number as a cost": {"cost": {"madds_m": float("nan"), "params_m": 1}},
+    "a latency in words": {"speed": {"latency_ms": "fast"}},
+    "a speed that is a list": {"speed": []},
+    "a size in words": {"resolution": "large"},
+    "changes that are a number": {"changed": 5},
+    "time that is a mapping": {"seconds": {}},
+    "no state": {"state": None},
+}
+
+
+def odd_run(root: Path, name: str, more: dict[str, Any]) -> None:
+    folder = write_run(root, "dogs", name)
+    content = json.loads((folder / "metrics.json").read_text())
+    settings = content["settings"] | more.get("settings", {})
+    (folder / "metrics.json").write_text(json.dumps(content | more | {"settings": settings}))
+
+
+def test_an_odd_run_is_broken_and_the_others_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for i in range(3):
+        write_run(tmp_path, "dogs", f"good{i}")
+    for name, more in ODD.items():
+        odd_run(tmp_path, name, more)
+    texts = {"a bomb": BOMB, "deep": "[" * 100_000, "long": "a: b\n" * 300_000, "undated": "a: 2026-13-45"}
+    for name, text in texts.items():
+        folder = write_run(tmp_path, "dogs", name)
+        (folder / "metrics.json").unlink()
+        (folder / "config.yaml").write_text(text)
+    (write_run(tmp_path, "dogs", "nested") / "metrics.json").write_text("[" * 200_000)
+    pipe = write_run(tmp_path, "dogs", "pipe") / "metrics.json"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    states = {run.name: run.state for run in read_runs(tmp_path)}
+    for name in (*ODD, *texts, "nested", "pipe"):
+        assert states[f"dogs/{name}"].startswith("broken: "), name
+    assert compare(monkeypatch, f"runs={tmp_path}", f"output={tmp_path / 'out'}") == 0
+    assert f"3 finished of {5 + len(ODD) + len(texts)} runs" in capsys.readouterr().out
+
+
+def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    names = ["[/nope]", "=1+1", "$\\frac{$", "\x1b[2J", "\udcff"]
+    for i, name in enumerate(names):
+        folder = write_run(tmp_path, "dogs", str(i), changed={name: name})
+        folder = folder.rename(folder.with_name(name.replace("/", "|")))
+        content = json.loads((folder / "metrics.json").read_text())
+        content["settings"]["backbone"]["name"] = name
+        content["settings"]["backbone"]["alpha"] = None
+        content["settings"]["groups"]["data"] = "@SUM($1$)"
+        content["metrics"] |= {f"{name}/x": -0.5, "+top": 1.0}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    (folder / "pictures.png").write_bytes(png_header(20_000, 20_000))
+    assert compare(monkeypatch, f"runs={tmp_path}", f"output={tmp_path / 'out'}") == 0
+    printed = capsys.readouterr().out
+    assert "[|nope]" in printed
+    assert "\x1b" not in printed
+    with (tmp_path / "out" / "compare.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert len(rows) == len(names)
+    cells = [cell for row in (header, *rows) for cell in row]
+    assert {"'=1+1", "'@SUM($1$)", "'+top", "-0.5"} <= set(cells)
+    for cell in cells:
+        assert cell[:1] not in ("=", "+", "@", "\t", "\r")
+        assert cell[:1] != "-" or float(cell) < 0

@@ -229,7 +229,18 @@ def test_a_query_answers_with_a_place_and_a_map(
     for line in lines:
         assert f"{line['file']}: {line['fusion']['latitude']:.3f}, {line['fusion']['longitude']:.3f}" in printed
         assert len(line["neighbours"]) == 10
-    assert Image.open(tmp_path / "000000.png").size == (1024, 640)
+    assert Image.open(tmp_path / "000000.jpg.png").size == (1024, 640)
+
+
+def test_photos_of_one_stem_have_a_map_each(run: Path, built: Path, tmp_path: Path) -> None:
+    photos = sorted((run.parents[2] / "earth" / "val").glob("*.jpg"))[:2]
+    for photo, name in zip(photos, ("a.jpg", "b/a.jpg"), strict=True):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(photo.read_bytes())
+    (tmp_path / "in" / "a.png").write_bytes(photos[0].read_bytes())
+    ask(run, mode="query", input=tmp_path / "in", output=tmp_path / "out")
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert found == {"a.jpg.png", "a.png.png", "b/a.jpg.png"}
 
 
 # --- refusals ------------------------------------------------------------------------------------------

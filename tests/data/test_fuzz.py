@@ -1,0 +1,223 @@
+"""Damaged and hostile files of data sets, by seed: whatever is in them, only our own errors come out."""
+
+import contextlib
+import io
+import json
+import random
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones.errors import UserError
+from data import faces, geo
+from data.coco import read_coco
+from data.crops import centre_box, decode_crop, read_crop
+from data.image_file import MAX_PIXELS, BadImage, limit_pixels
+from data.images import read_image
+from data.place_shards import position_of
+from data.shards import class_of
+from data.tar import BadShard, read_records
+from data.voc import VocData
+
+EACH = 20  # files of each format
+TOKENS = (b"NaN", b"-1", b"1e999", b"null", b'"', b"[", b"}", b"<", b"&x;", b"]]>", b"\0", b"\xff\xfe", b"\n", b",")
+WORDS = (
+    *TOKENS,
+    b"inf",
+    b"0",
+    b"-0.0",
+    b"9" * 400,
+    b"1e308",
+    b"",
+    b" ",
+    b"x",
+    b"../x",
+    b"caf\xe9",
+    b"\xef\xbb\xbf",
+    b"\x1b[2J",
+)
+VALUES = (None, True, -1, 0, 10**400, 1e308, float("nan"), float("inf"), "", "x", "../x", "\ud800", "a\0b", [], {}, [1])
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """The content with one to five changes: bytes, stretches and tokens set, cut, doubled, moved."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 5)):
+        at = chance.randrange(len(data) + 1)
+        end = min(len(data), at + chance.choice((1, 1, 2, 4, 16, 200)))
+        change = chance.randrange(7)
+        if change == 0:
+            data[at:end] = chance.randbytes(end - at)
+        elif change == 1:
+            del data[at:end]
+        elif change == 2:
+            data[at:at] = data[at:end]
+        elif change == 3:
+            data[at:at] = chance.choice(TOKENS)
+        elif change == 4:
+            data[at:end] = chance.choice((b"\0", b"\xff")) * (end - at)
+        elif change == 5 and at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+        elif chance.random() < 0.3:
+            del data[at:]
+    return bytes(data)
+
+
+def mutated_words(content: bytes, chance: random.Random) -> bytes:
+    """As `mutated`, or with other numbers and names in one to three places."""
+    if chance.random() < 0.3:
+        return mutated(content, chance)
+    for _ in range(chance.randint(1, 3)):
+        word = chance.choice(list(re.finditer(rb"(?<=[>,\n])[\w.-]+", content)))
+        content = content[: word.start()] + chance.choice(WORDS) + content[word.end() :]
+    return content
+
+
+def mutated_json(content: bytes, chance: random.Random) -> bytes:
+    """As `mutated`, or still JSON with another value somewhere."""
+    if chance.random() < 0.3:
+        return mutated(content, chance)
+    whole = json.loads(content)
+    for _ in range(chance.randint(1, 3)):
+        place = whole
+        while isinstance(place, dict | list) and place:
+            key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            inner = place[key]
+            if not isinstance(inner, dict | list) or not inner or chance.random() < 0.2:
+                if chance.random() < 0.2 and isinstance(place, dict):
+                    del place[key]
+                else:
+                    place[key] = chance.choice(VALUES)
+                break
+            place = inner
+    return json.dumps(whole).encode()
+
+
+def image(form: str, **settings: Any) -> bytes:
+    ramp = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8).repeat(5, 0).repeat(5, 1)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0), 3: "E", 4: (4.0, 5.0, 6.0)})
+    Image.fromarray(ramp).save(buffer, form, **({} if form == "GIF" else {"exif": exif}), **settings)
+    return buffer.getvalue()
+
+
+def open_image_file(path: Path) -> None:
+    for read in (
+        lambda: read_image(path, 16, upright=True)[0],
+        lambda: read_crop(path, centre_box, 16)[0],
+    ):
+        try:
+            found = read()
+            assert found.dtype == torch.uint8
+            assert found.shape[0] == 3
+        except BadImage:
+            pass
+    geo.exif_position(path)
+
+
+def voc(path: Path) -> None:
+    root = path.parent
+    for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    (root / "Annotations" / "a.xml").write_bytes(path.read_bytes())
+    data = VocData(str(root), 32, train="train", val="train", workers=0)
+    assert all(np.isfinite(record.boxes).all() for record in data.records("train"))
+    data.pictures("train")
+
+
+def coco(path: Path) -> None:
+    labels, records = read_coco(path, path.parent)
+    assert all(isinstance(label, str) for label in labels)
+    assert all(np.isfinite(record.boxes).all() and np.isfinite(record.areas).all() for record in records)
+
+
+def face_table(path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (path.parent / name).touch()
+    faces.read_csv(path, path.parent, 1.0)
+
+
+def shard(path: Path) -> None:
+    for record in read_records(str(path)):
+        for read in (class_of, position_of, picture_of):
+            try:
+                read(record)
+            except BadImage:
+                continue
+
+
+def picture_of(record: Any) -> None:
+    decode_crop(record.files.get("jpg", b""), Path(record.name), centre_box, 16)
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+XML = b"""<?xml version="1.0" encoding="utf-8"?><!DOCTYPE a [<!ENTITY x "y">]><annotation><size><width>40</width>
+<height>30</height></size><object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>20</xmax><ymax>25</ymax>
+</bndbox></object><object><name>dog</name><bndbox><xmin>3</xmin><ymin>2.5</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
+</object></annotation>"""
+COCO = json.dumps(
+    {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30} for i in range(3)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}],
+        "annotations": [
+            {"id": i, "image_id": i % 3, "category_id": 1 + i % 2 * 4, "bbox": [i, 2, 9.5, 8], "area": 70, "iscrowd": 0}
+            for i in range(5)
+        ],
+    }
+).encode()
+PLACES = b"path,latitude,longitude\n" + b"".join(b"%d.jpg,%d.5,-%d.25\n" % (i, i, 3 * i) for i in range(6))
+FACES = b"path,Smiling,Young\na.jpg,1,0\nb.jpg,-1,\n"
+LABEL = b'{"label": 1, "latitude": 3, "longitude": 5}'
+SHARD = {f"{i}.{kind}": c for i in range(3) for kind, c in (("jpg", image("JPEG")), ("cls", b"1"), ("json", LABEL))}
+
+Change = Callable[[bytes, random.Random], bytes]
+FORMATS: dict[str, tuple[str, bytes, Change, Callable[[Path], object]]] = {
+    "jpeg": ("a.jpg", image("JPEG"), mutated, open_image_file),
+    "progressive jpeg": ("a.jpg", image("JPEG", progressive=True), mutated, open_image_file),
+    "png": ("a.png", image("PNG"), mutated, open_image_file),
+    "webp": ("a.webp", image("WEBP"), mutated, open_image_file),
+    "gif": ("a.gif", image("GIF"), mutated, open_image_file),
+    "tiff": ("a.tif", image("TIFF"), mutated, open_image_file),
+    "lzw tiff": ("a.tif", image("TIFF", compression="tiff_lzw"), mutated, open_image_file),
+    "voc": ("source.xml", XML, mutated_words, voc),
+    "coco": ("a.json", COCO, mutated_json, coco),
+    "places": ("a.csv", PLACES, mutated_words, lambda path: geo.read_csv(path, path.parent, 1.0)),
+    "faces": ("a.csv", FACES, mutated_words, face_table),
+    "tar": ("a.tar", tarred(SHARD), mutated, shard),
+}
+
+
+@pytest.fixture
+def few_pixels() -> Iterator[None]:
+    limit_pixels(1_000_000)
+    yield
+    limit_pixels(MAX_PIXELS)
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF data:UserWarning", "ignore:.*[Tt]runcated:UserWarning")
+@pytest.mark.parametrize("form", FORMATS)
+def test_only_our_own_errors(form: str, tmp_path: Path, few_pixels: None) -> None:
+    name, content, change, read = FORMATS[form]
+    chance = random.Random(form)
+    for _ in range(EACH):
+        (tmp_path / name).write_bytes(change(content, chance))
+        with contextlib.suppress(BadImage, BadShard, UserError):
+            read(tmp_path / name)
