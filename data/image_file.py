@@ -41,7 +41,7 @@ def check_pixels(path: Path, width: int, height: int) -> None:
 
 
 def _too_large() -> str:
-    return f"it has more pixels than data.max_pixels={Image.MAX_IMAGE_PIXELS} allows"
+    return f"it has more pixels than max_pixels={Image.MAX_IMAGE_PIXELS} allows"
 
 
 def read_content(path: Path) -> bytes:

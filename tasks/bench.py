@@ -19,7 +19,7 @@ def find_exports(folder: Path) -> list[Path]:
         try:
             if not file.parent.name.startswith(".") and "outputs" in json.loads(file.read_text()):
                 found.append(file.parent)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is damaged; export again with overwrite=true") from error
     if not found:
         raise UserError(f"export={folder}: there is no export in it, no model.json of one")

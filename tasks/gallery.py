@@ -26,11 +26,13 @@ def run(config: dict[str, Any]) -> None:
     Raises:
         UserError: something in the settings or the files must be put right first.
     """
+    from data.image_file import limit_pixels
     from tasks.checkpoint import find_checkpoint, load_checkpoint
     from tasks.geo import gallery, report
     from tasks.train import setup
 
     setup()
+    limit_pixels(config["max_pixels"])
     path = find_checkpoint(config["ckpt"])
     checkpoint = load_checkpoint(path, task="geo")
     inside = path.parent.parent if path.parent.name == "checkpoints" else path.parent
@@ -52,12 +54,14 @@ def run(config: dict[str, Any]) -> None:
 
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     """The data set of the run, where it lies now."""
+    from data.image_file import limit_pixels
     from tasks.train import build_data
 
     settings = checkpoint["suite"]["config"]
     if config["root"]:
         settings["data"]["root"] = config["root"]
     data: GeoData = build_data(settings)  # type: ignore[assignment]
+    limit_pixels(config["max_pixels"])  # not what the run had
     return data
 
 

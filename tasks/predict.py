@@ -68,11 +68,13 @@ def predict(config: dict[str, Any]) -> None:
     from torchvision.io import write_png
 
     from backbones.console import Console
+    from data.image_file import limit_pixels
     from data.images import read_image
     from tasks.checkpoint import load_checkpoint, restore
     from tasks.train import setup
 
     setup()
+    limit_pixels(config["max_pixels"])
     checkpoint = load_checkpoint(config["ckpt"])
     module = restore(checkpoint)
     if config["threshold"] is not None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -268,7 +269,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
             header, *rows = [row for row in csv.reader(file) if row]
         values = np.array([row[1:] for row in rows], np.float32)
         return [row[0] for row in rows], [name.strip() for name in header[1:]], values
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, csv.Error, BadZipFile) as error:
         raise UserError(f"teacher={path} cannot be read as a table: {_line(error)}") from error
 
 

@@ -71,7 +71,7 @@ class Facts:
             facts = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{folder / 'gallery.json'} is damaged: build the gallery again") from error
         if facts.version > VERSION:
             raise UserError(f"the gallery {folder} was written by a newer version of this suite; update to read it")

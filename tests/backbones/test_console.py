@@ -9,6 +9,7 @@ from rich.progress import track
 from rich.table import Table
 
 from backbones.console import Console, plain
+from tests.conftest import ROOT
 
 HOSTILE = "[/nope] [red]cat[/] :dog: \x1b[2J\x1b]0;title\x07\r\b\x9b31m \u202egpj.exe \udcff"
 SHOWN = "[/nope] [red]cat[/] :dog: �[2J�]0;title���\N{REPLACEMENT CHARACTER}31m �gpj.exe �"
@@ -56,3 +57,10 @@ def test_what_moves_the_cursor_of_a_progress_bar_is_kept() -> None:
 @pytest.mark.parametrize("text", ["été 猫 ★ [x] a\tb\nc", ""])
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert plain(text) == text
+
+
+def test_no_other_console_is_used() -> None:
+    for folder in ("backbones", "data", "tasks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "console.py":
+                assert "rich.console import Console" not in path.read_text(), path

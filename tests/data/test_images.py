@@ -47,15 +47,15 @@ def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(name: str, limit:
     limit_pixels(limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        refused(tmp_path / name, f"it has more pixels than data.max_pixels={limit} allows")
-        with pytest.raises(BadImage, match=r"data\.max_pixels"):
+        refused(tmp_path / name, f"it has more pixels than max_pixels={limit} allows")
+        with pytest.raises(BadImage, match="max_pixels"):
             exif_position(tmp_path / name)
 
 
 def test_the_header_alone_decides(tmp_path: Path) -> None:
     """177 million pixels, of which the file has none, at the default limit."""
     (tmp_path / "a.png").write_bytes(png_header(13_300, 13_300))
-    refused(tmp_path / "a.png", "more pixels than data.max_pixels=100000000")
+    refused(tmp_path / "a.png", "more pixels than max_pixels=100000000")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from tasks.checkpoint import load_checkpoint
-from tests.conftest import ROOT, TINY, command
+from tests.conftest import ROOT, TINY, command, png_header
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
@@ -86,10 +86,12 @@ def test_predict(run: Path, scenes: Path, tmp_path: Path) -> None:
     for name in ("000000.jpg", "000001.jpg"):
         (tmp_path / "in" / name).write_bytes((scenes / "val" / name).read_bytes())
     (tmp_path / "in" / "torn.jpg").write_bytes(b"")
+    (tmp_path / "in" / "large.png").write_bytes(png_header(20_000, 20_000))
     output = tmp_path / "out"
     result = command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={output}", "threshold=0.0")
     assert result.returncode == 0, result.stderr
     assert "torn.jpg" in result.stderr
+    assert "ithasmorepixelsthanmax_pixels=100000000allows" in "".join(result.stderr.split())
     lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["000000.jpg", "000001.jpg"]
     width, height = Image.open(tmp_path / "in" / "000000.jpg").size

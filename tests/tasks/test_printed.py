@@ -1,0 +1,38 @@
+"""What commands print of names that came from files."""
+
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from data.base import SuiteData
+from tasks.config import one_line_errors
+from tasks.train import show
+
+NAMES = ("[/nope]", "[red]cat[/]", ":dog:", "\x1b[2J")
+
+
+def test_the_report_of_a_run_prints_names_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A category [/nope] ended the command after all the training."""
+    content = {"task": "detection", "epoch": 3, "primary": "ap", "metrics": {f"ap50/{name}": 0.5 for name in NAMES}}
+    data = SuiteData(str(tmp_path))
+    data.note = "a note [/of the data]"
+    data.bad = {"train": {"[x]/[/y].jpg": "torn"}}
+    show(content, tmp_path / "[run]", data)
+    printed = capsys.readouterr().out
+    for words in (*NAMES[:3], "a note [/of the data]", "[x]/[/y].jpg", "[run]"):
+        assert words in printed
+    assert "\x1b" not in printed
+
+
+def test_an_error_is_one_line_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (UserError("no class \x1b[2J\n\udcff of data"), OSError(28, "No space left", "a\x1b[1m\nb")):
+        with pytest.raises(SystemExit) as end, one_line_errors():
+            raise error
+        assert end.value.code == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
+        assert not set(printed) & {"\x1b", "\udcff"}
