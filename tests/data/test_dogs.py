@@ -123,7 +123,7 @@ def test_label_maps(copied: Path) -> None:
     with pytest.raises(UserError, match="the folder 'pug' of Web is not in it"):
         data(copied, train="web").samples("train")
     path.write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not json"):
         data(copied, train="web").samples("train")
 
 
