@@ -183,7 +183,7 @@ def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
     assert batch.labels.tolist() == [2]
     reasons = [reason.split(" '")[0] for _, reason in batch.bad]
     unlabelled = "neither .cls nor a label in .json"
-    assert [r if "picture of a known" not in r else "torn" for r in reasons] == [
+    assert [r if "image of a known" not in r else "torn" for r in reasons] == [
         *("no picture among its files (cls)", "torn", unlabelled, "there is no class wolf", unlabelled)
     ]
 
@@ -212,7 +212,7 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
         data(shards, train=address, classes="classes.txt").count("train")
     for path in shards.glob("train-*.tar"):
         write_shard(path, [{"jpg": b"torn", "cls": str(i).encode()} for i in range(4)])
-    with pytest.raises(UserError, match=r"no picture of the 4 shards can be trained on: .*not a picture"):
+    with pytest.raises(UserError, match=r"no picture of the 4 shards can be trained on: .*not an image"):
         next(iter(data(shards).train_dataloader()))
 
 
