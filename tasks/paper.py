@@ -147,10 +147,10 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
         if table.classes and run.content.get("classes") not in table.classes:
             continue
         settings = run.content["settings"]
-        same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("_target_", "alpha", "variant"))
+        same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("name", "alpha", "variant"))
         resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-        detector = settings["groups"].get("detector") == config["groups"].get("detector")
-        if same and detector and run.resolution == resolution:
+        options = all(settings["groups"].get(g) == config["groups"].get(g) for g in ("backbone", "detector"))
+        if same and options and run.resolution == resolution:
             fitting.append(run)
     if not fitting:
         return ""
