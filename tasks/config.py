@@ -5,6 +5,7 @@ gives an interval such as "(0, 2]", a list of choices, or one of `SHAPES`. Which
 (`_target_`) is no setting: it is read from conf/ where it is needed, so that no file and no command line names code.
 """
 
+import copy
 import difflib
 import re
 import sys
@@ -97,11 +98,16 @@ def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[s
     Raises:
         UserError: an option is not offered; those that begin with `_` are parts of others.
     """
-    choices = [o for o in overrides if _group(o)]
+    choices = tuple(o for o in overrides if _group(o))
     for override in choices:
         group, _, option = (part.strip(" '\"") for part in override.partition("="))
         if option not in _groups()[group]:
             raise UserError(f"{group}={option}: choose from {', '.join(_groups()[group])}")
+    return copy.deepcopy(_schema_of(name, choices))
+
+
+@lru_cache
+def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     options = _compose(name, choices, hydra=True)["hydra"]["runtime"]["choices"]
     chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
     return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
