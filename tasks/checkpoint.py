@@ -54,12 +54,15 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     suite = content.get("suite") if isinstance(content, dict) else None
     if not isinstance(suite, dict) or type(suite.get("version")) is not int:
         raise UserError(f"{path} is not a checkpoint of this suite")
+    name = suite.get("task")
     if suite["version"] > CHECKPOINT_VERSION:
         raise UserError(f"{path} was written by a newer version of this suite; update to read it")
     if suite["version"] < CHECKPOINT_VERSION:
         raise UserError(f"{path} was written by an older version of this suite, which cannot be read; train again")
-    if task not in (None, suite.get("task")):
-        raise UserError(f"{path} is a checkpoint of task={suite.get('task')!r:.40}, not of task={task}")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{path} is damaged: it does not say its task")
+    if task not in (None, name):
+        raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
     state, size = content.get("state_dict"), path.stat().st_size
     if not isinstance(state, dict) or not all(_tensor(name, value, size) for name, value in state.items()):
         raise UserError(f"{path} is damaged: its weights are no named tensors")
@@ -104,7 +107,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         UserError: some part is not.
     """
-    checked = {"version": suite["version"], "task": suite.get("task")}
+    checked = {"version": suite["version"], "task": suite["task"]}
     if checked["task"] == "backbone":
         return checked
     config = saved_config(suite.get("config"), path)
@@ -115,7 +118,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(metrics, dict) or not numbers:
         raise UserError(f"{path} is damaged: its metrics are no numbers")
     if checked["task"] != config["task"]["name"]:
-        raise UserError(f"{path} is damaged: it is of task={checked['task']!r:.40} and {config['task']['name']}")
+        raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     return checked | {
         "config": config,

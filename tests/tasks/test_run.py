@@ -339,7 +339,8 @@ def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     two = json.loads((tmp_path / "detection" / "two" / "metrics.json").read_text())["metrics"]
-    result = command("predict", f"ckpt={tmp_path / 'detection' / 'two'}", "mode=test")
+    (tmp_path / "val").symlink_to(scenes / "val")
+    result = command("predict", f"ckpt={tmp_path / 'detection' / 'two'}", "mode=test", f"root={tmp_path}")
     assert result.returncode == 0, result.stderr
     (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
     assert float(line.split("│")[2]) == pytest.approx(two["ap50"], abs=0.02)
