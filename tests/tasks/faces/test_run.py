@@ -140,7 +140,10 @@ def test_a_student_of_unlabelled_pictures_is_measured_by_its_teacher(
     pictures = (f"data.root={faces / 'people'}", "data.val=0.5")
     place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
     execute(["task=faces", "data=face_folder", *ANY_DATA, *pictures, *place])
-    folder = export([f"ckpt={tmp_path / 'faces' / 'student'}"])
+    student = tmp_path / "faces" / "student"
+    with pytest.raises(UserError, match="is asked where you name it: teacher="):
+        export([f"ckpt={student}"])
+    folder = export([f"ckpt={student}", f"teacher={attributes}"])
     found = json.loads((folder / "model.json").read_text())["metrics"]
     assert found["images"] > 8
     assert found["before"]["map"] == pytest.approx(found["after"]["map"], abs=0.01)
