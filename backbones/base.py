@@ -1,6 +1,7 @@
 """The contract between a backbone and the tasks that stand on it."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,21 +17,32 @@ class Normalization(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[float]]) -> "Normalization":
-        """From two rows of three plain numbers."""
-        (r, g, b), (std_r, std_g, std_b) = rows
+        """From two rows of three plain numbers.
+
+        Raises:
+            TypeError, ValueError: they are anything else, not finite, or a deviation is not positive.
+        """
+        (r, g, b), (std_r, std_g, std_b) = ([float(v) for v in row] for row in rows)
+        if not all(map(math.isfinite, (r, g, b, std_r, std_g, std_b))) or min(std_r, std_g, std_b) <= 0:
+            raise ValueError(f"no normalization: {rows}")
         return cls((r, g, b), (std_r, std_g, std_b))
 
 
 class Backbone(nn.Module):
     """A feature extractor that describes itself, so that no task writes down a channel count.
 
-    `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first.
+    `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first. `settled` holds plain
+    values of the builder's settings that were null and that it chose, as weights need them: with these it makes the
+    same network again without the weights.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalization: Normalization
-    settings: dict[str, Any]  # plain values; the builder makes the same network from them, without weights
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: dict[str, Any] = {}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""

@@ -33,7 +33,6 @@ class TimmBackbone(Backbone):
         self.strides = tuple(strides)
         self.channels = tuple(model.feature_info.channels())
         self.normalization = Normalization.of([model.default_cfg[key] for key in ("mean", "std")])
-        self.settings = {"name": name, "normalization": [list(row) for row in self.normalization]}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.model(images)
@@ -44,7 +43,6 @@ def build_timm(
     name: str,
     weights: str | None = None,
     pretrained: bool = False,
-    normalization: object = None,
     strides: Sequence[int] = (32,),
     resolution: int = 224,
 ) -> TimmBackbone:

@@ -65,7 +65,6 @@ def build_torchvision(
     name: Literal["alexnet", "squeezenet1_1", "googlenet", "vgg16"],
     weights: str | None = None,
     pretrained: bool = False,
-    normalization: object = None,
     strides: Sequence[int] = (32,),
     resolution: int = 224,
 ) -> TorchvisionBackbone:
@@ -81,6 +80,4 @@ def build_torchvision(
             model.load_state_dict(torch.load(weights, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error
-    backbone = TorchvisionBackbone(model, strides)
-    backbone.settings = {"name": name, "normalization": [list(row) for row in IMAGENET]}
-    return backbone
+    return TorchvisionBackbone(model, strides)

@@ -2,15 +2,14 @@
 
 import json
 import logging
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from backbones.base import Normalization
@@ -66,14 +65,16 @@ def read_weights(path: Path) -> Weights:
             content: dict[str, Any] = _read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"backbone.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
+    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+        raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
     if not isinstance(content, dict):
         raise UserError(f"backbone.weights: {path} holds no named tensors")
     if "suite" in content:
         return _from_checkpoint(path, content)
     state = content.get("state_dict", content)
-    if "conv_stem.weight" in state:
+    if isinstance(state, dict) and "conv_stem.weight" in state:
         return _from_timm(path, state)
     raise UserError(
         f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
@@ -128,10 +129,16 @@ def _from_timm(path: Path, state: dict[str, Tensor]) -> Weights:
 
 def _from_checkpoint(path: Path, checkpoint: dict) -> Weights:
     prefix = "model.backbone."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    settings = checkpoint["suite"]["config"]["backbone"]
-    normalization = Normalization.of(settings["normalization"])
-    return Weights(str(path), state, settings["padding"], settings["norm_eps"], normalization)
+    try:
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        settled = checkpoint["suite"]["backbone"]
+        normalization = Normalization.of(settled["normalization"])
+        padding, norm_eps = settled.get("padding"), settled.get("norm_eps")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"backbone.weights: {path} is damaged, or a checkpoint of an older version") from error
+    if padding not in get_args(Padding) or type(norm_eps) is not float or not 0 < norm_eps < 1:
+        raise UserError(f"backbone.weights: {path} is a checkpoint of another backbone, not of mobilenet_v1")
+    return Weights(str(path), state, padding, norm_eps, normalization)
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
@@ -143,7 +150,7 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     misfits = []
     for name, tensor in wanted.items():
-        if name not in weights.state:
+        if not isinstance(weights.state.get(name), Tensor):
             misfits.append(f"{name} is missing")
         elif weights.state[name].shape != tensor.shape:
             misfits.append(f"{name} is {tuple(weights.state[name].shape)}, not {tuple(tensor.shape)}")
@@ -189,28 +196,24 @@ def build_mobilenet_v1(
     pretrained_url: str = "",
     padding: Padding | None = None,
     norm_eps: float | None = None,
-    normalization: Sequence[Sequence[float]] | None = None,
     strides: Sequence[int] = (32,),
     resolution: int = 224,
     **settings: Any,
 ) -> MobileNetV1:
     """A MobileNetV1 with the weights that the settings name, or random ones.
 
-    `padding`, `norm_eps` and `normalization` are those that the weights were trained with, unless given.
-    The result's `settings` rebuild the same network without the weights file.
+    `padding` and `norm_eps` are those that the weights were trained with, unless given; `normalization` always is. The
+    result's `settled` rebuild the same network without the weights file.
     """
     if pretrained and weights is None:
         weights = str(fetch_pretrained(settings.get("alpha", 1.0), resolution, pretrained_url))
     source = read_weights(Path(weights)) if weights else Weights("random", {})
     if padding not in (None, source.padding):
         log.warning("%s was trained with padding=%s; padding=%s costs accuracy", weights, source.padding, padding)
-    settings |= {
-        "padding": padding or source.padding,
-        "norm_eps": norm_eps or source.norm_eps,
-        "normalization": normalization or source.normalization,
-    }
+    padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
+    settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}
     network = MobileNetV1(**settings, strides=strides)
-    network.settings = {**settings, "normalization": [list(row) for row in settings["normalization"]]}
+    network.settled = {"padding": padding, "norm_eps": norm_eps}
     if weights:
         load_weights(network, source)
     return network

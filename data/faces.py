@@ -213,6 +213,10 @@ class FaceFolderData(FacesData):
         super().__init__(root, resolution, **settings)
         self.val, self.attributes, self.teacher = val, attributes, teacher
 
+    def adopt(self, labels: list[str]) -> None:
+        self.attributes = self.attributes or labels  # that the model knows, where nobody else says
+        super().adopt(labels)
+
     @cached_property
     def labels(self) -> list[str]:
         if self.attributes:

@@ -1,39 +1,42 @@
 """What all tasks share: the optimizer and its schedule, logging, and what a checkpoint holds."""
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
-from hydra.utils import get_object
 from lightning import LightningModule
 from timm.optim import RMSpropTF
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from backbones.base import Backbone, no_decay_parameters, scaled_resolution
+from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
 from data.base import Split
 from data.crops import centre_view
+from tasks.config import target
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 PACKAGES = ("backbones.", "data.", "tasks.")
 
 
-def locate(settings: dict[str, Any]) -> Any:
-    """What a group's `_target_` names. Only code of this suite may be named: a checkpoint brings its
-    configuration along, and must not be able to run anything else.
+def locate(config: Mapping[str, Any], group: str) -> Any:
+    """The class or function that the option chosen in a group stands for. A configuration holds the option's name
+    alone; what it means is said by this machine's conf/, and is code of this suite.
     """
-    target = settings["_target_"]
-    if not target.startswith(PACKAGES):
-        raise UserError(f"_target_ {target} is outside {', '.join(PACKAGES)}")
-    return get_object(target)
+    name = target(config["groups"], group)
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
+    if getattr(found, "__module__", None) != module:  # what a module imports is not its own
+        raise UserError(f"conf/{group}: _target_ {name} is no class or function of {', '.join(PACKAGES)}")
+    return found
 
 
-def build(settings: dict[str, Any], **extra: Any) -> Any:
-    """Calls a group's `_target_` with its other settings."""
-    return locate(settings)(**{k: v for k, v in settings.items() if k != "_target_"}, **extra)
+def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
+    """Calls what the option of a group stands for with the group's settings."""
+    return locate(config, group)(**config[group], **extra)
 
 
 class TaskModule(LightningModule):
@@ -48,11 +51,21 @@ class TaskModule(LightningModule):
     published_classes: ClassVar[int]
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     compares: ClassVar[bool] = False  # whether its metrics compare pictures of a split with each other
+    asks_teacher: bool = True  # false where only a file names the teacher
     model: nn.Module
 
-    def __init__(self, config: dict[str, Any], labels: Sequence[str], *, load_weights: bool = True) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        labels: Sequence[str],
+        *,
+        load_weights: bool = True,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`settled` is what a backbone settled on before (see `build_backbone`), for one that loads no weights."""
         super().__init__()
         self.config = config
+        self.settled = dict(settled or {})
         self.labels = list(labels)
         wanted = config["task"]["num_classes"]
         if wanted not in (None, len(self.labels)):
@@ -134,12 +147,17 @@ class TaskModule(LightningModule):
         return state
 
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
-        """The configured backbone with maps at `strides`. What it settled on goes into the configuration."""
+        """The configured backbone with maps at `strides`. What it settles on, its normalization and settings that
+        were left open, is kept in `settled`; the configuration stays as it was composed.
+        """
         settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
+        settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
         if not self.load_weights:
             settings |= {"weights": None, "pretrained": False}
-        backbone: Backbone = build(settings, strides=strides, resolution=self.resolution)
-        self.config["backbone"] = self.config["backbone"] | backbone.settings
+        backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
+        if "normalization" in self.settled:
+            backbone.normalization = Normalization.of(self.settled["normalization"])
+        self.settled = {**backbone.settled, "normalization": [list(row) for row in backbone.normalization]}
         return backbone
 
     def training_step(self, batch: Any, _: int) -> Tensor:
@@ -220,15 +238,16 @@ class TaskModule(LightningModule):
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["clip"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what predict and export need; plain values only, so that it loads with weights_only=True."""
-        backbone = self.config["backbone"]
+        """Adds what predict and export need: plain values, so that it loads with weights_only=True, and options by
+        their names, so that no file names code.
+        """
         checkpoint["suite"] = {
             "version": CHECKPOINT_VERSION,
             "task": self.config["task"]["name"],
             "config": self.config,
             "labels": self.labels,
             "resolution": self.resolution,
-            "normalization": backbone["normalization"],
+            "backbone": self.settled,
             "metrics": self.last_metrics,
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }

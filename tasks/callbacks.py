@@ -61,6 +61,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             kept = f"; the last good one is {target}" if target.exists() else ""
             raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
 
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from may be a stranger's
+        and name any file as the best before.
+        """
+
 
 def _reason(error: BaseException) -> str:
     """The operating system's words for an error, which torch may have wrapped."""

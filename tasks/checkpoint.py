@@ -1,18 +1,21 @@
 """Finds, reads and restores checkpoints."""
 
+import copy
 import json
 import logging
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
 from tasks.base import CHECKPOINT_VERSION, TaskModule, locate
+from tasks.config import saved_config
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +42,55 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
-    """The content of a checkpoint; only tensors and plain values are read, so a stranger's file is safe to open.
+    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (what it
+    settled on) and metrics. It may be a stranger's: only tensors and plain values are read, and all of `suite` is
+    checked; what it says of settings names options, whose meaning is this machine's.
 
     Raises:
-        UserError: it is absent, damaged, not of this suite, newer than this code, or of another task than `task`.
+        UserError: it is absent, damaged, not of this suite or version, or of another task than `task`.
     """
     path = find_checkpoint(path)
-    try:
-        if path.suffix == ".safetensors":
-            content = read_safetensors(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    content = read_content(path)
     suite = content.get("suite") if isinstance(content, dict) else None
-    if suite is None:
+    if not isinstance(suite, dict) or type(suite.get("version")) is not int:
         raise UserError(f"{path} is not a checkpoint of this suite")
+    name = suite.get("task")
     if suite["version"] > CHECKPOINT_VERSION:
         raise UserError(f"{path} was written by a newer version of this suite; update to read it")
-    if task not in (None, suite["task"]):
-        raise UserError(f"{path} is a checkpoint of task={suite['task']}, not of task={task}")
-    return content
+    if suite["version"] < CHECKPOINT_VERSION:
+        raise UserError(f"{path} was written by an older version of this suite, which cannot be read; train again")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{path} is damaged: it does not say its task")
+    if task not in (None, name):
+        raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
+    state, size = content.get("state_dict"), path.stat().st_size
+    if not isinstance(state, dict) or not all(_tensor(name, value, size) for name, value in state.items()):
+        raise UserError(f"{path} is damaged: its weights are no named tensors")
+    return content | {"suite": checked_suite(suite, path)}
+
+
+def read_content(path: Path) -> Any:
+    """Whatever a checkpoint file holds, of which nothing is known yet but that it is tensors and plain values."""
+    try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing; a small file could unpack to any size
+                if any(entry.compress_type for entry in archive.infolist()):
+                    raise UserError(f"{path} is not a checkpoint of this suite: it is compressed")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
+    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from error
+
+
+def _tensor(name: Any, value: Any, size: int) -> bool:
+    """Whether it is a named, dense tensor that fits a file of `size` bytes: expanded ones claim any size."""
+    dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -70,17 +101,67 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     return {"suite": json.loads(suite), "state_dict": state} if suite else {}
 
 
-def restore(checkpoint: dict[str, Any]) -> TaskModule:
-    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train).
+def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, each part known to be of its kind.
 
     Raises:
-        UserError: it holds a backbone alone.
+        UserError: some part is not.
+    """
+    checked = {"version": suite["version"], "task": suite["task"]}
+    if checked["task"] == "backbone":
+        return checked
+    config = saved_config(suite.get("config"), path)
+    labels, metrics = suite.get("labels"), suite.get("metrics")
+    if not isinstance(labels, list) or not all(type(label) is str for label in labels):
+        raise UserError(f"{path} is damaged: its labels are no list of names")
+    numbers = isinstance(metrics, dict) and all(type(k) is str and type(v) in (int, float) for k, v in metrics.items())
+    if not isinstance(metrics, dict) or not numbers:
+        raise UserError(f"{path} is damaged: its metrics are no numbers")
+    if checked["task"] != config["task"]["name"]:
+        raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
+    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    return checked | {
+        "config": config,
+        "labels": labels,
+        "resolution": resolution,
+        "backbone": checked_backbone(suite.get("backbone"), config, path),
+        "metrics": metrics,
+    }
+
+
+def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a backbone settled on: its normalization, and settings of its option that are open."""
+    try:
+        normalization = Normalization.of(settled["normalization"])
+        chosen = {k: v for k, v in settled.items() if k != "normalization"}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: it does not say how its backbone normalizes") from error
+    saved_config(config | {"backbone": config["backbone"] | chosen}, path)
+    return chosen | {"normalization": [list(row) for row in normalization]}
+
+
+def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
+    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
+    asked only where it is given here, and its answers are not cached.
+
+    Raises:
+        UserError: it holds a backbone alone, or weights of another network than its settings describe.
     """
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
         raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
-    module = locate(suite["config"]["task"])(suite["config"], suite["labels"], load_weights=False)
-    module.load_state_dict(checkpoint["state_dict"])
+    config = copy.deepcopy(suite["config"])
+    try:
+        module: TaskModule = locate(config, "task")(
+            config, suite["labels"], load_weights=False, settled=suite["backbone"]
+        )
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        words = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"the checkpoint's weights, labels and settings do not fit: {words[0]:.200}") from error
+    if teacher is not None:
+        config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
+    module.asks_teacher = teacher is not None
     fold_norms(module.model)
     return module.eval()
 

@@ -17,7 +17,7 @@ def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     from backbones.cost import measure_cost
     from tasks.base import locate
 
-    task = locate(config["task"])
+    task = locate(config, "task")
     count = config["task"]["num_classes"] or task.published_classes
     module: TaskModule = task(config, [str(i) for i in range(count)], load_weights=False)
     return module, measure_cost(module.model, module.resolution)

@@ -55,12 +55,9 @@ def run(config: dict[str, Any]) -> None:
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     """The data set of the run, where it lies now."""
     from data.image_file import limit_pixels
-    from tasks.train import build_data
+    from tasks.train import saved_data
 
-    settings = checkpoint["suite"]["config"]
-    if config["root"]:
-        settings["data"]["root"] = config["root"]
-    data: GeoData = build_data(settings)  # type: ignore[assignment]
+    data: GeoData = saved_data(checkpoint["suite"]["config"], config["root"])  # type: ignore[assignment]
     limit_pixels(config["max_pixels"])  # not what the run had
     return data
 

@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from tasks.base import TaskModule
 from tasks.checkpoint import load_checkpoint, restore
 from tasks.config import leaves
-from tasks.train import build_data, setup
+from tasks.train import saved_data, setup
 
 UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a run lies says nothing about it
 
@@ -72,10 +72,11 @@ def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
 def pictures(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
     """The first validation pictures of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
     first = modules[0].config
-    data_settings = first["data"] | ({"root": root} if root else {}) | {"workers": 0}
     rows: list[list[Tensor]] = []
     for module in modules:
-        data = build_data(module.config | {"data": data_settings})
+        data = saved_data(module.config | {"data": first["data"], "groups": first["groups"]}, root, workers=0)
+        if module is modules[0] and module.closed_set:
+            data.adopt(module.labels)
         if data.labels != module.labels:
             raise UserError("b does not know the same classes as a, so that their pictures cannot be compared")
         batch = next(iter(data.val_dataloader()))

@@ -147,11 +147,11 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
         if table.classes and run.content.get("classes") not in table.classes:
             continue
         settings = run.content["settings"]
-        same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("_target_", "alpha", "variant"))
+        same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("name", "alpha", "variant"))
         resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-        detector = settings["groups"].get("detector") == config["groups"].get("detector")
+        options = all(settings["groups"].get(g) == config["groups"].get(g) for g in ("backbone", "detector"))
         known = all(name in run.metrics for name in table.metrics)
-        if same and detector and known and run.resolution == resolution:
+        if same and options and known and run.resolution == resolution:
             fitting.append(run)
     if not fitting:
         return ""

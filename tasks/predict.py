@@ -121,16 +121,13 @@ def test(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.checkpoint import load_checkpoint
-    from tasks.train import evaluate, setup
+    from tasks.checkpoint import load_checkpoint, restore
+    from tasks.train import evaluate, saved_data, setup
 
     setup()
-    checkpoint = load_checkpoint(config["ckpt"])
-    settings = checkpoint["suite"]["config"]
-    if config["root"]:
-        settings["data"]["root"] = config["root"]
-    table = Table("metric", "value", title=f"{settings['task']['name']}, test split")
-    for name, value in evaluate(checkpoint, settings).items():
+    module = restore(load_checkpoint(config["ckpt"]), config["teacher"])
+    table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
+    for name, value in evaluate(module, saved_data(module.config, config["root"])).items():
         if name != "primary":
             table.add_row(name, f"{value:.4f}")
     Console().print(table)

@@ -32,8 +32,10 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 def execute(overrides: list[str]) -> dict[str, Any]:
     resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
     staged = bool(resume) and has_plan(resume[-1])
-    config = load_config([*(saved_groups(resume[-1]) if resume and not staged else []), *overrides])
-    if staged or config["stages"]:
+    if staged:
+        return train_stages({"resume": resume[-1]}, overrides)
+    config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    if config["stages"]:
         return train_stages(config, overrides)
     from tasks.train import train  # torch is imported only now that the configuration is valid
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from backbones.errors import UserError
 from tasks.config import load_config, saved_groups
+from tasks.saved import below_root, read_plan
 
 PLAN = "stages.yaml"
 
@@ -24,10 +24,11 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     last one's metrics.json.
 
     Raises:
-        UserError: as `train`; or the plan of a run to resume cannot be read.
+        UserError: as `train` and `read_plan`.
     """
     from tasks.train import console, new_folder, train
 
+    more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
         for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
             load_config(stage_overrides(stage, overrides))
@@ -36,7 +37,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         (folder / PLAN).write_text(yaml.safe_dump(plan, sort_keys=False))
     else:
         folder = Path(config["resume"])
-        plan = read_plan(folder)
+        plan = read_plan(folder / PLAN, more)
     content: dict[str, Any] = {}
     before = None
     for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
@@ -46,15 +47,17 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         if content:
             console.print(f"{place} is finished")
         elif (place / "checkpoints" / "last.ckpt").exists():
-            again = [f"resume={place}"]
+            again = [f"resume={place}", *more]
             content = train(load_config([*saved_groups(str(place)), *again]), again)
         else:
             shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before its first checkpoint
-            settings = load_config(stage_overrides(stage, plan["overrides"]))
+            settings = load_config([*stage_overrides(stage, plan["overrides"]), *more])
+            if config["resume"]:
+                settings["data"] = stage_data(settings["data"], more)
             settings |= {"stages": None, "resume": None, "name": f"{folder.name}/{place.name}"}
             settings["paths"]["runs"] = str(folder.parent.parent)
             settings["ckpt"] = before or settings["ckpt"]
-            content = train(settings)
+            content = train(settings, draw=not config["resume"])
         if content["state"] != "finished":
             break
         before = str(place)
@@ -67,12 +70,11 @@ def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]
     return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    try:
-        plan = yaml.safe_load((folder / PLAN).read_text())
-        return {"stages": dict(plan["stages"]), "overrides": list(plan["overrides"])}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"resume={folder}: its {PLAN} cannot be read: {error}") from error
+def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The data settings of a stage, of which a run folder's plan may name what lies below data.root."""
+    said = {override.partition("=")[0] for override in given}
+    own = {k: v for k, v in data.items() if f"data.{k}" not in said or k == "root"}
+    return data | below_root(own, None) | ({"teacher": data["teacher"]} if "teacher" in data else {})
 
 
 def finished(place: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from data.base import SuiteData
 from tasks.base import TaskModule, build, locate
 from tasks.board import Board
 from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures
-from tasks.checkpoint import load_checkpoint, restore, start_from
+from tasks.checkpoint import load_checkpoint, start_from
 from tasks.config import changed
 from tasks.hardware import keep_freed_memory, latency_ms, precision
+from tasks.saved import below_root, resumed_config
+
+log = logging.getLogger(__name__)
 
 console = Console()
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
@@ -45,12 +49,26 @@ def setup() -> None:
         logging.getLogger(chatty).propagate = True
 
 
-def build_data(config: dict[str, Any]) -> SuiteData:
-    """The data set of a configuration, prepared."""
+def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
+    """The data set of a configuration, prepared; a demo's is drawn where it is absent, unless told not to `draw`."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-    data: SuiteData = build(config["data"], resolution=resolution)
+    data: SuiteData = build(config, "data", resolution=resolution)
+    if not draw:  # Lightning calls it as well
+        data.prepare_data = partial(SuiteData.prepare_data, data)  # type: ignore[method-assign]
     data.prepare_data()
     return data
+
+
+def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> SuiteData:
+    """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
+    own data.root, which is said. Nothing is drawn, fetched, or read elsewhere on a checkpoint's word.
+
+    Raises:
+        UserError: it names files outside of data.root, and no root is given.
+    """
+    if root is None:
+        log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", config["data"]["root"])
+    return build_data(config | {"data": below_root(config["data"], root) | changes}, draw=False)
 
 
 def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
@@ -59,8 +77,8 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     bar: list[Callback] = [RichProgressBar()] if settings["progress"] and sys.stdout.isatty() else []
     try:
         return _trainer(settings, folder, [*callbacks, *bar])
-    except MisconfigurationException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+    except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
+        raise UserError(f"trainer.accelerator={settings['accelerator']}: {str(error).splitlines()[0]}") from error
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
@@ -107,30 +125,9 @@ def new_folder(config: dict[str, Any]) -> Path:
             raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
 
 
-def saved_run(config: dict[str, Any], overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The folder and configuration of the run to resume, with the new overrides applied.
-
-    Raises:
-        UserError: it is not a run folder, or an override would make it another run.
-    """
-    folder = Path(config["resume"])
-    try:
-        saved = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"resume={folder}: this is not the folder of a run, it has no config.yaml") from error
-    for override in overrides:
-        key = override.split("=", 1)[0]
-        if key == "resume":
-            continue
-        if not key.startswith(("trainer.", "data.", "logger.")):
-            raise UserError(f"{override} cannot change when resuming; only trainer, data and logger settings can")
-        group, _, name = key.partition(".")
-        saved[group][name] = config[group][name]
-    return folder, saved
-
-
-def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Trains, and returns what metrics.json holds.
+def train(config: dict[str, Any], overrides: Sequence[str] = (), draw: bool = True) -> dict[str, Any]:
+    """Trains, and returns what metrics.json holds. A demo's data is drawn where it is absent, unless a run is resumed,
+    whose folder may be a stranger's, and `overrides` do not say where.
 
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
@@ -138,13 +135,17 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, An
     setup()
     ckpt = folder = None
     if config["resume"]:
-        folder, config = saved_run(config, overrides)
+        folder = Path(config["resume"])
+        config = resumed_config(folder, config, overrides)
+        draw = any(override.startswith("data.root=") for override in overrides)
         ckpt = last_checkpoint(folder, config)
-    differing = changed(config, saved=folder is not None)
+    differing = changed(config)
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_data(config)
-    module: TaskModule = locate(config["task"])(config, data.labels, load_weights=ckpt is None)
+    data = build_data(config, draw)
+    settled = load_checkpoint(ckpt)["suite"]["backbone"] if ckpt else None
+    task = locate(config, "task")
+    module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
     if config["ckpt"] and ckpt is None:
         start_from(module, module.starting_weights(config["ckpt"]), config["ckpt"])
     if folder is None:
@@ -223,14 +224,12 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
 
 
-def evaluate(checkpoint: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a checkpoint on the test split of the data that the configuration names."""
-    module = restore(checkpoint)
-    config["trainer"]["devices"] = 1  # whatever it was trained on
-    data = build_data(config)
+def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:
+    """Metrics of a restored task on the test split of some data."""
+    settings = module.config["trainer"] | {"devices": 1}  # whatever it was trained on
     if module.closed_set:
         data.adopt(module.labels)
-    trainer = build_trainer(config, None, [SkippedPictures()])
+    trainer = build_trainer(module.config | {"trainer": settings}, None, [SkippedPictures()])
     trainer.test(module, datamodule=data, verbose=False)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)

@@ -47,7 +47,7 @@ class ClassificationTask(TaskModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.config["teacher"]:
             data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.teacher = teacher_of(self.config, self.labels, self.model, data)
+            self.teacher = teacher_of(self, data)
             if self.mixer and not isinstance(self.teacher, Network):
                 raise UserError("distill.cache and tables know whole pictures alone: set task.mixup=0 task.cutmix=0")
 

@@ -21,6 +21,7 @@ from backbones.errors import UserError
 from data.base import SuiteData
 from data.classification import Batch, ImageSet
 from data.identities import People
+from tasks.base import TaskModule
 from tasks.classification.model import Form, PooledNet
 
 Outputs = Callable[[Tensor], Tensor]
@@ -284,10 +285,20 @@ def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def teacher_of(settings: dict[str, Any], labels: Sequence[str], student: PooledNet, data: SuiteData) -> Teacher:
-    """The teacher that a configuration names, for training on this data, behind its cache if it has one."""
+def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
+    """The teacher that a task's configuration names, for training on this data, behind its cache if it has one.
+
+    Raises:
+        UserError: only a file names it, or as `load_teacher`.
+    """
     from tasks.classification.teacher_cache import Cached
 
+    settings, labels, student = module.config, module.labels, module.model
+    assert isinstance(student, PooledNet)
+    if not module.asks_teacher:
+        raise UserError(
+            f"this needs the run's teacher, which is asked where you name it: teacher={settings['teacher']}"
+        )
     pictures, distill = data.pictures("train"), settings["distill"]
     pictures = pictures.pictures if isinstance(pictures, People) else pictures
     assert isinstance(pictures, ImageSet)

@@ -11,7 +11,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from data.base import Split
 from data.detection import Batch, DetectionSet
-from tasks.base import TaskModule, build, locate
+from tasks.base import TaskModule, locate
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.tf_zoo import read_tf_zoo
@@ -32,10 +32,10 @@ class DetectionTask(TaskModule):
         self.precision: np.ndarray | None = None  # as CocoEvaluator gives it, of the last evaluation
 
     def build_model(self) -> Detector:
-        detector = self.config["detector"]
-        model: Detector = build(
-            {k: v for k, v in detector.items() if k != "resolution"},
-            backbone=self.build_backbone(locate(detector).strides),
+        detector = locate(self.config, "detector")
+        model: Detector = detector(
+            **{k: v for k, v in self.config["detector"].items() if k != "resolution"},
+            backbone=self.build_backbone(detector.strides),
             num_classes=len(self.labels),
             resolution=self.resolution,
             alpha=self.config["backbone"].get("alpha", 1.0),

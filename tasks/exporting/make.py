@@ -19,14 +19,14 @@ from backbones.console import Console
 from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
-from tasks.base import TaskModule, build
+from tasks.base import TaskModule, locate
 from tasks.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.exporting import FORMATS, Format
 from tasks.exporting.graph import Graph, Job, exports_of
 from tasks.exporting.package import VERSION, Spec, example, sha256, whole_folder, write_spec
 from tasks.exporting.qat import fine_tune
 from tasks.exporting.verify import Standin, differences, losing_layers, measure
-from tasks.train import build_data, setup
+from tasks.train import saved_data, setup
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def export(config: dict[str, Any]) -> Path:
     form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
     path = find_checkpoint(config["ckpt"])
     checkpoint = load_checkpoint(path)
-    module = restore(checkpoint)
+    module = restore(checkpoint, config["teacher"])
     target = place(config, path, module)
     if config["part"] == "backbone":
         if hasattr(module.model, "dense"):
@@ -56,7 +56,7 @@ def export(config: dict[str, Any]) -> Path:
     spec = describe(config, form, path, module, graph)
     seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # the crops that int8 takes its ranges from
     with whole_folder(target, config["overwrite"]) as folder:
-        data = data_of(config, checkpoint, module)
+        data = data_of(config, module)
         samples = calibration(data, config["calibration"]) if int8 else []
         before, count = measure(module, data, config["images"])
         if config["quantize"] == "int8_qat":
@@ -92,7 +92,9 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
     with whole_folder(target, config["overwrite"]) as folder:
         file = folder / "backbone.safetensors"
         write_backbone(checkpoint, file)
-        again = build({k: v for k, v in settings.items() if k != "rho"} | {"weights": str(file), "pretrained": False})
+        again = locate(checkpoint["suite"]["config"], "backbone")(
+            **{k: v for k, v in settings.items() if k != "rho"} | {"weights": str(file), "pretrained": False}
+        )
         own = restore(checkpoint).model.backbone
         picture = torch.rand(1, 3, resolution, resolution)
         with torch.inference_mode():
@@ -105,13 +107,10 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
     return target
 
 
-def data_of(config: dict[str, Any], checkpoint: dict[str, Any], module: TaskModule) -> SuiteData:
+def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, where it lies now."""
-    settings = copy.deepcopy(checkpoint["suite"]["config"])
-    if config["root"]:
-        settings["data"]["root"] = config["root"]
-    settings["data"]["workers"] = 0  # processes must not be forked beside the runtimes' threads
-    data = build_data(settings)
+    # processes must not be forked beside the runtimes' threads
+    data = saved_data(module.config, config["root"], workers=0)
     if module.closed_set:
         data.adopt(module.labels)
     return data
@@ -194,7 +193,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         quantize=config["quantize"],
         file=f"model{form.suffix}",
         input=facts("image", pixels) | view,
-        normalization=module.config["backbone"]["normalization"],
+        normalization=module.settled["normalization"],
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
         labels=module.labels,
         cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},

@@ -107,7 +107,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         spec = spec_of(path)
         shape = [BATCH, *spec["input"]["shape"][1:]]
         pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
-        runner = FORMATS[contender.kind].module().Runner(path / spec["file"], threads)
+        runner = FORMATS[contender.kind].module().Runner(path / Path(spec["file"]).name, threads)  # in its folder
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
     madds = measure_cost(restore(checkpoint).model, checkpoint["suite"]["resolution"]).madds  # it keeps no weights

@@ -30,7 +30,7 @@ def write_backbone(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes the weights of the backbone, and with them the settings that rebuild it."""
     state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.backbone.")}
     suite = checkpoint["suite"]
-    kept = {"version": suite["version"], "task": "backbone", "config": {"backbone": suite["config"]["backbone"]}}
+    kept = {"version": suite["version"], "task": "backbone", "backbone": suite["backbone"]}
     save(state, path, {"suite": json.dumps(kept)})
 
 

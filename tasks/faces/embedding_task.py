@@ -64,7 +64,7 @@ class EmbeddingTask(TaskModule):
         if self.learns_people and self.config["task"]["loss"] == "triplet" and self.config["data"]["each"] < 2:
             raise UserError("task.loss=triplet needs several pictures of a person in a batch: set data.each, say to 4")
         if self.config["teacher"]:
-            self.teacher = teacher_of(self.config, self.labels, self.model, data)
+            self.teacher = teacher_of(self, data)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) for uint8 pictures (B, 3, R, R)."""

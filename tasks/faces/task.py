@@ -37,7 +37,7 @@ class FacesTask(TaskModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.config["teacher"]:
             data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.teacher = teacher_of(self.config, self.labels, self.model, data)
+            self.teacher = teacher_of(self, data)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
@@ -58,7 +58,7 @@ class FacesTask(TaskModule):
         """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
         labels = batch.labels.long()
         if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # measured outside of training
-            self.teacher = teacher_of(self.config, self.labels, self.model, self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.teacher = teacher_of(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.teacher and bool((labels < 0).any()):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
         return labels

@@ -49,7 +49,7 @@ class Rank:
 def fingerprint(checkpoint: dict[str, Any]) -> str:
     """Tells embeddings of one model from another's: a digest of all that they depend on."""
     suite, digest = checkpoint["suite"], hashlib.sha256()
-    digest.update(json.dumps([suite["resolution"], suite["normalization"]]).encode())
+    digest.update(json.dumps([suite["resolution"], suite["backbone"]["normalization"]]).encode())
     for name, tensor in sorted(checkpoint["state_dict"].items()):
         if name.startswith("model.backbone."):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())

@@ -39,9 +39,9 @@ def test_timm_outputs(name: str, alpha: float, tmp_path: Path) -> None:
 
 def test_padding_and_epsilon_belong_to_the_weights(tmp_path: Path) -> None:
     torch.save(timm.create_model("mobilenetv1_100").state_dict(), tmp_path / "timm.pth")
-    settings = build_mobilenet_v1(weights=str(tmp_path / "timm.pth")).settings
+    settings = build_mobilenet_v1(weights=str(tmp_path / "timm.pth")).settled
     assert (settings["padding"], settings["norm_eps"]) == ("symmetric", 1e-5)
-    settings = build_mobilenet_v1(alpha=0.25, weights=str(keras_file(tmp_path / "keras.h5", 0.25))).settings
+    settings = build_mobilenet_v1(alpha=0.25, weights=str(keras_file(tmp_path / "keras.h5", 0.25))).settled
     assert (settings["padding"], settings["norm_eps"]) == ("same", 1e-3)
 
 
@@ -144,7 +144,7 @@ def test_pretrained_is_downloaded_once(server: str, tmp_path: Path, monkeypatch:
     name = "mobilenet_2_5_160_tf_no_top.h5"  # 160 is the nearest public size to 170
     keras_file(tmp_path / "www" / name, 0.25)
     network = build_mobilenet_v1(alpha=0.25, pretrained=True, pretrained_url=server, resolution=170)
-    assert network.settings["padding"] == "same"
+    assert network.settled["padding"] == "same"
     cached = tmp_path / "cache" / "mobilenets" / name
     assert cached.read_bytes() == (tmp_path / "www" / name).read_bytes()
     (tmp_path / "www" / name).unlink()

@@ -29,9 +29,9 @@ def epochs(config: dict[str, Any]) -> list[float]:
     """Seconds of each epoch of training steps, loader included."""
     setup()
     data = build_data(config)
-    task = locate(config["task"])(config, data.labels).train()
+    task = locate(config, "task")(config, data.labels).train()
     if config["teacher"]:
-        task.teacher = teacher_of(config, data.labels, task.model, data)
+        task.teacher = teacher_of(task, data)
     optimizer = torch.optim.AdamW(task.model.parameters(), fused=True)
     loader, seconds = data.train_dataloader(), []
     for _ in range(EPOCHS):

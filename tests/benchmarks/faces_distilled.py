@@ -20,9 +20,9 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # of each process; torch reads it at its import
 
 from data.demo.faces import write_faces
-from tasks.checkpoint import load_checkpoint
+from tasks.checkpoint import load_checkpoint, restore
 from tasks.run import execute
-from tasks.train import evaluate
+from tasks.train import evaluate, saved_data
 from tests.benchmarks.timing import machine
 
 EPOCHS = {"teacher": 40, "attributes": 30, "embedding": 18}
@@ -37,8 +37,8 @@ def run(job: Job) -> dict[str, float]:
     place, overrides = job
     started, used = time.perf_counter(), time.process_time()
     execute([*overrides, f"name={Path(place).name}", f"paths.runs={Path(place).parent.parent}"])
-    checkpoint = load_checkpoint(place)
-    found = evaluate(checkpoint, checkpoint["suite"]["config"])
+    module = restore(load_checkpoint(place))
+    found = evaluate(module, saved_data(module.config, None))
     print(f"{Path(place).name}: {found['primary']:.3f} in {time.perf_counter() - started:.0f} s", flush=True)
     return found | {"cpu": time.process_time() - used}
 

@@ -191,7 +191,7 @@ def test_a_task_starts_from_an_exported_backbone(dog: Path, tmp_path: Path) -> N
     assert spec_of(folder)["difference"] < 1e-4
     weights = folder / "backbone.safetensors"
     config = load_config(["task=detection", "backbone.alpha=0.25", f"backbone.weights={weights}"])
-    backbone = locate(config["task"])(config, ["thing"]).model.backbone
+    backbone = locate(config, "task")(config, ["thing"]).model.backbone
     name = "blocks.3.1.conv.weight"
     assert torch.equal(backbone.state_dict()[name], load_checkpoint(dog)["state_dict"][f"model.backbone.{name}"])
     with pytest.raises(UserError, match="part=backbone is of format=torch"):

@@ -23,7 +23,7 @@ from tasks.faces.attributes import AttributeNet
 from tasks.faces.embedding import EmbeddingNet
 from tasks.predict import main as predict_main
 from tasks.run import execute
-from tasks.train import evaluate
+from tasks.train import evaluate, saved_data
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
@@ -140,7 +140,10 @@ def test_a_student_of_unlabelled_pictures_is_measured_by_its_teacher(
     pictures = (f"data.root={faces / 'people'}", "data.val=0.5")
     place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
     execute(["task=faces", "data=face_folder", *ANY_DATA, *pictures, *place])
-    folder = export([f"ckpt={tmp_path / 'faces' / 'student'}"])
+    student = tmp_path / "faces" / "student"
+    with pytest.raises(UserError, match="is asked where you name it: teacher="):
+        export([f"ckpt={student}"])
+    folder = export([f"ckpt={student}", f"teacher={attributes}"])
     found = json.loads((folder / "model.json").read_text())["metrics"]
     assert found["images"] > 8
     assert found["before"]["map"] == pytest.approx(found["after"]["map"], abs=0.01)
@@ -187,12 +190,8 @@ def test_pairs_of_an_unreadable_picture_are_left_out(
 ) -> None:
     root = Path(shutil.copytree(faces, tmp_path / "faces"))
     (root / "lfw" / "Drawn_018" / "Drawn_018_0002.jpg").write_bytes(b"torn")
-    checkpoint = load_checkpoint(embedding)
-    config = checkpoint["suite"]["config"]
-    drawing = ("people", "pictures", "seed")  # the drawn set would refuse what lacks a picture
-    config["data"] = {k: v for k, v in config["data"].items() if k not in drawing}
-    config["data"] |= {"_target_": "data.identities.IdentityData", "root": str(root), "max_bad": 0.2}
-    found = evaluate(checkpoint, config)
+    module = restore(load_checkpoint(embedding))
+    found = evaluate(module, saved_data(module.config, str(root), max_bad=0.2))
     assert 0 <= found["lfw_accuracy"] <= 1
     assert "pairs of pairs.txt have unreadable pictures" in caplog.text
 
