@@ -9,19 +9,22 @@ from typing import Any, Literal
 
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
 from data.image_file import MAX_PIXELS, limit_pixels
+from data.seeding import Seeded, ShuffledEpochs, ignore_signals
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def start_worker(max_pixels: int, number: int) -> None:
     """Run at the start of each loader process, which need not inherit the limit of this one."""
     limit_pixels(max_pixels)
+    ignore_signals(number)
 
 
 class SuiteData(LightningDataModule):
@@ -53,6 +56,8 @@ class SuiteData(LightningDataModule):
         limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable pictures, by split
         self.datasets: dict[Split, Dataset] = {}
+        self.seed = 0  # of shuffles and augmentation
+        self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
 
     def prepare_data(self) -> None:
         if not self.root.is_dir():
@@ -78,6 +83,22 @@ class SuiteData(LightningDataModule):
             self.datasets[split] = self.dataset(split)
         return self.datasets[split]
 
+    def check(self) -> None:
+        """Opens all splits, so that a fault in one shows before the first step.
+
+        Raises:
+            UserError: one is absent, empty, of another form or of other classes.
+        """
+        for split in SPLITS[:2]:
+            self.pictures(split)
+        self.dataset("test")
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Seed, number of the first epoch, and rank among how many processes: what random numbers follow from."""
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
+
     def items(self, split: Split) -> int:
         """How many pictures an item of the split's dataset brings."""
         return 1
@@ -92,12 +113,11 @@ class SuiteData(LightningDataModule):
         train, batch_size = split == "train", max(1, self.batch_size // self.items(split))
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two pictures")
-        weights = self.sampling_weights(dataset) if train else None
+        sampler = ShuffledEpochs(dataset, self.sampling_weights(dataset), **self.place) if train else None
         return DataLoader(
-            dataset,
+            Seeded(dataset) if train else dataset,
             batch_size=batch_size,
-            shuffle=train and weights is None,
-            sampler=None if weights is None else WeightedRandomSampler(weights, len(weights)),  # type: ignore[arg-type]
+            sampler=sampler,
             drop_last=train and len(dataset) > batch_size,  # type: ignore[arg-type]
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

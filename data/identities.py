@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from data.base import Split
+from data.base import SPLITS, Split
 from data.classification import Batch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, pictures_below
 from data.folders import class_folders
@@ -146,6 +146,11 @@ class IdentityData(ClassificationData):
         if not self._train:
             raise UserError(f"{self.root / self.folders['train']} has no folders of people; set data.each=1")
         return People(pictures, self.each)
+
+    def check(self) -> None:
+        super().check()
+        for split in SPLITS:
+            self.pairs(split)
 
     def items(self, split: Split) -> int:
         return self.each if split == "train" else 1

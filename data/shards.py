@@ -10,14 +10,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData, start_worker
+from data.base import SPLITS, Split, SuiteData, start_worker
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.images import BadImage
+from data.seeding import seed_all
 from data.tar import BadShard, Record, find_shards, is_address, read_records
 from data.text import read_lines
 
@@ -43,11 +43,14 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         ranks: int = 1,
         share: int | None = None,
         shuffle: int = 0,
+        seed: int = 0,
+        epoch: int = 0,
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
         self.share, self.shuffle = share, shuffle
-        self.random: random.Random | None = None
+        self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process counts for itself
+        self.random = random.Random()
         self.length: int | None = None  # of an epoch of all the readers of this rank
 
     def __len__(self) -> int:
@@ -56,11 +59,15 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         return self.length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.epoch += 1
+        return self._epoch(self.epoch - 1)
+
+    def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         reader, readers = self.rank, self.ranks
         if worker:
             reader, readers = self.rank * worker.num_workers + worker.id, self.ranks * worker.num_workers
-        self.random = self.random or random.Random(torch.initial_seed())
+        self.random = random.Random(f"{self.seed} {epoch} {reader}")
         bad: list[tuple[str, str]] = []
         samples = self._decoded(reader, readers, bad)
         if self.share is not None:
@@ -79,6 +86,8 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         while True:
             count = 0
             for record in self._shuffled(self._records(reader, readers, bad)):
+                if self.share is not None:  # augmentation, too
+                    seed_all(self.random.getrandbits(62))
                 try:
                     sample = self.decode(record)
                 except BadImage as error:
@@ -97,7 +106,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         by_shard = len(self.shards) >= readers
         own = self.shards[reader::readers] if by_shard else [*self.shards]
         if self.share is not None:
-            self.random.shuffle(own)  # type: ignore[union-attr]
+            self.random.shuffle(own)
         for shard in own:
             try:
                 records = read_records(shard)
@@ -112,11 +121,11 @@ class ShardSet(IterableDataset[dict[str, Any]]):
                 buffer.append(record)
                 continue
             if buffer:
-                at = self.random.randrange(len(buffer))  # type: ignore[union-attr]
+                at = self.random.randrange(len(buffer))
                 record, buffer[at] = buffer[at], record
             yield record
         if buffer:
-            self.random.shuffle(buffer)  # type: ignore[union-attr]
+            self.random.shuffle(buffer)
         yield from buffer
 
 
@@ -131,6 +140,10 @@ class ShardData(SuiteData):
 
     def prepare_data(self) -> None:
         for split in ("val", "test"):  # train's are looked for at once, and not at all where nothing trains
+            self.shards(split)
+
+    def check(self) -> None:
+        for split in SPLITS:
             self.shards(split)
 
     def shards(self, split: str) -> list[str]:
@@ -161,11 +174,11 @@ class ShardData(SuiteData):
     def loader(self, split: Split) -> DataLoader:
         train = split == "train"
         # equal shares for all readers, for ranks wait for each other after each batch
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        readers = ranks * max(1, self.workers)
+        place = self.place
+        readers = place["ranks"] * max(1, self.workers)
         share = max(1, int(self.count("train")) // (readers * self.batch_size)) * self.batch_size if train else None
         reading = {"share": share, "shuffle": self.shuffle} if train else {}
-        dataset = self.stream(split, rank=rank, ranks=ranks, **reading)
+        dataset = self.stream(split, **place, **reading)
         dataset.length = None if share is None else share * max(1, self.workers)
         # Lightning warns of lengths of shared streams; this one is right
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")

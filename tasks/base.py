@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
-from data.base import Split
+from data.base import Split, SuiteData
 from data.crops import centre_view
 from tasks.config import target
 
@@ -80,6 +80,13 @@ class TaskModule(LightningModule):
                     module.momentum = config["trainer"]["norm_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    def check(self, data: SuiteData) -> None:
+        """Opens what training needs besides the data, before a run folder is made for it.
+
+        Raises:
+            UserError: the teacher cannot be had, or settings do not fit the data.
+        """
 
     def build_model(self) -> nn.Module:
         """The network: preprocess, forward, postprocess and loss, without Lightning."""

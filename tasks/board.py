@@ -1,11 +1,15 @@
 """What every run writes to TensorBoard under the same names, so that tasks compare in its tabs."""
 
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
+
+from backbones.errors import UserError
 
 COMMON = ("final/primary", "metric/primary", "cost/madds_m", "cost/params_m", "speed/latency_ms", "train/loss")
 LAYOUT = {
@@ -18,12 +22,42 @@ LAYOUT = {
 }
 
 
+def quiet_writers() -> None:
+    """Keeps the threads that write event files from printing what stops them: whoever trains hears of it at the next
+    write, and says it in one line.
+    """
+    default = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            default(args)
+
+    threading.excepthook = hook
+
+
 class Board(TensorBoardLogger):
     """TensorBoard's logger without the hparams.yaml that Lightning adds: a run has its config.yaml."""
 
     @rank_zero_only
     def save(self) -> None:
         self.experiment.flush()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        try:
+            super().log_metrics(metrics, step)
+        except ValueError as error:  # which Lightning makes of whatever goes wrong
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise UserError(f"{self.log_dir} cannot be written: {error.__cause__.strerror}") from error
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if status == "success":
+            super().finalize(status)
+        else:
+            with suppress(OSError):  # of what ended the run, perhaps
+                super().finalize(status)
 
     @rank_zero_only
     def describe(self, facts: Mapping[str, Any]) -> None:

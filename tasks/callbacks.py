@@ -1,8 +1,10 @@
 """What happens around training: averaged weights, safe checkpoints, pictures, the account of a run."""
 
 import json
+import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from torchvision.utils import make_grid
 
 from backbones.errors import UserError
 from data.base import SuiteData
+from data.seeding import seed_all
 from tasks.base import TaskModule
 from tasks.pictures import publish
+from tasks.signals import STOP
 
 
 class EMA(WeightAveraging):
@@ -50,14 +54,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         partial = target.with_name(f".{target.name}.part")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             kept = f"; the last good one is {target}" if target.exists() else ""
             raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
 
@@ -123,13 +128,70 @@ class Pictures(Callback):
         return make_grid(torch.stack(pairs), nrow=2, padding=6, pad_value=255)
 
 
+class StepSeeds(Callback):
+    """Random numbers of a training step, as dropout's and mixup's, follow from the seed, the rank and the step."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        seed_all(self.seed, trainer.global_rank, trainer.global_step)
+        torch.manual_seed(torch.initial_seed())  # the accelerator's generators as well
+
+
+class StopOnSignal(Callback):
+    """Ends training after the step in which a signal came, or where that was an epoch's last, after its validation
+    and checkpoint.
+    """
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.deferred = trainer.is_global_zero
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.stop()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            STOP.stop()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.validating = True
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.validating = False
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.deferred = False
+
+
 class RunReport(Callback):
-    """Keeps metrics.json in the run folder: state, metrics, cost and settings."""
+    """Keeps metrics.json in the run folder: state, best metrics, cost and settings. A resumed run goes on from what
+    the file and the checkpoint say.
+    """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.path = folder / "metrics.json"
         self.facts = facts
         self.started = time.monotonic()
+        self.began = False
+        before = read_json(self.path)
+        self.best: dict[str, float] = before.get("metrics", {})
+        self.before = float(before.get("seconds", 0))  # of earlier lives of this run
+
+    @property
+    def seconds(self) -> float:
+        return round(self.before + time.monotonic() - self.started, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = max(self.before, state["seconds"])  # a kill leaves the file as of the last validation
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.began = True
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
@@ -145,15 +207,16 @@ class RunReport(Callback):
             )
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        assert isinstance(module, TaskModule)
-        self.write(trainer, "interrupted", module.last_metrics)
-        if isinstance(exception, KeyboardInterrupt):
-            print(f"interrupted; go on with: python -m tasks.run resume={self.path.parent}", flush=True)
+        if self.began:  # else the file is right as it is
+            with suppress(OSError, UserError):  # of what ends the run already
+                self.write(trainer, "interrupted", self.best)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             assert isinstance(module, TaskModule)
-            self.write(trainer, "running", module.last_metrics)
+            if not module.last_metrics["primary"] < self.best.get("primary", -math.inf):
+                self.best = module.last_metrics
+            self.write(trainer, "running", self.best)
             if trainer.progress_bar_callback is None:  # no terminal: a line a validation
                 loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
                 score = module.last_metrics["primary"]
@@ -166,7 +229,7 @@ class RunReport(Callback):
             "state": state,
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": self.seconds,
             "metrics": metrics,
             **self.facts,
         }
@@ -175,8 +238,26 @@ class RunReport(Callback):
         return content
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote; empty where there is none or it is no such file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes json whole or not at all."""
+    """Writes json whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.io import encode_png
 
 matplotlib.rcParams["text.parse_math"] = False  # names of classes may hold dollar signs
 
@@ -19,7 +19,8 @@ def publish(trainer: Trainer, name: str, picture: Tensor) -> None:
     """A picture (3, H, W) uint8 as <name>.png in the run folder and under that name in TensorBoard."""
     if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.experiment.add_image(name, picture, trainer.global_step)
-        write_png(picture.contiguous(), str(Path(trainer.logger.log_dir) / f"{name.replace('/', '-')}.png"))
+        path = Path(trainer.logger.log_dir) / f"{name.replace('/', '-')}.png"
+        path.write_bytes(encode_png(picture.contiguous()).numpy().tobytes())  # write_png hides why it fails
 
 
 def rendered(figure: Figure) -> Tensor:

@@ -1,5 +1,7 @@
 """python -m tasks.run: trains a task. See --help."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError
 from tasks.config import CONF, load_config, one_line_errors, saved_groups
+from tasks.names import check_names
+from tasks.signals import STOP, Stopped
 from tasks.stages import has_plan, train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
@@ -35,6 +39,7 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    check_names(config)
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.train import train  # torch is imported only now that the configuration is valid
@@ -61,6 +66,19 @@ def with_hydra(_: DictConfig) -> float:
 
 
 def main() -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a run, which the first one ends
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    else:
+        STOP.install()
+    try:
+        run()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        raise
+
+
+def run() -> None:
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     with one_line_errors():
@@ -68,7 +86,7 @@ def main() -> None:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         if SWEEP & set(flags):
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
-                load_config(job)
+                check_names(load_config(job))
         elif not flags:
             execute(overrides)
             return

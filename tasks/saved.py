@@ -10,6 +10,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from tasks.config import read_plain_yaml, run_config, shaped
+from tasks.names import plain_name
 
 ASKED = ("teacher", "distill.cache")  # while a run trains
 FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # before its first checkpoint
@@ -83,6 +84,8 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
     known = isinstance(plan, dict) and shaped(plan.get("stages"), "stages") and shaped(plan.get("overrides"), "names")
     if not known:
         raise UserError(f"{file} cannot be read: it is no plan of stages")
+    for name in plan["stages"]:
+        plain_name(name, f"{file}: stage")
     said = {override.partition("=")[0] for override in given}
     for override in (o for row in (plan["overrides"], *plan["stages"].values()) for o in row):
         key, _, value = (part.strip(" +~'\"") for part in override.partition("="))

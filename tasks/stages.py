@@ -1,7 +1,6 @@
 """Runs whose stages follow each other, each from the best weights of the one before: `stages` of an experiment."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from typing import Any
 import yaml
 
 from tasks.config import load_config, saved_groups
+from tasks.names import check_names
 from tasks.saved import below_root, read_plan
+from tasks.signals import STOP, Stopped
 
 PLAN = "stages.yaml"
 
@@ -26,12 +27,13 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     Raises:
         UserError: as `train` and `read_plan`.
     """
-    from tasks.train import console, new_folder, train
+    from tasks.train import console, new_folder, only_one, prepare, train
 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
         for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
-            load_config(stage_overrides(stage, overrides))
+            check_names(settings := load_config(stage_overrides(stage, overrides)))
+            prepare(settings)
         folder = new_folder(config)
         plan = {"stages": config["stages"], "overrides": list(overrides)}
         (folder / PLAN).write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -40,27 +42,25 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         plan = read_plan(folder / PLAN, more)
     content: dict[str, Any] = {}
     before = None
-    for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
-        place = folder / f"{number}_{name}"
-        console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
-        content = finished(place)
-        if content:
-            console.print(f"{place} is finished")
-        elif (place / "checkpoints" / "last.ckpt").exists():
-            again = [f"resume={place}", *more]
-            content = train(load_config([*saved_groups(str(place)), *again]), again)
-        else:
-            shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before its first checkpoint
-            settings = load_config([*stage_overrides(stage, plan["overrides"]), *more])
-            if config["resume"]:
-                settings["data"] = stage_data(settings["data"], more)
-            settings |= {"stages": None, "resume": None, "name": f"{folder.name}/{place.name}"}
-            settings["paths"]["runs"] = str(folder.parent.parent)
-            settings["ckpt"] = before or settings["ckpt"]
-            content = train(settings, draw=not config["resume"])
-        if content["state"] != "finished":
-            break
-        before = str(place)
+    with only_one(folder):
+        for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
+            place = folder / f"{number}_{name}"
+            console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
+            content = finished(place)
+            if content:
+                console.print(f"{place} is finished")
+            elif (place / "config.yaml").exists():
+                again = [f"resume={place}", *more]
+                content = train(load_config([*saved_groups(str(place)), *again]), again)
+            else:
+                settings = load_config([*stage_overrides(stage, plan["overrides"]), *more])
+                if config["resume"]:
+                    settings["data"] = stage_data(settings["data"], more)
+                settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
+                content = train(settings, folder=place, draw=not config["resume"])
+            if STOP.number is not None:  # in the stage's last moments
+                raise Stopped(STOP.number, folder)
+            before = str(place)
     return content
 
 

@@ -1,12 +1,14 @@
 """Trains a task and reports on it. The commands import this only once their settings are valid."""
 
 import copy
+import fcntl
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,17 @@ from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.base import TaskModule, build, locate
-from tasks.board import Board
-from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures
+from tasks.board import Board, quiet_writers
+from tasks.callbacks import EMA, AtomicCheckpointIO, Pictures, RunReport, SkippedPictures, StepSeeds, StopOnSignal
 from tasks.checkpoint import load_checkpoint, start_from
 from tasks.config import changed
 from tasks.hardware import keep_freed_memory, latency_ms, precision
+from tasks.names import plain_name
 from tasks.saved import below_root, resumed_config
+from tasks.signals import STOP, Stopped
+from tasks.stages import has_plan
 
 log = logging.getLogger(__name__)
-
 console = Console()
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
@@ -40,6 +44,7 @@ RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the
 def setup() -> None:
     """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
     keep_freed_memory()
+    quiet_writers()
     # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -82,7 +87,7 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
-    return Trainer(
+    trainer = Trainer(
         max_epochs=settings["max_epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
@@ -98,6 +103,9 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    # Lightning's own handler broadcasts to the other processes, wherever they are: that can wait for ever
+    trainer._signal_connector._sigterm_notifier_fn = STOP  # type: ignore
+    return trainer
 
 
 def new_folder(config: dict[str, Any]) -> Path:
@@ -107,10 +115,10 @@ def new_folder(config: dict[str, Any]) -> Path:
         UserError: it exists already, or cannot be written.
     """
     alpha = config["backbone"].get("alpha")
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a run on several devices
+    if not first_process():
         return Path(os.environ[RUN_FOLDER])
     name = config["name"] or f"{time.strftime('%Y%m%d-%H%M%S')}{'' if alpha is None else f'-a{alpha:g}'}"
-    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / name
+    folder = Path(config["paths"]["runs"]) / plain_name(config["task"]["name"], "task.name") / plain_name(name, "name")
     suffix = 1
     while True:
         try:
@@ -125,33 +133,137 @@ def new_folder(config: dict[str, Any]) -> Path:
             raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
 
 
-def train(config: dict[str, Any], overrides: Sequence[str] = (), draw: bool = True) -> dict[str, Any]:
-    """Trains, and returns what metrics.json holds. A demo's data is drawn where it is absent, unless a run is resumed,
-    whose folder may be a stranger's, and `overrides` do not say where.
+def first_process() -> bool:
+    """Whether this is the process that starts the others of a run on several devices."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds a run's folder, until the process ends however it does.
+
+    By a record lock, which processes that are forked from this one do not share: a killed run's loaders may live on
+    for seconds.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    if not first_process():
+        yield
+        return
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(f"another process is training the run {folder}; stop it first, or wait") from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s): start no second run in it", folder, error.strerror)
+        yield
+
+
+def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
+    """The data and the module of a configuration, known to be good; `ckpt` is the checkpoint that goes on, and a demo's
+    data is drawn where it is absent if `draw` says so. Nothing is made in the run's folder.
+
+    Raises:
+        UserError: something in the settings, the data, the weights or the hardware must be put right first.
+    """
+    seed_everything(config["seed"], workers=True, verbose=False)
+    build_trainer(config, None, [])  # whether there is such an accelerator
+    data = build_data(config, draw)
+    data.seed = config["seed"]
+    settled = load_checkpoint(ckpt)["suite"]["backbone"] if ckpt else None
+    task = locate(config, "task")
+    module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
+    data.check()
+    module.check(data)
+    if config["ckpt"] and ckpt is None:
+        start_from(module, module.starting_weights(config["ckpt"]), config["ckpt"])
+    return data, module
+
+
+def train(
+    config: dict[str, Any], overrides: Sequence[str] = (), folder: Path | None = None, draw: bool = True
+) -> dict[str, Any]:
+    """Trains in `folder`, or in one of its own, and returns what metrics.json holds. A demo's data is drawn where it is
+    absent, unless a run is resumed, whose folder may be a stranger's, and `overrides` do not say where.
 
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
+        Stopped: a signal came.
     """
     setup()
-    ckpt = folder = None
     if config["resume"]:
         folder = Path(config["resume"])
         config = resumed_config(folder, config, overrides)
         draw = any(override.startswith("data.root=") for override in overrides)
-        ckpt = last_checkpoint(folder, config)
-    differing = changed(config)
+        with only_one(folder):
+            ckpt, epoch = last_checkpoint(folder, config)
+            differing = changed(config)
+            data, module = prepare(config, ckpt, draw)
+            data.epoch = epoch
+            return fit(config, folder, data, module, differing, ckpt)
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
-    seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_data(config, draw)
-    settled = load_checkpoint(ckpt)["suite"]["backbone"] if ckpt else None
-    task = locate(config, "task")
-    module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
-    if config["ckpt"] and ckpt is None:
-        start_from(module, module.starting_weights(config["ckpt"]), config["ckpt"])
+    differing = changed(config)
+    data, module = prepare(config, draw=draw)
     if folder is None:
         folder = new_folder(config)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    else:
+        folder.mkdir(exist_ok=True)
+    with only_one(folder):
+        return fit(config, folder, data, module, differing)
 
+
+def fit(
+    config: dict[str, Any],
+    folder: Path,
+    data: SuiteData,
+    module: TaskModule,
+    differing: dict[str, Any],
+    ckpt: Path | None = None,
+) -> dict[str, Any]:
+    """Trains, from `ckpt` on, in a folder that is held; returns what metrics.json holds."""
+    facts = describe(config, folder, data, module, differing)
+    callbacks = build_callbacks(config, folder, facts)
+    trainer = build_trainer(config, folder, callbacks)
+    if trainer.is_global_zero:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
+    if isinstance(trainer.logger, Board):
+        trainer.logger.describe(facts)
+    run = folder.parent if has_plan(str(folder.parent)) else folder
+    STOP.launcher = trainer.strategy.launcher
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except BaseException as error:
+        if first_process():
+            STOP.end_processes()
+        if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
+            raise Stopped(STOP.number, run) from None
+        if isinstance(error, OSError | UserError) and not folder.is_dir():
+            raise UserError(f"the run folder {folder} is no longer there") from error
+        raise
+    finally:
+        STOP.deferred = False
+
+    metrics = load_checkpoint(folder)["suite"]["metrics"]
+    report = next(c for c in callbacks if isinstance(c, RunReport))
+    content = report.write(trainer, "finished", metrics)
+    if trainer.is_global_zero:
+        if isinstance(trainer.logger, Board):
+            trainer.logger.conclude(content)
+        show(content, folder, data)
+    return content
+
+
+def describe(
+    config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule, differing: dict[str, Any]
+) -> dict[str, Any]:
+    """What metrics.json says of a run but for its progress; prints the gist of it."""
     cost = measure_cost(copy.deepcopy(module.model), module.resolution)
     facts = {
         "task": config["task"]["name"],
@@ -169,7 +281,11 @@ def train(config: dict[str, Any], overrides: Sequence[str] = (), draw: bool = Tr
         f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
         f"{module.resolution} px, {len(module.labels)} classes; writing to {folder}"
     )
-    report = RunReport(folder, facts)
+    return facts
+
+
+def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any]) -> list[Callback]:
+    """What happens around a run's training."""
     best, last = (
         ModelCheckpoint(folder / "checkpoints", filename=name, enable_version_counter=False, **settings)
         for name, settings in (
@@ -177,33 +293,27 @@ def train(config: dict[str, Any], overrides: Sequence[str] = (), draw: bool = Tr
             ("last", {"save_on_train_epoch_end": True}),
         )
     )
-    callbacks: list[Callback] = [SkippedPictures(), LearningRateMonitor("step"), report, best, last]
+    callbacks: list[Callback] = [SkippedPictures(), LearningRateMonitor("step"), RunReport(folder, facts), best, last]
+    callbacks += [StepSeeds(config["seed"]), StopOnSignal()]
     if config["trainer"]["ema"]:
         callbacks.append(EMA(config["trainer"]["ema"]))
     if config["logger"]["pictures"]:
         callbacks.append(Pictures(config["logger"]["pictures"]))
-    trainer = build_trainer(config, folder, callbacks)
-    facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
-    if isinstance(trainer.logger, Board):
-        trainer.logger.describe(facts)
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
-
-    metrics = load_checkpoint(folder)["suite"]["metrics"]
-    content = report.write(trainer, "finished", metrics)
-    if trainer.is_global_zero:
-        if isinstance(trainer.logger, Board):
-            trainer.logger.conclude(content)
-        show(content, folder, data)
-    return content
+    return callbacks
 
 
-def last_checkpoint(folder: Path, config: dict[str, Any]) -> Path | None:
-    """The checkpoint to resume from, known to be whole and of this task; None where there is none yet."""
+def last_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[Path | None, int]:
+    """The checkpoint to resume from, known to be whole and of this task, and how many epochs it has; None and 0 where
+    there is none yet.
+    """
     path = folder / "checkpoints" / "last.ckpt"
     if not path.exists():
-        return None
-    load_checkpoint(path, task=config["task"]["name"])
-    return path
+        return None, 0
+    content = load_checkpoint(path, task=config["task"]["name"])
+    try:
+        return path, int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say where training was; it cannot be resumed") from error
 
 
 def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:

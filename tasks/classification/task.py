@@ -44,12 +44,15 @@ class ClassificationTask(TaskModule):
         chosen = {name: settings[name] for name in ("dropout", "loss", "noise_q", "label_smoothing")}
         return Classifier(self.build_backbone(Classifier.strides), len(self.labels), **chosen)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.config["teacher"]:
-            data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+    def check(self, data: SuiteData) -> None:
+        if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
             if self.mixer and not isinstance(self.teacher, Network):
                 raise UserError("distill.cache and tables know whole pictures alone: set task.mixup=0 task.cutmix=0")
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self.teacher:
+            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels

@@ -55,16 +55,17 @@ class EmbeddingTask(TaskModule):
         settings = self.config["task"]
         return EmbeddingNet(self.build_backbone(EmbeddingNet.strides), settings["dim"], settings["dropout"])
 
-    def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+    def check(self, data: SuiteData) -> None:
         if self.learns_people and not self.labels:
             raise UserError("pictures of nobody knows whom teach only with a teacher and distill.mix=1")
         if self.learns_people and self.config["task"]["loss"] == "triplet" and self.config["data"]["each"] < 2:
             raise UserError("task.loss=triplet needs several pictures of a person in a batch: set data.each, say to 4")
         if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self.teacher:
+            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) for uint8 pictures (B, 3, R, R)."""

@@ -34,10 +34,13 @@ class FacesTask(TaskModule):
     def build_model(self) -> AttributeNet:
         return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.config["teacher"]:
-            data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+    def check(self, data: SuiteData) -> None:
+        if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self.teacher:
+            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))

@@ -114,6 +114,19 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
             seen |= own
 
 
+def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
+    """In loader processes that live on, and in those that begin later, as after a resume."""
+    found = data(shards, workers=2, batch_size=3)
+    loader = found.train_dataloader()
+    epochs = [list(loader) for _ in range(3)]
+    resumed = data(shards, workers=2, batch_size=3)
+    resumed.epoch = 2
+    for ours, theirs in zip(resumed.train_dataloader(), epochs[2], strict=True):
+        assert ours.paths == theirs.paths
+        assert torch.equal(ours.images, theirs.images)
+    assert [b.paths for b in epochs[0]] != [b.paths for b in epochs[1]]
+
+
 def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
     found = data(shards, workers=2, batch_size=3)
     loader = found.train_dataloader()

@@ -63,3 +63,22 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be written: No such file .*; the last good one is .*last.ckpt"):
         AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
     assert torch.load(path, weights_only=True) == {"x": 1}
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    """The same signal twice in a moment, as `timeout` sends it, is one."""
+    code = (
+        "import time; from tasks.signals import STOP\n"
+        "STOP.install(); STOP.deferred = True; print('ready', flush=True)\n"
+        "while True: time.sleep(0.01)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from tasks.checkpoint import load_checkpoint
+from tasks.run import execute
 from tests.conftest import ROOT, TINY, command, png_header
 
 
@@ -172,6 +174,7 @@ def bad_input(result: subprocess.CompletedProcess[str], words: str) -> None:
     assert result.returncode == 2, result.stderr
     (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
     assert words in line
+    assert "Traceback" not in result.stderr
 
 
 def test_a_name_that_is_taken(run: Path, scenes: Path) -> None:
@@ -294,26 +297,172 @@ def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> No
     assert {run["groups"]["detector"] for run in runs} == {"ssd", "pan"}
 
 
-def test_interrupted_by_hand(scenes: Path, tmp_path: Path) -> None:
-    arguments = settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0")
-    command_line = [sys.executable, "-m", "tasks.run", *arguments]
-    process = subprocess.Popen(
-        command_line,
+@pytest.mark.parametrize(
+    ("options", "gone", "words"),
+    [
+        (["task=dogs", "data=dogs"], "test_list.mat", "there is no list"),
+        (["task=classification", "data=folders", "data.train=Images", "data.val=vall"], None, "there is no folder"),
+        (["task=classification", "data=folders", "data.train=Images", "teacher=absent.onnx"], None, "absent.onnx"),
+        (
+            ["task=embedding", "data=identities", "data.train=Images", "data.val=Images", "data.pairs=no.txt"],
+            None,
+            "no",
+        ),
+    ],
+)
+def test_every_split_is_opened_before_a_run_folder_is_made(
+    options: list[str], gone: str | None, words: str, dogs: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "dogs"
+    root.mkdir()
+    for path in dogs.iterdir():
+        if path.name != gone:
+            (root / path.name).symlink_to(path)
+    (root / "val").symlink_to(dogs / "Images")
+    runs = tmp_path / "runs"
+    tiny = ["backbone.alpha=0.25", "task.resolution=32", "data.workers=0"]
+    with pytest.raises(UserError, match=words):
+        execute([*options, *tiny, f"data.root={root}", f"paths.runs={runs}"])
+    assert not runs.exists()
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A run in a process group of its own, as a shell or a scheduler starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.run", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
         # whoever started the tests in the background made them deaf to it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    folder = tmp_path / "detection" / "ctrlc"
-    while not (folder / "checkpoints" / "last.ckpt").exists():
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
         assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+
+
+def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "ctrlc"
+    process = start(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0"))
+    wait_for(folder / "checkpoints" / "last.ckpt", process)
+    bad_input(command("run", f"resume={folder}"), "another process is training the run")
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert f"resume={folder}" in output
+    assert process.returncode == 128 + signal.SIGINT
+    assert output.splitlines()[-1] == f"stopped by SIGINT; go on with: python -m tasks.run resume={folder}"
+    assert "Traceback" not in output
     assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
+    """To the last bit: weights, averaged weights and the optimizer's state, augmented in loader processes."""
+    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.pictures=0"), "task.resolution=64"]
+    options += ["data.workers=1", "data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
+    options += ["trainer.accelerator=cpu", f"trainer.devices={devices}"]
+    undisturbed = start(*options, "name=undisturbed")
+    folder = tmp_path / "detection" / "stopped"
+    process = start(*options, "name=stopped")
+    wait_for(folder / "checkpoints" / "last.ckpt", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert output.splitlines()[-1] == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
+    assert "Traceback" not in output
+    before = json.loads((folder / "metrics.json").read_text())
+    assert before["state"] == "interrupted"
+    assert before["epoch"] < 4
+    result = command("run", f"resume={folder}")
+    assert result.returncode == 0, result.stderr
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["seconds"] > before["seconds"]
+    output, _ = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, output
+    ours, theirs = (
+        torch.load(tmp_path / "detection" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("stopped", "undisturbed")
+    )
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+    assert after["metrics"] == json.loads((tmp_path / "detection/undisturbed/metrics.json").read_text())["metrics"]
+
+
+def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "longer"
+    shutil.copytree(run, folder)
+    before = json.loads((folder / "metrics.json").read_text())
+    process = start(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.pictures=0")
+    last = folder / "checkpoints" / "last.ckpt"
+    written = last.stat().st_mtime_ns
+    while last.stat().st_mtime_ns == written:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    after = json.loads((folder / "metrics.json").read_text())
+    assert (after["state"], after["metrics"]) == ("interrupted", before["metrics"])
+    assert after["epoch"] > before["epoch"]
+    assert after["seconds"] > before["seconds"]
+
+
+def test_a_run_folder_that_is_deleted_ends_the_run(scenes: Path, tmp_path: Path) -> None:
+    process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.pictures=0"))
+    wait_for(tmp_path / "runs" / "detection" / "gone" / "checkpoints" / "last.ckpt", process)
+    (tmp_path / "runs").rename(tmp_path / "away")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert output.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "a/b", "my run"])
+def test_a_name_that_is_no_plain_part_of_a_path(name: str) -> None:
+    for setting in (f"name={name}", f"task.name={name}"):
+        with pytest.raises(UserError, match="must consist of letters, digits"):
+            execute([setting])
+
+
+def test_a_stage_of_a_strangers_run_removes_nothing(tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    for folder in (run / "1_x", victim):
+        folder.mkdir(parents=True)
+    (victim / "kept.txt").write_text("kept")
+    (run / "config.yaml").write_text(yaml.safe_dump({"groups": {"task": "detection"}}))
+    (run / "stages.yaml").write_text(yaml.safe_dump({"stages": {"x/../../../victim": []}, "overrides": []}))
+    with pytest.raises(UserError, match="must consist of letters, digits"):
+        execute([f"resume={run}"])
+    assert (victim / "kept.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["data.val_json=absent.json"], "there is no annotation file"),
+        (["data.train_json=other.json"], "has other categories"),
+        (["data.test_json=absent.json"], "there is no annotation file"),
+        (["ckpt=absent"], "there is no checkpoint"),
+        (["backbone.weights=absent.h5"], "absent.h5"),
+    ],
+)
+def test_no_run_folder_is_made_for_what_is_bad(more: list[str], words: str, scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "val.json").read_text())
+    content["categories"][0]["name"] = "other"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    files = ["data=coco", f"data.root={tmp_path}", "logger.pictures=0"]
+    for split in ("train", "val"):
+        files += [f"data.{split}_json={scenes / split}.json", f"data.{split}_images={scenes / split}"]
+    runs = tmp_path / "runs"
+    overrides = [*files, *more, "backbone.alpha=0.25", f"paths.runs={runs}", "data.workers=0"]
+    with pytest.raises(UserError, match=words):
+        execute(overrides)
+    assert not runs.exists()
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_path: Path) -> None:

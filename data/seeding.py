@@ -1,0 +1,72 @@
+"""Random numbers that follow from a seed and a place in training, so that a resumed run equals an uninterrupted one."""
+
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+
+def seed_all(*words: int) -> None:
+    """Seeds Python, NumPy and torch's processor generator with non-negative numbers that name a place in training.
+
+    Not by `torch.manual_seed`, which costs a stack trace where CUDA is not initialised yet: too much for each sample.
+    """
+    state = [int(v) for v in np.random.SeedSequence(words).generate_state(2, np.uint64)]
+    random.seed(state[0])
+    np.random.seed(state[0] & 0xFFFFFFFF)  # noqa: NPY002  # a data set of someone's may use it
+    torch.default_generator.manual_seed(state[1] >> 1)
+
+
+def ignore_signals(_: int) -> None:
+    """A loader process leaves it to the one that trains to stop it: signals often go to the whole process group."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Seeded(Dataset[Any]):
+    """A data set whose items are drawn as `(row, seed)`: augmentation depends on the seed alone, not on the process."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        row, seed = item
+        seed_all(seed)
+        return self.dataset[row]
+
+
+class ShuffledEpochs(DistributedSampler[tuple[int, int]]):
+    """The rows of a data set in random order, each with a seed, as `seed` and the number of the epoch say.
+
+    With `weights` (N,) rows are drawn with replacement. It shares the rows out over processes by itself: Lightning
+    leaves a DistributedSampler as it is. Whoever does not set the epoch gets the next one at each iteration.
+    """
+
+    def __init__(
+        self, dataset: Dataset, weights: Tensor | None, *, seed: int, epoch: int, rank: int, ranks: int
+    ) -> None:
+        super().__init__(dataset, num_replicas=ranks, rank=rank, seed=seed)
+        self.weights = weights
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        count = len(self.dataset)  # type: ignore[arg-type]
+        first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(first) >> 1)
+        self.epoch += 1
+        if self.weights is None:
+            rows = torch.randperm(count, generator=generator)
+        else:
+            rows = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        rows = rows.repeat(-(-self.total_size // count))[: self.total_size]  # equal shares for all processes
+        seeds = torch.randint(2**62, rows.shape, generator=generator)
+        own = slice(self.rank, None, self.num_replicas)
+        return ((int(row), int(seed)) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))
