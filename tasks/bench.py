@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backbones.errors import UserError
-from tasks.config import arguments, load_config, one_line_errors
+from tasks.engine.config import arguments, load_config, one_line_errors
 
 
 def find_exports(folder: Path) -> list[Path]:
@@ -32,7 +32,7 @@ def main() -> None:
         if not (config["ckpt"] or config["export"]):
             raise UserError("give ckpt=<run or checkpoint>, export=<folder>, or both")
         exports = find_exports(Path(config["export"])) if config["export"] else []
-        from tasks.exporting.speed import contenders, measure_all, table
+        from tasks.export.speed import contenders, measure_all, table
 
         rows = measure_all(contenders(config["ckpt"], exports, config["compile"]), config["seconds"])
         if config["format"] == "json":

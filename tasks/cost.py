@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tasks.config import arguments, load_config, one_line_errors
+from tasks.engine.config import arguments, load_config, one_line_errors
 
 if TYPE_CHECKING:
     from backbones.cost import Cost
-    from tasks.base import TaskModule
+    from tasks.engine.task import TaskModule
 
 
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     """The network of a configuration and what it costs. Without data the number of classes is the published one."""
     from backbones.cost import measure_cost
-    from tasks.base import locate
+    from tasks.engine.task import locate
 
     task = locate(config, "task")
     count = config["task"]["num_classes"] or task.published_classes

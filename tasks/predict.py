@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.config import arguments, load_config, one_line_errors
+from tasks.engine.config import arguments, load_config, one_line_errors
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ def predict(config: dict[str, Any]) -> None:
     from backbones.console import Console
     from data.image_file import limit_pixels
     from data.images import read_image
-    from tasks.checkpoint import load_checkpoint, restore
-    from tasks.train import setup
+    from tasks.engine.checkpoint import load_checkpoint, restore
+    from tasks.engine.train import setup
 
     setup()
     limit_pixels(config["max_pixels"])
@@ -121,8 +121,8 @@ def test(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.checkpoint import load_checkpoint, restore
-    from tasks.train import evaluate, saved_data, setup
+    from tasks.engine.checkpoint import load_checkpoint, restore
+    from tasks.engine.train import evaluate, saved_data, setup
 
     setup()
     module = restore(load_checkpoint(config["ckpt"]), config["teacher"])

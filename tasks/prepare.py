@@ -9,7 +9,7 @@ from backbones.console import Console
 from backbones.download import download, matches
 from backbones.errors import UserError
 from data.unpack import unpack
-from tasks.config import CONF, arguments, load_config, one_line_errors
+from tasks.engine.config import CONF, arguments, load_config, one_line_errors
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 TRIES = 8  # in a row that bring nothing new

@@ -15,10 +15,10 @@ from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
 from backbones.errors import UserError
-from tasks.config import CONF, load_config, one_line_errors, saved_groups
-from tasks.names import check_names
-from tasks.signals import STOP, Stopped
-from tasks.stages import has_plan, train_stages
+from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
+from tasks.engine.names import check_names
+from tasks.engine.signals import STOP, Stopped
+from tasks.engine.stages import has_plan, train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 SWEEP = {"-m", "--multirun"}
@@ -42,7 +42,7 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     check_names(config)
     if config["stages"]:
         return train_stages(config, overrides)
-    from tasks.train import train  # torch is imported only now that the configuration is valid
+    from tasks.engine.train import train  # torch is imported only now that the configuration is valid
 
     return train(config, overrides)
 
@@ -57,7 +57,7 @@ def with_hydra(_: DictConfig) -> float:
     try:
         with one_line_errors():
             content = execute(overrides)
-            from tasks.tradeoff import add_to_sweep
+            from tasks.compare.tradeoff import add_to_sweep
 
             add_to_sweep(sweep, content)
             return content["metrics"]["primary"]

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 from data.classification import ImageSet, Sample, collate
 from data.dogs import DogsData
-from tasks.callbacks import write_json
 from tasks.classification.duplicates import embed_all, nearest_similarity
 from tasks.classification.task import ClassificationTask
+from tasks.engine.callbacks import write_json
 
 log = logging.getLogger(__name__)
 

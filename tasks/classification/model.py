@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
-from tasks.exporting.answers import classes
-from tasks.exporting.graph import Exports
+from tasks.export.answers import classes
+from tasks.export.graph import Exports
 
 Form = Literal["classes", "attributes", "embedding"]  # what a network says of a picture
 

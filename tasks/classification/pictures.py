@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
 from tasks.classification.task import ClassificationTask
-from tasks.pictures import publish, rendered
+from tasks.engine.figures import publish, rendered
 
 NAMED = 40  # classes; with more of them their names would not be legible
 

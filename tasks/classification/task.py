@@ -11,11 +11,11 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from tasks.base import TaskModule
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
 from tasks.classification.model import Classifier
-from tasks.classification.teacher import Network, Teacher, teacher_of
+from tasks.distill.teacher import Network, Teacher, teacher_of
+from tasks.engine.task import TaskModule
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
 TOP = 5

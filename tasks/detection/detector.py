@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from backbones.base import Backbone
-from tasks.detection.suppress import kept
-from tasks.exporting.answers import detections, suppress
-from tasks.exporting.graph import Exports
+from tasks.detection.nms import kept
+from tasks.export.answers import detections, suppress
+from tasks.export.graph import Exports
 
 
 class Detections(NamedTuple):

@@ -18,7 +18,7 @@ from tasks.detection.anchors import CODER_SCALES
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
-from tasks.detection.suppress import kept
+from tasks.detection.nms import kept
 
 ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from tasks.detection.coco_eval import average
 from tasks.detection.task import DetectionTask
-from tasks.pictures import publish, rendered
+from tasks.engine.figures import publish, rendered
 
 NAMED = 12  # classes with a curve and a name of their own; of more, the best and the worst
 

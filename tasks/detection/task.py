@@ -11,10 +11,10 @@ from torchvision.utils import draw_bounding_boxes
 
 from data.base import Split
 from data.detection import Batch, DetectionSet
-from tasks.base import TaskModule, locate
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.tf_zoo import read_tf_zoo
+from tasks.engine.task import TaskModule, locate
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 

@@ -11,10 +11,10 @@ from torchvision.utils import make_grid
 from data.base import SuiteData
 from data.classification import ImageSet
 from tasks.classification.mistakes import captioned
-from tasks.faces.embedding_task import EmbeddingTask
+from tasks.embedding.task import EmbeddingTask
+from tasks.embedding.verification import Roc
+from tasks.engine.figures import publish, rendered
 from tasks.faces.task import FacesTask
-from tasks.faces.verification import Roc
-from tasks.pictures import publish, rendered
 
 WORST, EACH, SIDE = 4, 4, 160  # attributes; pictures of either mistake; pixels
 MOST = 3000  # pictures among which hard pairs are looked for

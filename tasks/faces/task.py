@@ -11,9 +11,9 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import Batch
-from tasks.base import TaskModule
-from tasks.classification.teacher import Teacher, teacher_of
-from tasks.faces.attributes import AttributeNet
+from tasks.distill.teacher import Teacher, teacher_of
+from tasks.engine.task import TaskModule
+from tasks.faces.model import AttributeNet
 from tasks.faces.panel import beside
 
 SHOWN = 12  # attributes that are written beside a picture

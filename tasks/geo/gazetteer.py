@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.geo.s2 import Floats
-from tasks.geo.sphere import chord_to_km, unit_vectors
+from data.geo.s2 import Floats
+from data.geo.sphere import chord_to_km, unit_vectors
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from data.demo.earth import blue_marble
-from tasks.geo.cells import Partition
-from tasks.geo.s2 import Floats, cell_corners
-from tasks.geo.sphere import chord_to_km, unit_vectors
+from data.geo.cells import Partition
+from data.geo.s2 import Floats, cell_corners
+from data.geo.sphere import chord_to_km, unit_vectors
 
 Colour = tuple[int, int, int]
 ANSWER, TRUTH, OTHER = (255, 60, 60), (80, 255, 80), (255, 215, 60)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from tasks.exporting.answers import position
-from tasks.exporting.graph import Exports
-from tasks.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
-from tasks.geo.sphere import EARTH_KM, unit_vectors
+from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
+from data.geo.sphere import EARTH_KM, unit_vectors
+from tasks.export.answers import position
+from tasks.export.graph import Exports
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,15 +10,15 @@ from torchmetrics.aggregation import CatMetric
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data.base import Split
-from data.geo import Batch
-from tasks.base import TaskModule
+from data.geo.cells import Hierarchy
+from data.geo.places import Batch
+from data.geo.s2 import Floats
+from data.geo.sphere import great_circle_km, positions_of
+from tasks.engine.figures import publish
+from tasks.engine.task import TaskModule
 from tasks.geo import maps
-from tasks.geo.cells import Hierarchy
 from tasks.geo.gazetteer import nearest_place
 from tasks.geo.model import CellTable, GeoLocator
-from tasks.geo.s2 import Floats
-from tasks.geo.sphere import great_circle_km, positions_of
-from tasks.pictures import publish
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Im2GPS, PlaNet)
 

@@ -32,7 +32,7 @@ from tasks.detection.faster_rcnn import ANCHOR_SIDES, CROP, RATIOS, FasterRCNN
 from tasks.detection.necks import EXTRA_DEPTHS
 from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN, SSDLite
-from tasks.hardware import keep_freed_memory, precision
+from tasks.engine.hardware import keep_freed_memory, precision
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
 CLASSES, OBJECTS = 90, 8

@@ -15,11 +15,11 @@ import timm
 import torch
 
 from data.demo.faces import write_faces
-from tasks.base import locate
-from tasks.classification.teacher import teacher_of
-from tasks.config import load_config
+from tasks.distill.teacher import teacher_of
+from tasks.engine.config import load_config
+from tasks.engine.task import locate
+from tasks.engine.train import build_data, setup
 from tasks.run import execute
-from tasks.train import build_data, setup
 from tests.benchmarks.timing import machine
 
 EPOCHS = 4

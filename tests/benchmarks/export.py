@@ -20,8 +20,8 @@ import torch
 
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from tasks.classification.model import Classifier
-from tasks.exporting import FORMATS
-from tasks.exporting.graph import Graph, Job
+from tasks.export.formats import FORMATS
+from tasks.export.graph import Graph, Job
 from tests.benchmarks.timing import machine
 
 SIDE, CLASSES, BLOCK = 224, 1000, 20

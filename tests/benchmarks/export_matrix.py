@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tasks.exporting.speed import Contender, measure, spec_of
+from tasks.export.speed import Contender, measure, spec_of
 from tests.benchmarks.timing import machine
 
 DETECTION = ("task=detection", "data.val=250", "backbone.alpha=0.25")

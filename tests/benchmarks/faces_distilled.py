@@ -20,9 +20,9 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # of each process; torch reads it at its import
 
 from data.demo.faces import write_faces
-from tasks.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.train import evaluate, saved_data
 from tasks.run import execute
-from tasks.train import evaluate, saved_data
 from tests.benchmarks.timing import machine
 
 EPOCHS = {"teacher": 40, "attributes": 30, "embedding": 18}

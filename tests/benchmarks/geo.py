@@ -28,11 +28,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
-from tasks.geo.cells import Partition, PartitionSettings
-from tasks.geo.embed import Rank, write_shards
+from data.geo.cells import Partition, PartitionSettings
+from data.geo.s2 import Floats, UInts, cell_ids
+from tasks.engine.hardware import has_native_bf16, keep_freed_memory
+from tasks.gallery.embed import Rank, write_shards
 from tasks.geo.model import CellTable, GeoLocator
-from tasks.geo.s2 import Floats, UInts, cell_ids
-from tasks.hardware import has_native_bf16, keep_freed_memory
 from tests.benchmarks.input import make_pictures
 
 PLANET_PHOTOS = 91_000_000

@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tasks.geo.index import (
+from tasks.gallery.index import (
     KINDS,
     Vectors,
     bytes_per_vector,

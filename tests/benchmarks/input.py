@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from data.classification import Batch, ImageSet, Sample, collate
 from data.demo.scenes import render_scene
-from tasks.hardware import keep_freed_memory
+from tasks.engine.hardware import keep_freed_memory
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
 COUNT, SIZE, SIDE, CLASSES = 64, (500, 375), 224, 2

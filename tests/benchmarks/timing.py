@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from tasks.hardware import keep_freed_memory
+from tasks.engine.hardware import keep_freed_memory
 
 
 def as_it_comes() -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from backbones.mobilenet_v1 import MobileNetV1
 from data.classification import Batch, ImageSet, Sample, collate
 from tasks.classification.model import Classifier
-from tasks.hardware import keep_freed_memory, precision
+from tasks.engine.hardware import keep_freed_memory, precision
 from tests.benchmarks.input import make_pictures
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 

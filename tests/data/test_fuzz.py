@@ -21,8 +21,8 @@ from data.coco import read_coco
 from data.crops import centre_box, decode_crop, read_crop
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels
 from data.images import read_image
-from data.place_shards import position_of
-from data.shards import class_of
+from data.shards.classification import class_of
+from data.shards.places import position_of
 from data.tar import BadShard, read_records
 from data.voc import VocData
 

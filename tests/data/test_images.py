@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from data.classification import ImageSet, Sample
 from data.crops import centre_box, random_box, read_crop
 from data.folders import FoldersData
-from data.geo import exif_position, read_folder
+from data.geo.places import exif_position, read_folder
 from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels
 from data.images import read_image
 from tests.conftest import png_header

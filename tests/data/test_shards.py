@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
 from data.demo.earth import write_earth
-from data.geo import read_csv
-from data.place_shards import PlaceShards
-from data.shards import ShardsData, ShardSet
+from data.geo.places import read_csv
+from data.geo.sphere import great_circle_km
+from data.shards.classification import ShardsData, ShardSet
+from data.shards.places import PlaceShards
 from data.tar import BadShard, expand, find_shards, read_member, read_records
-from tasks.checkpoint import load_checkpoint, restore
-from tasks.config import load_config
-from tasks.gallery import run as gallery
-from tasks.geo.sphere import great_circle_km
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.config import load_config
+from tasks.gallery.__main__ import run as gallery
 from tasks.predict import test as measure_again
 from tasks.run import execute
 

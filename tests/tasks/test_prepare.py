@@ -17,7 +17,7 @@ from backbones.download import download
 from backbones.errors import UserError
 from data.unpack import unpack
 from tasks import prepare as command
-from tasks.config import CONF, load_config
+from tasks.engine.config import CONF, load_config
 from tasks.prepare import prepare, sources
 
 CHUNK = 70_000  # bytes after which the server hangs up

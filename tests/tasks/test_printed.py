@@ -6,8 +6,8 @@ import pytest
 
 from backbones.errors import UserError
 from data.base import SuiteData
-from tasks.config import one_line_errors
-from tasks.train import show
+from tasks.engine.config import one_line_errors
+from tasks.engine.train import show
 
 NAMES = ("[/nope]", "[red]cat[/]", ":dog:", "\x1b[2J")
 

@@ -18,17 +18,17 @@ from backbones.mobilenet_v1 import MobileNetV1
 from backbones.weights import build_mobilenet_v1
 from tasks import config as configuration
 from tasks import predict
-from tasks.base import locate
-from tasks.callbacks import AtomicCheckpointIO
-from tasks.checkpoint import load_checkpoint, restore
 from tasks.classification.model import Classifier
-from tasks.classification.teacher import load_teacher, teacher_labels
-from tasks.config import load_config, read_plain_yaml, run_config, saved_groups
-from tasks.export import execute as export
-from tasks.gallery import run as gallery
-from tasks.pair import compare_pair
+from tasks.compare.pair import compare_pair
+from tasks.distill.teacher import load_teacher, teacher_labels
+from tasks.engine.callbacks import AtomicCheckpointIO
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.config import load_config, read_plain_yaml, run_config, saved_groups
+from tasks.engine.saved import below_root, read_plan
+from tasks.engine.task import locate
+from tasks.export.__main__ import execute as export
+from tasks.gallery.__main__ import run as gallery
 from tasks.run import execute
-from tasks.saved import below_root, read_plan
 from tests.conftest import command
 
 Content = dict[str, Any]
@@ -111,7 +111,7 @@ def test_no_file_names_code(
 
 @pytest.mark.parametrize("name", ["tasks.run.hydra.utils.instantiate", "data.base.logging", "os.system"])
 def test_a_target_is_a_modules_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.base.target", lambda groups, group: name)
+    monkeypatch.setattr("tasks.engine.task.target", lambda groups, group: name)
     with pytest.raises((UserError, ImportError)):
         locate(load_config([]), "task")
 

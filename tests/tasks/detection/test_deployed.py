@@ -13,8 +13,8 @@ from tasks.detection.detector import Detections, Detector
 from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN
-from tasks.exporting import FORMATS, installed
-from tasks.exporting.graph import Graph, Job
+from tasks.export.formats import FORMATS, installed
+from tasks.export.graph import Graph, Job
 
 SIDE, CLASSES = 128, 5
 

@@ -10,9 +10,9 @@ import torch
 
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.checkpoint import start_from
 from tasks.detection.ssd import SSD
 from tasks.detection.tf_zoo import read_tf_zoo
+from tasks.engine.checkpoint import start_from
 from tests.backbones.test_keras_reference import patches
 
 DEPTHS = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)

@@ -14,16 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.classification import ImageSet, Sample, collate
-from tasks.checkpoint import load_checkpoint, restore
 from tasks.classification.model import Classifier
-from tasks.classification.teacher import Network, load_teacher
-from tasks.classification.teacher_cache import Cached
-from tasks.export import execute as export
-from tasks.faces.attributes import AttributeNet
-from tasks.faces.embedding import EmbeddingNet
+from tasks.distill.cache import Cached
+from tasks.distill.teacher import Network, load_teacher
+from tasks.embedding.model import EmbeddingNet
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.train import evaluate, saved_data
+from tasks.export.__main__ import execute as export
+from tasks.faces.model import AttributeNet
 from tasks.predict import main as predict_main
 from tasks.run import execute
-from tasks.train import evaluate, saved_data
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.geo.cells import Hierarchy, PartitionSettings
-from tasks.geo.density import densest, neighbour_weights
+from data.geo.cells import Hierarchy, PartitionSettings
+from data.geo.s2 import cell_corners, cell_ids, cell_level
+from data.geo.sphere import great_circle_km, positions_of, unit_vectors
+from tasks.gallery.density import densest, neighbour_weights
 from tasks.geo.model import CellTable, GeoLocator
-from tasks.geo.s2 import cell_corners, cell_ids, cell_level
-from tasks.geo.sphere import great_circle_km, positions_of, unit_vectors
 from tasks.geo.task import error_metrics
 
 LATITUDES, LONGITUDES = st.floats(-90, 90), st.floats(-180, 180)

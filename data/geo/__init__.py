@@ -1,0 +1,1 @@
+"""Photos with positions, S2 cells and spherical geometry."""

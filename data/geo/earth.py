@@ -1,0 +1,41 @@
+"""The demo data set of the geo-localization task."""
+
+import logging
+from typing import Any
+
+from backbones.errors import UserError
+from data.demo.earth import write_earth
+from data.geo.places import GeoData
+
+log = logging.getLogger(__name__)
+
+
+class EarthData(GeoData):
+    """Photos of the Earth from above, made in `root` on first use."""
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: int,
+        val: int,
+        gallery: int,
+        size: int,
+        seed: int,
+        generated: bool,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            root, resolution, train="train.csv", val="val.csv", test=None, gallery="gallery.csv", **settings
+        )
+        self.counts = {"train": train, "val": val, "gallery": gallery}
+        self.look = {"size": size, "seed": seed, "generated": generated}
+
+    def prepare_data(self) -> None:
+        if not self.root.exists():
+            log.info("making %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
+        try:
+            write_earth(self.root, **self.counts, **self.look)  # type: ignore[arg-type]
+        except FileExistsError as error:
+            raise UserError(str(error)) from error

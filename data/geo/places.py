@@ -1,0 +1,320 @@
+"""Photos with positions: tables in CSV, folders of photos with GPS in their EXIF, samples and batches."""
+
+import csv
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.geo.cells import Hierarchy, Partition, PartitionSettings
+from data.geo.s2 import Floats, Ints
+from data.image_file import BadImage, open_image
+from data.images import read_image
+from data.rejects import Rejects
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 2e9
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
+COLUMNS = {
+    "path": ("path", "file", "image", "img_id", "id", "IMG_ID"),
+    "latitude": ("latitude", "lat", "LAT"),
+    "longitude": ("longitude", "lon", "lng", "LON"),
+}
+GPS_IFD = 0x8825
+
+
+@dataclass(frozen=True)
+class Places:
+    """Photos and where they were taken: N paths, and (N, 2) latitudes and longitudes in degrees."""
+
+    paths: list[Path]
+    positions: Floats
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def problem(latitude: float, longitude: float) -> str | None:
+    """What is wrong with a position in degrees."""
+    if math.isnan(latitude) or math.isnan(longitude):
+        return "without a position"
+    if abs(latitude) <= 90 and abs(longitude) <= 180:
+        return None
+    if 90 < abs(latitude) <= 180 and abs(longitude) <= 90:
+        return "with latitude and longitude swapped"
+    return "out of range"
+
+
+def read_csv(path: Path, root: Path, max_bad: float) -> Places:
+    """The rows of a CSV file with a header; its paths are relative to `root`.
+
+    Raises:
+        UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
+    """
+    rejects, paths, positions, total = Rejects(path), [], [], 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            name_at, *degrees_at = _columns(path, next(reader, []))
+            for row in reader:
+                if not row:
+                    continue
+                total += 1
+                try:
+                    latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
+                    photo = root / row[name_at]
+                    kind = problem(latitude, longitude)
+                except (ValueError, IndexError):
+                    kind = "without numbers"
+                if kind:
+                    rejects.add(kind, f"line {reader.line_num}, {','.join(row)[:80]}")
+                else:
+                    paths.append(photo)
+                    positions.append((latitude, longitude))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+    rejects.report(total, max_bad)
+    return Places(paths, np.array(positions))
+
+
+def _columns(path: Path, header: Sequence[str]) -> list[int]:
+    """Where path, latitude and longitude are in the header."""
+    names = [name.strip() for name in header]
+    found = []
+    for wanted, aliases in COLUMNS.items():
+        at = next((names.index(a) for a in aliases if a in names), None)
+        if at is None:
+            shown = " ".join(",".join(names).split())[:200]
+            raise UserError(f"{path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
+        found.append(at)
+    return found
+
+
+def exif_position(path: Path) -> tuple[float, float] | str:
+    """Latitude and longitude that a photo's EXIF gives, or what is wrong with them.
+
+    Raises:
+        BadImage: the photo cannot be read.
+    """
+    with open_image(path) as image:
+        gps = image.getexif().get_ifd(GPS_IFD)
+    degrees = []
+    for reference, value, negative in ((1, 2, "S"), (3, 4, "W")):
+        try:
+            whole, minutes, seconds = (float(part) for part in gps[value])
+            sign = -1 if str(gps[reference]).strip("\0 ").upper() == negative else 1
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+            return "no GPS position in its EXIF"
+        degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
+    if wrong := problem(*degrees):
+        return f"a GPS position {wrong}"
+    return degrees[0], degrees[1]
+
+
+def read_folder(folder: Path) -> Places:
+    """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any share may lack it.
+
+    Raises:
+        UserError: none has.
+    """
+    rejects, paths, positions = Rejects(folder), [], []
+    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    for path in photos:
+        try:
+            found = exif_position(path)
+        except BadImage as error:
+            rejects.add("that cannot be read", f"{path.name}, {error.args[1]}")
+            continue
+        if isinstance(found, str):
+            rejects.add(f"with {found}", path.name)
+        else:
+            positions.append(found)
+            paths.append(path)
+    rejects.report(len(photos), max_bad=1.0)
+    return Places(paths, np.array(positions))
+
+
+def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> v2.Compose:
+    """Augmentation of uint8 pictures; `crop` is the least share of the picture that is kept, 1 for all of it."""
+    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
+    if crop < 1:
+        steps = [v2.RandomResizedCrop(resolution, scale=(crop, 1), ratio=(0.9, 1.11))]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if photometric:
+        steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.2)], photometric))
+    return v2.Compose(steps)
+
+
+@dataclass
+class Batch:
+    """Pictures (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
+
+    images: Tensor
+    positions: Tensor
+    cells: Tensor
+    sizes: Tensor  # (B, 2) height and width of each file
+    rows: Tensor  # (B,) index in the split, -1 in a stream
+    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
+        """Used by Lightning to move the batch."""
+        for name in ("images", "positions", "cells", "sizes", "rows"):
+            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
+        return self
+
+    def pin_memory(self) -> "Batch":
+        for name in ("images", "positions", "cells", "sizes", "rows"):
+            setattr(self, name, getattr(self, name).pin_memory())
+        return self
+
+
+def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], row: int) -> dict[str, Any]:
+    """What `collate` wants of a photo."""
+    where = {"positions": torch.from_numpy(position).float(), "cells": torch.from_numpy(cells)}
+    return {"images": image, **where, "sizes": torch.tensor(size), "rows": torch.tensor(row)}
+
+
+class GeoSet(Dataset[dict[str, Any]]):
+    """Photos as samples. One that cannot be read is replaced by the next, and named in the batch."""
+
+    def __init__(self, places: Places, cells: Ints, resolution: int, transforms: v2.Compose, cache: bool) -> None:
+        self.places = places
+        self.cells = cells
+        self.resolution = resolution
+        self.transforms = transforms
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        bad: list[tuple[str, str]] = []
+        for step in range(len(self)):
+            row = (index + step) % len(self)
+            try:
+                image, size = self._read(row)
+            except BadImage as error:
+                bad.append(error.args)
+                continue
+            found = sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
+            return found | {"bad": bad}
+        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+
+    def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
+        if self.cache is None:
+            return read_image(self.places.paths[row], self.resolution)
+        if row not in self.cache:
+            self.cache[row] = read_image(self.places.paths[row], self.resolution)
+        return self.cache[row]
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    names = ("images", "positions", "cells", "sizes", "rows")
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in names}
+    return Batch(**stacked, bad=[problem for s in samples for problem in s["bad"]])
+
+
+class GeoData(SuiteData):
+    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`.
+
+    The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions, or read from
+    the files `partition`; photos in no cell of the finest do not train. The test split is val's where null.
+
+    Raises:
+        UserError: a split is absent or unusable, or the settings leave no cell.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str,
+        val: str,
+        test: str | None,
+        gallery: str | None,
+        max_photos: Sequence[int] | int,
+        min_photos: int,
+        min_level: int = 0,
+        max_level: int = 30,
+        partition: Sequence[str] | str | None = None,
+        crop: float = 1.0,
+        flip: bool = False,
+        photometric: float = 0.0,
+        cache: bool | Literal["auto"] = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        self.resolution = resolution
+        self.sources = {"train": train, "val": val, "test": test or val, "gallery": gallery or train}
+        counts = [max_photos] if isinstance(max_photos, int) else max_photos
+        self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
+        self.files = [partition] if isinstance(partition, str) else list(partition or ())
+        self.augmentation = (crop, flip, photometric)
+        self.cache = cache
+        self._places: dict[str, Places] = {}
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        for split in ("val", "test"):  # found to be absent before the first epoch
+            if not (source := self.root / self.sources[split]).exists():
+                raise UserError(f"data.{split}: there is neither a file nor a folder {source}")
+
+    def places(self, split: Split | Literal["gallery"]) -> Places:
+        """The photos of a split, read once."""
+        source = self.root / self.sources[split]
+        if self.sources[split] not in self._places:
+            found = read_folder(source) if source.is_dir() else read_csv(source, self.root, self.max_bad)
+            self._places[self.sources[split]] = found
+        return self._places[self.sources[split]]
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The partitions, coarse to fine."""
+        if self.files:
+            return Hierarchy(tuple(Partition.load(self.root / file) for file in self.files))
+        latitude, longitude = self.places("train").positions.T
+        return Hierarchy.build(latitude, longitude, self.settings)
+
+    @property
+    def labels(self) -> list[str]:
+        return self.hierarchy.labels
+
+    def adopt(self, labels: list[str]) -> None:
+        """A model's cells are its own, wherever the photos were taken."""
+        self.hierarchy = Hierarchy.from_labels(labels)
+
+    def dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
+        places, train = self.places(split), split == "train"
+        cells = self.hierarchy.assign(*places.positions.T)
+        if train:
+            kept = np.flatnonzero(cells[:, -1] >= 0)
+            log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
+            places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
+        steps, size = self.view(split)
+        needed = len(places) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
+        cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
+        return GeoSet(places, cells, size, steps, cache)
+
+    def view(self, split: str) -> tuple[v2.Compose, int]:
+        """How a split's photos are transformed, and the pixels that their sides should have before that."""
+        train = split == "train"
+        steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
+        # random crops are enlarged, so they want more pixels than the network's input has
+        return steps, self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
+
+    collate = staticmethod(collate)

@@ -1,0 +1,1 @@
+"""Compares runs: a table, a page, plots."""

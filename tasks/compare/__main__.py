@@ -1,0 +1,160 @@
+"""python -m tasks.compare runs=<folder>: all runs side by side, as a table and a page; a=<run> b=<run>: two of them."""
+
+import base64
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from backbones.console import Console
+from backbones.errors import UserError
+from data.image_file import BadImage, open_image
+from tasks.compare.runs import Run, groups, read_runs
+from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.paper.published import points
+
+SORTED = {"primary": "primary", "madds": "madds_m", "params": "params_m", "latency": "latency_ms"}
+COLUMNS = (
+    *("task", "data", "name", "state", "best", "metric", "primary", "madds_m", "params_m", "latency_ms"),
+    *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula may begin
+PICTURES = 24  # in the page, each about 100 kB
+CAPTIONS = {"pictures.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
+
+
+def order(runs: Sequence[Run], by: str) -> list[Run]:
+    """The best first where `by` is primary, else the smallest first; runs that do not know come last."""
+    name = SORTED.get(by, by)
+
+    def key(run: Run) -> tuple[bool, Any]:
+        value = getattr(run, name)
+        return value is None, 0 if value is None else -value if name == "primary" else value
+
+    return sorted(runs, key=key)
+
+
+def tables(runs: Sequence[Run], sort: str) -> Iterator[Table]:
+    """One for each task and data set, of a common width that fits a terminal of 80 columns."""
+    width = min(25, max(len(run.name) for run in runs))
+    for (task, data), own in groups(runs):
+        metric = next((run.metric for run in own if run.metric), "value")
+        title = Text("broken" if task == "?" else f"{task} on {data}: {metric}", "bold")
+        found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+        found.add_column("", min_width=1)
+        found.add_column("run", min_width=width)
+        for name, least in (
+            ("value", 6),
+            ("M madds", 8),
+            ("M params", 8),
+            ("ms", 5),
+            ("alpha", 5),
+            ("px", 3),
+            ("min", 4),
+        ):
+            found.add_column(name, justify="right", no_wrap=True, min_width=least)
+        for run in order(own, sort):
+            name = run.name if run.finished else f"{run.name}: {run.state}"
+            figures = [_figure(v, d) for v, d in ((run.primary, 3), (run.madds_m, 1), (run.params_m, 2))]
+            more = [_figure(run.latency_ms, 1), _figure(run.alpha), _figure(run.resolution)]
+            style = "green" if run.best else None if run.finished else "dim"
+            minutes = _figure(run.seconds and run.seconds / 60, 1)
+            found.add_row("★" if run.best else "", name, *figures, *more, minutes, style=style)
+        yield found
+
+
+def _figure(value: float | None, digits: int | None = None) -> str:
+    return "" if value is None else f"{value:g}" if digits is None else f"{value:,.{digits}f}"
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> None:
+    """A row a run; every metric that any of them has is a column."""
+    metrics = sorted({name for run in runs for name in run.metrics})
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *map(_cell, metrics)])
+        for run in runs:
+            writer.writerow([*(_cell(getattr(run, c)) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers."""
+    text = str(value) if isinstance(value, str | Path) else ""
+    return f"'{text}" if text.startswith(FORMULA) else value
+
+
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """The page: one file that needs nothing else."""
+    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -(r.primary or 0)))[:PICTURES]
+    entries = []
+    for run in runs:
+        entry = {c: getattr(run, c) for c in COLUMNS} | {"folder": str(run.folder), "label": run.label}
+        entry |= {"metrics": run.metrics, "changed": run.changed, "picture": None}
+        for name, caption in CAPTIONS.items() if any(run is s for s in shown) else ():
+            if entry["picture"] is None:
+                entry |= {"picture": thumbnail(run.folder / name), "caption": caption}
+        entries.append(entry)
+    published = {}
+    for task in {run.task for run in runs}:
+        dataset, found = points(task)
+        published[task] = {"dataset": dataset, "points": [vars(p) for p in found]}
+    content = {"runs": entries, "published": published, "date": time.strftime("%Y-%m-%d")}
+    data = json.dumps(content).replace("<", "\\u003c")  # so that no name ends the script
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    path.write_text(page.replace("{{data}}", data), encoding="utf-8")
+
+
+def thumbnail(path: Path, width: int = 900) -> str | None:
+    """A picture as a data address; None where there is none that can be read."""
+    try:
+        with open_image(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((width, 4 * width))
+    except BadImage:
+        return None
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def compare(config: dict[str, Any]) -> None:
+    from tasks.compare.tradeoff import tradeoff
+
+    console = Console()
+    runs = read_runs(config["runs"])
+    for table in tables(runs, config["sort"]):
+        console.print(table)
+    done = [run for run in runs if run.finished]
+    console.print(
+        f"{len(done)} finished of {len(runs)} runs; ★: no run of its group is as good for as few multiply-adds"
+    )
+    output = Path(config["output"] or config["runs"])
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(runs, output / "compare.csv")
+    tradeoff(runs, output / "compare.png")
+    write_page(runs, output / "compare.html")
+    console.print(f"see {output / 'compare.html'}, and compare.png and compare.csv beside it", soft_wrap=True)
+
+
+def main() -> None:
+    with one_line_errors():
+        config = load_config(arguments("compare"), "compare")
+        if config["a"] and config["b"]:
+            from tasks.compare.pair import compare_pair
+
+            compare_pair(config)
+        elif config["a"] or config["b"]:
+            raise UserError("two runs are compared with a=<run folder> b=<run folder>")
+        else:
+            compare(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Two runs of a task side by side: figures, settings that differ, what each says of the same pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.transforms.v2.functional import resize
+from torchvision.utils import make_grid
+
+from backbones.console import Console
+from backbones.errors import UserError
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.config import leaves
+from tasks.engine.task import TaskModule
+from tasks.engine.train import saved_data, setup
+
+UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a run lies says nothing about it
+
+
+def compare_pair(config: dict[str, Any]) -> None:
+    """Prints both tables and writes pair.png: truth, a and b of each picture.
+
+    Raises:
+        UserError: one is not a run with a checkpoint, or they are of different tasks.
+    """
+    setup()
+    console = Console()
+    folders = [Path(config["a"]), Path(config["b"])]
+    suites = []
+    modules = []
+    for folder in folders:
+        checkpoint = load_checkpoint(folder)
+        suites.append(checkpoint["suite"])
+        modules.append(restore(checkpoint))
+    tasks = [suite["task"] for suite in suites]
+    if tasks[0] != tasks[1]:
+        raise UserError(f"a is a run of task={tasks[0]} and b of task={tasks[1]}; two of the same task can be compared")
+    console.print(figures(suites, folders))
+    console.print(settings(suites, folders))
+    if not config["pictures"]:
+        return
+    page = pictures(modules, config["root"], config["pictures"])
+    output = Path(config["output"] or ".")
+    output.mkdir(parents=True, exist_ok=True)
+    write_png(page, str(output / "pair.png"))
+    console.print(f"pictures     {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
+
+
+def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
+    found = Table("metric", *(f"{x}: {f.name}" for x, f in zip("ab", folders, strict=True)), "b - a")
+    for column in found.columns[1:]:
+        column.justify = "right"
+    a, b = (suite["metrics"] for suite in suites)
+    for name in (n for n in {**a, **b} if n != "primary"):
+        cells = [f"{m[name]:.4f}" if name in m else "" for m in (a, b)]
+        found.add_row(name, *cells, f"{b[name] - a[name]:+.4f}" if name in a and name in b else "")
+    return found
+
+
+def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
+    found = Table("setting that differs", *(f"{x}: {f.name}" for x, f in zip("ab", folders, strict=True)))
+    a, b = (leaves(suite["config"]) for suite in suites)
+    for name in sorted({**a, **b}):
+        if name not in UNTOLD and a.get(name) != b.get(name):
+            found.add_row(name, *(str(own.get(name, "")) for own in (a, b)))
+    return found
+
+
+def pictures(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
+    """The first validation pictures of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
+    first = modules[0].config
+    rows: list[list[Tensor]] = []
+    for module in modules:
+        data = saved_data(module.config | {"data": first["data"], "groups": first["groups"]}, root, workers=0)
+        if module is modules[0] and module.closed_set:
+            data.adopt(module.labels)
+        if data.labels != module.labels:
+            raise UserError("b does not know the same classes as a, so that their pictures cannot be compared")
+        batch = next(iter(data.val_dataloader()))
+        shown = min(count, len(batch.images))
+        with torch.inference_mode():
+            said = module.predict(batch.images[:shown], batch.sizes[:shown])
+        if not rows:
+            truths = module.truths(batch)[:shown]
+            images = [resize(im, size.tolist()) for im, size in zip(batch.images, batch.sizes, strict=True)]
+            rows = [[module.draw(im, truth)] for im, truth in zip(images, truths, strict=False)]
+        for row, image, prediction in zip(rows, images, said, strict=False):
+            row.append(module.draw(image, prediction))
+    pages = [resize(image, [300, 300]) for row in rows for image in row]
+    return make_grid(torch.stack(pages), nrow=6, padding=6, pad_value=255)

@@ -1,0 +1,176 @@
+"""Reads run folders, for the commands that compare them. Nothing here needs torch, so that a thousand read fast."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from backbones.console import plain
+from backbones.errors import UserError
+from tasks.engine.config import read_plain_yaml
+
+# of what a run folder says; a stranger's may say anything
+LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
+
+
+@dataclass
+class Run:
+    """What metrics.json says of a run. Metrics are shares or whatever the task logs, higher is better in `primary`;
+    multiply-adds and parameters are in millions. What a run does not know is None.
+    """
+
+    folder: Path
+    name: str
+    task: str = "?"
+    data: str = "?"
+    state: str = "unfinished"
+    metric: str = ""
+    primary: float | None = None
+    madds_m: float | None = None
+    params_m: float | None = None
+    latency_ms: float | None = None
+    seconds: float | None = None
+    epochs: int | None = None
+    backbone: str = "?"
+    alpha: float | None = None
+    rho: float | None = None
+    resolution: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    best: bool = False  # no cheaper run of its group is as good: see `mark_best`
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Runs of a group can be compared: task and data set."""
+        return self.task, self.data
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished" and self.primary is not None
+
+    @property
+    def label(self) -> str:
+        """Backbone and input side in a few characters."""
+        width = self.backbone if self.alpha is None else f"{self.alpha:g}"
+        return f"{width}-{self.resolution}" if self.resolution else width
+
+
+def read_runs(root: str | Path) -> list[Run]:
+    """The runs below a folder, those marked that are best for their cost. A broken one says so in its state.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"runs={root}: there is no such folder; give the one that runs were written to")
+    folders = {file.parent for name in ("config.yaml", "metrics.json") for file in root.rglob(name)}
+    runs = [read_run(folder, root) for folder in sorted(folders)]
+    if not runs:
+        raise UserError(f"runs={root}: there is no run in it; make one with python -m tasks.run")
+    mark_best(runs)
+    return runs
+
+
+def read_run(folder: Path, root: Path) -> Run:
+    """The run of a folder, named by its place below `root`."""
+    run = Run(folder, plain(folder.relative_to(root).as_posix()))
+    try:
+        if (folder / "metrics.json").exists():
+            _fill(run, json.loads(_regular(folder / "metrics.json").read_bytes()))
+        else:  # killed before its first validation
+            _settings(run, read_plain_yaml(_regular(folder / "config.yaml")))
+    except UserError as error:
+        return Run(folder, run.name, state=f"broken: {error}"[:100])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        first = str(error).splitlines()[0] if str(error) else ""
+        return Run(folder, run.name, state=f"broken: {type(error).__name__} {plain(first)}"[:100])
+    run.name = run.name.removeprefix(f"{run.task}/")
+    return run
+
+
+def _regular(path: Path) -> Path:
+    """The path of a file that can be read at once: a pipe never begins, a device never ends."""
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is not a regular file of at most {LARGEST_FILE >> 20} MiB")
+    return path
+
+
+def _fill(run: Run, content: dict[str, Any]) -> None:
+    """Takes from a metrics.json what is of the right type; ValueError, TypeError or KeyError where it is not."""
+    _settings(run, content["settings"])
+    run.content = content
+    run.state = "unfinished" if content["state"] == "running" else _text(content["state"])
+    run.metric = _text(content["primary"])
+    metrics = {_text(name): _number(value) for name, value in content["metrics"].items() if name != "primary"}
+    run.metrics = {name: value for name, value in metrics.items() if value is not None}
+    run.primary = run.metrics.get(run.metric)
+    run.madds_m, run.params_m = (_cost(content["cost"][name]) for name in ("madds_m", "params_m"))
+    run.latency_ms = _number(content.get("speed", {}).get("latency_ms"))
+    run.seconds, run.epochs = _number(content["seconds"]), _whole(content["epoch"])
+    run.resolution = _whole(content.get("resolution"))
+    run.changed = dict(content.get("changed", {}))
+
+
+def _settings(run: Run, config: dict[str, Any]) -> None:
+    backbone = config["backbone"]
+    run.task, run.data = _text(config["task"]["name"]), _text(config["groups"]["data"])
+    run.backbone = _text(backbone.get("name") or config["groups"]["backbone"])
+    run.alpha, run.rho = _number(backbone.get("alpha")), _number(backbone["rho"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} should be a string")
+    return plain(value)[:LONGEST_TEXT]
+
+
+def _number(value: Any) -> float | None:
+    """A number as a float, None where it is absent or not finite."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{str(value)[:40]!r} should be a number")
+    if math.isfinite(value) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"{value:g} is out of range")
+    return float(value) if math.isfinite(value) else None
+
+
+def _cost(value: Any) -> float:
+    number = _number(value)
+    if number is None or number <= 0:
+        raise ValueError(f"a cost of {value}")
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def groups(runs: Iterable[Run]) -> list[tuple[tuple[str, str], list[Run]]]:
+    """Runs by task and data set; what is not known comes last."""
+    ordered = sorted(runs, key=lambda r: (r.task == "?", r.group))
+    return [(group, list(own)) for group, own in groupby(ordered, key=lambda r: r.group)]
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, value) points that beat the value of all cheaper ones, cheapest first."""
+    found, highest = [], -math.inf
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[i][1] > highest:
+            highest = points[i][1]
+            found.append(i)
+    return found
+
+
+def mark_best(runs: Sequence[Run]) -> None:
+    """Marks in each group the finished runs on the Pareto frontier of primary metric and multiply-adds."""
+    for _, own in groups(runs):
+        done = [r for r in own if r.finished]
+        for i in frontier([(r.madds_m or 0.0, r.primary or 0.0) for r in done]):
+            done[i].best = True

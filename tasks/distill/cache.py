@@ -1,0 +1,68 @@
+"""A teacher's answers on disk, so that none is asked for twice."""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from data.classification import Batch, ImageSet
+from tasks.distill.teacher import Teacher
+
+
+class Cached(Teacher):
+    """Asks `teacher` for each view of each picture once, in this run or an earlier one.
+
+    The answers lie in one memory-mapped file (N, V, C + 1) float32 for N pictures of V views, whose last column is 1
+    where the others are known. Its name changes with the teacher, the pictures and how they are looked at.
+
+    Raises:
+        UserError: the views are endless, or the file cannot be written or is damaged.
+    """
+
+    def __init__(self, teacher: Teacher, folder: Path, pictures: ImageSet, outputs: int) -> None:
+        if not pictures.views:
+            raise UserError("distill.cache needs a fixed number of crops of each picture: set data.views, say to 4")
+        self.teacher = teacher
+        shape = (len(pictures), pictures.views, outputs + 1)
+        name = hashlib.sha256(f"{teacher.identity()} {pictures.fingerprint()} {shape}".encode()).hexdigest()[:24]
+        self.path = folder / f"{name}.npy"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                partial = folder / f".{name}.{os.getpid()}.part"
+                try:
+                    np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()
+                    if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later, without a word
+                        with partial.open("r+b") as file:
+                            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+                    with suppress(FileExistsError):  # another process was faster; both must map the same file
+                        os.link(partial, self.path)
+                finally:
+                    partial.unlink(missing_ok=True)
+            self.known = np.lib.format.open_memmap(self.path, "r+")
+        except OSError as error:
+            raise UserError(f"distill.cache={folder} cannot be used: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"the cache {self.path} is damaged; delete it") from error
+        if self.known.shape != shape:
+            raise UserError(f"the cache {self.path} is damaged; delete it")
+
+    @property
+    def direct(self) -> Teacher:
+        return self.teacher
+
+    def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
+        assert batch is not None
+        rows, views = np.array(batch.rows), np.array(batch.views)
+        missing = np.flatnonzero(self.known[rows, views, -1] == 0)
+        if len(missing):
+            chosen = images[torch.from_numpy(missing).to(images.device)]
+            answers = self.teacher(chosen).float().cpu().numpy()
+            self.known[rows[missing], views[missing], :-1] = answers
+            self.known[rows[missing], views[missing], -1] = 1  # after the answers, so that none is taken for known
+        return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)

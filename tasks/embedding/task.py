@@ -1,0 +1,156 @@
+"""The task of face embeddings: distilled from a teacher, or learned from pictures of people."""
+
+import logging
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning import Callback
+from torch import Tensor
+from torchmetrics.aggregation import CatMetric
+
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.classification import Batch
+from data.identities import IdentityData
+from tasks.distill.teacher import Teacher, teacher_of
+from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
+from tasks.embedding.model import EmbeddingNet
+from tasks.embedding.verification import Roc, lfw_accuracy, recalls
+from tasks.engine.task import TaskModule
+from tasks.faces.panel import beside
+from tasks.faces.task import unique_rows
+
+log = logging.getLogger(__name__)
+
+MATCHES = 5  # that are reported of a picture
+
+
+class EmbeddingTask(TaskModule):
+    """Trains an embedding; `primary` is the share of pairs of one person that are accepted at a threshold which
+    accepts one pair of two people in a hundred.
+    """
+
+    primary = "tar_far1e-2"
+    published_classes = 0
+    closed_set: ClassVar[bool] = False  # it is tested on other people than it was trained on
+    compares: ClassVar[bool] = True
+    model: EmbeddingNet
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
+        self.teacher: Teacher | None = None
+        self.gallery: tuple[list[str], Tensor] = [], torch.empty(0)
+        settings = self.config["task"]
+        self.learns_people = not self.config["teacher"] or self.config["distill"]["mix"] < 1
+        self.margin = settings["margin"] or MARGINS[settings["loss"]]
+        self.head: MarginHead | None = None  # of training alone, so no part of the model
+        if self.learns_people and settings["loss"] != "triplet":
+            kind = {"kind": settings["loss"], "margin": self.margin, "scale": settings["scale"]}
+            self.head = MarginHead(settings["dim"], len(self.labels), **kind)
+
+    def build_model(self) -> EmbeddingNet:
+        settings = self.config["task"]
+        return EmbeddingNet(self.build_backbone(EmbeddingNet.strides), settings["dim"], settings["dropout"])
+
+    def check(self, data: SuiteData) -> None:
+        if self.learns_people and not self.labels:
+            raise UserError("pictures of nobody knows whom teach only with a teacher and distill.mix=1")
+        if self.learns_people and self.config["task"]["loss"] == "triplet" and self.config["data"]["each"] < 2:
+            raise UserError("task.loss=triplet needs several pictures of a person in a batch: set data.each, say to 4")
+        if self.config["teacher"]:
+            self.teacher = teacher_of(self, data)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self.teacher:
+            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D) for uint8 pictures (B, 3, R, R)."""
+        found: Tensor = self.model(self.model.preprocess(images))
+        return found
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        embeddings = self.embed(batch.images)
+        mix = self.config["distill"]["mix"] if self.teacher else 0.0
+        found = {}
+        if self.teacher:
+            found["teacher"] = mix * self.model.loss(embeddings, self.teacher(batch.images, batch))
+        if mix < 1:
+            if self.head:
+                people = self.head(embeddings, batch.labels)
+            else:
+                people = semi_hard_triplet(embeddings, batch.labels, self.margin)
+            found[self.config["task"]["loss"]] = (1 - mix) * people
+        return found
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        settings, groups = self.config["trainer"], super().parameter_groups()
+        if self.head:
+            own = {"params": [*self.head.parameters()], "lr": settings["lr"], "weight_decay": settings["weight_decay"]}
+            groups.append(own)
+        return groups
+
+    def measure(self, batch: Batch) -> None:
+        facts = torch.stack([torch.tensor(batch.rows, device=self.device), batch.labels], dim=1)
+        self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What was measured, each picture once: indices (N,), people (N,), unit vectors (N, D)."""
+        measured = self.measured.compute().float().cpu()
+        _, first = unique_rows(measured[:, 0])
+        facts, vectors = measured[first].split([2, measured.shape[1] - 2], dim=1)
+        index, people = facts.long().T.numpy()
+        return index, people, F.normalize(vectors, dim=1).numpy()
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        """TAR at FAR, area and equal error rate over all pairs; LFW's accuracy where there are pairs; recalls."""
+        index, people, vectors = self.rows()
+        self.measured.reset()
+        roc = Roc.of(vectors, people)
+        if not (roc.genuine and roc.impostor):
+            raise UserError(f"the {split} split needs two people, and two pictures of one of them")
+        found = roc.summary() | {f"recall_{k}": share for k, share in recalls(vectors, people).items()}
+        data: IdentityData = self.trainer.datamodule  # type: ignore[attr-defined]
+        if pairs := data.pairs(split):
+            kept: np.ndarray = np.isin(pairs.rows, index).min(axis=1)  # unreadable pictures were not measured
+            if not kept.all():
+                log.warning("%d pairs of %s have unreadable pictures", (~kept).sum(), data.pairs_file)
+            first, second = vectors[np.searchsorted(index, pairs.rows[kept])].transpose(1, 0, 2)
+            found["lfw_accuracy"], found["lfw_std"] = lfw_accuracy((first * second).sum(axis=1), pairs.of(kept))
+        return found
+
+    def configure_callbacks(self) -> list[Callback]:
+        from tasks.faces.pictures import HardPairs
+
+        return [HardPairs()]
+
+    def compare_with(self, files: list[str], images: Tensor) -> None:
+        self.gallery = files, self.embed(images)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        """Embeddings and, where there is something to compare with, the most similar pictures; no verdict whether
+        they show the same person, for which the threshold depends on what an error costs.
+        """
+        vectors = self.embed(images)
+        files, known = self.gallery
+        answers: list[dict[str, Any]] = [{"embedding": [round(v, 5) for v in row]} for row in vectors.tolist()]
+        if files:
+            cosine, places = (vectors @ known.T).topk(min(MATCHES, len(files)))
+            for answer, row, where in zip(answers, cosine.tolist(), places.tolist(), strict=True):
+                pairs = zip(row, where, strict=True)
+                answer["matches"] = [{"file": files[i], "similarity": round(c, 4)} for c, i in pairs]
+        return answers
+
+    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+        return [{} for _ in batch.labels]
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        matches = prediction.get("matches", [])
+        return beside(image, [f"{m['similarity']:.3f} {m['file'].rpartition('/')[2]}" for m in matches])
+
+    def describe(self, prediction: dict[str, Any]) -> str | None:
+        found = [f"{m['similarity']:.3f} {m['file']}" for m in prediction.get("matches", [])]
+        return "similarity " + ", ".join(found) if found else None

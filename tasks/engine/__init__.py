@@ -1,0 +1,1 @@
+"""What every task shares: the contracts, configuration, training, checkpoints."""

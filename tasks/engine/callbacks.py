@@ -1,0 +1,263 @@
+"""What happens around training: averaged weights, safe checkpoints, pictures, the account of a run."""
+
+import json
+import math
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+from torchvision.utils import make_grid
+
+from backbones.errors import UserError
+from data.base import SuiteData
+from data.seeding import seed_all
+from tasks.engine.figures import publish
+from tasks.engine.signals import STOP
+from tasks.engine.task import TaskModule
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights, which is what validation sees and checkpoints hold.
+
+    The decay rises with the step n as (1 + n) / (10 + n), so that short runs profit as well.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(averaged: Any, current: Any, count: Tensor) -> None:
+            step = float(count)
+            weight = 1 - min(decay, (1 + step) / (10 + step))
+            # torch calls this for each dtype; the integers are counters
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, weight)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=update)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always whole.
+
+    Raises:
+        UserError: it cannot be written; the previous checkpoint is untouched.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            kept = f"; the last good one is {target}" if target.exists() else ""
+            raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from may be a stranger's
+        and name any file as the best before.
+        """
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words for an error, which torch may have wrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
+
+
+class SkippedPictures(Callback):
+    """Counts the pictures that could not be read, and stops the run where there are too many."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, _: int) -> None:
+        self._count(trainer, batch, "train")
+
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        self._count(trainer, batch, "test")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._count(trainer, batch, "val")
+
+    def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
+        if batch.bad:
+            data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+            data.note_bad(batch.bad, split)
+
+
+class Pictures(Callback):
+    """At each validation, pictures with the truth on the left and the prediction on the right."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *_: Any
+    ) -> None:
+        if batch_index or not trainer.is_global_zero:
+            return
+        assert isinstance(module, TaskModule)
+        publish(trainer, "pictures", self.pages(module, batch))
+
+    def pages(self, module: TaskModule, batch: Any) -> Tensor:
+        """A grid of pairs (3, H, W)."""
+        count = min(self.count, len(batch.images))
+        predictions = module.predict(batch.images[:count], batch.sizes[:count])
+        pairs = []
+        for i, (truth, prediction) in enumerate(zip(module.truths(batch), predictions, strict=False)):
+            image = resize(batch.images[i].cpu(), batch.sizes[i].tolist())
+            pair = torch.cat([module.draw(image, truth), module.draw(image, prediction)], dim=2)
+            pairs.append(resize(pair, [300, 600]))
+        return make_grid(torch.stack(pairs), nrow=2, padding=6, pad_value=255)
+
+
+class StepSeeds(Callback):
+    """Random numbers of a training step, as dropout's and mixup's, follow from the seed, the rank and the step."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        seed_all(self.seed, trainer.global_rank, trainer.global_step)
+        torch.manual_seed(torch.initial_seed())  # the accelerator's generators as well
+
+
+class StopOnSignal(Callback):
+    """Ends training after the step in which a signal came, or where that was an epoch's last, after its validation
+    and checkpoint.
+    """
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.deferred = trainer.is_global_zero
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.stop()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            STOP.stop()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.validating = True
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.validating = False
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.deferred = False
+
+
+class RunReport(Callback):
+    """Keeps metrics.json in the run folder: state, best metrics, cost and settings. A resumed run goes on from what
+    the file and the checkpoint say.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.path = folder / "metrics.json"
+        self.facts = facts
+        self.started = time.monotonic()
+        self.began = False
+        before = read_json(self.path)
+        self.best: dict[str, float] = before.get("metrics", {})
+        self.before = float(before.get("seconds", 0))  # of earlier lives of this run
+
+    @property
+    def seconds(self) -> float:
+        return round(self.before + time.monotonic() - self.started, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = max(self.before, state["seconds"])  # a kill leaves the file as of the last validation
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.began = True
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1  # the last epoch is measured, whatever validate_every is
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        assert isinstance(module, TaskModule)
+        if batch_index % module.config["trainer"]["log_every"] == 0 and not torch.isfinite(outputs["loss"]):
+            raise UserError(
+                f"the loss is not finite at step {trainer.global_step}; lower trainer.lr, or try trainer.precision=32"
+            )
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        if self.began:  # else the file is right as it is
+            with suppress(OSError, UserError):  # of what ends the run already
+                self.write(trainer, "interrupted", self.best)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            assert isinstance(module, TaskModule)
+            if not module.last_metrics["primary"] < self.best.get("primary", -math.inf):
+                self.best = module.last_metrics
+            self.write(trainer, "running", self.best)
+            if trainer.progress_bar_callback is None:  # no terminal: a line a validation
+                loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+                score = module.last_metrics["primary"]
+                epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                print(f"{epoch}  loss {loss:.3f}  {module.primary} {score:.3f}", flush=True)
+
+    def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:
+        """Writes the file, and returns what is in it."""
+        content = {
+            "state": state,
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": self.seconds,
+            "metrics": metrics,
+            **self.facts,
+        }
+        if trainer.is_global_zero:
+            write_json(self.path, content)
+        return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote; empty where there is none or it is no such file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes json whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error

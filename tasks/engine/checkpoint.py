@@ -1,0 +1,187 @@
+"""Finds, reads and restores checkpoints."""
+
+import copy
+import json
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from backbones.base import Normalization, scaled_resolution
+from backbones.errors import UserError
+from backbones.mobilenet_v1 import fold_norms
+from tasks.engine.config import saved_config
+from tasks.engine.task import CHECKPOINT_VERSION, TaskModule, locate
+
+log = logging.getLogger(__name__)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file that a path names: itself, or the best one of a run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    candidates = (
+        [path]
+        if not path.is_dir()
+        else [
+            *(path / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")),
+            path / "model.safetensors",
+        ]
+    )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"there is no checkpoint {' or '.join(map(str, candidates))}")
+
+
+def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
+    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (what it
+    settled on) and metrics. It may be a stranger's: only tensors and plain values are read, and all of `suite` is
+    checked; what it says of settings names options, whose meaning is this machine's.
+
+    Raises:
+        UserError: it is absent, damaged, not of this suite or version, or of another task than `task`.
+    """
+    path = find_checkpoint(path)
+    content = read_content(path)
+    suite = content.get("suite") if isinstance(content, dict) else None
+    if not isinstance(suite, dict) or type(suite.get("version")) is not int:
+        raise UserError(f"{path} is not a checkpoint of this suite")
+    name = suite.get("task")
+    if suite["version"] > CHECKPOINT_VERSION:
+        raise UserError(f"{path} was written by a newer version of this suite; update to read it")
+    if suite["version"] < CHECKPOINT_VERSION:
+        raise UserError(f"{path} was written by an older version of this suite, which cannot be read; train again")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{path} is damaged: it does not say its task")
+    if task not in (None, name):
+        raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
+    state, size = content.get("state_dict"), path.stat().st_size
+    if not isinstance(state, dict) or not all(_tensor(name, value, size) for name, value in state.items()):
+        raise UserError(f"{path} is damaged: its weights are no named tensors")
+    return content | {"suite": checked_suite(suite, path)}
+
+
+def read_content(path: Path) -> Any:
+    """Whatever a checkpoint file holds, of which nothing is known yet but that it is tensors and plain values."""
+    try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing; a small file could unpack to any size
+                if any(entry.compress_type for entry in archive.infolist()):
+                    raise UserError(f"{path} is not a checkpoint of this suite: it is compressed")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
+    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from error
+
+
+def _tensor(name: Any, value: Any, size: int) -> bool:
+    """Whether it is a named, dense tensor that fits a file of `size` bytes: expanded ones claim any size."""
+    dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """A checkpoint that was exported by format=torch."""
+    with safe_open(path, "pt") as file:
+        suite = (file.metadata() or {}).get("suite")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return {"suite": json.loads(suite), "state_dict": state} if suite else {}
+
+
+def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, each part known to be of its kind.
+
+    Raises:
+        UserError: some part is not.
+    """
+    checked = {"version": suite["version"], "task": suite["task"]}
+    if checked["task"] == "backbone":
+        return checked
+    config = saved_config(suite.get("config"), path)
+    labels, metrics = suite.get("labels"), suite.get("metrics")
+    if not isinstance(labels, list) or not all(type(label) is str for label in labels):
+        raise UserError(f"{path} is damaged: its labels are no list of names")
+    numbers = isinstance(metrics, dict) and all(type(k) is str and type(v) in (int, float) for k, v in metrics.items())
+    if not isinstance(metrics, dict) or not numbers:
+        raise UserError(f"{path} is damaged: its metrics are no numbers")
+    if checked["task"] != config["task"]["name"]:
+        raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
+    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    return checked | {
+        "config": config,
+        "labels": labels,
+        "resolution": resolution,
+        "backbone": checked_backbone(suite.get("backbone"), config, path),
+        "metrics": metrics,
+    }
+
+
+def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a backbone settled on: its normalization, and settings of its option that are open."""
+    try:
+        normalization = Normalization.of(settled["normalization"])
+        chosen = {k: v for k, v in settled.items() if k != "normalization"}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: it does not say how its backbone normalizes") from error
+    saved_config(config | {"backbone": config["backbone"] | chosen}, path)
+    return chosen | {"normalization": [list(row) for row in normalization]}
+
+
+def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
+    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
+    asked only where it is given here, and its answers are not cached.
+
+    Raises:
+        UserError: it holds a backbone alone, or weights of another network than its settings describe.
+    """
+    suite = checkpoint["suite"]
+    if suite["task"] == "backbone":
+        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
+    config = copy.deepcopy(suite["config"])
+    try:
+        module: TaskModule = locate(config, "task")(
+            config, suite["labels"], load_weights=False, settled=suite["backbone"]
+        )
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        words = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"the checkpoint's weights, labels and settings do not fit: {words[0]:.200}") from error
+    if teacher is not None:
+        config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
+    module.asks_teacher = teacher is not None
+    fold_norms(module.model)
+    return module.eval()
+
+
+def start_from(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    own = module.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise UserError(f"ckpt={source}: none of its tensors fits this model")
+    module.load_state_dict(fitting, strict=False)
+    fresh = []
+    for name in sorted(own.keys() - fitting.keys()):
+        if name in state:
+            fresh.append(f"{name}, {tuple(own[name].shape)} here and {tuple(state[name].shape)} there")
+        elif not name.endswith("num_batches_tracked"):
+            fresh.append(name)
+    if fresh:
+        log.warning("ckpt=%s: %d tensors do not fit and start fresh: %s", source, len(fresh), "; ".join(fresh))

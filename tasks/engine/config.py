@@ -1,0 +1,370 @@
+"""Composes and checks the configuration. Nothing here imports torch, so that mistakes answer at once.
+
+A group's YAML file is its own schema: its keys are all there are, a default gives the type, and `allowed`
+gives an interval such as "(0, 2]", a list of choices, or one of `SHAPES`. Which class or function an option stands for
+(`_target_`) is no setting: it is read from conf/ where it is needed, so that no file and no command line names code.
+"""
+
+import copy
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from backbones.console import plain
+from backbones.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+MISSING = "???"
+PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
+PATHS |= {"export", "folder", "source", "teacher", "distill.cache", "data.unlabelled", "against", "runs", "a", "b"}
+TORCH_MISMATCH = (
+    "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
+    "install both together: pip install --force-reinstall -r requirements.lock"
+)
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
+SHAPES = {"names": "a list of names", "stages": "names of stages, each with a list of settings"}
+HIDDEN = ("allowed", "_target_")  # keys of the YAML files that are no settings
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
+PLAIN = (type(None), bool, int, float, str)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with status 2 and one line where the user can put something right."""
+    try:
+        yield
+    except UserError as error:
+        # from a loader process it comes wrapped in the traceback, whose last line is the message
+        message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
+        _print_error(message)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        _print_error(message)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        print(f"error: {TORCH_MISMATCH}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_error(message: str) -> None:
+    print("error:", *plain(message).splitlines(), file=sys.stderr)  # names of files may hold line breaks
+
+
+def arguments(command: str) -> list[str]:
+    """What was given on the command line; --help prints the command's settings and ends the program."""
+    given = sys.argv[1:]
+    if {"--help", "-h"} & set(given):
+        print((CONF / f"{command}.yaml").read_text(), end="")
+        sys.exit(0)
+    return given
+
+
+def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any]:
+    """The configuration that the command-line overrides describe, as plain values.
+
+    Raises:
+        UserError: an override does not parse, or names an unknown group, option, key or value.
+    """
+    overrides = [_quoted(o) for o in overrides]
+    chosen, defaults = _schema(name, overrides)
+    # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
+    known = set(leaves(defaults))
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~").strip()
+        if "=" not in override:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if not _group(override) and not any(k == key or k.startswith(f"{key}.") for k in known):
+            raise UserError(f"unknown setting {key!r}{_elsewhere(key, chosen) or _suggest(key, [*known, *_groups()])}")
+        if override.startswith(("+", "~")):
+            raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
+    config = _compose(name, overrides)
+    _check(defaults, config)
+    return _settings_of(config) | {"groups": chosen}
+
+
+def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The options that overrides choose, by an experiment file too, and what these options set by themselves.
+
+    Raises:
+        UserError: an option is not offered; those that begin with `_` are parts of others.
+    """
+    choices = tuple(o for o in overrides if _group(o))
+    for override in choices:
+        group, _, option = (part.strip(" '\"") for part in override.partition("="))
+        if option not in _groups()[group]:
+            raise UserError(f"{group}={option}: choose from {', '.join(_groups()[group])}")
+    return copy.deepcopy(_schema_of(name, choices))
+
+
+@lru_cache
+def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
+    options = _compose(name, choices, hydra=True)["hydra"]["runtime"]["choices"]
+    chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
+
+
+def target(groups: Mapping[str, str], group: str) -> str:
+    """The dotted name of the class or function that the option chosen in `group` stands for.
+
+    Raises:
+        UserError: no option of this group is chosen.
+    """
+    found = _targets(tuple(sorted(groups.items())))
+    if group not in found:
+        raise UserError(f"{group} is no group of this configuration")
+    return found[group]
+
+
+@lru_cache
+def _targets(groups: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    composed = _compose("config", [f"{group}={option}" for group, option in groups])
+    return {k: v["_target_"] for k, v in composed.items() if isinstance(v, dict) and "_target_" in v}
+
+
+def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
+    """The configuration that the file `source` stores: options by name, and settings. It may be a stranger's, so its
+    options and settings are checked as a command line's are; what it lacks takes today's defaults.
+
+    Raises:
+        UserError: it is no configuration, or names an option, setting or value that is not offered.
+    """
+    groups = content.get("groups") if isinstance(content, dict) else None
+    if not isinstance(groups, dict) or not {"task", "backbone", "data"} <= groups.keys():
+        raise UserError(f"{source} holds no configuration of a run")
+    for group, option in groups.items():
+        if group == "experiment" or option not in _groups().get(group, []):
+            raise UserError(f"{source}: this version has no {group!r:.40}={option!r:.40}")
+    try:
+        chosen, defaults = _schema("config", [f"{group}={option}" for group, option in groups.items()])
+        config = _laid_over(defaults, {k: v for k, v in content.items() if k != "groups"})
+        _check(defaults, config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    return _settings_of(config) | {"groups": chosen}
+
+
+def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """The defaults with the given values in their place, which must be plain and of settings that there are."""
+    config = dict(defaults)
+    for name, value in given.items():
+        if name == "_target_":
+            raise UserError("written by an older version of this suite, which cannot be read; train again")
+        if name not in defaults or name in HIDDEN:
+            raise UserError(f"unknown setting {f'{path}{name}'!r:.80}")
+        if isinstance(defaults[name], dict) and isinstance(value, dict):
+            config[name] = _laid_over(defaults[name], value, f"{path}{name}.")
+        elif _plain(value) or (name == "stages" and shaped(value, "stages")):
+            config[name] = value
+        else:
+            raise UserError(f"{path}{name} is no plain value")
+    return config
+
+
+def _plain(value: Any) -> bool:
+    return type(value) in PLAIN or (type(value) is list and all(type(item) in PLAIN for item in value))
+
+
+def read_plain_yaml(path: Path) -> Any:
+    """The content of a YAML file that may be a stranger's: plain values, without anchors, at most a megabyte.
+
+    Raises:
+        UserError: it cannot be read, or is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(YAML_BYTES + 1)
+        if len(data) > YAML_BYTES:
+            raise UserError(f"{path} is larger than a megabyte, which no configuration is")
+        depth = 0
+        for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
+                raise UserError(f"{path} is no plain YAML: it has anchors or is nested too deep")
+        return yaml.load(data, Loader=LOADER)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{path} is no YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings that differ from the defaults of the options chosen, without names and places."""
+    defaults = leaves(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
+    found = {k: v for k, v in leaves(config).items() if k in defaults and v != defaults[k]}
+    return {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
+
+
+def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[str, Any]:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, overrides=list(overrides), return_hydra_config=hydra)
+        plain = OmegaConf.to_container(config, resolve=not hydra)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(f"{group}={option}: choose from {', '.join(_groups().get(group, []))}") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if "hydra.cc" not in line]
+        raise UserError(": ".join(lines[:2])) from error
+
+
+def _groups() -> dict[str, list[str]]:
+    """Config groups and their options."""
+    groups = (folder for folder in CONF.iterdir() if folder.is_dir())
+    options = {g.name: sorted(f.stem for f in g.glob("[!_]*.yaml")) for g in groups}
+    return {group: names for group, names in options.items() if names}
+
+
+def _group(override: str) -> str | None:
+    """The config group that an override chooses an option of, if it does."""
+    key = override.split("=", 1)[0].strip()
+    return key if key in _groups() else None
+
+
+def run_config(run: str | Path) -> dict[str, Any]:
+    """The configuration of a run folder.
+
+    Raises:
+        UserError: this is not the folder of a run, or its configuration cannot be used.
+    """
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"resume={run}: this is not the folder of a run, it has no config.yaml")
+    return saved_config(read_plain_yaml(file), file)
+
+
+def saved_groups(run: str) -> list[str]:
+    """The group options that a run was started with, as overrides.
+
+    Raises:
+        UserError: as `run_config`.
+    """
+    return [f"{group}={option}" for group, option in run_config(run)["groups"].items()]
+
+
+def _quoted(override: str) -> str:
+    """Paths and names of shards may hold brackets and spaces, which mean something else to Hydra."""
+    key, equals, value = override.partition("=")
+    if (key not in PATHS and ".tar" not in value) or not equals or value[:1] in ("'", '"') or value == "null":
+        return override
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:
+    """Which options of the key's group have it, where the chosen one has not: alpha is MobileNet's own."""
+    group, _, name = key.partition(".")
+    having = [
+        o for o in _groups().get(group, []) if name not in HIDDEN and name in OmegaConf.load(CONF / group / f"{o}.yaml")
+    ]
+    if not having or group not in chosen:
+        return None
+    return f": {group}={chosen[group]} has no {name}, only {', '.join(having)}"
+
+
+def _suggest(key: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, candidates, n=1)
+    if not close:  # perhaps the group was left out: alpha for backbone.alpha
+        close = [c for c in candidates if c.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"; did you mean {close[0]!r}?" if close else "; `--help` lists them all"
+
+
+def leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of the settings."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in HIDDEN:
+            continue
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> None:
+    limits = config.get("allowed", {})
+    for name, value in config.items():
+        key = f"{path}{name}"
+        if name in HIDDEN:
+            continue
+        if name not in defaults:
+            raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
+        if isinstance(defaults[name], dict) != isinstance(value, dict) and limits.get(name) != "stages":
+            raise UserError(f"{key}={value}: {'has settings of its own' if defaults[name] else 'has no settings'}")
+        if key == "task.name" and value != defaults[name]:
+            raise UserError(f"task.name={value} cannot be set; choose the task with task=")
+        if isinstance(value, dict) and isinstance(defaults[name], dict):
+            _check(defaults[name], value, f"{key}.")
+        elif name not in limits and defaults[name] in (None, MISSING) and isinstance(value, int | float):
+            config[name] = str(value)  # a path or a name, even where it looks like a number
+        elif value == MISSING:
+            raise UserError(f"{key}=... must be given")
+        elif problem := _problem(value, defaults[name], limits.get(name)):
+            raise UserError(f"{key}={value}: {problem}")
+
+
+def _problem(value: Any, default: Any, limit: Any) -> str | None:
+    """What is wrong with a value, given its default and its limit."""
+    if isinstance(limit, str) and limit in SHAPES:
+        return None if value is None or shaped(value, limit) else f"must be {SHAPES[limit]}"
+    if limit is not None and not isinstance(limit, str):
+        words = ["null" if v is None else str(v) for v in limit]
+        return None if str("null" if value is None else value) in words else f"choose from {', '.join(words)}"
+    if value == default and type(value) is type(default):
+        return None
+    if isinstance(default, list):
+        alike = isinstance(value, list) and all(_problem(v, default[0], None) is None for v in value)
+        return None if alike else f"must be a list of type {type(default[0]).__name__}"
+    if limit is None and default in (None, MISSING):
+        return None if isinstance(value, str | None) else "must be of type str"
+    wanted = type(default)
+    if limit is not None:  # an interval
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"must be a number in {limit}"
+        opening, low, high, closing = INTERVAL.fullmatch(limit).groups()  # type: ignore[union-attr]
+        above = value > float(low) if opening == "(" else value >= float(low)
+        below = value < float(high) if closing == ")" else value <= float(high)
+        if not (above and below):
+            return f"must be in {limit}"
+        whole = wanted in (int, str) or (default is None and float(low) >= 1)  # beside auto and null come counts
+        return "must be of type int" if whole and not isinstance(value, int) else None
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return None
+    if wanted in (bool, int, float, str) and type(value) is not wanted:
+        return f"must be of type {wanted.__name__}"
+    return None
+
+
+def shaped(value: Any, shape: str) -> bool:
+    """Whether a value is as one of `SHAPES` says."""
+    if shape == "stages":
+        return isinstance(value, dict) and all(isinstance(k, str) and shaped(v, "names") for k, v in value.items())
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """A composed configuration without what are no settings."""
+    return {
+        key: _settings_of(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in HIDDEN
+    }

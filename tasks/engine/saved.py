@@ -1,0 +1,106 @@
+"""What of a run folder's or checkpoint's own settings is used: such a file may be a stranger's.
+
+Of the paths and addresses that a file names, data.root alone is read. What would ask a teacher, or read, write or fetch
+anything else, is used where the command line says it too.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from backbones.errors import UserError
+from tasks.engine.config import read_plain_yaml, run_config, shaped
+from tasks.engine.names import plain_name
+
+ASKED = ("teacher", "distill.cache")  # while a run trains
+FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # before its first checkpoint
+
+
+def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
+    """The data settings of a file, reading below `root`, or the file's own data.root, and nowhere else. With a `root`,
+    what was an absolute path or an address is its last part there.
+
+    Raises:
+        UserError: without one, a setting names an absolute path, an address, or what is above data.root.
+    """
+    found = data | {"root": root or data["root"]} | ({"teacher": None} if "teacher" in data else {})
+    if "://" in str(found["root"]):
+        raise UserError(f"data.root={found['root']} is an address; give root=<folder>")
+    for name, value in found.items():
+        values = value if isinstance(value, list) else [value]
+        if name == "root" or not any(isinstance(v, str) and _outside(v) for v in values):
+            continue
+        if root is None:
+            raise UserError(
+                f"data.{name}={value} is not below data.root, where alone a file's word is taken; give root=<folder> "
+                "to read what has the same last part there"
+            )
+        inside = [PurePath(v).name if isinstance(v, str) and _outside(v) else v for v in values]
+        found[name] = inside if isinstance(value, list) else inside[0]
+    return found
+
+
+def _outside(value: str) -> bool:
+    return "://" in value or PurePath(value).is_absolute() or ".." in PurePath(value).parts
+
+
+def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of the run to resume, with the overrides applied, whose values `config` has.
+
+    Raises:
+        UserError: it is not a run folder; an override would make it another run; or its config.yaml alone names a
+            teacher, a cache, weights or files outside of data.root.
+    """
+    saved = run_config(folder)
+    given = {override.partition("=")[0] for override in overrides} - {"resume"}
+    for key in given:
+        if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
+            raise UserError(f"{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can")
+        _set(saved, key, _get(config, key))
+    begun = (folder / "checkpoints" / "last.ckpt").exists()
+    if not begun and "pretrained_url" in saved["backbone"]:
+        saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
+    names = [key for key in (*ASKED, *(() if begun else FIRST[:-1])) if key not in given and _get(saved, key)]
+    if names:
+        again = " ".join(f"{key}={_get(saved, key)}" for key in names)
+        raise UserError(
+            f"{folder / 'config.yaml'} names what is used only on your word, as a run folder may be another's; "
+            f"if it is right, say so: resume={folder} {again}"
+        )
+    own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
+    saved["data"] = saved["data"] | below_root(own, None)
+    if "teacher" in saved["data"]:
+        saved["data"]["teacher"] = saved["teacher"]
+    return saved
+
+
+def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
+    """The stages of a run and the settings that it was started with, of its stages.yaml.
+
+    Raises:
+        UserError: it cannot be read, or alone names what is used only on the word of those `given`.
+    """
+    plan = read_plain_yaml(file)
+    known = isinstance(plan, dict) and shaped(plan.get("stages"), "stages") and shaped(plan.get("overrides"), "names")
+    if not known:
+        raise UserError(f"{file} cannot be read: it is no plan of stages")
+    for name in plan["stages"]:
+        plain_name(name, f"{file}: stage")
+    said = {override.partition("=")[0] for override in given}
+    for override in (o for row in (plan["overrides"], *plan["stages"].values()) for o in row):
+        key, _, value = (part.strip(" +~'\"") for part in override.partition("="))
+        if "${" in override:
+            raise UserError(f"{file}: {override!r:.80} is no plain setting")
+        if key in (*ASKED, *FIRST) and key not in said and value not in ("null", "false", ""):
+            raise UserError(f"{file} names {key}={value}, used only on your word; if it is right, add it to resume=")
+    return {"stages": plan["stages"], "overrides": plan["overrides"]}
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    return (config.get(group, {}) if group else config).get(name)
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    group, _, name = key.rpartition(".")
+    (config[group] if group else config)[name] = value

@@ -1,0 +1,86 @@
+"""Runs whose stages follow each other, each from the best weights of the one before: `stages` of an experiment."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.engine.config import load_config, saved_groups
+from tasks.engine.names import check_names
+from tasks.engine.saved import below_root, read_plan
+from tasks.engine.signals import STOP, Stopped
+
+PLAN = "stages.yaml"
+
+
+def has_plan(folder: str) -> bool:
+    """Whether this is the folder of a run in stages."""
+    return (Path(folder) / PLAN).exists()
+
+
+def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains the stages that are not finished yet, in folders of their own below the run's, and returns the
+    last one's metrics.json.
+
+    Raises:
+        UserError: as `train` and `read_plan`.
+    """
+    from tasks.engine.train import console, new_folder, only_one, prepare, train
+
+    more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
+    if config["resume"] is None:
+        for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
+            check_names(settings := load_config(stage_overrides(stage, overrides)))
+            prepare(settings)
+        folder = new_folder(config)
+        plan = {"stages": config["stages"], "overrides": list(overrides)}
+        (folder / PLAN).write_text(yaml.safe_dump(plan, sort_keys=False))
+    else:
+        folder = Path(config["resume"])
+        plan = read_plan(folder / PLAN, more)
+    content: dict[str, Any] = {}
+    before = None
+    with only_one(folder):
+        for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
+            place = folder / f"{number}_{name}"
+            console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
+            content = finished(place)
+            if content:
+                console.print(f"{place} is finished")
+            elif (place / "config.yaml").exists():
+                again = [f"resume={place}", *more]
+                content = train(load_config([*saved_groups(str(place)), *again]), again)
+            else:
+                settings = load_config([*stage_overrides(stage, plan["overrides"]), *more])
+                if config["resume"]:
+                    settings["data"] = stage_data(settings["data"], more)
+                settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
+                content = train(settings, folder=place, draw=not config["resume"])
+            if STOP.number is not None:  # in the stage's last moments
+                raise Stopped(STOP.number, folder)
+            before = str(place)
+    return content
+
+
+def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What is said on the command line goes for all stages, and above the experiment's own settings."""
+    groups = [o for o in overrides if o.startswith("experiment=")]
+    return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
+
+
+def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The data settings of a stage, of which a run folder's plan may name what lies below data.root."""
+    said = {override.partition("=")[0] for override in given}
+    own = {k: v for k, v in data.items() if f"data.{k}" not in said or k == "root"}
+    return data | below_root(own, None) | ({"teacher": data["teacher"]} if "teacher" in data else {})
+
+
+def finished(place: Path) -> dict[str, Any]:
+    """The metrics.json of a stage that came to its end, else nothing."""
+    try:
+        content: dict[str, Any] = json.loads((place / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if content.get("state") == "finished" else {}

@@ -1,0 +1,260 @@
+"""What all tasks share: the optimizer and its schedule, logging, and what a checkpoint holds."""
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import torch
+from lightning import LightningModule
+from timm.optim import RMSpropTF
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
+
+from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from data.crops import centre_view
+from tasks.engine.config import target
+
+CHECKPOINT_VERSION = 2
+PACKAGES = ("backbones.", "data.", "tasks.")
+
+
+def locate(config: Mapping[str, Any], group: str) -> Any:
+    """The class or function that the option chosen in a group stands for. A configuration holds the option's name
+    alone; what it means is said by this machine's conf/, and is code of this suite.
+    """
+    name = target(config["groups"], group)
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
+    if getattr(found, "__module__", None) != module:  # what a module imports is not its own
+        raise UserError(f"conf/{group}: _target_ {name} is no class or function of {', '.join(PACKAGES)}")
+    return found
+
+
+def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
+    """Calls what the option of a group stands for with the group's settings."""
+    return locate(config, group)(**config[group], **extra)
+
+
+class TaskModule(LightningModule):
+    """A deployable `model` with the way it is trained and measured.
+
+    A task defines `build_model` (of something with a `backbone`), `losses`, `measure` and `metrics`; `primary` names
+    the metric that selects the best checkpoint (higher is better), `published_classes` is the paper's number of
+    classes.
+    """
+
+    primary: ClassVar[str]
+    published_classes: ClassVar[int]
+    closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
+    compares: ClassVar[bool] = False  # whether its metrics compare pictures of a split with each other
+    asks_teacher: bool = True  # false where only a file names the teacher
+    model: nn.Module
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        labels: Sequence[str],
+        *,
+        load_weights: bool = True,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`settled` is what a backbone settled on before (see `build_backbone`), for one that loads no weights."""
+        super().__init__()
+        self.config = config
+        self.settled = dict(settled or {})
+        self.labels = list(labels)
+        wanted = config["task"]["num_classes"]
+        if wanted not in (None, len(self.labels)):
+            raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
+        self.resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+        self.load_weights = load_weights
+        self.last_metrics: dict[str, float] = {}
+        self.model = self.build_model().to(memory_format=torch.channels_last)
+        if config["trainer"]["norm_momentum"]:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = config["trainer"]["norm_momentum"]
+        if config["trainer"]["compile"]:
+            self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    def check(self, data: SuiteData) -> None:
+        """Opens what training needs besides the data, before a run folder is made for it.
+
+        Raises:
+            UserError: the teacher cannot be had, or settings do not fit the data.
+        """
+
+    def build_model(self) -> nn.Module:
+        """The network: preprocess, forward, postprocess and loss, without Lightning."""
+        raise NotImplementedError("a task defines build_model")
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; their sum is minimised."""
+        raise NotImplementedError("a task defines losses")
+
+    def measure(self, batch: Any) -> None:
+        """Takes a validation batch into the metrics."""
+        raise NotImplementedError("a task defines measure")
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        """Metrics over all that was measured since the last call, which they forget."""
+        raise NotImplementedError("a task defines metrics")
+
+    def view(self, image: Tensor) -> Tensor:
+        """What validation and the model see of a decoded image (3, H, W) uint8: (3, R, R). The central square where
+        `data.centre` says how much of the shorter side it has, else the whole image, squeezed.
+        """
+        share = self.config["data"].get("centre")
+        return centre_view(image, share, self.resolution) if share else resize(image, [self.resolution] * 2)
+
+    @property
+    def view_side(self) -> int:
+        """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
+        return math.ceil(self.resolution / (self.config["data"].get("centre") or 1))
+
+    def compare_with(self, files: list[str], images: Tensor) -> None:
+        """Takes uint8 pictures (B, 3, R, R) of these files for `predict` to compare with."""
+        raise UserError(f"task={self.config['task']['name']} compares no pictures; leave out against")
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
+        values, in pixels of the file.
+        """
+        raise NotImplementedError("a task defines predict")
+
+    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
+        """A picture (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
+        raise NotImplementedError("a task defines draw")
+
+    def describe(self, prediction: dict[str, Any]) -> str | None:
+        """A prediction as one line for a person; None where the drawn picture says it all."""
+        return None
+
+    def export_facts(self) -> dict[str, Any]:
+        """What an export's model.json says of this task alone, plain values."""
+        return {}
+
+    def truths(self, batch: Any) -> list[dict[str, Any]]:
+        """The labels of a batch in the form of `predict`'s answers."""
+        raise NotImplementedError("a task defines truths")
+
+    def starting_weights(self, path: str) -> dict[str, Tensor]:
+        """The tensors that `ckpt` names, by the names of this module's state dict.
+
+        Raises:
+            UserError: the file cannot be read, or is of another task.
+        """
+        from tasks.engine.checkpoint import load_checkpoint  # which restores TaskModules, so it imports this file
+
+        state: dict[str, Tensor] = load_checkpoint(path, task=self.config["task"]["name"])["state_dict"]
+        return state
+
+    def build_backbone(self, strides: Sequence[int]) -> Backbone:
+        """The configured backbone with maps at `strides`. What it settles on, its normalization and settings that
+        were left open, is kept in `settled`; the configuration stays as it was composed.
+        """
+        settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
+        settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
+        if not self.load_weights:
+            settings |= {"weights": None, "pretrained": False}
+        backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
+        if "normalization" in self.settled:
+            backbone.normalization = Normalization.of(self.settled["normalization"])
+        self.settled = {**backbone.settled, "normalization": [list(row) for row in backbone.normalization]}
+        return backbone
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}_loss": value.detach() for name, value in losses.items()})
+        return total
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.measure(batch)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: Split) -> None:
+        self.last_metrics = self.metrics(split)
+        self.last_metrics["primary"] = self.last_metrics[self.primary]
+        self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
+        self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
+
+    def on_train_epoch_start(self) -> None:
+        settings = self.config["trainer"]
+        self.hold_backbone(settings["freeze"] or self.current_epoch < settings["head_warmup"])
+
+    def hold_backbone(self, held: bool) -> None:
+        """Keeps the backbone as it is, its normalization's statistics too, or lets it learn again."""
+        backbone = self.model.backbone
+        assert isinstance(backbone, Backbone)
+        backbone.requires_grad_(not held)
+        backbone.train(not held)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains, grouped by weight decay and learning rate."""
+        settings = self.config["trainer"]
+        spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())  # type: ignore[union-attr]
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for parameter in self.model.parameters():
+            if settings["freeze"] and parameter in backbone:
+                continue
+            decay = 0.0 if parameter in spared else settings["weight_decay"]
+            lr = settings["lr"] * (settings["backbone_lr"] if parameter in backbone else 1)
+            group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.config["trainer"]
+        groups, lr, momentum = self.parameter_groups(), settings["lr"], settings["momentum"]
+        fused = str(settings["precision"]) != "16"
+        if settings["optimizer"] == "adamw":
+            return torch.optim.AdamW(groups, lr=lr, fused=fused)
+        if settings["optimizer"] == "rmsprop":  # as in TensorFlow, which the paper's epsilon and decay are of
+            return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.config["trainer"]
+        optimizer = self.build_optimizer()
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(steps * settings["warmup"]))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        # Lightning refuses to clip for fused optimizers, which is only wrong with a gradient scaler.
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["clip"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what predict and export need: plain values, so that it loads with weights_only=True, and options by
+        their names, so that no file names code.
+        """
+        checkpoint["suite"] = {
+            "version": CHECKPOINT_VERSION,
+            "task": self.config["task"]["name"],
+            "config": self.config,
+            "labels": self.labels,
+            "resolution": self.resolution,
+            "backbone": self.settled,
+            "metrics": self.last_metrics,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
+        }

@@ -1,0 +1,1 @@
+"""Exports checkpoints to files for devices, and verifies them."""

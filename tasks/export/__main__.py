@@ -1,0 +1,31 @@
+"""python -m tasks.export ckpt=<run or checkpoint> format=...: a file for a device, checked by running it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backbones.errors import UserError
+from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.export.formats import FORMATS
+
+
+def execute(overrides: Sequence[str]) -> Path:
+    """Exports, and returns the export's folder."""
+    config = load_config(overrides, "export")
+    form = FORMATS[config["format"]]
+    if config["quantize"] != "none" and not form.int8:
+        raise UserError(f"quantize={config['quantize']}: format={form.name} holds the weights as they are")
+    if config["part"] == "backbone" and form.name != "torch":
+        raise UserError(f"part=backbone is of format=torch; format={form.name} holds whole models")
+    form.module()  # a missing package is said before anything is loaded
+    from tasks.export.exporter import export
+
+    return export(config)
+
+
+def main() -> None:
+    with one_line_errors():
+        execute(arguments("export"))
+
+
+if __name__ == "__main__":
+    main()

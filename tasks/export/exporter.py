@@ -1,0 +1,242 @@
+"""Makes an export: writes the file, runs it, and says what became of the task's metric."""
+
+import copy
+import json
+import logging
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import seed_everything
+from rich.table import Table
+from torch import Tensor
+
+from backbones.console import Console
+from backbones.cost import measure_cost
+from backbones.errors import UserError
+from data.base import SuiteData
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.engine.task import TaskModule, locate
+from tasks.engine.train import saved_data, setup
+from tasks.export.formats import FORMATS, Format
+from tasks.export.graph import Graph, Job, exports_of
+from tasks.export.package import VERSION, Spec, example, sha256, whole_folder, write_spec
+from tasks.export.qat import fine_tune
+from tasks.export.verify import Standin, differences, losing_layers, measure
+
+log = logging.getLogger(__name__)
+
+THREADS = os.cpu_count() or 1
+COMPARED = 32  # validation pictures whose outputs are compared one by one
+TRIED = 4  # training pictures on which each layer's loss is tried
+MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
+
+
+def export(config: dict[str, Any]) -> Path:
+    """Writes and checks an export, and returns its folder.
+
+    Raises:
+        UserError: something must be put right first, or the file loses more than `max_drop` (it is kept).
+    """
+    setup()
+    form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
+    path = find_checkpoint(config["ckpt"])
+    checkpoint = load_checkpoint(path)
+    module = restore(checkpoint, config["teacher"])
+    target = place(config, path, module)
+    if config["part"] == "backbone":
+        if hasattr(module.model, "dense"):
+            raise UserError("part=backbone: Faster R-CNN has the last blocks of its backbone in its second stage")
+        return export_backbone(config, checkpoint, target)
+    graph = Graph(module.model, config["input"], form.whole)
+    spec = describe(config, form, path, module, graph)
+    seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # the crops that int8 takes its ranges from
+    with whole_folder(target, config["overwrite"]) as folder:
+        data = data_of(config, module)
+        samples = calibration(data, config["calibration"]) if int8 else []
+        before, count = measure(module, data, config["images"])
+        if config["quantize"] == "int8_qat":
+            epochs = max(1, round(config["qat_steps"] * data.batch_size / data.count("train")))
+            fine_tune(module, data, epochs, config["qat_lr"])
+        file = folder / spec.file
+        pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
+        inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
+        form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
+        runner = form.module().Runner(file, THREADS)
+        spec.differences = differences(graph, runner, pictures(data, COMPARED))
+        after, _ = measure(module, data, config["images"], Standin(graph, runner, spec.names))
+        spec.metrics = compared(config, module, count, before, after)
+        spec.note = data.note
+        finish(spec, module, folder, form)
+    report(spec, target)
+    if spec.metrics["drop"] > spec.metrics["max_drop"]:
+        raise UserError(
+            f"{target} is kept, but {module.primary} falls by {spec.metrics['drop']:.2f} points, more than "
+            f"max_drop={spec.metrics['max_drop']:g}; {reasons(graph, samples, spec)}"
+        )
+    return target
+
+
+def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
+    """Writes the backbone alone, and sees that `backbone.weights` takes it and gives the same maps."""
+    from tasks.export.to_torch import write_backbone
+
+    settings = checkpoint["suite"]["config"]["backbone"]
+    if "alpha" not in settings:
+        raise UserError("part=backbone is of backbone=mobilenet_v1; another library's backbones it has itself")
+    resolution = checkpoint["suite"]["resolution"]
+    with whole_folder(target, config["overwrite"]) as folder:
+        file = folder / "backbone.safetensors"
+        write_backbone(checkpoint, file)
+        again = locate(checkpoint["suite"]["config"], "backbone")(
+            **{k: v for k, v in settings.items() if k != "rho"} | {"weights": str(file), "pretrained": False}
+        )
+        own = restore(checkpoint).model.backbone
+        picture = torch.rand(1, 3, resolution, resolution)
+        with torch.inference_mode():
+            wanted, got = own(picture)[-1], again.eval()(picture)[-1]  # type: ignore[operator]
+        difference = float((wanted - got).abs().max())
+        facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
+        (folder / "model.json").write_text(json.dumps(facts) + "\n")
+    where = target / "backbone.safetensors"
+    Console().print(f"wrote {where}: start a task from it by backbone.weights={where}", soft_wrap=True)
+    return target
+
+
+def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
+    """The data set of the run, where it lies now."""
+    # processes must not be forked beside the runtimes' threads
+    data = saved_data(module.config, config["root"], workers=0)
+    if module.closed_set:
+        data.adopt(module.labels)
+    return data
+
+
+def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
+    """The folder of the export: <task>-<alpha>-<size>[-int8]-<format>."""
+    inside = checkpoint.parent.name == "checkpoints"
+    folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
+    backbone = module.config["backbone"]
+    kind = f"{backbone['alpha']:g}" if "alpha" in backbone else backbone["name"]
+    name = "backbone" if config["part"] == "backbone" else module.config["task"]["name"]
+    parts = [name, kind, str(module.resolution)]
+    if config["quantize"] != "none":
+        parts.append(config["quantize"].replace("_", "-"))
+    return folder / "-".join([*parts, config["format"]])
+
+
+def calibration(data: SuiteData, count: int) -> list[Tensor]:
+    """Pictures (1, 3, R, R) uint8 as training sees them.
+
+    Raises:
+        UserError: there are none.
+    """
+    found: list[Tensor] = []
+    try:
+        for batch in data.train_dataloader():
+            found += batch.images.split(1)
+            if len(found) >= count:
+                break
+    except (UserError, OSError) as error:
+        raise UserError(f"int8 takes its ranges from training pictures, and there are none: {error}") from error
+    return found[:count]
+
+
+def pictures(data: SuiteData, count: int) -> list[Tensor]:
+    """At least `count` validation pictures, in batches (B, 3, R, R) uint8."""
+    loader = data.val_dataloader()
+    return [batch.images for _, batch in zip(range(-(-count // data.batch_size)), loader, strict=False)]
+
+
+def compared(
+    config: dict[str, Any], module: TaskModule, images: int, before: dict[str, float], after: dict[str, float]
+) -> dict[str, Any]:
+    """What model.json says of the metrics; the drop is in points, hundredths of the primary metric."""
+    if images < 200:
+        log.warning("there are only %d validation pictures, on which the metrics say little", images)
+    limit = config["max_drop"]
+    return {
+        "primary": module.primary,
+        "images": images,
+        "before": before,
+        "after": after,
+        "drop": 100 * (before[module.primary] - after[module.primary]),
+        "max_drop": MAX_DROP[config["quantize"]] if limit is None else limit,
+    }
+
+
+def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModule, graph: Graph) -> Spec:
+    """The spec of a file that is still to be written."""
+    pixels = graph.example(1, module.resolution)
+    with torch.inference_mode():
+        answers = graph.named(pixels)
+    batch = "batch" if form.free_batch else config["batch"]
+    meanings = exports_of(module.model).outputs
+
+    def facts(name: str, tensor: Tensor) -> dict[str, Any]:
+        return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
+
+    view = {
+        "layout": config["input"],
+        "size": module.resolution,
+        "centre": module.config["data"].get("centre"),
+        "values": "RGB, 0 to 255",
+    }
+    cost = measure_cost(copy.deepcopy(module.model), module.resolution)
+    return Spec(
+        task=module.config["task"]["name"],
+        format=form.name,
+        quantize=config["quantize"],
+        file=f"model{form.suffix}",
+        input=facts("image", pixels) | view,
+        normalization=module.settled["normalization"],
+        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
+        labels=module.labels,
+        cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
+        provenance={
+            "checkpoint": path.name,
+            "checkpoint_sha256": sha256(path),
+            "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "config": module.config,
+        },
+    )
+
+
+def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
+    """Writes what lies beside the file."""
+    spec.sha256 = sha256(folder / spec.file)
+    spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
+    write_spec(folder, spec, module.export_facts())
+    text = example(spec, exports_of(module.model), form.module().EXAMPLE, form.needs)
+    (folder / "example.py").write_text(text)
+
+
+def report(spec: Spec, target: Path) -> None:
+    metrics = spec.metrics
+    title = f"{spec.task} as {spec.format}, quantize={spec.quantize}: {spec.cost['megabytes']:.2f} MB"
+    table = Table("", "checkpoint", "file", title=title)
+    for name, value in metrics["before"].items():
+        if "/" not in name:
+            table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
+    console = Console()
+    console.print(table)
+    words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
+    console.print(f"{metrics['images']} validation pictures; largest difference: {words}", soft_wrap=True)
+    if spec.note:
+        console.print(f"note: {spec.note}", soft_wrap=True)
+    console.print(f"wrote {target}; try: python {target / 'example.py'} <picture>", soft_wrap=True)
+
+
+def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:
+    """What loses most."""
+    if not samples:
+        worst = max(spec.differences, key=lambda name: spec.differences[name])
+        return f"its output {worst} differs by up to {spec.differences[worst]:.3g}"
+    layers = losing_layers(graph, [graph.pixels(x) for x in samples[:TRIED]])
+    words = ", ".join(f"{name} ({100 * loss:.1f} %)" for name, loss in layers)
+    return f"the layers whose rounding changes the outputs most are {words}"

@@ -1,0 +1,127 @@
+"""An export's folder: the file, model.json and example.py, written whole or not at all."""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tasks.export.graph import Exports
+
+VERSION = 1
+EXAMPLE = '''"""Runs {file} on pictures: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+FOLDER = Path(__file__).resolve().parent
+SPEC = json.loads((FOLDER / "model.json").read_text())
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+def read(path: str) -> npt.NDArray[Any]:
+    """A picture as the network's input."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    if SPEC["input"]["centre"]:  # the central square of this share of the shorter side
+        side = SPEC["input"]["centre"] * min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        image = image.crop(tuple(round(v) for v in (left, top, left + side, top + side)))
+    size = SPEC["input"]["size"]
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))[None]
+    if SPEC["input"]["layout"] == "float_nchw":
+        pixels = pixels.transpose(0, 3, 1, 2).astype(np.float32)
+    batch = SPEC["input"]["shape"][0]
+    return np.ascontiguousarray(np.repeat(pixels, batch, axis=0) if isinstance(batch, int) else pixels)
+
+{run}
+{answer}
+
+for path in sys.argv[1:]:
+    outputs = {{o["name"]: value[0] for o, value in zip(SPEC["outputs"], run(read(path)))}}
+    for row in {name}(outputs, SPEC):
+        print(path, json.dumps(row))
+'''
+
+
+@dataclass
+class Spec:
+    """What model.json says."""
+
+    task: str
+    format: str
+    quantize: str
+    file: str
+    input: dict[str, Any]  # name, shape, type, layout, size, centre, values
+    normalization: list[list[float]]  # inside the file
+    outputs: list[dict[str, Any]]  # name, shape, type, meaning
+    labels: list[str]
+    cost: dict[str, float]
+    versions: dict[str, str]
+    provenance: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    sha256: str = ""
+    note: str | None = None  # what every report on this data must say
+    version: int = VERSION
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs, in order."""
+        return [output["name"] for output in self.outputs]
+
+
+def example(spec: Spec, exports: Exports, run: str, runtime: str) -> str:
+    """The text of example.py."""
+    functions = [inspect.getsource(f) for f in (*exports.helpers, exports.answer)]
+    text = "\n".join(("", *functions)).replace("\n\n\n\n", "\n\n\n")
+    return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=exports.answer.__name__)
+
+
+def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
+    (folder / "model.json").write_text(json.dumps(asdict(spec) | facts) + "\n")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into that becomes `target` at the end, and vanishes if anything fails.
+
+    Raises:
+        UserError: `target` exists and may not be replaced, or cannot be written.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists; give overwrite=true to replace it, or another output=")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}; choose another with output=") from error
+    try:
+        yield partial
+        if target.exists():
+            if not overwrite:
+                raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)

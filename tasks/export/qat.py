@@ -1,0 +1,84 @@
+"""Training on with int8's rounding in the way, so that the weights learn to bear it (Jacob et al. 2018)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from backbones.mobilenet_v1 import ConvNormAct
+from data.base import SuiteData
+from tasks.engine.callbacks import SkippedPictures
+from tasks.engine.task import TaskModule
+from tasks.engine.train import build_trainer
+
+MEMORY = 0.99  # of the activations' ranges, a step
+
+
+def straight_through(x: Tensor, low: Tensor, high: Tensor, levels: int) -> Tensor:
+    """x on `levels` even steps from low to high, with the gradient of the identity inside them."""
+    step = ((high - low) / levels).clamp(min=1e-8)
+    inside = x.clamp(low, high)
+    return inside + ((inside / step).round() * step - inside).detach()
+
+
+class RoundedWeight(nn.Module):
+    """Of each output channel on 255 symmetric steps."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        high = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        return straight_through(weight, -high, high, 254)
+
+
+class Ranges:
+    """A moving range of a layer's output, which its output is rounded to."""
+
+    def __init__(self) -> None:
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def __call__(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        low, high = output.detach().amin().clamp(max=0), output.detach().amax().clamp(min=0)
+        if self.low is None or self.high is None:
+            self.low, self.high = low, high
+        self.low, self.high = self.low.lerp(low, 1 - MEMORY), self.high.lerp(high, 1 - MEMORY)
+        return straight_through(output, self.low, self.high, 255)
+
+
+def int8_layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear, nn.Module]]:
+    """The layers that int8 rounds, by name, each with the module at whose output it does: the activation is fused."""
+    blocks = {id(m.conv): m for m in model.modules() if isinstance(m, ConvNormAct)}
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [(name, layer, blocks.get(id(layer), layer)) for name, layer in layers]
+
+
+@contextmanager
+def rounding(model: nn.Module) -> Iterator[None]:
+    """Inside, convolutions and fully connected layers compute as int8 would, but for the sums."""
+    layers = int8_layers(model)
+    hooks = [end.register_forward_hook(Ranges()) for _, _, end in layers]
+    for _, layer, _ in layers:
+        parametrize.register_parametrization(layer, "weight", RoundedWeight())
+    try:
+        yield
+    finally:
+        for hook, (_, layer, _) in zip(hooks, layers, strict=True):
+            hook.remove()
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> None:
+    """Trains the folded network of `module` in place, by the task's own losses."""
+    settings = module.config["trainer"] | {
+        **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze": False},
+        **{"head_warmup": 0, "precision": "32", "devices": 1, "progress": False},
+    }
+    before, module.config = module.config, module.config | {"trainer": settings}
+    trainer = build_trainer(module.config, None, [SkippedPictures()])
+    trainer.limit_val_batches = 0
+    module.train()
+    with rounding(module.model):
+        trainer.fit(module, datamodule=data)
+    module.config = before
+    module.eval()

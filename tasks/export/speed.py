@@ -1,0 +1,164 @@
+"""How fast networks and files run: each in a process of its own, so that memory and threads are its own."""
+
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from backbones.console import Console
+from backbones.cost import measure_cost
+from backbones.errors import UserError
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.engine.hardware import keep_freed_memory
+from tasks.export.formats import FORMATS
+from tasks.export.graph import Graph
+
+THREADS, BATCH = (1, 2), 16
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to measure: a checkpoint as PyTorch runs it, eager or compiled, or an export's folder."""
+
+    name: str
+    path: str
+    kind: str  # eager | compiled | the name of a format
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    threads: int
+    median_ms: float  # of one picture
+    p95_ms: float
+    pictures_per_second: float  # in batches of 16
+    memory_mb: float  # that loading and running takes
+    file_mb: float
+    share_of_peak: float  # multiply-adds a second in batches of 16, of `peak_rate`'s float32
+
+
+def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Contender]:
+    kinds = ("eager", "compiled") if compiled else ("eager",)
+    rows = [Contender(f"PyTorch {kind}", str(find_checkpoint(ckpt)), kind) for kind in kinds] if ckpt else []
+    return rows + [Contender(path.name, str(path), spec_of(path)["format"]) for path in exports]
+
+
+def spec_of(folder: Path) -> dict:
+    content: dict = json.loads((folder / "model.json").read_text())
+    return content
+
+
+def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
+    """A row for each contender and number of threads.
+
+    Raises:
+        UserError: a file cannot be run.
+    """
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for contender in all_:
+        if contender.kind in FORMATS:
+            FORMATS[contender.kind].module()  # a missing package is said at once
+        for threads in THREADS:
+            with ProcessPoolExecutor(1, context) as pool:
+                try:
+                    rows.append(pool.submit(measure, contender, threads, seconds).result())
+                except UserError:
+                    raise
+                except Exception as error:  # of many kinds: the runtimes' own, a compiler's, a process that died
+                    first = (str(error) or type(error).__name__).splitlines()[0]
+                    hint = "; leave it out by compile=false" if contender.kind == "compiled" else ""
+                    raise UserError(f"{contender.name} ({contender.path}) cannot be run: {first}{hint}") from error
+    return rows
+
+
+def measure(contender: Contender, threads: int, seconds: float) -> Row:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    peak = peak_rate()
+    before = resident()
+    call, pixels, madds, megabytes = load(contender, threads)
+    single = times(lambda: call(pixels[:1]), seconds)
+    full = times(lambda: call(pixels), seconds)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    median = statistics.median(single)
+    p95 = float(np.percentile(single, 95))
+    rate = BATCH / statistics.median(full)
+    share = madds * rate / peak
+    return Row(contender.name, threads, median * 1e3, p95 * 1e3, rate, memory, megabytes, share)
+
+
+def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], object], np.ndarray, float, float]:
+    """How to run it, pictures for it, its multiply-adds and its size in MB."""
+    path = Path(contender.path)
+    if contender.kind in FORMATS:
+        spec = spec_of(path)
+        shape = [BATCH, *spec["input"]["shape"][1:]]
+        pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
+        runner = FORMATS[contender.kind].module().Runner(path / Path(spec["file"]).name, threads)  # in its folder
+        return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
+    checkpoint = load_checkpoint(path)
+    madds = measure_cost(restore(checkpoint).model, checkpoint["suite"]["resolution"]).madds  # it keeps no weights
+    module = restore(checkpoint)
+    graph: Callable = Graph(module.model, "uint8_nhwc", whole=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, module.resolution, module.resolution, 3), np.uint8)
+    run = torch.compile(graph) if contender.kind == "compiled" else graph
+
+    def call(images: np.ndarray) -> object:
+        with torch.inference_mode():
+            return run(torch.from_numpy(images))
+
+    return call, pixels, madds, path.stat().st_size / 1e6
+
+
+def times(call: Callable[[], object], seconds: float) -> list[float]:
+    for _ in range(WARMUP):
+        call()
+    found: list[float] = []
+    while len(found) < 5 or sum(found) < seconds:
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+@torch.inference_mode()
+def peak_rate() -> float:
+    """Multiply-adds a second of MobileNet's most frequent layer, 1 x 1 and 512 channels wide, in float32 and in bulk;
+    the best of several. (PyTorch's matrix product reaches less than half of it on processors of AMD.)
+    """
+    batch, channels, side = 16, 512, 14
+    x = torch.rand(batch, channels, side, side).to(memory_format=torch.channels_last)
+    weight = torch.rand(channels, channels, 1, 1)
+    return batch * side**2 * channels**2 / min(times(lambda: F.conv2d(x, weight), 0.3))
+
+
+def resident() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def table(rows: list[Row]) -> None:
+    headers = ("", "threads", "ms", "p95", "16: a\nsecond", "memory\nMB", "file\nMB", "% of\npeak")
+    shown = Table(*headers, box=SIMPLE_HEAD)
+    shown.columns[0].overflow = "fold"
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        figures = (row.median_ms, row.p95_ms, row.pictures_per_second, row.memory_mb, row.file_mb)
+        words = [f"{v:.2f}" if v < 100 else f"{v:.0f}" for v in figures]
+        shown.add_row(row.name, str(row.threads), *words, f"{100 * row.share_of_peak:.0f}")
+    Console().print(shown)

@@ -1,0 +1,119 @@
+"""ExecuTorch programs lowered to XNNPACK, and the runtime of executorch's own Python package. The batch is fixed."""
+
+import contextlib
+import copy
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tasks.export.graph import Graph, Job, in_batches
+
+KEY = "quantization_annotation"  # torchao's
+EXAMPLE = """
+def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    try:  # wants Python 3.12, but no torch
+        from executorch_numpy_runtime import Runtime
+
+        return list(Runtime.get().load_program(str(FOLDER / SPEC["file"])).load_method("forward")([pixels]))
+    except ImportError:  # of the package executorch, which stands on torch
+        import torch
+        from executorch.runtime import Runtime
+
+        method = Runtime.get().load_program(FOLDER / SPEC["file"]).load_method("forward")
+        return [tensor.numpy() for tensor in method.execute([torch.from_numpy(pixels)])]
+"""
+
+
+def write(job: Job) -> None:
+    """Writes the graph; int8 is static, of convolutions and fully connected layers, per channel."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+    logging.getLogger("root").setLevel(logging.WARNING)
+    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # the lowering wants plain weights
+    if len(job.calibration):
+        quantize(graph, job)
+    program = torch.export.export(graph, (job.example,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    job.path.write_bytes(lowered.buffer)
+
+
+def quantize(graph: Graph, job: Job) -> None:
+    """Makes the network, from normalised pixels to what its forward gives, compute in int8."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    model = graph.model
+    batches = [torch.from_numpy(x) for x in in_batches(job.calibration, len(job.example))]
+    network: Any = torch.export.export(model, (graph.normalised(batches[0]),)).module()
+    unshare_biases(network)
+    network = prepare_pt2e(network, quantizer(get_symmetric_quantization_config(is_per_channel=True)))
+    for batch in batches:
+        network(graph.normalised(batch))
+    network = convert_pt2e(network)
+    model.add_module("int8", network)
+    model.__dict__["forward"] = lambda images: network(images)
+
+
+def unshare_biases(network: torch.fx.GraphModule) -> None:
+    """Gives each call of a shared convolution a bias of its own: the steps of an int8 bias follow from the input's."""
+    seen: set[str] = set()
+    for i, node in enumerate(list(network.graph.nodes)):
+        bias = node.args[2] if node.target is torch.ops.aten.conv2d.default and len(node.args) > 2 else None
+        if bias is not None and str(bias.target) in seen:
+            name = f"bias_{i}"
+            network.register_parameter(name, torch.nn.Parameter(network.get_parameter(bias.target).detach().clone()))
+            with network.graph.inserting_before(node):
+                node.update_arg(2, network.graph.get_attr(name))
+        elif bias is not None:
+            seen.add(str(bias.target))
+    network.recompile()
+
+
+def quantizer(config: Any) -> Any:
+    """XNNPACK's, that besides takes a convolution and its ReLU6 as one. By itself it would round their sums to the
+    range before the ReLU6, which after folding is often a hundred times as wide.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+
+    aten = torch.ops.aten
+
+    class Quantizer(XNNPACKQuantizer):
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            for node in model.graph.nodes:
+                if node.target in (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default):
+                    conv = node.args[0]
+                    if conv.target is aten.conv2d.default and len(conv.users) == 1:
+                        inputs = {conv.args[0]: config.input_activation, conv.args[1]: config.weight}
+                        conv.meta[KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+                        output = {"output_qspec": config.output_activation}
+                        node.meta[KEY] = QuantizationAnnotation(**output, _annotated=True)
+            return super().annotate(model)
+
+    return Quantizer().set_global(config)
+
+
+class Runner:
+    """A file, run on inputs of any batch, as many pictures at a time as it takes."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads)
+        self.program = Runtime.get().load_program(path)  # which must outlive the method
+        self.method = self.program.load_method("forward")
+        assert self.method
+        self.batch = self.method.metadata.input_tensor_meta(0).sizes()[0]
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        parts = in_batches(images, self.batch)
+        answers = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]

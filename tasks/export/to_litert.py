@@ -1,0 +1,75 @@
+"""LiteRT (TensorFlow Lite) files by litert-torch, and their interpreter with XNNPACK. The batch is fixed."""
+
+import contextlib
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tasks.export.graph import Job, in_batches
+
+# What carries the network. Decoding of boxes and the last softmax keep their range in float.
+QUANTIZED = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "PAD",
+    "PADV2",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "MEAN",
+    "TRANSPOSE",
+)
+EXAMPLE = """
+def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    answers = Interpreter(str(FOLDER / SPEC["file"])).get_signature_runner()(args_0=pixels)
+    return [answers[f"output_{i}"] for i in range(len(answers))]
+"""
+
+
+def write(job: Job) -> None:
+    """Writes the graph; int8 is static, with per-channel weights, and keeps input and outputs as they are."""
+    import litert_torch
+
+    # litert-torch 0.10 copies weights of another layout, and takes such copies of one shape for the same tensor
+    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        litert_torch.convert(graph, (job.example,)).export(str(job.path))
+        if len(job.calibration):
+            quantize(job)
+
+
+def quantize(job: Job) -> None:
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    quantizer = Quantizer(str(job.path))
+    for operation in QUANTIZED:
+        quantizer.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    batches = in_batches(job.calibration, len(job.example))
+    ranges = quantizer.calibrate({"serving_default": [{"args_0": batch} for batch in batches]}, num_threads=2)
+    result = quantizer.quantize(ranges, enable_progress_report=False)
+    job.path.write_bytes(result.quantized_model or b"")
+
+
+class Runner:
+    """A file, run on inputs of any batch, as many pictures at a time as it takes."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=threads)
+        self.run = interpreter.get_signature_runner()
+        (details,) = self.run.get_input_details().values()
+        self.batch = int(details["shape"][0])
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        answers = []
+        for part in in_batches(images, self.batch):
+            found = self.run(args_0=part)
+            answers.append([found[f"output_{i}"] for i in range(len(found))])
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]

@@ -1,0 +1,113 @@
+"""ONNX files, and ONNX Runtime to run them. The batch is free, and suppression is inside."""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tasks.export.graph import Job, in_batches
+
+QUANTIZED = ["Conv", "Gemm", "Clip", "Relu", "GlobalAveragePool", "MaxPool"]
+EXAMPLE = """
+def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(FOLDER / SPEC["file"], providers=["CPUExecutionProvider"])
+    return session.run(None, {SPEC["input"]["name"]: pixels})
+"""
+
+
+def write(job: Job) -> None:
+    """Writes the graph; int8 is static, in QDQ form, with per-channel int8 weights and uint8 activations."""
+    import onnx
+
+    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    program: Any = torch.onnx.export(
+        job.graph,
+        (torch.cat([job.example, job.example]),),  # of a batch of one it would make a constant
+        dynamo=True,
+        input_names=["image"],
+        output_names=job.names,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        custom_translation_table=translations(),
+        verbose=False,
+    )
+    if not len(job.calibration):
+        onnx.save(program.model_proto, job.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        whole, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(program.model_proto, whole)
+        quantize(whole, prepared, job.path, job.calibration)
+
+
+def quantize(whole: Path, prepared: Path, path: Path, calibration: npt.NDArray[Any]) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = in_batches(calibration, 1)
+
+        def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {"image": batch}
+
+    logging.getLogger().setLevel(logging.WARNING)  # it tells of every scale on the root logger
+    quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=QUANTIZED,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"CalibMovingAverage": True},
+    )
+
+
+def translations() -> dict[Any, Any]:
+    """ONNX for the operators of detection."""
+    from onnxscript import FLOAT, INT64, opset18
+
+    from tasks.detection import nms  # registers the operator
+
+    assert nms
+    op: Any = opset18  # whose types leave no room for constants
+
+    def kept(boxes: FLOAT, scores: FLOAT, iou: float, threshold: float) -> FLOAT:
+        count = op.Shape(scores, start=2, end=3)
+        found = op.NonMaxSuppression(
+            boxes, scores, count, op.Constant(value_float=iou), op.Constant(value_float=threshold)
+        )
+        rows: INT64 = op.Gather(found, op.Constant(value_ints=[0, 2]), axis=1)
+        zeros = op.Expand(op.Constant(value_float=0.0), op.Shape(boxes, start=0, end=2))
+        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(rows, start=0, end=1))
+        return op.ScatterND(zeros, rows, ones)
+
+    return {torch.ops.mobilenets.kept.default: kept}
+
+
+class Runner:
+    """A file, run on inputs of any batch."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (self.input,) = self.session.get_inputs()
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [np.asarray(x) for x in self.session.run(None, {self.input.name: images})]

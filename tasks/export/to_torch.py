@@ -1,0 +1,54 @@
+"""Checkpoints as safetensors, to go on with in this suite; and backbones alone, to start another task from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tasks.export.graph import Graph, Job
+
+EXAMPLE = """
+def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    from tasks.export.to_torch import Runner
+
+    return Runner(FOLDER / SPEC["file"], 2)(pixels)
+"""
+
+
+def write(job: Job) -> None:
+    """Writes the checkpoint's weights; its other contents, and the layout of the input, go into the file's header."""
+    metadata = {"suite": json.dumps(job.checkpoint["suite"]), "input": job.graph.layout}
+    save(job.checkpoint["state_dict"], job.path, metadata)
+
+
+def write_backbone(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes the weights of the backbone, and with them the settings that rebuild it."""
+    state = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.backbone.")}
+    suite = checkpoint["suite"]
+    kept = {"version": suite["version"], "task": "backbone", "backbone": suite["backbone"]}
+    save(state, path, {"suite": json.dumps(kept)})
+
+
+def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
+
+
+class Runner:
+    """The network of a file, as PyTorch runs it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from tasks.engine.checkpoint import load_checkpoint, restore
+
+        torch.set_num_threads(threads)
+        with safe_open(path, "pt") as file:
+            layout = file.metadata()["input"]
+        self.graph = Graph(restore(load_checkpoint(path)).model, layout, whole=True)
+
+    @torch.inference_mode()
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [tensor.numpy() for tensor in self.graph(torch.from_numpy(images))]

@@ -1,0 +1,119 @@
+"""Whether an exported file does what the network did: by its outputs, and by the task's own metric."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from data.base import SuiteData
+from tasks.engine.callbacks import SkippedPictures
+from tasks.engine.task import TaskModule
+from tasks.engine.train import build_trainer
+from tasks.export.graph import Graph, found
+from tasks.export.qat import int8_layers
+
+Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
+
+
+class Standin(nn.Module):
+    """Answers in the model's place with what the exported file says, so that a task measures the file."""
+
+    def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
+        super().__init__()
+        self.graph, self.runner, self.names = graph, runner, names
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return self.graph.pixels(images.cpu())
+
+    def forward(self, pixels: Tensor) -> Any:
+        answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
+        return found(self.graph.model, dict(zip(self.names, answers, strict=True)))
+
+    def postprocess(self, answers: Any, *_: Any) -> Any:
+        return answers
+
+
+class Counter(Callback):
+    """Counts the validation pictures."""
+
+    count = 0
+
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self.count += len(batch.images)
+
+
+def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
+    """About `images` validation pictures from all over the split, which may be sorted by class; the first ones where
+    they come as a stream, and all where the metrics compare them with each other.
+    """
+    loader = data.val_dataloader()
+    if module.compares or isinstance(loader.dataset, IterableDataset):
+        return loader
+    count = len(data.pictures("val"))  # type: ignore[arg-type]
+    wanted = min(max(1, images // data.items("val")), count)
+    rows = [i * count // wanted for i in range(wanted)]
+    return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)
+
+
+def measure(
+    module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None
+) -> tuple[dict[str, float], int]:
+    """The task's metrics on about `images` validation pictures, by `model` in place of its own, and how many."""
+    settings = {**module.config["trainer"], "devices": 1, "accelerator": "cpu", "precision": "32", "progress": False}
+    counter = Counter()
+    trainer = build_trainer({**module.config, "trainer": settings}, None, [SkippedPictures(), counter])
+    loader = validation(module, data, images)
+    if not module.compares:
+        trainer.limit_val_batches = -(-images // (loader.batch_size or 1))
+    own = module.model
+    if model is not None:
+        module.model = model
+    data.val_dataloader = lambda: loader  # type: ignore[method-assign]
+    try:
+        trainer.validate(module, datamodule=data, verbose=False)
+    finally:
+        module.model = own
+        del data.val_dataloader  # the method is there again
+    return {name: value for name, value in module.last_metrics.items() if name != "primary"}, counter.count
+
+
+@torch.inference_mode()
+def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Of each output the largest difference between file and network; of whole numbers, the share that differs."""
+    largest: dict[str, list[float]] = {}
+    for images in batches:
+        pixels = graph.pixels(images)
+        expected = graph.named(pixels)
+        for (name, wanted), got in zip(expected.items(), runner(pixels.numpy()), strict=True):
+            error = np.abs(got.astype(np.float64) - wanted.double().numpy())
+            whole = not wanted.is_floating_point()
+            largest.setdefault(name, []).append(float((error > 0).mean() if whole else error.max()))
+    return {name: max(values) for name, values in largest.items()}
+
+
+@torch.inference_mode()
+def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[tuple[str, float]]:
+    """The layers that lose most by int8, with the error relative to the output's size that each alone makes."""
+    model = graph.model
+    before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
+    losses = []
+    for name, layer, end in int8_layers(model):
+        weight = layer.weight.data
+        layer.weight.data = rounded(weight, weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / 127)
+        hook = end.register_forward_hook(lambda _, __, y: rounded(y, (y.amax() - y.amin()) / 255))
+        after = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
+        hook.remove()
+        layer.weight.data = weight
+        error = sum(float((a - b).norm()) for a, b in zip(after, before, strict=True))
+        losses.append((name, error / max(sum(float(b.norm()) for b in before), 1e-9)))
+    return sorted(losses, key=lambda row: -row[1])[:count]
+
+
+def rounded(x: Tensor, step: Tensor) -> Tensor:
+    step = step.clamp(min=1e-12)
+    return (x / step).round() * step

@@ -1,0 +1,78 @@
+"""python -m tasks.gallery ckpt=<run> mode=build|add|evaluate|query: places photos by those most like them.
+
+Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gallery ckpt=<run> mode=build
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from backbones.errors import UserError
+from tasks.engine.config import load_config, one_line_errors
+
+if TYPE_CHECKING:
+    from data.geo.places import GeoData, Places
+
+
+def main() -> None:
+    with one_line_errors():
+        config = load_config(sys.argv[1:], "gallery")
+        run(config)
+
+
+def run(config: dict[str, Any]) -> None:
+    """Does what `mode` says.
+
+    Raises:
+        UserError: something in the settings or the files must be put right first.
+    """
+    from data.image_file import limit_pixels
+    from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
+    from tasks.engine.train import setup
+    from tasks.gallery import gallery, report
+
+    setup()
+    limit_pixels(config["max_pixels"])
+    path = find_checkpoint(config["ckpt"])
+    checkpoint = load_checkpoint(path, task="geo")
+    inside = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = Path(config["folder"] or inside / "gallery")
+    work = {"batch_size": config["batch_size"]}
+    if config["mode"] == "build":
+        settings = {"index": config["index"], "shard_size": config["shard_size"], **work}
+        gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)
+    elif config["mode"] == "add":
+        if not config["source"]:
+            raise UserError("mode=add needs source=<a CSV file or a folder of photos with GPS>")
+        gallery.add_to_gallery(folder, checkpoint, source_places(config, checkpoint), **work)
+    elif config["mode"] == "evaluate":
+        photos = source_places(config, checkpoint, "test")
+        report.evaluate(config, checkpoint, folder, photos)
+    else:
+        report.query(config, checkpoint, folder)
+
+
+def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
+    """The data set of the run, where it lies now."""
+    from data.image_file import limit_pixels
+    from tasks.engine.train import saved_data
+
+    data: GeoData = saved_data(checkpoint["suite"]["config"], config["root"])  # type: ignore[assignment]
+    limit_pixels(config["max_pixels"])  # not what the run had
+    return data
+
+
+def source_places(
+    config: dict[str, Any], checkpoint: dict[str, Any], split: Literal["gallery", "test"] = "gallery"
+) -> "Places":
+    """The photos that `source` names, else those of a split of the run's data."""
+    from data.geo.places import read_csv, read_folder
+
+    if not config["source"]:
+        return data_of(config, checkpoint).places(split)
+    source = Path(config["source"])
+    return read_folder(source) if source.is_dir() else read_csv(source, source.parent, max_bad=0.01)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Galleries: photos with known positions, to be searched for those most like another one.
+
+A gallery is a folder: the embeddings in shards, and beside them the FAISS index, positions, paths and
+gallery.json, which names the model that made them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from backbones.errors import UserError
+from data.geo.places import Places
+from data.geo.s2 import Floats, Ints
+from tasks.engine.checkpoint import restore
+from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_shards
+from tasks.gallery.index import (
+    bytes_per_vector,
+    factory_string,
+    make_index,
+    read_index,
+    train_index,
+    training_count,
+    tune,
+    write_index,
+)
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+@dataclass
+class Part:
+    """Photos that were added together; `digest` is of their paths."""
+
+    name: str
+    photos: int
+    digest: str
+
+
+@dataclass
+class Facts:
+    """What gallery.json says."""
+
+    model: str
+    dim: int
+    shard_size: int
+    factory: str
+    photos: int  # that can be read, and so are in the index
+    parts: list[Part]
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        partial = folder / ".gallery.json.part"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        partial.replace(folder / "gallery.json")
+
+    @classmethod
+    def read(cls, folder: Path, model: str) -> "Facts":
+        """UserError where there is no gallery, or one of another model."""
+        try:
+            content = json.loads((folder / "gallery.json").read_text())
+            facts = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(f"{folder / 'gallery.json'} is damaged: build the gallery again") from error
+        if facts.version > VERSION:
+            raise UserError(f"the gallery {folder} was written by a newer version of this suite; update to read it")
+        if facts.model != model:
+            raise UserError(
+                f"the gallery {folder} was built by another model ({facts.model}, this one is {model}); build its own"
+            )
+        return facts
+
+
+class Neighbours(NamedTuple):
+    """The most similar photos of B queries, best first: rows, inner products (B, K) and positions (B, K, 2)."""
+
+    rows: Ints
+    similarities: Floats
+    positions: Floats
+
+
+class Gallery:
+    """An index with the positions and paths of its photos, memory-mapped."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder = folder
+        self.facts = Facts.read(folder, model)
+        generation = len(self.facts.parts)
+        self.index = read_index(folder / f"index-{generation}.faiss")
+        tune(self.index)
+        try:
+            self.positions: Floats = np.load(folder / f"positions-{generation}.npy", mmap_mode="r")
+            self.paths = (folder / f"paths-{generation}.txt").read_text().splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
+        if not self.index.ntotal == len(self.positions) == len(self.paths) == self.facts.photos:
+            raise UserError(f"the gallery {folder} is damaged: its files differ in length; build it again")
+
+    def __len__(self) -> int:
+        return self.facts.photos
+
+    def search(self, vectors: npt.ArrayLike, k: int) -> Neighbours:
+        """Neighbours of queries (B, D).
+
+        Raises:
+            UserError: k is larger than the gallery.
+        """
+        if k > len(self):
+            raise UserError(f"k={k} is more than the {len(self)} photos of the gallery {self.folder}")
+        similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
+        # an approximate index may find fewer, and says -1: the best one stands in, with no weight
+        found = rows >= 0
+        rows = np.where(found, rows, rows[:, :1])
+        return Neighbours(rows, np.where(found, similarities, -np.inf), np.asarray(self.positions[rows]))
+
+
+def build_gallery(
+    folder: Path, checkpoint: dict[str, Any], places: Places, *, index: str, shard_size: int, **settings: Any
+) -> None:
+    """Embeds the photos, where that is not done, and indexes them; every process of a torchrun calls it alike."""
+    rank, model = Rank.join(), fingerprint(checkpoint)
+    part = Part("0", len(places), _digest(places))
+    if (folder / "gallery.json").exists():
+        facts = Facts.read(folder, model)
+        raise UserError(f"{folder} holds a gallery of {facts.photos} photos already; use mode=add or another folder")
+    _claim(folder, model, part, shard_size)
+    factory = factory_string(index, len(places), embedding_dim(checkpoint))
+    size, count = bytes_per_vector(make_index(factory, embedding_dim(checkpoint))), len(places)
+    log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
+    _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=shard_size, **settings)
+    rank.wait()
+    if rank.index == 0:
+        found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
+        factory = factory_string(index, len(found.rows), found.dim)  # of those that could be read
+        made = make_index(factory, found.dim)
+        train_index(made, found.sample(training_count(made)), factory)
+        _commit(folder, Facts(model, found.dim, shard_size, factory, 0, []), part, made, found, places)
+    rank.wait()
+
+
+def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
+    """Adds photos to an index that stays as it was trained."""
+    rank = Rank.join()
+    facts = Facts.read(folder, fingerprint(checkpoint))
+    part = Part(str(len(facts.parts)), len(places), _digest(places))
+    if part.digest in {old.digest for old in facts.parts}:
+        raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
+    _claim(folder, facts.model, part, facts.shard_size)
+    _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
+    rank.wait()
+    if rank.index == 0:
+        old = Gallery(folder, facts.model)
+        found = Embeddings(folder / "embeddings" / part.name, len(places), facts.shard_size)
+        index = read_index(folder / f"index-{len(facts.parts)}.faiss", mapped=False)
+        _commit(folder, facts, part, index, found, places, old)
+    rank.wait()
+
+
+def embedding_dim(checkpoint: dict[str, Any]) -> int:
+    model: Any = restore(checkpoint).model
+    return int(model.backbone.channels[-1])
+
+
+def _digest(places: Places) -> str:
+    return hashlib.sha256("\n".join(map(str, places.paths)).encode()).hexdigest()[:16]
+
+
+def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
+    """Says what half-written embeddings are of, so that only the same job goes on with them."""
+    claim, path = {"model": model, "shard_size": shard_size, **asdict(part)}, folder / "building.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists() and json.loads(path.read_text()) != claim:
+            embeddings = folder / "embeddings" / part.name
+            raise UserError(
+                f"{folder} holds embeddings, half done, of another model or of other photos: finish that job, "
+                f"or delete {path} and {embeddings}"
+            )
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes do this at once
+        partial.write_text(json.dumps(claim))
+        partial.replace(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
+    except OSError as error:
+        raise UserError(f"the gallery {folder} cannot be written: {error}") from error
+
+
+def _embed(
+    folder: Path,
+    checkpoint: dict[str, Any],
+    places: Places,
+    rank: Any,
+    *,
+    batch_size: int,
+    shard_size: int,
+) -> None:
+    module = restore(checkpoint)
+    device = torch.device("cuda", rank.index % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
+    write_shards(
+        module.to(device).model,  # type: ignore[arg-type]
+        places.paths,
+        folder,
+        resolution=module.resolution,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        rank=rank,
+    )
+
+
+def _commit(
+    folder: Path,
+    facts: Facts,
+    part: Part,
+    index: Any,
+    found: Embeddings,
+    places: Places,
+    old: Gallery | None = None,
+) -> None:
+    """Adds the embeddings and writes the next generation of files, then gallery.json, which makes it the one that
+    counts, and drops the one before.
+    """
+    generation = len(facts.parts) + 1
+    if bad := len(places) - len(found.rows):
+        log.warning("%d of %d photos cannot be read and are left out", bad, len(places))
+    for chunk in found.chunks():
+        index.add(chunk)
+    positions, paths = places.positions[found.rows], [str(places.paths[i].resolve()) for i in found.rows]
+    if old:
+        positions, paths = np.concatenate([old.positions, positions]), old.paths + paths
+    write_index(index, folder / f"index-{generation}.faiss")
+    save_array(folder / f"positions-{generation}.npy", positions)
+    (folder / f"paths-{generation}.txt").write_text("".join(f"{path}\n" for path in paths))
+    facts.parts.append(part)
+    facts.photos = len(paths)
+    facts.write(folder)
+    (folder / "building.json").unlink(missing_ok=True)
+    for name in ("index-{}.faiss", "positions-{}.npy", "paths-{}.txt"):
+        (folder / name.format(generation - 1)).unlink(missing_ok=True)
+    log.info("%s: %d photos", folder, facts.photos)

@@ -1,0 +1,66 @@
+"""Answers by classification, by retrieval from a gallery, and by both together."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.geo.s2 import Floats
+from data.geo.sphere import positions_of, unit_vectors
+from tasks.gallery.density import densest, neighbour_weights
+from tasks.gallery.gallery import Gallery, Neighbours
+from tasks.geo.model import GeoLocator, Located
+
+
+class Answer(NamedTuple):
+    """Positions (B, 2) by each way, and what they rest on."""
+
+    positions: dict[str, Floats]
+    cells: Located
+    neighbours: Neighbours
+
+
+@dataclass(frozen=True)
+class Locator:
+    """A model with a gallery.
+
+    Retrieval is [L]kNN: the mode of a density of scale `sigma_km` over the `k` nearest photos' positions, weighted
+    by exp(sharpness * similarity). Fusion adds the classifier's `cells` most probable cells to that density,
+    which get the share `fusion` of the weight.
+    """
+
+    model: GeoLocator
+    gallery: Gallery
+    k: int
+    sigma_km: float
+    sharpness: float
+    fusion: float
+    cells: int = 20
+
+    def __call__(self, images: Tensor) -> Answer:
+        """Answers for uint8 images (B, 3, R, R)."""
+        features = self.model.features(self.model.preprocess(images))
+        logits = self.model.head(features)
+        neighbours = self.gallery.search(F.normalize(features.float(), dim=1).cpu().numpy(), self.k)
+        return self.combine(logits, neighbours)
+
+    def combine(self, logits: Tensor, neighbours: Neighbours) -> Answer:
+        located = self.model.postprocess(logits)
+        near = unit_vectors(neighbours.positions)
+        weights = neighbour_weights(neighbours.similarities, self.sharpness)
+        probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(self.cells, self.model.sizes[-1]), 1)
+        means = self.model.directions[-self.model.sizes[-1] :][cells].double().cpu().numpy()
+        shares = probabilities.double().cpu().numpy()
+        together = np.concatenate([near, means], axis=1)
+        share = np.concatenate([(1 - self.fusion) * weights, self.fusion * shares], axis=1)
+        return Answer(
+            {
+                "classification": positions_of(located.directions.double().cpu().numpy()),
+                "retrieval": positions_of(densest(near, weights, self.sigma_km)),
+                "fusion": positions_of(densest(together, share, self.sigma_km)),
+            },
+            located,
+            neighbours,
+        )

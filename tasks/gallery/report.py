@@ -1,0 +1,179 @@
+"""What is said of a gallery's answers: tables, maps, lines."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from backbones.console import Console
+from backbones.errors import UserError
+from data.crops import read_whole
+from data.geo.places import Places
+from data.geo.s2 import Floats
+from data.geo.sphere import great_circle_km, positions_of
+from data.images import BadImage, read_image
+from tasks.engine.checkpoint import restore
+from tasks.gallery.embed import fingerprint
+from tasks.gallery.gallery import Gallery
+from tasks.gallery.locate import Answer, Locator
+from tasks.geo import maps
+from tasks.geo.gazetteer import nearest_place
+from tasks.geo.task import GeoTask, error_metrics, in_words, place
+from tasks.predict import find_pictures, output_paths
+
+log = logging.getLogger(__name__)
+console = Console()
+
+THUMBNAIL = 128
+
+
+def open_locator(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> tuple[GeoTask, Locator]:
+    """The model and its gallery, ready to answer.
+
+    Raises:
+        UserError: the gallery is absent, damaged, another model's, or smaller than k.
+    """
+    gallery = Gallery(folder, fingerprint(checkpoint))
+    if config["k"] > len(gallery):
+        raise UserError(f"k={config['k']} is more than the {len(gallery)} photos of the gallery {folder}")
+    module = restore(checkpoint)
+    assert isinstance(module, GeoTask)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {name: config[name] for name in ("k", "sigma_km", "sharpness", "fusion")}
+    return module, Locator(module.model, gallery, **settings)
+
+
+def answers(module: GeoTask, locator: Locator, paths: Sequence[Path], size: int) -> Iterator[tuple[list[int], Answer]]:
+    """Batches of the rows that could be read, with their answers; the others are named and left out."""
+    device = next(module.parameters()).device
+    for start in range(0, len(paths), size):
+        rows, images = [], []
+        for row in range(start, min(start + size, len(paths))):
+            try:
+                images.append(read_whole(paths[row], module.resolution))
+            except BadImage as error:
+                log.warning("skipped %s: %s", *error.args)
+                continue
+            rows.append(row)
+        if rows:
+            with torch.inference_mode():
+                yield rows, locator(torch.stack(images).to(device))
+
+
+def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, places: Places) -> dict[str, Any]:
+    """Prints and writes the metrics of the three ways, side by side, and a map of the errors; returns the metrics."""
+    module, locator = open_locator(config, checkpoint, folder)
+    rows: list[int] = []
+    found: dict[str, list[Floats]] = {}
+    for some, answer in answers(module, locator, places.paths, config["batch_size"]):
+        rows += some
+        for way, positions in answer.positions.items():
+            found.setdefault(way, []).append(positions)
+    if not rows:
+        raise UserError(f"none of the {len(places)} photos could be read, for example {places.paths[0]}")
+    truth = places.positions[rows]
+    errors = {way: great_circle_km(np.concatenate(parts), truth) for way, parts in found.items()}
+    metrics: dict[str, Any] = {way: error_metrics(e) for way, e in errors.items()}
+    table = Table("metric", *errors, title=f"{len(rows)} photos, gallery of {len(locator.gallery)}")
+    for name in metrics["fusion"]:
+        digits = 1 if name == "median_km" else 3
+        table.add_row(name, *(f"{metrics[way][name]:.{digits}f}" for way in errors))
+    console.print(table)
+    for kind in ("continent", "country"):
+        if parts := by_place(truth, errors, kind):
+            metrics[kind] = parts
+            if kind == "continent":  # countries are too many to print
+                console.print(places_table(kind, parts, list(errors)))
+    output = _output(config)
+    (output / "evaluation.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    maps.error_map(truth, errors["fusion"]).save(output / "errors.png")
+    console.print(f"see {output / 'evaluation.json'} and {output / 'errors.png'}", soft_wrap=True)
+    return metrics
+
+
+def by_place(
+    truth: Floats, errors: dict[str, Floats], kind: Literal["continent", "country"]
+) -> dict[str, dict[str, float]]:
+    """Median errors in km by where the city is that is nearest to the truth; empty without city names."""
+    names = [getattr(near, kind) if (near := nearest_place(*position)) else None for position in truth.tolist()]
+    found: dict[str, dict[str, float]] = {}
+    for name in sorted({name for name in names if name}):
+        own = np.array([n == name for n in names])
+        found[name] = {"photos": int(own.sum()), **{way: float(np.median(e[own])) for way, e in errors.items()}}
+    return found
+
+
+def places_table(kind: str, parts: dict[str, dict[str, float]], ways: list[str]) -> Table:
+    table = Table(kind, "photos", *(f"{way}, median km" for way in ways))
+    for name, row in parts.items():
+        table.add_row(name, str(row["photos"]), *(f"{row[way]:.0f}" for way in ways))
+    return table
+
+
+def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:
+    """Prints where each photo of `input` was taken, and writes the answers and a map for each."""
+    paths = find_pictures(config["input"])
+    module, locator = open_locator(config, checkpoint, folder)
+    output, done = _output(config), 0
+    targets = output_paths(paths, output)
+    with (output / "answers.jsonl").open("w") as lines:
+        for rows, answer in answers(module, locator, paths, config["batch_size"]):
+            for i, row in enumerate(rows):
+                said = {way: place(positions[i]) for way, positions in answer.positions.items()}
+                near = [
+                    {"path": locator.gallery.paths[n], "similarity": round(float(s), 4)}
+                    for n, s in zip(answer.neighbours.rows[i], answer.neighbours.similarities[i], strict=True)
+                ]
+                lines.write(json.dumps({"file": str(paths[row]), **said, "neighbours": near}) + "\n")
+                where = said["fusion"]
+                console.print(f"{paths[row]}: {in_words(where)}", soft_wrap=True, highlight=False)
+                targets[row].parent.mkdir(parents=True, exist_ok=True)
+                answer_map(paths[row], answer, i, locator).save(targets[row])
+                done += 1
+    if not done:
+        raise UserError(f"input={config['input']}: none of the {len(paths)} files could be read")
+    console.print(
+        f"{done} of {len(paths)} photos; see {output / 'answers.jsonl'} and the maps beside it", soft_wrap=True
+    )
+
+
+def answer_map(path: Path, answer: Answer, i: int, locator: Locator, width: int = 1024) -> Image.Image:
+    """A map of what the answer rests on; below it the photo and its nearest of the gallery."""
+    near = answer.neighbours.positions[i]
+    cells = answer.cells.cells[i].cpu().numpy()
+    means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())
+    weights = np.concatenate([answer.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / len(near))])
+    world = maps.heat(maps.world(width), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
+    maps.dots(world, near, maps.OTHER, radius=4)
+    maps.dots(world, answer.positions["fusion"][i], maps.ANSWER, radius=6)
+    page = Image.new("RGB", (width, width // 2 + THUMBNAIL), "white")
+    page.paste(world)
+    beside = [Path(locator.gallery.paths[n]) for n in answer.neighbours.rows[i][: width // THUMBNAIL - 1]]
+    for column, picture in enumerate([path, *beside]):
+        try:
+            pixels, _ = read_image(picture, THUMBNAIL)
+        except BadImage:  # a gallery is of use without its photos, too
+            continue
+        page.paste(_thumbnail(pixels), (column * THUMBNAIL, width // 2))
+    return page
+
+
+def _thumbnail(pixels: Tensor) -> Image.Image:
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return image.resize((THUMBNAIL - 2, THUMBNAIL - 2))
+
+
+def _output(config: dict[str, Any]) -> Path:
+    output = Path(config["output"])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+    return output

@@ -1,0 +1,187 @@
+"""Positions from CSV files and from EXIF: what is read, and what is said of what cannot be."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbones.errors import UserError
+from data.demo.earth import write_earth
+from data.geo.places import GeoData, exif_position, read_csv, read_folder
+from tests.conftest import shared
+
+HEADER = "path,latitude,longitude\n"
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "photos.csv"
+    path.write_text(text)
+    return path
+
+
+# --- CSV -----------------------------------------------------------------------------------------------
+
+
+def test_paths_are_below_the_root_and_columns_may_be_named_otherwise(tmp_path: Path) -> None:
+    path = table(tmp_path, "note,lng,LAT,IMG_ID\nx,2.2945,48.8584,a/b.jpg\n\ny,-180,-90,c.jpg\n".replace("LAT", "lat"))
+    places = read_csv(path, tmp_path, 0.01)
+    assert places.paths == [tmp_path / "a/b.jpg", tmp_path / "c.jpg"]
+    assert places.positions.tolist() == [[48.8584, 2.2945], [-90, -180]]
+
+
+def test_a_few_unusable_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = [f"{i}.jpg,{i % 90},{i}" for i in range(95)]
+    bad = ["a.jpg,91,181", "b.jpg,120.5,45", "c.jpg,-130,20", "d.jpg,,3", "e.jpg,north,3"]
+    path = table(tmp_path, HEADER + "\n".join([*good, *bad]))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_csv(path, tmp_path, 0.05)) == 95
+    assert caplog.messages == [
+        f"{path}: 5 of 100 rows cannot be used: 1 out of range (first: line 97, a.jpg,91,181), "
+        "2 with latitude and longitude swapped (first: line 98, b.jpg,120.5,45), "
+        "1 without a position (first: line 100, d.jpg,,3), 1 without numbers (first: line 101, e.jpg,north,3)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEADER + "a.jpg,91,181\n", "1 of 1 rows cannot be used: 1 out of range (first: line 2, a.jpg,91,181)"),
+        (HEADER + "a.jpg,1,1\nb.jpg,100,1\n", "with latitude and longitude swapped (first: line 3, b.jpg,100,1)"),
+        (HEADER + "a.jpg,inf,1\n", "out of range"),
+        (HEADER + "a.jpg\n", "without numbers"),
+        ("", "is empty or has no column path; its header is absent"),
+        (HEADER, "has no photos"),
+        ("path,latitude\na.jpg,1\n", "has no column longitude; its header is path,latitude"),
+    ],
+)
+def test_a_file_that_cannot_be_used(text: str, words: str, tmp_path: Path) -> None:
+    path = table(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_csv(path, tmp_path, 0.01)
+    assert words in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "photo.csv").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match=r"photo\.csv cannot be read"):
+        read_csv(tmp_path / "photo.csv", tmp_path, 0.01)
+    with pytest.raises(UserError, match=r"no\.csv cannot be read: No such file or directory"):
+        read_csv(tmp_path / "no.csv", tmp_path, 0.01)
+
+
+# --- EXIF ----------------------------------------------------------------------------------------------
+
+
+def photo(path: Path, gps: dict[int, object]) -> Path:
+    image, exif = Image.new("RGB", (8, 8)), Image.Exif()
+    exif.get_ifd(0x8825).update(gps)
+    image.save(path, exif=exif)
+    return path
+
+
+def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        places = read_folder(shared("data/exif"))
+    found = {path.name: position for path, position in zip(places.paths, places.positions, strict=True)}
+    assert set(found) == {"67-0_length_string.jpg", "DSCN0010.jpg", "DSCN0029.jpg", "Kodak_CX7530.jpg"}
+    np.testing.assert_allclose(found["Kodak_CX7530.jpg"], [-0.371, 36.056], atol=1e-3)  # as its README says
+    np.testing.assert_allclose(found["DSCN0010.jpg"], [43.467, 11.885], atol=1e-3)  # Arezzo
+    (message,) = caplog.messages
+    assert "2 of 6 rows cannot be used: 2 with no GPS position in its EXIF (first: 32-lens_data.jpeg)" in message
+
+
+def test_hemispheres(tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.jpg", {1: "S", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
+    assert exif_position(path) == pytest.approx((-33.51, -70.75))
+
+
+@pytest.mark.parametrize(
+    ("gps", "words"),
+    [
+        ({}, "no GPS position in its EXIF"),
+        ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "a GPS position out of range"),
+        ({1: "N", 2: (1.0, 0.0, 0.0)}, "no GPS position in its EXIF"),
+    ],
+)
+def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.jpg", gps)
+    assert exif_position(path) == words
+    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 with .*GPS position.* \(first: a\.jpg\)"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_without_photos(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no photos"):
+        read_folder(tmp_path)
+
+
+# --- the data set --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "earth"
+    write_earth(folder, train=120, val=6, gallery=4, size=32, generated=True)
+    return folder
+
+
+def data(root: Path, **changes: object) -> GeoData:
+    names = {"train": "train.csv", "val": "val.csv", "test": None, "gallery": None}
+    settings = {"max_photos": [40, 10], "min_photos": 3, "batch_size": 5, "workers": 0}
+    return GeoData(str(root), 32, **names | settings | changes)  # type: ignore[arg-type]
+
+
+def test_only_photos_in_a_kept_cell_train(root: Path) -> None:
+    found = data(root)
+    cells = found.hierarchy.assign(*found.places("train").positions.T)
+    train = found.dataset("train")
+    assert 0 < len(train) == (cells[:, -1] >= 0).sum() < 120
+    assert len(found.dataset("val")) == 6
+    (finest,) = {len(found.hierarchy.partitions[-1])}
+    assert len([label for label in found.labels if label.startswith("1/")]) == finest
+
+
+def test_a_batch_belongs_together(root: Path) -> None:
+    found = data(root)
+    batch = next(iter(found.val_dataloader()))
+    assert batch.images.shape == (5, 3, 32, 32)
+    np.testing.assert_allclose(batch.positions, found.places("val").positions[batch.rows], atol=2e-5)
+    expected = found.hierarchy.assign(*found.places("val").positions[batch.rows].T)
+    np.testing.assert_array_equal(batch.cells, expected)
+
+
+def test_an_unreadable_picture_is_replaced_and_named(root: Path, tmp_path: Path) -> None:
+    rows = "\n".join(f"{root}/train/{i:06d}.jpg,1.0,1.0" for i in range(4))
+    (tmp_path / "train.csv").write_text(f"{HEADER}{tmp_path}/none.jpg,1.0,1.0\n{rows}\n")
+    batch = next(iter(data(tmp_path, val="train.csv").val_dataloader()))
+    assert batch.bad == [(f"{tmp_path}/none.jpg", "there is no such file")]
+    assert batch.rows.tolist() == [1, 1, 2, 3, 4]
+
+
+def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
+    made = data(root)
+    for i, partition in enumerate(made.hierarchy.partitions):
+        partition.save(tmp_path / f"cells-{i}.csv")
+    given = data(root, partition=[str(tmp_path / "cells-0.csv"), str(tmp_path / "cells-1.csv")])
+    assert given.labels == made.labels
+    (tmp_path / "torn.csv").write_text((tmp_path / "cells-0.csv").read_text()[:-9])
+    for name, words in (("torn.csv", "is not a sound partition file"), ("none.csv", "cannot read the partition")):
+        with pytest.raises(UserError, match=words) as error:
+            _ = data(root, partition=str(tmp_path / name)).labels
+        assert "\n" not in str(error.value)
+
+
+def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.val: there is neither a file nor a folder .*none\.csv"):
+        data(root, val="none.csv").prepare_data()
+
+
+def test_settings_that_leave_no_cell(root: Path) -> None:
+    with pytest.raises(UserError, match="the partition has no cell left: none holds min_photos=500"):
+        _ = data(root, max_photos=500, min_photos=500).labels
+    with pytest.raises(UserError, match="it must be that 1 <= min_photos <= max_photos"):
+        data(root, max_photos=[10], min_photos=50)

@@ -1,0 +1,84 @@
+"""Averaged weights and atomic checkpoints."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from backbones.errors import UserError
+from tasks.engine.callbacks import EMA, AtomicCheckpointIO
+from tests.conftest import ROOT
+
+
+def test_ema_is_that_of_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    averaged = AveragedModel(model, use_buffers=True, **EMA(0.9)._kwargs)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(30):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        model(torch.randn(4, 3))
+        averaged.update_parameters(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if step == 0 or not value.is_floating_point():
+                expected[name] = value.clone()
+            else:
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in averaged.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
+    """A process writes checkpoints without end; whenever it is killed, the file is whole."""
+    path = tmp_path / "last.ckpt"
+    code = (
+        "import sys, torch; from tasks.engine.callbacks import AtomicCheckpointIO\n"
+        "io = AtomicCheckpointIO(); n = 0\n"
+        "while True: n += 1; io.save_checkpoint({'x': torch.full((2_000_000,), n)}, sys.argv[1])"
+    )
+    for wait in (0.0, 0.013, 0.031):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(0.1 + wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        values = torch.load(path, weights_only=True)["x"]
+        assert (values == values[0]).all()
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    (tmp_path / ".last.ckpt.part").symlink_to("/proc/absent/file")  # what is written first goes nowhere
+    with pytest.raises(UserError, match=r"cannot be written: No such file .*; the last good one is .*last.ckpt"):
+        AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
+    assert torch.load(path, weights_only=True) == {"x": 1}
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    """The same signal twice in a moment, as `timeout` sends it, is one."""
+    code = (
+        "import time; from tasks.engine.signals import STOP\n"
+        "STOP.install(); STOP.deferred = True; print('ready', flush=True)\n"
+        "while True: time.sleep(0.01)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM

@@ -1,0 +1,103 @@
+"""Settings: what is refused, how fast, and in which words."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from tasks.engine.config import load_config
+from tests.conftest import ROOT, command
+
+BAD = {
+    "backbone.alpha=0": r"backbone.alpha=0: must be in \(0, 2\]",
+    "backbone.alpha=wide": r"backbone.alpha=wide: must be a number in \(0, 2\]",
+    "backbone.alpha=": "must be a number",
+    "task=segmentation": "task=segmentation: choose from classification, detection, ",
+    "data=imagenot": "data=imagenot: choose from celeba, ",
+    "detector=yolo": "detector=yolo: choose from faster_rcnn, pan, ssd",
+    "backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",
+    "+backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",
+    "++colour=red": "unknown setting 'colour'",
+    "alpha=0.5": "did you mean 'backbone.alpha'",
+    "+seed=1": "settings are changed with seed=value",
+    "~seed": "not of the form key=value",
+    "seed=1.5": "seed=1.5: must be of type int",
+    "trainer.compile=maybe": "trainer.compile=maybe: must be of type bool",
+    "backbone.padding=zero": "backbone.padding=zero: choose from same, symmetric, null",
+    "seed=${nothing}": "nothing",
+    "backbone.alpha=[1": "backbone.alpha|viable",
+    "backbone.alpha=0.5,1": "Ambiguous value",
+}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_composes_and_says_whether_it_was_measured(file: Path) -> None:
+    header = file.read_text().splitlines()[1]
+    assert re.match(r"# Measured: (no, for want of|20\d\d-\d\d-\d\d, BENCHMARKS\.md)", header), header
+    assert load_config([f"experiment={file.stem}"])["groups"]
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_settings(override: str) -> None:
+    with pytest.raises(UserError, match=BAD[override]) as error:
+        load_config([override])
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_ends_the_command_with_one_line_and_status_2() -> None:
+    result = command("run", "backbone.alpha=0")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: backbone.alpha=0: must be in (0, 2]\n"
+
+
+def test_a_sweep_is_checked_before_its_first_run() -> None:
+    result = command("run", "-m", "backbone.alpha=0.5,3", "backbone.rho=1,0.5")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "backbone.alpha=3" in result.stderr
+
+
+@pytest.mark.parametrize("argument", ["--help", "backbone.alpha=0"])
+def test_help_and_mistakes_do_not_wait_for_torch(argument: str) -> None:
+    code = (
+        "import runpy, sys; sys.argv[1:] = [sys.argv[1]]\n"
+        "try: runpy.run_module('tasks.run', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_torch_that_does_not_fit_torchvision(tmp_path: Path) -> None:
+    """What import torchvision raises beside a CPU-only torch, from a package of that name that comes first."""
+    (tmp_path / "torchvision").mkdir()
+    lines = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(lines)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = "import sys; from tasks.run import main; sys.argv = ['run']; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: torch and torchvision are not of the same build")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_lists_groups_and_settings() -> None:
+    result = command("run", "--help")
+    assert result.returncode == 0
+    for word in (
+        "backbone: mobilenet_v1",
+        "detector: faster_rcnn, pan, ssd, ssd_fpn, ssdlite",
+        "alpha: 1.0",
+        "allowed",
+    ):
+        assert word in result.stdout
+
+
+def test_every_experiment_composes() -> None:
+    for file in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        load_config([f"experiment={file.stem}"])

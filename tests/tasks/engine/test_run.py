@@ -1,0 +1,505 @@
+"""The commands end to end: train, resume, be killed, predict, measure, and what is said of bad input."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from backbones.errors import UserError
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.run import execute
+from tests.conftest import ROOT, TINY, command, png_header
+
+
+def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
+    return [*TINY, f"data.root={scenes}", f"paths.runs={runs}", *more]
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two epochs."""
+    runs = tmp_path_factory.mktemp("runs")
+    result = command("run", *settings(scenes, runs, "name=tiny", "trainer.max_epochs=2"))
+    assert result.returncode == 0, result.stderr
+    assert "tensorboard --logdir" in result.stdout
+    assert "ap50/apple" in result.stdout
+    return runs / "detection" / "tiny"
+
+
+def scalars(folder: Path, tag: str) -> dict[int, float]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {e.step: e.value for e in events.Scalars(tag)}
+
+
+def test_a_run_folder(run: Path) -> None:
+    content = json.loads((run / "metrics.json").read_text())
+    assert (content["state"], content["epoch"], content["step"]) == ("finished", 2, 6)
+    assert content["primary"] == "ap"
+    assert content["metrics"]["primary"] == content["metrics"]["ap"]
+    assert content["cost"]["params_m"] > 0.2
+    assert yaml.safe_load((run / "config.yaml").read_text())["backbone"]["alpha"] == 0.25
+    assert Image.open(run / "pictures.png").width > 600
+    assert not list(run.rglob("*.part"))
+
+
+def test_tensorboard_has_curves_pictures_and_hparams_with_metrics(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    wanted = {
+        "train/loss",
+        "train/box_loss",
+        "val/ap",
+        "val/ap50",
+        "metric/primary",
+        "lr-AdamW/pg1",
+        "final/ap",
+    }
+    assert wanted <= set(tags["scalars"])
+    assert set(tags["images"]) == {"pictures", "precision_recall"}
+    assert len(scalars(run, "val/ap")) == 2
+    plugins = events.summary_metadata
+    assert any(m.plugin_data.plugin_name == "hparams" for m in plugins.values())
+
+
+def test_a_checkpoint_holds_plain_values_and_what_predict_needs(run: Path) -> None:
+    suite = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["suite"]
+    assert suite["task"] == "detection"
+    assert suite["labels"][0] == "apple"
+    assert suite["resolution"] == 96
+    assert suite["backbone"] == {"padding": "same", "norm_eps": 1e-3, "normalization": [[0.5] * 3] * 2}
+    assert "_target_" not in str(suite)
+    assert suite["config"]["groups"]["detector"] == "ssd"
+    assert suite["config"]["backbone"]["padding"] is None  # as it was composed
+    assert suite["versions"]["torch"]
+    assert 0 <= suite["metrics"]["ap"] <= 1
+
+
+def test_predict(run: Path, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("000000.jpg", "000001.jpg"):
+        (tmp_path / "in" / name).write_bytes((scenes / "val" / name).read_bytes())
+    (tmp_path / "in" / "torn.jpg").write_bytes(b"")
+    (tmp_path / "in" / "large.png").write_bytes(png_header(20_000, 20_000))
+    output = tmp_path / "out"
+    result = command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={output}", "threshold=0.0")
+    assert result.returncode == 0, result.stderr
+    assert "torn.jpg" in result.stderr
+    assert "ithasmorepixelsthanmax_pixels=100000000allows" in "".join(result.stderr.split())
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["000000.jpg", "000001.jpg"]
+    width, height = Image.open(tmp_path / "in" / "000000.jpg").size
+    for found in lines[0]["detections"]:
+        x0, y0, x1, y1 = found["box"]
+        assert 0 <= x0 <= x1 <= width
+        assert 0 <= y0 <= y1 <= height
+    assert Image.open(output / "000000.jpg.png").size == (width, height)
+    bad_input(
+        command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'in' / 'out'}"), "inside"
+    )
+
+
+def test_test_mode_repeats_the_runs_own_metric(run: Path) -> None:
+    result = command("predict", f"ckpt={run}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
+    wanted = json.loads((run / "metrics.json").read_text())["metrics"]["ap50"]
+    assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)  # folded, and float32 where it trained
+
+
+def test_a_killed_run_resumes_where_it_was(scenes: Path, tmp_path: Path) -> None:
+    """SIGKILL at a random moment after the first checkpoint; the resumed run repeats no finished epoch."""
+    epochs, steps_an_epoch = 8, 3
+    arguments = settings(scenes, tmp_path, "name=killed", f"trainer.max_epochs={epochs}", "logger.pictures=0")
+    folder = tmp_path / "detection" / "killed"
+    last = folder / "checkpoints" / "last.ckpt"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.run", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 1.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    before = torch.load(last, weights_only=True)  # whole, whenever the kill came
+    done = before["global_step"]
+    assert done % steps_an_epoch == 0
+    result = command("run", f"resume={folder}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["step"] == epochs * steps_an_epoch
+
+    latest = max(
+        folder.glob("events.*"), key=lambda p: p.stat().st_mtime
+    )  # the final metrics come in a file of their own
+    assert latest
+    resumed = [
+        f for f in folder.glob("events.*") if "train/loss" in EventAccumulator(str(f)).Reload().Tags()["scalars"]
+    ]
+    first_steps = sorted(min(s for s in scalars(f, "train/loss")) for f in resumed)
+    assert first_steps == [0, done] or done == epochs * steps_an_epoch
+    after = torch.load(last, weights_only=True)
+    assert after["averaging_state"]["n_averaged"] == epochs * steps_an_epoch  # EMA went on, too
+    assert after["optimizer_states"][0]["state"][0]["step"] == epochs * steps_an_epoch
+    rates = scalars(folder, "lr-AdamW/pg1")
+    assert rates[max(rates)] < 0.1 * max(rates.values())  # one cosine, not two
+
+
+def test_resume_refuses_what_would_be_another_run(run: Path, tmp_path: Path) -> None:
+    result = command("run", f"resume={run}", "backbone.alpha=0.5")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "backbone.alpha=0.5 cannot change when resuming" in result.stderr
+    result = command("run", f"resume={tmp_path}")
+    assert result.returncode == 2
+    assert "is not the folder of a run" in result.stderr
+
+
+def bad_input(result: subprocess.CompletedProcess[str], words: str) -> None:
+    """Status 2, and one line that says so."""
+    assert result.returncode == 2, result.stderr
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert words in line
+    assert "Traceback" not in result.stderr
+
+
+def test_a_name_that_is_taken(run: Path, scenes: Path) -> None:
+    result = command("run", *settings(scenes, run.parent.parent, "name=tiny"))
+    bad_input(result, "exists; choose another name, or go on with resume=")
+
+
+def test_missing_data(tmp_path: Path) -> None:
+    bad_input(command("run", "data=coco", f"data.root={tmp_path / 'no'}"), "there is no folder")
+
+
+def test_an_annotation_file_that_is_not_json(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.json").write_text("{")
+    paths = [f"data.{s}_json={tmp_path / 'torn.json'}" for s in ("train", "val")]
+    images = [f"data.{s}_images={scenes / s}" for s in ("train", "val")]
+    bad_input(command("run", "data=coco", f"data.root={tmp_path}", *paths, *images), "is not json")
+
+
+def test_too_many_unreadable_pictures(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    (root / "train").mkdir(parents=True)
+    (root / "val").symlink_to(scenes / "val")
+    for name in ("train.json", "val.json"):
+        (root / name).symlink_to(scenes / name)
+    for i, picture in enumerate(sorted((scenes / "train").iterdir())):
+        (root / "train" / picture.name).write_bytes(picture.read_bytes() if i % 3 else b"")
+    files = [f"data.{s}_{k}={s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))]
+    tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
+    result = command("run", "data=coco", f"data.root={root}", *files, *tiny, f"paths.runs={tmp_path / 'runs'}")
+    bad_input(result, "train pictures cannot be read, more than data.max_bad=0.01 allows")
+
+
+def test_a_checkpoint_of_another_task(run: Path, scenes: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["task"] = "faces"
+    torch.save(content, tmp_path / "faces.ckpt")
+    result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'faces.ckpt'}"))
+    bad_input(result, "is a checkpoint of task=faces, not of task=detection")
+
+
+def test_checkpoints_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["version"] = 99
+    torch.save(content, tmp_path / "new.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    (tmp_path / "torn.ckpt").write_bytes((run / "checkpoints" / "best.ckpt").read_bytes()[:5000])
+    for name, words in (
+        ("new.ckpt", "newer version"),
+        ("torn.ckpt", "cannot be read"),
+        ("other.ckpt", "not a checkpoint of this suite"),
+        ("absent.ckpt", "there is no checkpoint"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_cannot_name_foreign_code(run: Path, scenes: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["detector"]["_target_"] = "os.system"
+    torch.save(content, tmp_path / "evil.ckpt")
+    bad_input(command("predict", f"ckpt={tmp_path / 'evil.ckpt'}", f"input={scenes}"), "older version of this suite")
+
+
+def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -> None:
+    # /proc refuses new folders to everyone, root too
+    bad_input(command("run", *settings(scenes, Path("/proc/runs"))), "cannot be made")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    """The process may write files of 1 MB at most, so that the first checkpoint does not fit."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tasks.run", *settings(scenes, tmp_path, "name=full", "logger.pictures=0")],
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    bad_input(process, "cannot be written: File too large")
+    assert list((tmp_path / "detection" / "full" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small file system that this fills")
+def test_no_space_left(scenes: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        result = command("run", *settings(scenes, small, "name=full", "logger.pictures=0"))
+        bad_input(result, "cannot be written: No space left on device")
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, tmp_path: Path) -> None:
+    result = command(
+        "run",
+        *settings(
+            scenes,
+            tmp_path,
+            f"ckpt={run}",
+            "trainer.max_epochs=1",
+            "logger.pictures=0",
+            "detector.loss=focal",
+        ),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "start fresh" not in result.stderr
+
+
+def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> None:
+    arguments = settings(scenes, tmp_path, "trainer.max_epochs=1", "logger.pictures=0")
+    result = command("run", "-m", *arguments, "detector=ssd,pan")
+    assert result.returncode == 0, result.stderr
+    runs = [yaml.safe_load(f.read_text()) for f in (tmp_path / "detection").glob("*/config.yaml")]
+    assert {run["groups"]["detector"] for run in runs} == {"ssd", "pan"}
+
+
+@pytest.mark.parametrize(
+    ("options", "gone", "words"),
+    [
+        (["task=dogs", "data=dogs"], "test_list.mat", "there is no list"),
+        (["task=classification", "data=folders", "data.train=Images", "data.val=vall"], None, "there is no folder"),
+        (["task=classification", "data=folders", "data.train=Images", "teacher=absent.onnx"], None, "absent.onnx"),
+        (
+            ["task=embedding", "data=identities", "data.train=Images", "data.val=Images", "data.pairs=no.txt"],
+            None,
+            "no",
+        ),
+    ],
+)
+def test_every_split_is_opened_before_a_run_folder_is_made(
+    options: list[str], gone: str | None, words: str, dogs: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "dogs"
+    root.mkdir()
+    for path in dogs.iterdir():
+        if path.name != gone:
+            (root / path.name).symlink_to(path)
+    (root / "val").symlink_to(dogs / "Images")
+    runs = tmp_path / "runs"
+    tiny = ["backbone.alpha=0.25", "task.resolution=32", "data.workers=0"]
+    with pytest.raises(UserError, match=words):
+        execute([*options, *tiny, f"data.root={root}", f"paths.runs={runs}"])
+    assert not runs.exists()
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A run in a process group of its own, as a shell or a scheduler starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.run", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # whoever started the tests in the background made them deaf to it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "ctrlc"
+    process = start(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0"))
+    wait_for(folder / "checkpoints" / "last.ckpt", process)
+    bad_input(command("run", f"resume={folder}"), "another process is training the run")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert output.splitlines()[-1] == f"stopped by SIGINT; go on with: python -m tasks.run resume={folder}"
+    assert "Traceback" not in output
+    assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
+    """To the last bit: weights, averaged weights and the optimizer's state, augmented in loader processes."""
+    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.pictures=0"), "task.resolution=64"]
+    options += ["data.workers=1", "data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
+    options += ["trainer.accelerator=cpu", f"trainer.devices={devices}"]
+    undisturbed = start(*options, "name=undisturbed")
+    folder = tmp_path / "detection" / "stopped"
+    process = start(*options, "name=stopped")
+    wait_for(folder / "checkpoints" / "last.ckpt", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert output.splitlines()[-1] == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
+    assert "Traceback" not in output
+    before = json.loads((folder / "metrics.json").read_text())
+    assert before["state"] == "interrupted"
+    assert before["epoch"] < 4
+    result = command("run", f"resume={folder}")
+    assert result.returncode == 0, result.stderr
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["seconds"] > before["seconds"]
+    output, _ = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, output
+    ours, theirs = (
+        torch.load(tmp_path / "detection" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("stopped", "undisturbed")
+    )
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+    assert after["metrics"] == json.loads((tmp_path / "detection/undisturbed/metrics.json").read_text())["metrics"]
+
+
+def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "longer"
+    shutil.copytree(run, folder)
+    before = json.loads((folder / "metrics.json").read_text())
+    process = start(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.pictures=0")
+    last = folder / "checkpoints" / "last.ckpt"
+    written = last.stat().st_mtime_ns
+    while last.stat().st_mtime_ns == written:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    after = json.loads((folder / "metrics.json").read_text())
+    assert (after["state"], after["metrics"]) == ("interrupted", before["metrics"])
+    assert after["epoch"] > before["epoch"]
+    assert after["seconds"] > before["seconds"]
+
+
+def test_a_run_folder_that_is_deleted_ends_the_run(scenes: Path, tmp_path: Path) -> None:
+    process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.pictures=0"))
+    wait_for(tmp_path / "runs" / "detection" / "gone" / "checkpoints" / "last.ckpt", process)
+    (tmp_path / "runs").rename(tmp_path / "away")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert output.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "a/b", "my run"])
+def test_a_name_that_is_no_plain_part_of_a_path(name: str) -> None:
+    for setting in (f"name={name}", f"task.name={name}"):
+        with pytest.raises(UserError, match="must consist of letters, digits"):
+            execute([setting])
+
+
+def test_a_stage_of_a_strangers_run_removes_nothing(tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    for folder in (run / "1_x", victim):
+        folder.mkdir(parents=True)
+    (victim / "kept.txt").write_text("kept")
+    (run / "config.yaml").write_text(yaml.safe_dump({"groups": {"task": "detection"}}))
+    (run / "stages.yaml").write_text(yaml.safe_dump({"stages": {"x/../../../victim": []}, "overrides": []}))
+    with pytest.raises(UserError, match="must consist of letters, digits"):
+        execute([f"resume={run}"])
+    assert (victim / "kept.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["data.val_json=absent.json"], "there is no annotation file"),
+        (["data.train_json=other.json"], "has other categories"),
+        (["data.test_json=absent.json"], "there is no annotation file"),
+        (["ckpt=absent"], "there is no checkpoint"),
+        (["backbone.weights=absent.h5"], "absent.h5"),
+    ],
+)
+def test_no_run_folder_is_made_for_what_is_bad(more: list[str], words: str, scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "val.json").read_text())
+    content["categories"][0]["name"] = "other"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    files = ["data=coco", f"data.root={tmp_path}", "logger.pictures=0"]
+    for split in ("train", "val"):
+        files += [f"data.{split}_json={scenes / split}.json", f"data.{split}_images={scenes / split}"]
+    runs = tmp_path / "runs"
+    overrides = [*files, *more, "backbone.alpha=0.25", f"paths.runs={runs}", "data.workers=0"]
+    with pytest.raises(UserError, match=words):
+        execute(overrides)
+    assert not runs.exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detection" / "young"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text((run / "config.yaml").read_text())
+    result = command("run", f"resume={folder}", "trainer.max_epochs=1", "logger.pictures=0")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["epoch"] == 1
+
+
+def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
+    """With 7 validation pictures the sampler repeats one; it must not count twice."""
+    content = json.loads((scenes / "val.json").read_text())
+    content["images"] = content["images"][:7]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    files = ["data=coco", f"data.root={tmp_path}", f"data.val_json={tmp_path / 'val.json'}"]
+    files += [f"data.train_json={scenes / 'train.json'}", *(f"data.{s}_images={scenes / s}" for s in ("train", "val"))]
+    tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
+    common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.pictures=0"]
+    result = command(
+        "run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0"
+    )
+    assert result.returncode == 0, result.stderr
+    two = json.loads((tmp_path / "detection" / "two" / "metrics.json").read_text())["metrics"]
+    (tmp_path / "val").symlink_to(scenes / "val")
+    result = command("predict", f"ckpt={tmp_path / 'detection' / 'two'}", "mode=test", f"root={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
+    assert float(line.split("│")[2]) == pytest.approx(two["ap50"], abs=0.02)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run: Path, scenes: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    next(v for v in content["state_dict"].values() if v.is_floating_point()).fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.ckpt")
+    result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'nan.ckpt'}"))
+    bad_input(result, "the loss is not finite at step")

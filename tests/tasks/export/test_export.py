@@ -1,0 +1,291 @@
+"""Exports: written by the command, run by their own runtimes, and what is said of bad input."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from backbones.errors import UserError
+from tasks import bench, predict, run
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.config import load_config
+from tasks.engine.task import locate
+from tasks.engine.train import build_data
+from tasks.export import __main__ as export
+from tasks.export import speed
+from tasks.export.formats import FORMATS, installed
+from tasks.export.qat import fine_tune, int8_layers, rounding
+from tests.conftest import TINY
+
+SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
+FEW = (*SMALL, "data.people=20", "data.pictures=3")
+PLACE = ["latitude", "longitude", "cells"]
+
+
+def make(*overrides: object) -> Path:
+    """Runs the command in this process."""
+    return export.execute([str(o) for o in overrides])
+
+
+@pytest.fixture(scope="module")
+def dog(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small classifier."""
+    runs = tmp_path_factory.mktemp("runs")
+    tiny = [s for s in TINY if not s.startswith(("data.train", "data.val"))]
+    settings = [
+        *tiny,
+        "task=dogs",
+        "data=dogs",
+        f"data.root={dogs}",
+        f"paths.runs={runs}",
+        "name=tiny",
+        "logger.pictures=0",
+    ]
+    run.execute([*settings, "trainer.max_epochs=1", "trainer.progress=false"])
+    return runs / "dogs" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def onnx(dog: Path) -> Path:
+    return make(f"ckpt={dog}")
+
+
+def spec_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return content
+
+
+def run_example(folder: Path, picture: Path) -> list[dict[str, Any]]:
+    """What example.py says of a picture, where torch cannot be imported."""
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    arguments = [sys.executable, "-c", code, str(folder / "example.py"), str(picture)]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line.partition(" ")[2]) for line in result.stdout.splitlines()]
+
+
+def test_an_export_is_where_and_what_it_should_be(onnx: Path, dog: Path) -> None:
+    assert onnx == dog / "export" / "dogs-0.25-96-onnx"
+    assert {f.name for f in onnx.iterdir()} == {"model.onnx", "model.json", "example.py"}
+    assert [f.name for f in onnx.parent.iterdir()] == [onnx.name]  # nothing half-written is left
+    spec = spec_of(onnx)
+    assert spec["sha256"] == hashlib.sha256((onnx / "model.onnx").read_bytes()).hexdigest()
+    assert spec["input"]["shape"] == ["batch", 96, 96, 3]
+    assert spec["outputs"] == [
+        {"name": "probabilities", "shape": ["batch", 12], "type": "float32", "meaning": "of each class"}
+    ]
+    assert len(spec["labels"]) == 12
+    assert spec["metrics"]["before"] == pytest.approx(spec["metrics"]["after"])
+    assert spec["differences"]["probabilities"] < 1e-4
+
+
+def test_onnx_takes_any_batch(onnx: Path, dog: Path) -> None:
+    images, wanted = expected(dog)
+    (got,) = FORMATS["onnx"].module().Runner(onnx / "model.onnx", 1)(images.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def expected(run: Path) -> tuple[torch.Tensor, np.ndarray]:
+    """Three pictures (3, 3, 96, 96) and the probabilities that the checkpoint gives them."""
+    images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
+    model = restore(load_checkpoint(run)).model
+    with torch.inference_mode():
+        return images, model.postprocess(model(model.preprocess(images))).numpy()
+
+
+def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, tmp_path: Path) -> None:
+    picture = next((dogs / "Images").rglob("*.jpg"))
+    predict.predict(load_config([f"ckpt={dog}", f"input={picture}", f"output={tmp_path}"], "predict"))
+    wanted = json.loads((tmp_path / "predictions.jsonl").read_text())["classes"]
+    got = run_example(onnx, picture)
+    assert [row["label"] for row in got] == [row["label"] for row in wanted]
+    assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "keys"),
+    [
+        ("detection", ("data.root={scenes}", "task.draw_threshold=0", *TINY), ["label", "score", "box"]),
+        ("faces", ("data.root={faces}", *FEW), ["label", "score"]),
+        ("embedding", ("data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
+        (
+            "geo",
+            ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
+            PLACE,
+        ),
+    ],
+)
+def test_every_task_leaves_the_suite(
+    task: str, settings: tuple[str, ...], keys: list[str], scenes: Path, faces: Path, tmp_path: Path
+) -> None:
+    common = (f"paths.runs={tmp_path}", f"paths.data={tmp_path}", "name=tiny", "logger.pictures=0")
+    own = [s.format(scenes=scenes, faces=faces) for s in settings]
+    run.execute([f"task={task}", *own, *common, "trainer.max_epochs=1", "trainer.progress=false"])
+    folder = make(f"ckpt={tmp_path / task / 'tiny'}")
+    metrics = spec_of(folder)["metrics"]
+    assert metrics["before"] == pytest.approx(metrics["after"], abs=0.01, nan_ok=True)
+    rows = run_example(folder, next(scenes.rglob("*.jpg")))
+    assert rows
+    assert list(rows[0]) == keys
+
+
+def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(onnx, tmp_path / onnx.name)
+    with pytest.raises(UserError, match="exists; give overwrite=true"):
+        make(f"ckpt={dog}", f"output={tmp_path}", "input=float_nchw")
+    assert spec_of(tmp_path / onnx.name) == spec_of(onnx)
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "input=float_nchw", "overwrite=true")
+    assert [f.name for f in tmp_path.iterdir()] == [onnx.name]
+    images, wanted = expected(dog)
+    (got,) = FORMATS["onnx"].module().Runner(folder / "model.onnx", 1)(images.float().numpy())
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["litert", "executorch"])
+def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> None:
+    """Two pictures a call, and a last call that lacks one."""
+    if missing := [name for name in FORMATS[form].packages if not installed(name)]:
+        pytest.skip(f"needs {missing[0]}, of the extra {form}")
+    folder = make(
+        f"ckpt={dog}",
+        f"output={tmp_path}",
+        f"format={form}",
+        "quantize=int8",
+        "batch=2",
+        "max_drop=100",
+        "calibration=8",
+    )
+    spec = spec_of(folder)
+    assert spec["input"]["shape"] == [2, 96, 96, 3]
+    weights = (dog / "export" / "dogs-0.25-96-onnx" / "model.onnx").stat().st_size
+    assert (folder / spec["file"]).stat().st_size < 0.5 * weights
+    images, wanted = expected(dog)
+    (got,) = FORMATS[form].module().Runner(folder / spec["file"], 1)(images.permute(0, 2, 3, 1).numpy())
+    assert got.shape == (3, 12)
+    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(got, wanted, atol=0.05)
+    if form == "litert":  # the other's runtime for Python stands on torch
+        assert len(run_example(folder, next((dogs / "Images").rglob("*.jpg")))) == 5
+
+
+def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path) -> None:
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch")
+    again, own = load_checkpoint(folder), load_checkpoint(dog)
+    assert again["suite"] == own["suite"]
+    assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in own["state_dict"].items())
+    (folder / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(folder)
+
+
+def test_a_task_starts_from_an_exported_backbone(dog: Path, tmp_path: Path) -> None:
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch", "part=backbone")
+    assert spec_of(folder)["difference"] < 1e-4
+    weights = folder / "backbone.safetensors"
+    config = load_config(["task=detection", "backbone.alpha=0.25", f"backbone.weights={weights}"])
+    backbone = locate(config, "task")(config, ["thing"]).model.backbone
+    name = "blocks.3.1.conv.weight"
+    assert torch.equal(backbone.state_dict()[name], load_checkpoint(dog)["state_dict"][f"model.backbone.{name}"])
+    with pytest.raises(UserError, match="part=backbone is of format=torch"):
+        make(f"ckpt={dog}", "part=backbone")
+
+
+def test_training_on_in_int8_helps(dog: Path) -> None:
+    """A network whose rounding hurts, as that of weights of very different sizes in one channel does, bears it better
+    afterwards.
+    """
+    torch.manual_seed(0)
+    content = load_checkpoint(dog)
+    content["suite"]["config"]["data"]["workers"] = 0
+    data, module = build_data(content["suite"]["config"]), restore(content)
+    batch = next(iter(data.train_dataloader()))
+
+    def rounded_loss() -> float:
+        with rounding(module.model), torch.inference_mode():
+            return float(module.losses(batch)["class"])
+
+    for _, layer, _ in int8_layers(module.model)[2:]:
+        layer.weight.data.flatten(1)[:, 0] *= 30
+    before = rounded_loss()
+    fine_tune(module, data, epochs=6, lr=1e-3)
+    assert rounded_loss() < 0.9 * before
+    assert not any(hasattr(m, "parametrizations") for m in module.model.modules())
+
+
+def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "THREADS", (1,))  # each takes a process of its own, which imports torch
+    monkeypatch.setattr(sys, "argv", ["bench", f"export={onnx.parent}", "seconds=0.01", "format=json"])
+    bench.main()
+    (row,) = json.loads(capsys.readouterr().out)
+    eager, compiled = speed.contenders(str(dog), [], True)
+    for got in (row, asdict(speed.measure(eager, 1, 0.01))):
+        assert 0 < got["median_ms"] <= got["p95_ms"]
+        assert 0 < got["share_of_peak"] < 1
+    assert (row["name"], compiled.kind) == (onnx.name, "compiled")
+    assert row["file_mb"] == pytest.approx((onnx / "model.onnx").stat().st_size / 1e6)
+    for bad, words in (([], "give ckpt="), (["export=/proc/no"], "there is no export in it")):
+        monkeypatch.setattr(sys, "argv", ["bench", *bad])
+        with pytest.raises(SystemExit):
+            bench.main()
+        assert words in capsys.readouterr().err
+
+
+def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = torch.load(dog / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["version"] = 99
+    torch.save(content, tmp_path / "new.ckpt")
+    for overrides, words in (
+        ([f"ckpt={dog}", "format=coreml"], "format=coreml: choose from onnx, litert"),
+        ([f"ckpt={tmp_path / 'new.ckpt'}"], "newer version"),
+        ([f"ckpt={tmp_path / 'no'}"], "there is no checkpoint"),
+        ([f"ckpt={dog}", "output=/proc/export"], "cannot be written"),
+        ([f"ckpt={dog}", "format=torch", "quantize=int8"], "format=torch holds the weights as they are"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            make(*overrides)
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=re.escape("pip install -e '.[onnx]'")):
+        make(f"ckpt={dog}", f"output={tmp_path}")
+
+
+def test_int8_needs_training_pictures(dog: Path, dogs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "dogs"
+    shutil.copytree(dogs, root)
+    trained = scipy.io.loadmat(root / "train_list.mat")["file_list"]
+    for row in trained:
+        (root / "Images" / str(row[0][0])).unlink()
+    with pytest.raises(UserError, match="int8 takes its ranges from training pictures"):
+        make(f"ckpt={dog}", f"root={root}", f"output={tmp_path}", "quantize=int8")
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None:
+    """A head that knows the validation pictures by heart, and has a weight so large, though the same for all classes,
+    that int8 has no bits left for the others.
+    """
+    content = load_checkpoint(dog)
+    data = build_data(content["suite"]["config"])
+    model = restore(load_checkpoint(dog)).model
+    batches = list(data.val_dataloader())
+    with torch.inference_mode():
+        features = torch.cat([model.embed(model.preprocess(b.images)) for b in batches])
+    wanted = torch.nn.functional.one_hot(torch.cat([b.labels for b in batches]), 12).float()
+    head = 20 * torch.linalg.lstsq(features, wanted).solution.T
+    head[:, features.std(0).argmax()] += 1e4
+    content["state_dict"] |= {"model.head.weight": head, "model.head.bias": torch.zeros(12)}
+    torch.save(content, tmp_path / "bad.ckpt")
+    words = r"is kept, but top1 falls by [89]\d\.\d+ points, more than max_drop=2; the layers .* most are head \("
+    with pytest.raises(UserError, match=words):
+        make(f"ckpt={tmp_path / 'bad.ckpt'}", f"output={tmp_path}", "quantize=int8", "calibration=8")
+    assert (tmp_path / "dogs-0.25-96-int8-onnx" / "model.onnx").exists()

@@ -1,0 +1,329 @@
+"""The task and its gallery by their commands: train, embed in several processes, be killed, answer, refuse."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from backbones.errors import UserError
+from data.crops import read_whole
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.engine.config import load_config
+from tasks.gallery.__main__ import run as gallery
+from tasks.gallery.embed import Embeddings
+from tasks.gallery.index import read_index
+from tests.conftest import ROOT, command
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of one epoch on 160 photos."""
+    root = tmp_path_factory.mktemp("geo")
+    tiny = ["backbone.alpha=0.25", "task.resolution=64", "data.batch_size=16", "data.workers=0", "data.size=64"]
+    counts = ["data.train=160", "data.val=12", "data.gallery=60", "data.generated=true"]
+    where = [f"data.root={root / 'earth'}", f"paths.runs={root / 'runs'}", "name=tiny"]
+    result = command("run", "task=geo", *tiny, *counts, *where, "trainer.max_epochs=2", "logger.pictures=2")
+    assert result.returncode == 0, result.stderr
+    return root / "runs" / "geo" / "tiny"
+
+
+def ask(run: Path, **settings: object) -> None:
+    """Does in this process what the command does."""
+    gallery(load_config([f"ckpt={run}", *(f"{k}={v}" for k, v in settings.items())], "gallery"))
+
+
+@pytest.fixture(scope="module")
+def built(run: Path) -> Path:
+    """Its gallery of 60 photos, built by one process with one thread, as those of the other tests have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ask(run, mode="build", shard_size=7, batch_size=3)
+    torch.set_num_threads(threads)
+    return run / "gallery"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- the run -------------------------------------------------------------------------------------------
+
+
+def test_a_run_has_maps_partitions_and_metrics(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    shares = [metrics[f"within_{km}km"] for km in (1, 25, 200, 750, 2500)]
+    assert shares == sorted(shares)
+    assert metrics["primary"] == metrics["mean_share"] == pytest.approx(sum(shares) / 5)
+    assert 0 < metrics["median_km"] < 20_016
+    for name in ("cells.png", "errors.png"):
+        assert Image.open(run / name).size == (1440, 720)
+    assert {p.name for p in run.glob("cells-*.csv")} == {"cells-0.csv", "cells-1.csv", "cells-2.csv"}
+    tags = EventAccumulator(str(run)).Reload().Tags()
+    assert {"cells", "errors", "pictures"} <= set(tags["images"])
+    assert "val/median_km" in tags["scalars"]
+
+
+def test_predict_prints_the_place_and_draws_the_map(run: Path, tmp_path: Path) -> None:
+    photo = run.parents[2] / "earth" / "val" / "000003.jpg"
+    result = command("predict", f"ckpt={run}", f"input={photo}", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads((tmp_path / "predictions.jsonl").read_text())
+    assert f"{photo}: {answer['latitude']:.3f}, {answer['longitude']:.3f}" in result.stdout
+    assert re.search(r"; \d+% within 200 km", result.stdout)
+    assert 0 <= answer["confidence"] <= 1
+    assert len(answer["cells"]) == 5
+    assert Image.open(tmp_path / "000003.jpg.png").size == (512, 512)
+
+
+def test_cost_counts_the_head() -> None:
+    """The backbone's multiply-adds of Table 2's network without its classifier, and the head's own."""
+    result = command("cost", "task=geo", "task.num_classes=9800", "format=json")
+    content = json.loads(result.stdout)
+    assert content["layers"]["fully connected"] == [1024 * 9800, 1025 * 9800]
+    assert content["madds"] == 567_716_352 + 1024 * 9800
+
+
+# --- building ------------------------------------------------------------------------------------------
+
+
+def test_a_gallery_says_what_it_holds(built: Path) -> None:
+    facts = json.loads((built / "gallery.json").read_text())
+    assert (facts["photos"], facts["dim"], facts["factory"]) == (60, 256, "Flat")
+    assert np.load(built / "positions-1.npy").shape == (60, 2)
+    assert len((built / "paths-1.txt").read_text().splitlines()) == 60
+    assert len(list((built / "embeddings" / "0").iterdir())) == 9  # shards of 7
+
+
+def test_embeddings_are_those_of_the_model(run: Path, built: Path) -> None:
+    """Read in threads and embedded in bfloat16, where there is that, against one photo after the other in float32."""
+    checkpoint = load_checkpoint(find_checkpoint(run))
+    module, paths = restore(checkpoint), (built / "paths-1.txt").read_text().splitlines()
+    found = np.concatenate(list(Embeddings(built / "embeddings" / "0", 60, 7).chunks()))
+    for row in range(0, 60, 9):
+        with torch.inference_mode():
+            images = read_whole(Path(paths[row]), 64)[None]
+            expected = module.model.embed(module.model.preprocess(images))[0].numpy()
+        assert found[row] @ expected > 0.999
+
+
+def test_two_processes_make_what_one_makes(run: Path, built: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = [f"ckpt={run}", "mode=build", "shard_size=7", "batch_size=3", f"folder={tmp_path}"]
+    process = subprocess.run(
+        [*torchrun, "-m", "tasks.gallery", *settings],
+        cwd=ROOT,
+        env=ALONE,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert contents(tmp_path) == contents(built)
+
+
+def test_a_killed_build_goes_on(run: Path, tmp_path: Path) -> None:
+    source = run.parents[2] / "earth" / "train.csv"
+    arguments = [f"ckpt={run}", "mode=build", "shard_size=2", "batch_size=2", f"source={source}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.gallery", *arguments, f"folder={tmp_path / 'killed'}"],
+        cwd=ROOT,
+        env=ALONE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    shards = tmp_path / "killed" / "embeddings" / "0"
+    while len(list(shards.glob("*.npy"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "gallery.json").exists()
+    with pytest.raises(UserError, match=r"holds no gallery; make one with mode=build"):
+        ask(run, mode="evaluate", folder=tmp_path / "killed", output=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in shards.glob("[0-9]*.npy")}
+    assert 5 <= len(before) < 80
+
+    for folder in ("killed", "whole"):
+        ask(run, mode="build", shard_size=2, batch_size=2, source=source, folder=tmp_path / folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not computed again
+    killed, whole = (tmp_path / folder for folder in ("killed", "whole"))
+    assert (killed / "gallery.json").read_bytes() == (whole / "gallery.json").read_bytes()
+    assert (killed / "paths-1.txt").read_bytes() == (whole / "paths-1.txt").read_bytes()
+    one, other = (read_index(f / "index-1.faiss", mapped=False).reconstruct_n(0, 160) for f in (killed, whole))
+    np.testing.assert_allclose(one, other, atol=2e-3)  # the killed process had one thread
+
+
+def test_photos_are_added_without_training_anew(run: Path, built: Path, tmp_path: Path) -> None:
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    ask(run, mode="build", folder=folder, index="'IVF2,Flat'")
+    first = read_index(folder / "index-1.faiss", mapped=False)  # kept, for FAISS frees what belongs to it
+    centres = first.quantizer.reconstruct_n(0, 2)
+    ask(run, mode="add", folder=folder, source=earth / "val.csv")
+    index = read_index(folder / "index-2.faiss", mapped=False)
+    assert index.ntotal == 72
+    np.testing.assert_array_equal(index.quantizer.reconstruct_n(0, 2), centres)
+    assert json.loads((folder / "gallery.json").read_text())["photos"] == 72
+    assert not (folder / "index-1.faiss").exists()
+    with pytest.raises(UserError, match=r"these 12 photos are in the gallery .* already"):
+        ask(run, mode="add", folder=folder, source=earth / "val.csv")
+    with pytest.raises(UserError, match="holds a gallery of 72 photos already; use mode=add or another folder"):
+        ask(run, mode="build", folder=folder)
+    # photos of the gallery find themselves
+    ask(run, mode="query", folder=folder, input=earth / "val" / "000001.jpg", output=tmp_path / "out", k=3)
+    answer = json.loads((tmp_path / "out" / "answers.jsonl").read_text())
+    assert answer["neighbours"][0]["path"] == str((earth / "val" / "000001.jpg").resolve())
+    assert answer["neighbours"][0]["similarity"] > 0.999
+
+
+def test_unreadable_photos_are_left_out(run: Path, tmp_path: Path) -> None:
+    earth = run.parents[2] / "earth"
+    (tmp_path / "torn.jpg").write_bytes(b"")
+    good = [f"{earth}/val/{i:06d}.jpg,1.0,{i}.0" for i in range(5)]
+    (tmp_path / "some.csv").write_text("\n".join(["path,latitude,longitude", "torn.jpg,9.0,9.0", *good]))
+    ask(run, mode="build", folder=tmp_path / "gallery", source=tmp_path / "some.csv")
+    assert np.load(tmp_path / "gallery" / "positions-1.npy").tolist() == [[1.0, float(i)] for i in range(5)]
+    (tmp_path / "none.csv").write_text("path,latitude,longitude\ntorn.jpg,9.0,9.0\n")
+    with pytest.raises(UserError, match="none of the 1 photos of the gallery can be read"):
+        ask(run, mode="build", folder=tmp_path / "empty", source=tmp_path / "none.csv")
+
+
+# --- answering -----------------------------------------------------------------------------------------
+
+
+def test_the_three_ways_side_by_side(run: Path, built: Path, tmp_path: Path) -> None:
+    result = command("gallery", f"ckpt={run}", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "12 photos, gallery of 60" in result.stdout
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    wanted = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert found["classification"]["median_km"] == pytest.approx(wanted["median_km"], rel=0.02)  # folded
+    assert {"classification", "retrieval", "fusion"} <= found.keys()
+    if "country" in found:  # the package with the names is installed
+        assert sum(row["photos"] for row in found["country"].values()) == 12
+        assert sum(row["photos"] for row in found["continent"].values()) == 12
+    assert Image.open(tmp_path / "errors.png").size == (1440, 720)
+
+
+def test_a_query_answers_with_a_place_and_a_map(
+    run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.parents[2] / "earth" / "val"
+    ask(run, mode="query", input=folder, output=tmp_path)
+    printed = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 12
+    for line in lines:
+        assert f"{line['file']}: {line['fusion']['latitude']:.3f}, {line['fusion']['longitude']:.3f}" in printed
+        assert len(line["neighbours"]) == 10
+    assert Image.open(tmp_path / "000000.jpg.png").size == (1024, 640)
+
+
+def test_photos_of_one_stem_have_a_map_each(run: Path, built: Path, tmp_path: Path) -> None:
+    photos = sorted((run.parents[2] / "earth" / "val").glob("*.jpg"))[:2]
+    for photo, name in zip(photos, ("a.jpg", "b/a.jpg"), strict=True):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(photo.read_bytes())
+    (tmp_path / "in" / "a.png").write_bytes(photos[0].read_bytes())
+    refused(run, "none of the 3 files could be read", mode="query", input=tmp_path / "in", max_pixels=9)
+    ask(run, mode="query", input=tmp_path / "in", output=tmp_path / "out")
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert found == {"a.jpg.png", "a.png.png", "b/a.jpg.png"}
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def refused(run: Path, words: str, **settings: object) -> None:
+    with pytest.raises(UserError) as error:
+        ask(run, **settings)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_k_larger_than_the_gallery(run: Path, built: Path, tmp_path: Path) -> None:
+    refused(run, "k=61 is more than the 60 photos of the gallery", k=61, output=tmp_path)
+    result = command("gallery", f"ckpt={run}", "k=61", f"output={tmp_path}")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert [x for x in result.stderr.splitlines() if x.startswith("error: k=61 is more than")]
+
+
+def test_a_gallery_of_another_model(run: Path, built: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    name = next(n for n in content["state_dict"] if n.startswith("model.backbone.") and n.endswith("conv.weight"))
+    content["state_dict"][name] = content["state_dict"][name] + 1e-3
+    torch.save(content, tmp_path / "other.ckpt")
+    for mode in ("evaluate", "add"):
+        words = "was built by another model"
+        more = {"source": run.parents[2] / "earth" / "val.csv"} if mode == "add" else {}
+        refused(tmp_path / "other.ckpt", words, mode=mode, folder=built, output=tmp_path / "out", **more)
+
+
+def test_a_gallery_of_a_newer_version(run: Path, built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "gallery")
+    facts = json.loads((built / "gallery.json").read_text())
+    (tmp_path / "gallery" / "gallery.json").write_text(json.dumps({**facts, "version": 99}))
+    refused(run, "written by a newer version", mode="evaluate", folder=tmp_path / "gallery", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("index-1.faiss", b"torn", "is missing or damaged: build the gallery again"),
+        ("index-1.faiss", None, "is missing or damaged: build the gallery again"),
+        ("positions-1.npy", b"torn", "is damaged"),
+        ("paths-1.txt", b"one.jpg\n", "its files differ in length; build it again"),
+        ("gallery.json", b"{", "gallery.json is damaged"),
+        ("gallery.json", b'{"model": "x"}', "gallery.json is damaged"),
+        ("gallery.json", None, "holds no gallery; make one with mode=build"),
+    ],
+)
+def test_damaged_galleries(
+    name: str, content: bytes | None, words: str, run: Path, built: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(built, tmp_path / "gallery")
+    path = tmp_path / "gallery" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    refused(run, words, folder=tmp_path / "gallery", output=tmp_path / "out")
+
+
+def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) -> None:
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    index = (folder / "index-1.faiss").read_bytes()
+    (folder / "index-1.faiss").write_bytes(b"torn")  # found when all photos are embedded
+    refused(run, "index-1.faiss", mode="add", folder=folder, source=earth / "val.csv")
+    (folder / "index-1.faiss").write_bytes(index)
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("".join((earth / "val.csv").read_text().splitlines(keepends=True)[:5]))
+    shutil.copytree(earth / "val", tmp_path / "val")
+    refused(run, "half done, of another model or of other photos", mode="add", folder=folder, source=fewer)
+    shard = folder / "embeddings" / "1" / "000001.npy"
+    whole = shard.read_bytes()
+    shard.write_bytes(b"torn")
+    refused(run, "000001.npy is missing or damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+    shard.write_bytes(whole)
+    (folder / "building.json").write_text("{")
+    refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+
+
+def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
+    refused(run, "mode=add needs source=", mode="add")
+    refused(run, "none.csv cannot be read: No such file", mode="build", source="none.csv", folder=tmp_path)
+    refused(run, "there is no picture of that name", mode="query", input=tmp_path / "none.jpg")
+    refused(run, "index=tree is neither", mode="build", index="tree", folder=tmp_path / "new")
+    (tmp_path / "torn.jpg").write_bytes(b"")
+    refused(run, "none of the 1 files could be read", mode="query", input=tmp_path / "torn.jpg", output=tmp_path)

@@ -1,0 +1,75 @@
+"""The paper's tables: what is printed against what we count."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tasks.compare.runs import read_runs
+from tasks.cost import recount
+from tasks.engine.config import load_config
+from tasks.paper import __main__ as paper
+from tasks.paper import published
+from tests.benchmarks.compare import write_run
+
+
+def test_tables_1_to_3_come_out_but_for_the_misprints() -> None:
+    rows = list(paper.body().columns[3].cells)
+    assert [row for row in rows if row != "same"] == ["[bold]Conv dw / s1[/]"]
+    assert len(rows) == 28
+    table = paper.shares()
+    printed, own = (list(table.columns[i].cells) for i in (1, 2))
+    assert [(p, o) for p, o in zip(printed, own, strict=True) if p != o] == [("1.19", "1.91")]
+    table = paper.layers()
+    for printed, own in ((1, 2), (3, 4)):
+        for p, o in zip(table.columns[printed].cells, table.columns[own].cells, strict=True):
+            assert float(o) == pytest.approx(float(p), rel=0.02)
+
+
+@pytest.mark.parametrize("table", published.tables(), ids=lambda table: f"table_{table.number}")
+def test_recounted_costs_are_those_printed(table: published.Table) -> None:
+    """To half of the last digit that the paper has, and 5 % for what it rounds otherwise."""
+    for row in table.rows:
+        if row.run is not None and "variant" not in row.run:
+            config, cost = paper.our_cost(f"{table.run} {row.run}".strip())
+            assert config["task"]["name"] == table.task
+            madds, params = (row.madds_m, row.params_m) if row.madds_m else published.content()["unprinted"][row.name]
+            assert cost.madds / 1e6 == pytest.approx(madds, rel=0.05)
+            assert cost.params / 1e6 == pytest.approx(params, abs=0.051)
+
+
+def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_path: Path) -> None:
+    config = load_config(["experiment=stanford_dogs", "backbone.alpha=0.75"], "cost")
+    folder = write_run(tmp_path, "dogs", "mine", classes=120, resolution=224)
+    content = json.loads((folder / "metrics.json").read_text())
+    content["settings"] |= {"backbone": config["backbone"], "groups": config["groups"]}
+    content["metrics"]["top1"] = 0.8175
+    (folder / "metrics.json").write_text(json.dumps(content))
+    write_run(tmp_path, "dogs", "of_drawn_dogs")
+    (ten,) = [t for t in published.tables() if t.number == 10]
+    table, commands = paper.models(ten, read_runs(tmp_path))
+    own = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
+    assert own["0.75 MobileNet-224"] == "81.8"
+    assert own["1.0 MobileNet-224"] == "not run"
+    assert len(commands) == 3
+    assert commands[0].startswith("python -m tasks.run experiment=stanford_dogs ")
+
+
+def test_no_figure_is_cut_on_a_terminal_of_80_columns() -> None:
+    for table in published.tables():
+        console = Console(width=80, file=io.StringIO())
+        console.print(paper.models(table, [])[0])
+        text = console.file.getvalue()
+        assert "…" not in text, text
+        for row in table.rows:
+            for figure in (row.madds_m, row.params_m):
+                assert figure is None or f"{figure:,g}" in text
+
+
+def test_smoke_is_for_every_task() -> None:
+    for task in ("detection", "dogs", "faces", "embedding", "geo"):
+        module, cost = recount(load_config(["experiment=smoke", f"task={task}", "backbone.alpha=0.25"], "cost"))
+        assert module.resolution == 128
+        assert cost.madds > 1e6
