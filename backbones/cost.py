@@ -66,7 +66,7 @@ def measure_cost(model: nn.Module, resolution: int) -> Cost:
     """
     model = model.to("meta").eval()
     with counting(model) as cost, torch.no_grad():
-        # a two-stage detector names the pass that does not depend on what is in the picture
+        # a two-stage detector names the pass that does not depend on what is in the image
         getattr(model, "dense", model)(torch.empty(1, 3, resolution, resolution, device="meta"))
     for module in model.modules():
         params = sum(p.numel() for p in module.parameters(recurse=False))

@@ -1,4 +1,4 @@
-"""What the data of every task shares: loaders, and the account of pictures that could not be read."""
+"""What the data of every task shares: loaders, and the account of images that could not be read."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ def start_worker(max_pixels: int, number: int) -> None:
 
 
 class SuiteData(LightningDataModule):
-    """Loaders over the splits of a data set. A format defines `labels`, `dataset` and perhaps `prepare_data`.
+    """Loaders over the splits of a data set. A format defines `labels`, `build_dataset` and perhaps `prepare_data`.
 
     Raises:
-        UserError: `root` is absent, or too many pictures are unreadable.
+        UserError: `root` is absent, or too many images are unreadable.
     """
 
     collate: Callable[[list[Any]], Any]
@@ -54,7 +54,7 @@ class SuiteData(LightningDataModule):
         self.max_bad = max_bad
         self.max_pixels = max_pixels
         limit_pixels(max_pixels)
-        self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable pictures, by split
+        self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
         self.datasets: dict[Split, Dataset] = {}
         self.seed = 0  # of shuffles and augmentation
         self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
@@ -68,19 +68,19 @@ class SuiteData(LightningDataModule):
         """Names of the classes, in the order of their indices."""
         raise NotImplementedError("a data format defines labels")
 
-    def adopt(self, labels: list[str]) -> None:
+    def use_labels(self, labels: list[str]) -> None:
         """Makes ready to measure a model of these classes; UserError where the data has others."""
         if self.labels != labels:
             raise UserError(f"the checkpoint knows the classes {labels}, the data has {self.labels}")
 
-    def dataset(self, split: Split) -> Dataset:
+    def build_dataset(self, split: Split) -> Dataset:
         """The samples of a split."""
-        raise NotImplementedError("a data format defines dataset")
+        raise NotImplementedError("a data format defines build_dataset")
 
-    def pictures(self, split: Split) -> Dataset:
-        """`dataset`, made once."""
+    def dataset(self, split: Split) -> Dataset:
+        """`build_dataset`'s result, made once."""
         if split not in self.datasets:
-            self.datasets[split] = self.dataset(split)
+            self.datasets[split] = self.build_dataset(split)
         return self.datasets[split]
 
     def check(self) -> None:
@@ -90,8 +90,8 @@ class SuiteData(LightningDataModule):
             UserError: one is absent, empty, of another form or of other classes.
         """
         for split in SPLITS[:2]:
-            self.pictures(split)
-        self.dataset("test")
+            self.dataset(split)
+        self.build_dataset("test")
 
     @property
     def place(self) -> dict[str, int]:
@@ -99,8 +99,8 @@ class SuiteData(LightningDataModule):
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
 
-    def items(self, split: Split) -> int:
-        """How many pictures an item of the split's dataset brings."""
+    def images_per_item(self, split: Split) -> int:
+        """How many images an item of the split's dataset brings."""
         return 1
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
@@ -109,10 +109,10 @@ class SuiteData(LightningDataModule):
 
     def loader(self, split: Split) -> DataLoader:
         """Batches of a split: shuffled and without the last incomplete batch where they train."""
-        dataset = self.pictures(split)
-        train, batch_size = split == "train", max(1, self.batch_size // self.items(split))
+        dataset = self.dataset(split)
+        train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
         if train and len(dataset) < 2:  # type: ignore[arg-type]
-            raise UserError(f"{self.root}: training needs at least two pictures")
+            raise UserError(f"{self.root}: training needs at least two images")
         sampler = ShuffledEpochs(dataset, self.sampling_weights(dataset), **self.place) if train else None
         return DataLoader(
             Seeded(dataset) if train else dataset,
@@ -131,9 +131,9 @@ class SuiteData(LightningDataModule):
         """Whether batches go to a GPU."""
         return self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
 
-    def count(self, split: Split) -> float:
-        """How many pictures a split has."""
-        return len(self.datasets[split]) * self.items(split)  # type: ignore[arg-type]
+    def num_images(self, split: Split) -> float:
+        """How many images a split has."""
+        return len(self.datasets[split]) * self.images_per_item(split)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train")
@@ -144,13 +144,13 @@ class SuiteData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
 
-    def note_bad(self, problems: Iterable[tuple[str, str]], split: Split) -> None:
-        """Counts unreadable pictures of a split, each once.
+    def record_bad_images(self, problems: Iterable[tuple[str, str]], split: Split) -> None:
+        """Counts unreadable images of a split, each once.
 
         Raises:
             UserError: their share passes `data.max_bad`.
         """
-        bad, total = self.bad.setdefault(split, {}), self.count(split)
+        bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:
             if path not in bad:
                 bad[path] = reason
@@ -158,6 +158,6 @@ class SuiteData(LightningDataModule):
         if len(bad) > self.max_bad * total:
             path, reason = next(iter(bad.items()))
             raise UserError(
-                f"{len(bad)} of {total} {split} pictures cannot be read, more than data.max_bad={self.max_bad:g} "
+                f"{len(bad)} of {total} {split} images cannot be read, more than data.max_bad={self.max_bad:g} "
                 f"allows; the first is {path}: {reason}"
             )

@@ -15,14 +15,14 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.crops import CENTRE, Box, centre_box, crop_decoded, random_box, read_crop
+from data.crops import CENTRE, Box, center_box, crop_decoded, random_box, read_crop
 from data.images import BadImage, read_image
 
-KEEP_BYTES = 2e9
+CACHE_BYTES = 2e9
 
 
 class Sample(NamedTuple):
-    """A picture and the index of its class, or a row of attributes (A,); `box` confines what is looked at, in pixels
+    """An image and the index of its class, or a row of attributes (A,); `box` confines what is looked at, in pixels
     of the file.
     """
 
@@ -33,13 +33,13 @@ class Sample(NamedTuple):
 
 @dataclass
 class Batch:
-    """Pictures (B, 3, R, R) uint8 in channels_last and the indices of their classes (B,), or attributes (B, A)."""
+    """Images (B, 3, R, R) uint8 in channels_last and the indices of their classes (B,), or attributes (B, A)."""
 
     images: Tensor
     labels: Tensor
     sizes: Tensor  # (B, 2) height and width of each file
     paths: list[str]
-    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
     rows: list[int] = field(default_factory=list)  # which samples of the split these are
     views: list[int] = field(default_factory=list)  # and which of their views, where they have a fixed number
 
@@ -56,7 +56,7 @@ class Batch:
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Copies the pictures, mirrored where their sample says so, into one channels_last block."""
+    """Copies the images, mirrored where their sample says so, into one channels_last block."""
     first = samples[0]["image"]
     images = torch.empty((len(samples), *first.shape), dtype=torch.uint8, memory_format=torch.channels_last)
     for image, sample in zip(images, samples, strict=True):
@@ -75,8 +75,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
 class ImageSet(Dataset[dict[str, Any]]):
     """Samples with a random crop and mirroring where `min_scale` says how small a crop may be, else the centre.
 
-    With `views` a picture has that many crops, always the same, of which one is drawn each time. `keep` keeps decoded
-    pictures in memory. A picture that cannot be read is replaced by the next, and named in the batch.
+    With `views` an image has that many crops, always the same, of which one is drawn each time. `cache_images` keeps decoded
+    images in memory. An image that cannot be read is replaced by the next, and named in the batch.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class ImageSet(Dataset[dict[str, Any]]):
         *,
         min_scale: float | None = None,
         flip: bool = False,
-        centre: float = CENTRE,
+        center_crop: float = CENTRE,
         views: int = 0,
-        keep: bool = False,
+        cache_images: bool = False,
     ) -> None:
         self.samples = list(samples)
         self.resolution, self.min_scale, self.flip = resolution, min_scale, flip
-        self.centre, self.views = centre, views
-        self.kept: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if keep else None
+        self.center_crop, self.views = center_crop, views
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -113,31 +113,31 @@ class ImageSet(Dataset[dict[str, Any]]):
             mirror = self.flip and rng.random() < 0.5
             facts = {"label": sample.label, "path": str(sample.path), "size": size, "bad": bad}
             return {"image": image, "mirror": mirror, "row": row, "view": view, **facts}
-        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
 
     def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
-        """A crop (3, R, R) of a sample's picture, and its file's height and width."""
+        """A crop (3, R, R) of a sample's image, and its file's height and width."""
         path = self.samples[row].path
-        if self.kept is None:
+        if self.cache is None:
             return read_crop(path, choose, self.resolution)
-        if row not in self.kept:
+        if row not in self.cache:
             side = 2 * self.resolution  # more than that, crops seldom show
             image, size = read_image(path, side)
             if min(image.shape[1:]) > side:
                 image = crop_decoded(image, size, lambda height, width: (0, 0, width, height), side)
-            self.kept[row] = image, size
-        image, size = self.kept[row]
+            self.cache[row] = image, size
+        image, size = self.cache[row]
         return crop_decoded(image, size, choose, self.resolution), size
 
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
-        """How to choose the crop of a picture from its height and width."""
+        """How to choose the crop of an image from its height and width."""
         if self.min_scale is None:
-            return partial(centre_box, within=within, share=self.centre)
+            return partial(center_box, within=within, share=self.center_crop)
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:
         """Changes with anything that a view's pixels depend on, but for what is in the files."""
-        seen = hashlib.sha256(repr((self.resolution, self.min_scale, self.flip, self.centre, self.views)).encode())
+        seen = hashlib.sha256(repr((self.resolution, self.min_scale, self.flip, self.center_crop, self.views)).encode())
         for path, _, box in self.samples:
             size = path.stat().st_size if path.exists() else 0
             seen.update(f"{path.parent.name}/{path.name} {size} {box}\n".encode())
@@ -154,32 +154,32 @@ class ClassificationData(SuiteData):
         *,
         min_scale: float = 0.35,
         flip: bool = True,
-        centre: float = CENTRE,
+        center_crop: float = CENTRE,
         views: int = 0,
-        keep: bool | Literal["auto"] = False,
+        cache_images: bool | Literal["auto"] = False,
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.resolution, self.min_scale, self.flip = resolution, min_scale, flip
-        self.centre, self.views, self.keep = centre, views, keep
+        self.center_crop, self.views, self.cache_images = center_crop, views, cache_images
 
     def samples(self, split: Split) -> list[Sample]:
-        """The pictures of a split.
+        """The images of a split.
 
         Raises:
             UserError: the split's files are absent or unreadable.
         """
         raise NotImplementedError("a data format defines samples")
 
-    def dataset(self, split: Split) -> ImageSet:
+    def build_dataset(self, split: Split) -> ImageSet:
         samples = self.samples(split)
         if not samples:
-            raise UserError(f"{self.root}: the {split} split has no pictures")
+            raise UserError(f"{self.root}: the {split} split has no images")
         needed = 20 * self.resolution**2 * len(samples) * max(1, self.workers)  # each worker keeps its own
-        keep = needed < KEEP_BYTES if self.keep == "auto" else self.keep
+        keep = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
-            return ImageSet(samples, self.resolution, keep=keep, **crops)
-        return ImageSet(samples, self.resolution, centre=self.centre, keep=keep)
+            return ImageSet(samples, self.resolution, cache_images=keep, **crops)
+        return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
     collate = staticmethod(collate)

@@ -1,4 +1,4 @@
-"""COCO json annotations beside folders of pictures."""
+"""COCO json annotations beside folders of images."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Pictures cropped and resized on their way from the disk: what classification trains and is measured on.
+"""Images cropped and resized on their way from the disk: what classification trains and is measured on.
 
 A JPEG is decoded by libjpeg-turbo straight into one buffer, at 1/2, 1/4 or 1/8 scale where the crop keeps the
 pixels that the network sees; then the crop alone is resized, in uint8. tests/benchmarks/input.py measures it.
@@ -27,7 +27,7 @@ RATIO = (3 / 4, 4 / 3)
 def random_box(height: int, width: int, min_scale: float, within: Box | None = None, rng: Any = random) -> Box:
     """The crop of Inception's training: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
 
-    The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the picture.
+    The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the image.
     `rng` draws as the module `random` does, or is a `random.Random`.
     """
     left, top, right, bottom = _inside(within, height, width)
@@ -52,8 +52,8 @@ def _inside(box: Box | None, height: int, width: int) -> Box:
     return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else (0, 0, width, height)
 
 
-def centre_box(height: int, width: int, within: Box | None = None, share: float = CENTRE) -> Box:
-    """The central square of `share` of the shorter side, or the smallest square around `within`, inside the picture."""
+def center_box(height: int, width: int, within: Box | None = None, share: float = CENTRE) -> Box:
+    """The central square of `share` of the shorter side, or the smallest square around `within`, inside the image."""
     if within is None:
         side = share * min(height, width)
         x, y = (width - side) / 2, (height - side) / 2
@@ -67,11 +67,11 @@ def centre_box(height: int, width: int, within: Box | None = None, share: float 
 
 def centre_view(image: Tensor, share: float, resolution: int) -> Tensor:
     """What validation sees of a decoded image (3, H, W) uint8: its central square, (3, resolution, resolution)."""
-    return resize_box(image, centre_box(image.shape[1], image.shape[2], share=share), resolution)
+    return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution)
 
 
 def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
-    """The part `box` of a picture (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
+    """The part `box` of an image (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
     left, top, right, bottom = (round(v) for v in box)
     part = image[None, :, top : max(bottom, top + 1), left : max(right, left + 1)]
     # only dense channels_last takes the vector code, and gives channels_last
@@ -80,17 +80,17 @@ def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
 
 
 def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) -> tuple[Tensor, tuple[int, int]]:
-    """The part of a picture that `choose(height, width)` says, (3, resolution, resolution) uint8, and the file's
+    """The part of an image that `choose(height, width)` says, (3, resolution, resolution) uint8, and the file's
     own (height, width).
 
     Raises:
-        BadImage: the file is absent, truncated or not a picture.
+        BadImage: the file is absent, truncated or not an image.
     """
     return decode_crop(read_content(path), path, choose, resolution)
 
 
 def read_whole(path: Path, resolution: int) -> Tensor:
-    """All of a picture, squeezed to (3, resolution, resolution) uint8; BadImage as `read_crop`."""
+    """All of an image, squeezed to (3, resolution, resolution) uint8; BadImage as `read_crop`."""
     return read_crop(path, lambda height, width: (0, 0, width, height), resolution)[0]
 
 
@@ -121,14 +121,14 @@ def decode_crop(
 
 
 def crop_decoded(image: Tensor, size: tuple[int, int], choose: Callable[[int, int], Box], resolution: int) -> Tensor:
-    """`read_crop` of a picture (3, H, W) that is decoded already, at any scale; its file has the (height, width)
+    """`read_crop` of an image (3, H, W) that is decoded already, at any scale; its file has the (height, width)
     `size`.
     """
     return _resize(image.permute(1, 2, 0).numpy(), choose(*size), size, resolution)
 
 
 def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int) -> Tensor:
-    """Crops pixels (H, W, 3) of a picture that was `size` before it was decoded."""
+    """Crops pixels (H, W, 3) of an image that was `size` before it was decoded."""
     down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution)

@@ -27,7 +27,7 @@ CACHE_BYTES = 2e9
 
 @dataclass(frozen=True)
 class Record:
-    """One annotated picture. Boxes (N, 4) are xyxy pixels of the file; labels (N,) index the label names."""
+    """One annotated image. Boxes (N, 4) are xyxy pixels of the file; labels (N,) index the label names."""
 
     path: Path
     image_id: int
@@ -70,14 +70,14 @@ def report_dropped(source: Path, dropped: Counter[str]) -> None:
 
 @dataclass
 class Batch:
-    """Pictures (B, 3, R, R) uint8; boxes (B, N, 4) in their pixels, labels (B, N), -1 where padded."""
+    """Images (B, 3, R, R) uint8; boxes (B, N, 4) in their pixels, labels (B, N), -1 where padded."""
 
     images: Tensor
     boxes: Tensor
     labels: Tensor
     image_ids: list[int]
     sizes: Tensor  # (B, 2) height and width of each file
-    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """Used by Lightning to move the batch."""
@@ -92,16 +92,21 @@ class Batch:
 
 
 class DetectionSet(Dataset[dict[str, Any]]):
-    """Records as samples. A picture that cannot be read is replaced by the next, and named in the batch."""
+    """Records as samples. An image that cannot be read is replaced by the next, and named in the batch."""
 
     def __init__(
-        self, records: Sequence[Record], resolution: int, transforms: v2.Compose, cache: bool, mosaic: float = 0.0
+        self,
+        records: Sequence[Record],
+        resolution: int,
+        transforms: v2.Compose,
+        cache_images: bool,
+        mosaic: float = 0.0,
     ) -> None:
         self.records = records
         self.resolution = resolution
         self.transforms = transforms
         self.mosaic = mosaic
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,7 +126,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
                 return self._sample(record, (index + step) % len(self)) | {"bad": bad}
             except BadImage as error:
                 bad.append(error.args)
-        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
 
     def _sample(self, record: Record, index: int) -> dict[str, Any]:
         image, size = self._read(record, index)
@@ -179,27 +184,27 @@ class DetectionData(SuiteData):
         zoom_out: float = 0.0,
         mosaic: float = 0.0,
         balance: float = 0.0,
-        cache: bool | Literal["auto"] = "auto",
+        cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.resolution = resolution
         self.augmentation = (crop, flip, photometric, zoom_out)
         self.mosaic, self.balance = mosaic, balance
-        self.cache = cache
+        self.cache_images = cache_images
 
     def records(self, split: Split) -> list[Record]:
-        """The pictures of a split.
+        """The images of a split.
 
         Raises:
             UserError: the split's files are absent or unreadable.
         """
         raise NotImplementedError("a data format defines records")
 
-    def dataset(self, split: Split) -> DetectionSet:
+    def build_dataset(self, split: Split) -> DetectionSet:
         records = self.records(split)
         if not records:
-            raise UserError(f"{self.root}: the {split} split has no pictures")
+            raise UserError(f"{self.root}: the {split} split has no images")
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         train = split == "train"
@@ -207,12 +212,12 @@ class DetectionData(SuiteData):
         # training crops are enlarged, so they want more pixels than the network's input has
         size = self.resolution * 3 // 2 if train else self.resolution
         needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
+        cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         return DetectionSet(records, size, detection_transforms(*steps), cache, self.mosaic if train else 0.0)
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
-        """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the pictures, less than
-        `balance`, is wanted sqrt(balance / f) times as often, and a picture as often as its most wanted class.
+        """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than
+        `balance`, is wanted sqrt(balance / f) times as often, and an image as often as its most wanted class.
         """
         assert isinstance(dataset, DetectionSet)
         if not self.balance:

@@ -1,6 +1,6 @@
 """Stanford Dogs (Khosla et al. 2011) in its official layout, and a noisy web set of the same breeds.
 
-Its pictures come from ImageNet: a backbone that was trained on ImageNet has seen the test pictures.
+Its images come from ImageNet: a backbone that was trained on ImageNet has seen the test images.
 """
 
 import io
@@ -62,19 +62,19 @@ def read_box(path: Path) -> Box | None:
         return box
     # LookupError: of an unknown encoding
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        log.warning("%s: no box, the whole picture is used: %s", path, error)
+        log.warning("%s: no box, the whole image is used: %s", path, error)
         return None
 
 
 class DogsData(ClassificationData):
-    """Stanford Dogs; `train` is its own list of pictures or the noisy `web` folder, and val is the test list.
+    """Stanford Dogs; `train` is its own list of images or the noisy `web` folder, and val is the test list.
 
     `web` has a folder per breed and `web_labels` is a JSON object from their names to those in Images/ (null where
     they are the same). `box` looks only at the annotated dog.
     """
 
     note: str | None = (
-        "Stanford Dogs' pictures come from ImageNet: a backbone that was trained on ImageNet has seen the test pictures"
+        "Stanford Dogs' images come from ImageNet: a backbone that was trained on ImageNet has seen the test images"
     )
 
     def __init__(
@@ -118,7 +118,7 @@ class DogsData(ClassificationData):
         return read_box(self.root / "Annotation" / name.removesuffix(".jpg")) if self.box else None
 
     def web_samples(self) -> list[Sample]:
-        """The pictures of the web set with the classes that their folders claim."""
+        """The images of the web set with the classes that their folders claim."""
         found = class_folders(self.root / self.web)
         meaning = self._read_label_map() if self.web_labels else {name: name for name in found}
         if unknown := sorted(found.keys() - meaning.keys()):
@@ -136,12 +136,12 @@ class DogsData(ClassificationData):
         return content
 
     def leave_out(self, paths: Collection[Path]) -> None:
-        """Keeps these pictures of the web set out of training."""
+        """Keeps these images of the web set out of training."""
         self.left_out = set(paths)
         self.datasets.pop("train", None)
 
 
-class DrawnDogsData(DogsData):
+class DemoDogsData(DogsData):
     """The demo: drawn dogs in the same layout, made in `root` on first use."""
 
     note = None

@@ -1,4 +1,4 @@
-"""Pictures of faces with attributes: CelebA's layout (Liu et al. 2015), CSV tables, and folders without labels."""
+"""Images of faces with attributes: CelebA's layout (Liu et al. 2015), CSV tables, and folders without labels."""
 
 import csv
 import logging
@@ -25,7 +25,7 @@ PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}  # of CelebA
 
 
 class Table(NamedTuple):
-    """Names of A attributes, and the values (A,) int8 of each picture's: 1, 0, or -1 where nobody knows."""
+    """Names of A attributes, and the values (A,) int8 of each image's: 1, 0, or -1 where nobody knows."""
 
     names: list[str]
     rows: dict[Path, np.ndarray]
@@ -34,14 +34,14 @@ class Table(NamedTuple):
 def read_rows(
     source: Path, names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], folder: Path, max_bad: float
 ) -> Table:
-    """Attributes of the pictures (name and values of each) in `folder`.
+    """Attributes of the images (name and values of each) in `folder`.
 
     Raises:
-        UserError: too many rows have another value than 1, 0 and -1, or no picture, or come twice.
+        UserError: too many rows have another value than 1, 0 and -1, or no image, or come twice.
     """
     rejects, total = Rejects(source), 0
     found: dict[Path, np.ndarray] = {}
-    there: dict[Path, set[str]] = {}  # pictures of each folder, listed once
+    there: dict[Path, set[str]] = {}  # images of each folder, listed once
     for name, values in rows:
         total += 1
         path = folder / name
@@ -53,9 +53,9 @@ def read_rows(
         elif len(values) != len(names):
             rejects.add(f"without {len(names)} values", f"{name}, {len(values)}")
         elif path.name not in there[path.parent]:
-            rejects.add("without a picture", str(path))
+            rejects.add("without an image", str(path))
         elif path in found:
-            rejects.add("that repeat a picture", name)
+            rejects.add("that repeat an image", name)
         else:
             found[path] = np.array([VALUES[v] for v in values], np.int8)
     rejects.report(total, max_bad)
@@ -63,22 +63,22 @@ def read_rows(
 
 
 def read_celeba(path: Path, folder: Path, max_bad: float) -> Table:
-    """list_attr_celeba.txt: the number of rows, the names, and for each picture 1 or -1.
+    """list_attr_celeba.txt: the number of rows, the names, and for each image 1 or -1.
 
     Raises:
         UserError: as `read_rows`; or it is absent or has no such head.
     """
     count, names, *lines = [*read_lines(path), "", ""]
     if not count.strip().isdigit() or not names.split():
-        raise UserError(f"{path} should start with the number of pictures and a line of attribute names")
+        raise UserError(f"{path} should start with the number of images and a line of attribute names")
     rows = [line.split() for line in lines if line.strip()]
     if int(count) != len(rows):
-        log.warning("%s announces %s pictures and has %d", path, count.strip(), len(rows))
+        log.warning("%s announces %s images and has %d", path, count.strip(), len(rows))
     return read_rows(path, names.split(), ((row[0], row[1:]) for row in rows), folder, max_bad)
 
 
 def read_csv(path: Path, folder: Path, max_bad: float) -> Table:
-    """A CSV file whose first column names pictures and whose others, named in its header, are 0 or 1 or empty.
+    """A CSV file whose first column names images and whose others, named in its header, are 0 or 1 or empty.
 
     Raises:
         UserError: as `read_rows`; or it is absent or has no header.
@@ -89,28 +89,28 @@ def read_csv(path: Path, folder: Path, max_bad: float) -> Table:
         raise UserError(f"{path} cannot be read: {error}") from error
     names = [name.strip() for name in header[1:]]
     if not names or len(set(names)) < len(names):
-        raise UserError(f"{path} should have a header: the picture's column, then attributes of different names")
+        raise UserError(f"{path} should have a header: the image's column, then attributes of different names")
     stripped = ((row[0], [value.strip() for value in row[1:]]) for row in rows if row)
     return read_rows(path, names, stripped, folder, max_bad)
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """All pictures in a folder and those in it.
+def images_below(folder: Path) -> list[Path]:
+    """All images in a folder and those in it.
 
     Raises:
         UserError: there are none.
     """
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
-        raise UserError(f"there are no pictures in {folder}")
+        raise UserError(f"there are no images in {folder}")
     return found
 
 
 class FacesData(ClassificationData):
-    """Pictures with rows of attributes as labels; a format gives `labels` and `table`.
+    """Images with rows of attributes as labels; a format gives `labels` and `table`.
 
-    Of the training pictures a share `labelled`, always the same, keeps its labels; the `rest` is dropped or trains
-    without. The pictures of the folder `unlabelled` join them without labels.
+    Of the training images a share `labelled`, always the same, keeps its labels; the `rest` is dropped or trains
+    without. The images of the folder `unlabelled` join them without labels.
     """
 
     def __init__(
@@ -118,16 +118,17 @@ class FacesData(ClassificationData):
         root: str,
         resolution: int,
         *,
-        labelled: float = 1.0,
-        rest: Literal["drop", "keep"] = "drop",
-        unlabelled: str | None = None,
+        labelled_fraction: float = 1.0,
+        unlabelled: Literal["drop", "keep"] = "drop",
+        unlabelled_folder: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
-        self.labelled, self.rest, self.unlabelled = labelled, rest, unlabelled
+        self.labelled_fraction, self.unlabelled = labelled_fraction, unlabelled
+        self.unlabelled_folder = unlabelled_folder
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        """The pictures of a split and their attributes."""
+        """The images of a split and their attributes."""
         raise NotImplementedError("a data format defines table")
 
     def samples(self, split: Split) -> list[Sample]:
@@ -137,12 +138,12 @@ class FacesData(ClassificationData):
         unknown = np.full(len(self.labels), UNKNOWN, np.int8)
         chosen = np.zeros(len(samples), bool)
         order = np.random.default_rng(0).permutation(len(samples))
-        chosen[order[: round(self.labelled * len(samples))]] = True
-        if self.rest == "drop":
+        chosen[order[: round(self.labelled_fraction * len(samples))]] = True
+        if self.unlabelled == "drop":
             samples = [s for s, c in zip(samples, chosen, strict=True) if c]
         else:
             samples = [s if c else Sample(s.path, unknown) for s, c in zip(samples, chosen, strict=True)]
-        more = pictures_below(self.root / self.unlabelled) if self.unlabelled else []
+        more = images_below(self.root / self.unlabelled_folder) if self.unlabelled_folder else []
         return samples + [Sample(path, unknown) for path in more]
 
 
@@ -195,7 +196,7 @@ class CsvFacesData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Pictures without labels, anywhere below `root`; a share `val` of them, always the same, validates.
+    """Images without labels, anywhere below `root`; a share `val` of them, always the same, validates.
 
     What the attributes are called is said by `attributes` or else by the `teacher`.
     """
@@ -213,34 +214,36 @@ class FaceFolderData(FacesData):
         super().__init__(root, resolution, **settings)
         self.val, self.attributes, self.teacher = val, attributes, teacher
 
-    def adopt(self, labels: list[str]) -> None:
+    def use_labels(self, labels: list[str]) -> None:
         self.attributes = self.attributes or labels  # that the model knows, where nobody else says
-        super().adopt(labels)
+        super().use_labels(labels)
 
     @cached_property
     def labels(self) -> list[str]:
         if self.attributes:
             return list(self.attributes)
         if self.teacher is None:
-            raise UserError("pictures without labels need a teacher, or data.attributes=[names] to be predicted")
+            raise UserError("images without labels need a teacher, or data.attributes=[names] to be predicted")
         from tasks.distill.teacher import teacher_labels
 
         return teacher_labels(self.teacher)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        paths = pictures_below(self.root)
+        paths = images_below(self.root)
         held = np.zeros(len(paths), bool)
         held[np.random.default_rng(0).permutation(len(paths))[: max(1, round(self.val * len(paths)))]] = True
         unknown = np.full(len(self.labels), UNKNOWN, np.int8)
         return {p: unknown for p, h in zip(paths, held, strict=True) if h == (split != "train")}
 
 
-class DrawnFacesData(CelebAData):
+class DemoFacesData(CelebAData):
     """The demo: drawn faces in CelebA's layout, made in `root` on first use."""
 
-    def __init__(self, root: str, resolution: int, *, people: int, pictures: int, seed: int, **settings: Any) -> None:
+    def __init__(
+        self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any
+    ) -> None:
         super().__init__(root, resolution, **settings)
-        self.counts = {"people": people, "pictures": pictures, "seed": seed}
+        self.counts = {"people": people, "images": images_per_identity, "seed": seed}
 
     def prepare_data(self) -> None:
         draw_faces(self.root, self.counts)
@@ -249,7 +252,7 @@ class DrawnFacesData(CelebAData):
 def draw_faces(root: Path, counts: dict[str, int]) -> None:
     """Draws the demo set where it is not there yet."""
     if not root.exists():
-        log.info("drawing %(people)d people, %(pictures)d pictures each", counts)
+        log.info("drawing %(people)d people, %(images)d images each", counts)
     try:
         write_faces(root, **counts)
     except FileExistsError as error:

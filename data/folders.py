@@ -1,4 +1,4 @@
-"""A folder of pictures per class, one such tree per split: torchvision's ImageFolder layout."""
+"""A folder of images per class, one such tree per split: torchvision's ImageFolder layout."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,13 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """The pictures in each sub-folder of `folder`, classes and pictures in order of their names.
+    """The images in each sub-folder of `folder`, classes and images in order of their names.
 
     Raises:
         UserError: there is no such folder, or it has fewer than two classes, or one of them is empty.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; it should hold a folder of pictures for each class")
+        raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
     found = {
         sub.name: sorted(p for p in sub.rglob("*") if p.suffix.lower() in SUFFIXES)
         for sub in sorted(folder.iterdir())
@@ -26,8 +26,8 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     }
     if len(found) < 2:
         raise UserError(f"{folder} has {len(found)} class folders ({', '.join(found)}); at least 2 are needed")
-    if empty := [name for name, pictures in found.items() if not pictures]:
-        raise UserError(f"{folder / empty[0]} has no pictures ({len(empty)} of {len(found)} classes are empty)")
+    if empty := [name for name, images in found.items() if not images]:
+        raise UserError(f"{folder / empty[0]} has no images ({len(empty)} of {len(found)} classes are empty)")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pictures of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled pictures to distil on."""
+"""Images of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled images to distil on."""
 
 import logging
 import random
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from data.base import SPLITS, Split
 from data.classification import Batch, ClassificationData, ImageSet, Sample, collate
-from data.faces import draw_faces, pictures_below
+from data.faces import draw_faces, images_below
 from data.folders import class_folders
 from data.text import read_lines
 
@@ -23,7 +23,7 @@ UNKNOWN = -1
 
 
 class Pairs(NamedTuple):
-    """Pairs of pictures (P, 2) by their rows in the split, whether each shows one person (P,), and its fold (P,)."""
+    """Pairs of images (P, 2) by their rows in the split, whether each shows one person (P,), and its fold (P,)."""
 
     rows: np.ndarray
     same: np.ndarray
@@ -36,10 +36,10 @@ class Pairs(NamedTuple):
 
 def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     """LFW's pairs.txt: folds and pairs a fold, then `name a b` for one person's and `name a name b` for two people's
-    pictures, which are the files name/name_000a.
+    images, which are the files name/name_000a.
 
     Raises:
-        UserError: it is absent or not of that form, or names a person or picture that is not among the samples.
+        UserError: it is absent or not of that form, or names a person or image that is not among the samples.
     """
     head, *lines = [*read_lines(path), ""]
     numbers = head.split()
@@ -51,9 +51,9 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
 
     def find(line: int, person: str, number: str) -> int:
         if person not in people:
-            raise UserError(f"{path}, line {line}: there are no pictures of {person}")
+            raise UserError(f"{path}, line {line}: there are no images of {person}")
         if not number.isdigit() or (person, f"{person}_{int(number):04d}") not in row:
-            raise UserError(f"{path}, line {line}: {person} has no picture number {number}")
+            raise UserError(f"{path}, line {line}: {person} has no image number {number}")
         return row[person, f"{person}_{int(number):04d}"]
 
     rows, same = [], []
@@ -71,33 +71,35 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
 
 
 class People(Dataset[list[dict[str, Any]]]):
-    """An item is `each` different pictures of one person, drawn anew each time; a person who has fewer repeats some."""
+    """An item is `images_per_person` different images of one person, drawn anew each time; a person who has fewer repeats some."""
 
-    def __init__(self, pictures: ImageSet, each: int) -> None:
-        self.pictures, self.each = pictures, each
+    def __init__(self, images: ImageSet, images_per_person: int) -> None:
+        self.images, self.images_per_person = images, images_per_person
         self.rows: dict[int, list[int]] = {}
-        for row, sample in enumerate(pictures.samples):
+        for row, sample in enumerate(images.samples):
             self.rows.setdefault(int(sample.label), []).append(row)
-        self.slots = [person for person, rows in self.rows.items() for _ in range(max(1, len(rows) // each))]
+        self.slots = [
+            person for person, rows in self.rows.items() for _ in range(max(1, len(rows) // images_per_person))
+        ]
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         rows = self.rows[self.slots[index]]
-        chosen = random.sample(rows, min(self.each, len(rows)))
-        return [self.pictures[row] for row in [*chosen, *random.choices(rows, k=self.each - len(chosen))]]
+        chosen = random.sample(rows, min(self.images_per_person, len(rows)))
+        return [self.images[row] for row in [*chosen, *random.choices(rows, k=self.images_per_person - len(chosen))]]
 
 
 def collate_people(samples: Sequence[Any]) -> Batch:
-    """Batches pictures, or people with several pictures each."""
+    """Batches images, or people with several images each."""
     return collate([s for item in samples for s in item] if isinstance(samples[0], list) else samples)
 
 
 class IdentityData(ClassificationData):
-    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of pictures of nobody knows whom.
+    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images of nobody knows whom.
 
-    `pairs` is LFW's pairs.txt for val and test. `each` pictures of a person come together in training. Nothing but
+    `pairs` is LFW's pairs.txt for val and test. `images_per_person` images of a person come together in training. Nothing but
     numbers is known of the people later on.
 
     Raises:
@@ -113,16 +115,16 @@ class IdentityData(ClassificationData):
         val: str,
         test: str | None = None,
         pairs: str | None = None,
-        each: int = 1,
+        images_per_person: int = 1,
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
         self.folders: dict[Split, str] = {"train": train, "val": val, "test": test or val}
-        self.pairs_file, self.each = pairs, each
+        self.pairs_file, self.images_per_person = pairs, images_per_person
 
     @cached_property
     def _train(self) -> dict[str, list[Path]]:
-        """People and their pictures; nobody where the pictures are in no folders."""
+        """People and their images; nobody where the images are in no folders."""
         folder = self.root / self.folders["train"]
         if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
             return {}
@@ -136,24 +138,26 @@ class IdentityData(ClassificationData):
     def samples(self, split: Split) -> list[Sample]:
         found = self._train if split == "train" else class_folders(self.root / self.folders[split])
         if not found:
-            return [Sample(path, UNKNOWN) for path in pictures_below(self.root / self.folders[split])]
+            return [Sample(path, UNKNOWN) for path in images_below(self.root / self.folders[split])]
         return [Sample(path, i) for i, paths in enumerate(found.values()) for path in paths]
 
-    def dataset(self, split: Split) -> Dataset:  # type: ignore[override]  # of people, not of pictures
-        pictures = super().dataset(split)
-        if split != "train" or self.each == 1:
-            return pictures
+    def build_dataset(self, split: Split) -> Dataset:  # type: ignore[override]  # of people, not of images
+        images = super().build_dataset(split)
+        if split != "train" or self.images_per_person == 1:
+            return images
         if not self._train:
-            raise UserError(f"{self.root / self.folders['train']} has no folders of people; set data.each=1")
-        return People(pictures, self.each)
+            raise UserError(
+                f"{self.root / self.folders['train']} has no folders of people; set data.images_per_person=1"
+            )
+        return People(images, self.images_per_person)
 
     def check(self) -> None:
         super().check()
         for split in SPLITS:
             self.pairs(split)
 
-    def items(self, split: Split) -> int:
-        return self.each if split == "train" else 1
+    def images_per_item(self, split: Split) -> int:
+        return self.images_per_person if split == "train" else 1
 
     def pairs(self, split: Split) -> Pairs | None:
         """LFW's pairs of a split, where they are given."""
@@ -164,12 +168,14 @@ class IdentityData(ClassificationData):
     collate = staticmethod(collate_people)
 
 
-class DrawnIdentityData(IdentityData):
+class DemoIdentityData(IdentityData):
     """The demo: drawn people in LFW's layout, made in `root` on first use."""
 
-    def __init__(self, root: str, resolution: int, *, people: int, pictures: int, seed: int, **settings: Any) -> None:
+    def __init__(
+        self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any
+    ) -> None:
         super().__init__(root, resolution, **settings)
-        self.counts = {"people": people, "pictures": pictures, "seed": seed}
+        self.counts = {"people": people, "images": images_per_identity, "seed": seed}
 
     def prepare_data(self) -> None:
         draw_faces(self.root, self.counts)

@@ -33,7 +33,7 @@ def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
 
 
 class ImageNetData(ClassificationData):
-    """`train` has a folder per wnid; `val` has too, or its pictures' classes are, in the order of their names, the
+    """`train` has a folder per wnid; `val` has too, or its images' classes are, in the order of their names, the
     lines of the development kit's ground truth. Classes are in the order of their wnids, as everywhere.
     """
 
@@ -74,5 +74,5 @@ class ImageNetData(ClassificationData):
         except (ValueError, KeyError) as error:
             raise UserError(f"{truth} cannot be read: {error} is no class's number") from error
         if len(paths) != len(classes):
-            raise UserError(f"{self.val} has {len(paths)} pictures, {truth} {len(classes)} lines")
+            raise UserError(f"{self.val} has {len(paths)} images, {truth} {len(classes)} lines")
         return [Sample(path, i) for path, i in zip(paths, classes, strict=True)]

@@ -10,7 +10,7 @@ from data.demo.scenes import write_scenes
 log = logging.getLogger(__name__)
 
 
-class ScenesData(CocoData):
+class DemoScenesData(CocoData):
     """Generated scenes, drawn into `root` on first use."""
 
     def __init__(self, root: str, resolution: int, *, train: int, val: int, seed: int, **settings: Any) -> None:

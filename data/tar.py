@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
     @property
     def kind(self) -> str | None:
-        """Which of the files is the picture."""
+        """Which of the files is the image."""
         return next((kind for kind in PICTURES if kind in self.files), None)
 
 

@@ -1,4 +1,4 @@
-"""Augmentation for detection, on uint8 pictures and their boxes (torchvision.transforms.v2)."""
+"""Augmentation for detection, on uint8 images and their boxes (torchvision.transforms.v2)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class BatchedIoUCrop(v2.RandomIoUCrop):
         boxes = annotated.as_subclass(Tensor).float()
         while True:
             overlap = self.options[int(torch.randint(len(self.options), ()))]
-            if overlap >= 1.0 or not len(boxes):  # the picture as it is
+            if overlap >= 1.0 or not len(boxes):  # the image as it is
                 return {}
             crops = self._draw(height, width)
             chosen = _first_valid(crops, boxes, overlap)
@@ -62,7 +62,7 @@ def _first_valid(crops_T4: Tensor, boxes_N4: Tensor, overlap: float) -> int | No
 
 
 def mosaic(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Four pictures (3, R, R) with `boxes` and `labels` as one (YOLOv4, section 3.3): a random window, of a side from R
+    """Four images (3, R, R) with `boxes` and `labels` as one (YOLOv4, section 3.3): a random window, of a side from R
     to 2 R, of the sheet of 2 x 2, resized to R. Boxes less than MOSAIC_VISIBLE of which is in the window are dropped.
     """
     side = samples[0]["image"].shape[-1]
@@ -84,7 +84,7 @@ def detection_transforms(
     resolution: int, crop: bool, flip: bool, photometric: float, zoom_out: float = 0.0
 ) -> v2.Compose:
     """SSD's augmentation; light and colour are changed after resizing, where there are fewest pixels."""
-    # SanitizeBoundingBoxes would drop a box that leaves the picture by a rounding error
+    # SanitizeBoundingBoxes would drop a box that leaves the image by a rounding error
     steps: list[torch.nn.Module] = [v2.ClampBoundingBoxes()]
     if zoom_out:
         steps.append(v2.RandomZoomOut(fill=127, side_range=(1.0, 2.0), p=zoom_out))

@@ -20,7 +20,7 @@ Objects = list[tuple[str, np.ndarray]]
 
 
 def read_voc(root: Path, split: str) -> dict[str, Objects]:
-    """Objects (name, xyxy box) of each picture that ImageSets/Main/<split>.txt lists.
+    """Objects (name, xyxy box) of each image that ImageSets/Main/<split>.txt lists.
 
     Unusable boxes and unreadable annotation files are counted, named and left out.
 

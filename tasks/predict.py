@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def find_pictures(wanted: str | None) -> list[Path]:
-    """The pictures that a file name, a folder or a glob names; what exists is meant before any pattern.
+def find_images(wanted: str | None) -> list[Path]:
+    """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
 
     Raises:
         UserError: there are none.
@@ -30,7 +30,7 @@ def find_pictures(wanted: str | None) -> list[Path]:
         matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
     if not found:
-        raise UserError(f"input={wanted}: there is no picture of that name; give a file, a folder or a quoted glob")
+        raise UserError(f"input={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
     return found
 
 
@@ -43,21 +43,21 @@ def output_paths(files: list[Path], output: Path) -> list[Path]:
     return [output / f"{os.path.relpath(file, base)}.png" for file in full]
 
 
-def read_pictures(files: list[Path], at_least: int) -> dict[Path, Any]:
+def read_images(files: list[Path], at_least: int) -> dict[Path, Any]:
     """What `read_image` gives for each file; unreadable ones are named and left out."""
     from data.images import BadImage, read_image
 
-    pictures = {}
+    images = {}
     for file in files:
         try:
-            pictures[file] = read_image(file, at_least, upright=True)
+            images[file] = read_image(file, at_least, upright=True)
         except BadImage as error:
             log.warning("skipped %s: %s", *error.args)
-    return pictures
+    return images
 
 
 def predict(config: dict[str, Any]) -> None:
-    files = find_pictures(config["input"])
+    files = find_images(config["input"])
     output = Path(config["output"])
     targets = dict(zip(files, output_paths(files, output), strict=True))
     if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
@@ -81,13 +81,13 @@ def predict(config: dict[str, Any]) -> None:
         module.config["task"]["draw_threshold"] = config["threshold"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
-    if config["against"]:
+    if config["reference"]:
         with torch.inference_mode():
-            known = read_pictures(find_pictures(config["against"]), module.view_side)
+            known = read_images(find_images(config["reference"]), module.view_side)
             if not known:
-                raise UserError(f"against={config['against']}: none of these files can be read")
-            views = torch.stack([module.view(image) for image, _ in known.values()])
-            module.compare_with([str(file) for file in known], views.to(device))
+                raise UserError(f"reference={config['against']}: none of these files can be read")
+            views = torch.stack([module.prepare_image(image) for image, _ in known.values()])
+            module.set_references([str(file) for file in known], views.to(device))
     try:
         output.mkdir(parents=True, exist_ok=True)
         lines = (output / "predictions.jsonl").open("w")
@@ -97,24 +97,24 @@ def predict(config: dict[str, Any]) -> None:
     chunks = [files[i : i + size] for i in range(0, len(files), size)]
     with lines, torch.inference_mode():
         for chunk in track(chunks, "predicting", console=Console(stderr=True), transient=True):
-            pictures = read_pictures(chunk, module.view_side)
-            if not pictures:
+            images = read_images(chunk, module.view_side)
+            if not images:
                 continue
-            inputs = [module.view(image) for image, _ in pictures.values()]
-            sizes = torch.tensor([size for _, size in pictures.values()], device=device)
+            inputs = [module.prepare_image(image) for image, _ in images.values()]
+            sizes = torch.tensor([size for _, size in images.values()], device=device)
             answers = module.predict(torch.stack(inputs).to(device), sizes)
-            for file, answer in zip(pictures, answers, strict=True):
-                picture = targets[file]
-                lines.write(json.dumps({"file": str(file), "picture": str(picture), **answer}) + "\n")
+            for file, answer in zip(images, answers, strict=True):
+                image = targets[file]
+                lines.write(json.dumps({"file": str(file), "annotated": str(annotated), **answer}) + "\n")
                 if words := module.describe(answer):
                     Console().print(f"{file}: {words}", soft_wrap=True, highlight=False)
                 whole, _ = read_image(file, at_least=1 << 30, upright=True)
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                write_png(module.draw(whole.contiguous(), answer), str(picture))
-            done += len(pictures)
+                annotated.parent.mkdir(parents=True, exist_ok=True)
+                write_png(module.draw(whole.contiguous(), answer), str(annotated))
+            done += len(images)
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")
-    Console().print(f"{done} of {len(files)} pictures; see {output / 'predictions.jsonl'} and the pictures beside it")
+    Console().print(f"{done} of {len(files)} images; see {output / 'predictions.jsonl'} and the images beside it")
 
 
 def test(config: dict[str, Any]) -> None:

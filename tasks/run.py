@@ -18,7 +18,7 @@ from backbones.errors import UserError
 from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
 from tasks.engine.names import check_names
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.stages import has_plan, train_stages
+from tasks.engine.stages import is_staged, train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 SWEEP = {"-m", "--multirun"}
@@ -35,7 +35,7 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 def execute(overrides: list[str]) -> dict[str, Any]:
     resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    staged = bool(resume) and has_plan(resume[-1])
+    staged = bool(resume) and is_staged(resume[-1])
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])

@@ -35,9 +35,9 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small demo of faces: 20 people, of whom 4 are held out, 3 pictures each."""
+    """A small demo of faces: 20 people, of whom 4 are held out, 3 images each."""
     root = tmp_path_factory.mktemp("data") / "faces"
-    write_faces(root, people=20, pictures=3)
+    write_faces(root, people=20, images=3)
     return root
 
 

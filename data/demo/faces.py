@@ -1,8 +1,8 @@
 """A demo of face data: drawn portraits of made-up people, in the layouts of CelebA and of LFW.
 
-    python -m data.demo.faces datasets/drawn_faces
+    python -m data.demo.faces datasets/demo_faces
 
-Four fifths of the people are for training, the others are held out. A picture depends on (seed, person, number) alone.
+Four fifths of the people are for training, the others are held out. An image depends on (seed, person, number) alone.
 
     img_align_celeba/000001.jpg  list_attr_celeba.txt  list_eval_partition.txt  identity_CelebA.txt
     people/Drawn_001/Drawn_001_0001.jpg      the training people again, a folder each
@@ -21,7 +21,7 @@ import numpy as np
 from data.demo.portraits import ATTRIBUTES, Person, render
 from data.demo.whole import drawn, make_once
 
-VERSION = 2  # of the pictures: raise it when the same seed gives other ones
+VERSION = 2  # of the images: raise it when the same seed gives other ones
 PAIRS = 60  # at most, same and different each, in a fold
 
 
@@ -33,23 +33,23 @@ def held_out(people: int) -> range:
     return range(people - people // 5, people)
 
 
-def numbers(people: int, pictures: int, seed: int) -> np.ndarray:
-    """Which picture of CelebA's layout each (person, number) is, from 0: people are mixed there."""
-    return np.random.default_rng([seed, 2]).permutation(people * pictures).reshape(people, pictures)
+def numbers(people: int, images: int, seed: int) -> np.ndarray:
+    """Which image of CelebA's layout each (person, number) is, from 0: people are mixed there."""
+    return np.random.default_rng([seed, 2]).permutation(people * images).reshape(people, images)
 
 
-def write_person(root: Path, people: int, pictures: int, seed: int, person: int) -> list[dict[str, bool]]:
-    """Draws a person's pictures into both layouts, and returns their attributes."""
-    places = numbers(people, pictures, seed)[person]
+def write_person(root: Path, people: int, images: int, seed: int, person: int) -> list[dict[str, bool]]:
+    """Draws a person's images into both layouts, and returns their attributes."""
+    places = numbers(people, images, seed)[person]
     look = Person.drawn(np.random.default_rng([seed, person]))
     folder = root / ("lfw" if person in held_out(people) else "people") / name(person)
     folder.mkdir(parents=True)
     truths = []
-    for number in range(pictures):
+    for number in range(images):
         rng = np.random.default_rng([seed, person, number])
-        picture, truth = render(look, rng)
+        image, truth = render(look, rng)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=int(rng.integers(80, 95)))
+        image.save(buffer, "JPEG", quality=int(rng.integers(80, 95)))
         (folder / f"{name(person)}_{number + 1:04d}.jpg").write_bytes(buffer.getvalue())
         (root / "img_align_celeba" / f"{places[number] + 1:06d}.jpg").write_bytes(buffer.getvalue())
         truths.append(truth)
@@ -61,9 +61,9 @@ def write_celeba(root: Path, truths: list[list[dict[str, bool]]], seed: int) -> 
     people, tests = len(truths), held_out(len(truths))
     places = numbers(people, len(truths[0]), seed)
     rows = [("", "", "")] * places.size
-    for person, pictures in enumerate(truths):
+    for person, images in enumerate(truths):
         part = 0 if person not in tests else 1 if person < (tests.start + people) // 2 else 2
-        for place, truth in zip(places[person], pictures, strict=True):
+        for place, truth in zip(places[person], images, strict=True):
             values = " ".join(f"{1 if truth[a] else -1:2d}" for a in ATTRIBUTES)
             rows[place] = values, str(part), str(person + 1)
     heads = {
@@ -76,13 +76,13 @@ def write_celeba(root: Path, truths: list[list[dict[str, bool]]], seed: int) -> 
         (root / file).write_text(head + "".join(lines))
 
 
-def pair_lines(people: int, pictures: int, seed: int) -> Iterator[str]:
+def pair_lines(people: int, images: int, seed: int) -> Iterator[str]:
     """LFW's pairs.txt: as many pairs of one person as of two in each fold, and no person in two folds."""
     rng, persons = np.random.default_rng([seed, 1]), list(held_out(people))
     groups = np.array_split(persons, min(10, len(persons) // 2))
     folds = []
     for group in groups:
-        numbers = range(1, pictures + 1)
+        numbers = range(1, images + 1)
         same = [(name(p), a, b) for p in group for a, b in combinations(numbers, 2)]
         other = [(name(p), a, name(q), b) for p, q in combinations(group, 2) for a in numbers for b in numbers]
         folds.append((same, other))
@@ -94,15 +94,15 @@ def pair_lines(people: int, pictures: int, seed: int) -> Iterator[str]:
                 yield "\t".join(map(str, pairs[i]))
 
 
-def write_faces(root: Path, *, people: int = 200, pictures: int = 10, seed: int = 0) -> None:
-    """Writes the demo set into `root`, unless it is there already; `pictures` are per person, people 10 or more."""
-    info = {"version": VERSION, "people": people, "pictures": pictures, "seed": seed}
+def write_faces(root: Path, *, people: int = 200, images: int = 10, seed: int = 0) -> None:
+    """Writes the demo set into `root`, unless it is there already; `images` are per person, people 10 or more."""
+    info = {"version": VERSION, "people": people, "images": images, "seed": seed}
 
     def make(folder: Path) -> None:
         (folder / "img_align_celeba").mkdir()
-        truths = drawn(partial(write_person, folder, people, pictures, seed), range(people), chunk=4)
+        truths = drawn(partial(write_person, folder, people, images, seed), range(people), chunk=4)
         write_celeba(folder, truths, seed)
-        (folder / "pairs.txt").write_text("\n".join([*pair_lines(people, pictures, seed), ""]))
+        (folder / "pairs.txt").write_text("\n".join([*pair_lines(people, images, seed), ""]))
 
     make_once(root, info, make)
 

@@ -24,7 +24,7 @@ ATTRIBUTES = (
     *("Bangs", "Beard", "Big_Nose", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses"),
     *("Mouth_Slightly_Open", "Smiling", "Wearing_Earrings", "Wearing_Hat"),
 )
-SIZE = (89, 109)  # width and height in pixels, half of CelebA's aligned pictures
+SIZE = (89, 109)  # width and height in pixels, half of CelebA's aligned images
 HAIR = ((0.6, 0.15, 0.1), (0.125, 0.55, 0.85), (0.07, 0.6, 0.38), (0.1, 0.05, 0.68), (0.04, 0.8, 0.55))
 DARK = (28, 24, 26)
 
@@ -105,7 +105,7 @@ _HAIR_SHARES = (0.27, 0.24, 0.27, 0.12, 0.1)
 
 
 class Mood(NamedTuple):
-    """What changes from picture to picture."""
+    """What changes from image to image."""
 
     yaw: float  # radians
     pitch: float
@@ -123,7 +123,7 @@ class Mood(NamedTuple):
 
 
 class Portrait:
-    """One picture of a person; features lie on the head, an ellipsoid that is turned by the mood's angles."""
+    """One image of a person; features lie on the head, an ellipsoid that is turned by the mood's angles."""
 
     def __init__(self, canvas: Canvas, person: Person, mood: Mood, rng: Generator) -> None:
         self.canvas, self.person, self.mood, self.rng = canvas, person, mood, rng
@@ -278,7 +278,7 @@ def blend(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def attributes(person: Person, mood: Mood) -> dict[str, bool]:
-    """The truth about a picture, in the order of `ATTRIBUTES`."""
+    """The truth about an image, in the order of `ATTRIBUTES`."""
     colours = {name: person.hair == i for i, name in enumerate(("Black_Hair", "Blond_Hair", "Brown_Hair"))}
     traits = {"Bangs": person.bangs, "Beard": person.beard, "Big_Nose": person.big_nose}
     traits |= {"Bushy_Eyebrows": person.bushy, "Eyeglasses": mood.glasses, "Mouth_Slightly_Open": mood.open}
@@ -287,10 +287,10 @@ def attributes(person: Person, mood: Mood) -> dict[str, bool]:
 
 
 def render(person: Person, rng: Generator) -> tuple[Image.Image, dict[str, bool]]:
-    """A picture of the person, aligned as CelebA's are, and its attributes."""
+    """An image of the person, aligned as CelebA's are, and its attributes."""
     mood = Mood.drawn(person, rng)
     width, height = SIZE
-    picture = background(width, height, rng)
+    image = background(width, height, rng)
     angle, scale = rng.normal(0, 0.06), width * rng.uniform(0.85, 0.95)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     canvas = Canvas(scale, turn)
@@ -301,5 +301,5 @@ def render(person: Person, rng: Generator) -> tuple[Image.Image, dict[str, bool]
     face = canvas.lit(light, gloss=rng.uniform(0, 0.25))
     middle = canvas.centre / SUPERSAMPLING
     x, y = rng.normal((width / 2, height * 0.52), 1.5)
-    picture.paste(face, (round(x - middle) + left, round(y - middle) + top), face)
-    return photographed(picture, rng), attributes(person, mood)
+    image.paste(face, (round(x - middle) + left, round(y - middle) + top), face)
+    return photographed(image, rng), attributes(person, mood)

@@ -3,7 +3,7 @@
     python -m data.demo.scenes datasets/scenes
 
 A thing is a few polygons (object units: x right, y down, about -1..1) and their relief, turned and lit
-together, so a new kind is one short function in `KINDS`. A picture depends on (seed, split, index) alone.
+together, so a new kind is one short function in `KINDS`. A scene depends on (seed, split, index) alone.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Colour = tuple[int, int, int]
 Record = dict[str, object]
 Mask = npt.NDArray[np.bool_]
 
-VERSION = 1  # of the pictures: raise it when the same seed gives other ones
+VERSION = 1  # of the scenes: raise it when the same seed gives other ones
 SUPERSAMPLING = 2
 MIN_VISIBLE = 0.4  # share of a silhouette that the border and nearer things must leave in sight
 SPLITS = ("train", "val")
@@ -111,7 +111,7 @@ class Canvas:
         """The thing, RGBA, cropped to its silhouette; `light` is a unit vector, z towards the viewer."""
         colour, alpha, relief = (layer.reduce(SUPERSAMPLING) for layer in self.layers)
         bounds = alpha.getbbox()
-        # Blurred by way of a small float picture, for steps of 1/255 in the relief would show as facets.
+        # Blurred by way of a small float scene, for steps of 1/255 in the relief would show as facets.
         soft = [relief.filter(ImageFilter.BoxBlur(r * relief.width)).convert("F") for r in (0.015, 0.06)]
         crisp, broad = (np.asarray(f.resize((48, 48)).resize(f.size).crop(bounds)) for f in soft)
         slope_y, slope_x = np.gradient((0.5 * crisp + broad) * (relief.width / 1000))
@@ -300,20 +300,20 @@ def place(image: Image.Image, covered: Mask, rng: Generator) -> tuple[tuple[int,
     return None
 
 
-def photographed(picture: Image.Image, rng: Generator) -> Image.Image:
-    """The picture as a small camera takes it: uneven light, a colour cast, some blur and grain."""
-    pixels = np.array(picture.filter(ImageFilter.BoxBlur(rng.uniform(0, 0.8))), np.float32)
+def photographed(scene: Image.Image, rng: Generator) -> Image.Image:
+    """The scene as a small camera takes it: uneven light, a colour cast, some blur and grain."""
+    pixels = np.array(scene.filter(ImageFilter.BoxBlur(rng.uniform(0, 0.8))), np.float32)
     gain = np.float32(rng.uniform(0.8, 1.25) * rng.uniform(0.92, 1.08, 3))
-    lamp = 1 + rng.uniform(0, 0.5) * (noise(*picture.size, rng, 2, 3) - 0.5)
+    lamp = 1 + rng.uniform(0, 0.5) * (noise(*scene.size, rng, 2, 3) - 0.5)
     pixels *= gain * lamp[..., None]
     pixels += rng.uniform(0, 20) * (rng.random((*lamp.shape, 1), np.float32) - 0.5)
     return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
 
 
 def render_scene(size: int, rng: Generator) -> tuple[Image.Image, list[Record]]:
-    """One picture and the COCO annotations of the things in it, the nearest first."""
+    """One scene and the COCO annotations of the things in it, the nearest first."""
     width, height = (round(size * side) for side in SHAPES[rng.integers(len(SHAPES))])
-    picture, covered = background(width, height, rng), np.zeros((height, width), bool)
+    scene, covered = background(width, height, rng), np.zeros((height, width), bool)
     azimuth, darkness = rng.uniform((-np.pi, 50), (0, 150))  # the lamp is above, as daylight is
     light = np.array([np.cos(azimuth), np.sin(azimuth), 0.9], np.float32) / 1.81**0.5
     ids = rng.integers(1, len(DRAWINGS) + 1, 0 if rng.random() < 0.03 else rng.integers(1, 8))
@@ -334,26 +334,26 @@ def render_scene(size: int, rng: Generator) -> tuple[Image.Image, list[Record]]:
         shadow = Image.new("L", (image.width + 2 * pad, image.height + 2 * pad))
         shadow.paste(int(darkness), (pad, pad), image.getchannel("A"))
         x, y = (np.array(corner) - pad - 0.4 * pad * light[:2]).round().astype(int).tolist()
-        picture.paste((12, 12, 24), (x, y), shadow.filter(ImageFilter.BoxBlur(0.4 * pad)))
-        picture.paste(image, corner, image)
-    return photographed(picture, rng), annotations
+        scene.paste((12, 12, 24), (x, y), shadow.filter(ImageFilter.BoxBlur(0.4 * pad)))
+        scene.paste(image, corner, image)
+    return photographed(scene, rng), annotations
 
 
-def write_picture(root: Path, size: int, seed: int, job: tuple[str, int]) -> tuple[Record, list[Record]]:
-    """Saves the picture of a (split, index); returns the rows of it and of its things in the COCO file."""
+def write_scene(root: Path, size: int, seed: int, job: tuple[str, int]) -> tuple[Record, list[Record]]:
+    """Saves the scene of a (split, index); returns the rows of it and of its things in the COCO file."""
     split, index = job
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    picture, annotations = render_scene(size, rng)
+    scene, annotations = render_scene(size, rng)
     path = root / split / f"{index:06d}.jpg"
-    picture.save(path, quality=int(rng.integers(70, 95)))
-    row: Record = {"id": index, "file_name": path.name, "width": picture.width, "height": picture.height}
+    scene.save(path, quality=int(rng.integers(70, 95)))
+    row: Record = {"id": index, "file_name": path.name, "width": scene.width, "height": scene.height}
     return row, [{"image_id": index, **annotation} for annotation in annotations]
 
 
 def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 320, seed: int = 0) -> None:
     """Writes `root`/{train,val}/*.jpg and `root`/{train,val}.json, unless they are there already.
 
-    `size` is about the side of a picture in pixels: widths and heights differ.
+    `size` is about the side of a scene in pixels: widths and heights differ.
     """
     info = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     jobs = [(split, index) for split in SPLITS for index in range(info[split])]
@@ -362,7 +362,7 @@ def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 32
     def make(folder: Path) -> None:
         for split in SPLITS:
             (folder / split).mkdir()
-        rows = drawn(partial(write_picture, folder, size, seed), jobs)
+        rows = drawn(partial(write_scene, folder, size, seed), jobs)
         for split, part in (("train", rows[:train]), ("val", rows[train:])):
             images, things = [image for image, _ in part], [thing for _, things in part for thing in things]
             annotations = [{"id": i, "iscrowd": 0, **thing} for i, thing in enumerate(things, 1)]

@@ -33,7 +33,7 @@ def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], No
         (unfinished / INFO).write_text(json.dumps({**settings, "bytes": size_of(unfinished)}))
         os.replace(unfinished, root)
     except OSError:
-        if not is_complete(root, settings):  # else another process was faster, with the same pictures
+        if not is_complete(root, settings):  # else another process was faster, with the same images
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

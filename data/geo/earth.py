@@ -10,7 +10,7 @@ from data.geo.places import GeoData
 log = logging.getLogger(__name__)
 
 
-class EarthData(GeoData):
+class DemoEarthData(GeoData):
     """Photos of the Earth from above, made in `root` on first use."""
 
     def __init__(

@@ -148,7 +148,7 @@ def read_folder(folder: Path) -> Places:
 
 
 def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> v2.Compose:
-    """Augmentation of uint8 pictures; `crop` is the least share of the picture that is kept, 1 for all of it."""
+    """Augmentation of uint8 images; `crop` is the least share of the image that is kept, 1 for all of it."""
     steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
     if crop < 1:
         steps = [v2.RandomResizedCrop(resolution, scale=(crop, 1), ratio=(0.9, 1.11))]
@@ -161,14 +161,14 @@ def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float)
 
 @dataclass
 class Batch:
-    """Pictures (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
+    """Images (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
 
     images: Tensor
     positions: Tensor
     cells: Tensor
     sizes: Tensor  # (B, 2) height and width of each file
     rows: Tensor  # (B,) index in the split, -1 in a stream
-    bad: list[tuple[str, str]]  # path and reason of each picture that could not be read
+    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """Used by Lightning to move the batch."""
@@ -191,12 +191,14 @@ def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], 
 class GeoSet(Dataset[dict[str, Any]]):
     """Photos as samples. One that cannot be read is replaced by the next, and named in the batch."""
 
-    def __init__(self, places: Places, cells: Ints, resolution: int, transforms: v2.Compose, cache: bool) -> None:
+    def __init__(
+        self, places: Places, cells: Ints, resolution: int, transforms: v2.Compose, cache_images: bool
+    ) -> None:
         self.places = places
         self.cells = cells
         self.resolution = resolution
         self.transforms = transforms
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache else None
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -212,7 +214,7 @@ class GeoSet(Dataset[dict[str, Any]]):
                 continue
             found = sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
             return found | {"bad": bad}
-        raise UserError(f"none of the {len(self)} pictures can be read, for example {bad[0][0]}: {bad[0][1]}")
+        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
 
     def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
         if self.cache is None:
@@ -255,7 +257,7 @@ class GeoData(SuiteData):
         crop: float = 1.0,
         flip: bool = False,
         photometric: float = 0.0,
-        cache: bool | Literal["auto"] = "auto",
+        cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
@@ -265,7 +267,7 @@ class GeoData(SuiteData):
         self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
         self.files = [partition] if isinstance(partition, str) else list(partition or ())
         self.augmentation = (crop, flip, photometric)
-        self.cache = cache
+        self.cache_images = cache_images
         self._places: dict[str, Places] = {}
 
     def prepare_data(self) -> None:
@@ -294,11 +296,11 @@ class GeoData(SuiteData):
     def labels(self) -> list[str]:
         return self.hierarchy.labels
 
-    def adopt(self, labels: list[str]) -> None:
+    def use_labels(self, labels: list[str]) -> None:
         """A model's cells are its own, wherever the photos were taken."""
         self.hierarchy = Hierarchy.from_labels(labels)
 
-    def dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
+    def build_dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
         places, train = self.places(split), split == "train"
         cells = self.hierarchy.assign(*places.positions.T)
         if train:
@@ -307,7 +309,7 @@ class GeoData(SuiteData):
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
         steps, size = self.view(split)
         needed = len(places) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        cache = needed < CACHE_BYTES if self.cache == "auto" else self.cache
+        cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         return GeoSet(places, cells, size, steps, cache)
 
     def view(self, split: str) -> tuple[v2.Compose, int]:

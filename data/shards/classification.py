@@ -100,7 +100,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
                 return
             if not count:
                 example = f": {': '.join(bad[0])}" if bad else ""
-                raise UserError(f"no picture of the {len(self.shards)} shards can be trained on{example}")
+                raise UserError(f"no image of the {len(self.shards)} shards can be trained on{example}")
 
     def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
         by_shard = len(self.shards) >= readers
@@ -176,7 +176,9 @@ class ShardData(SuiteData):
         # equal shares for all readers, for ranks wait for each other after each batch
         place = self.place
         readers = place["ranks"] * max(1, self.workers)
-        share = max(1, int(self.count("train")) // (readers * self.batch_size)) * self.batch_size if train else None
+        share = (
+            max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size if train else None
+        )
         reading = {"share": share, "shuffle": self.shuffle} if train else {}
         dataset = self.stream(split, **place, **reading)
         dataset.length = None if share is None else share * max(1, self.workers)
@@ -203,13 +205,13 @@ def class_of(record: Record) -> str:
         raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
 
 
-def decode_picture(record: Record, views: ImageSet, classes: dict[str, int]) -> dict[str, Any]:
+def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> dict[str, Any]:
     """A sample of classification."""
     name = class_of(record)
     if name not in classes:
         raise BadImage(Path(record.name), f"there is no class {name}")
     if record.kind is None:
-        raise BadImage(Path(record.name), f"no picture among its files ({', '.join(record.files)})")
+        raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
     content, path = record.files[record.kind], Path(record.name)
     image, size = decode_crop(content, path, views.chooser(None), views.resolution)
     mirror = views.flip and random.random() < 0.5
@@ -218,7 +220,7 @@ def decode_picture(record: Record, views: ImageSet, classes: dict[str, int]) -> 
 
 
 class ShardsData(ShardData, ClassificationData):
-    """Pictures with a .cls file (an index or a name) or a .json with `label`.
+    """Images with a .cls file (an index or a name) or a .json with `label`.
 
     `classes` is a file below root with a class's name on each line, indices being those of the lines; without it,
     shards on disk are looked through for their classes and their number.
@@ -242,7 +244,7 @@ class ShardsData(ShardData, ClassificationData):
 
     @cached_property
     def _surveyed(self) -> tuple[int, list[str]]:
-        """How many pictures train, and the classes that they name."""
+        """How many images train, and the classes that they name."""
         count, names = 0, set()
         for record in self.survey("train", ("cls", "json")):
             try:
@@ -266,26 +268,26 @@ class ShardsData(ShardData, ClassificationData):
             )
         return names
 
-    def count(self, split: Split) -> float:
+    def num_images(self, split: Split) -> float:
         if split != "train":
             return float("inf")  # nobody counts what is read once
         if self.train_count:
             return self.train_count
         if any(map(is_address, self.shards("train"))):
-            raise UserError("shards at addresses need data.train_count=<how many pictures they have>")
+            raise UserError("shards at addresses need data.train_count=<how many images they have>")
         return self._surveyed[0]
 
-    def dataset(self, split: Split) -> ImageSet:
-        """How pictures are seen, without any."""
+    def build_dataset(self, split: Split) -> ImageSet:
+        """How images are seen, without any."""
         if split == "train":
             return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
-        return ImageSet([], self.resolution, centre=self.centre)
+        return ImageSet([], self.resolution, center_crop=self.center_crop)
 
     def stream(self, split: Split, **reading: Any) -> ShardSet:
-        views = self.pictures(split)
+        views = self.dataset(split)
         assert isinstance(views, ImageSet)
         classes = {name: i for i, name in enumerate(self.labels)}
         if self.classes:
             classes |= {str(i): i for i in range(len(classes))}
-        decode = partial(decode_picture, views=views, classes=classes)
+        decode = partial(decode_image, views=views, classes=classes)
         return ShardSet(self.shards(split), decode, **reading)

@@ -1,4 +1,4 @@
-"""Photos with positions in WebDataset tar shards: a picture and a .json for each."""
+"""Photos with positions in WebDataset tar shards: an image and a .json for each."""
 
 import json
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Decoder:
         if self.train and cells[-1] < 0:
             return None
         if record.kind is None:
-            raise BadImage(Path(record.name), f"no picture among its files ({', '.join(record.files)})")
+            raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
         image, size = read_image(Path(record.name), self.at_least, content=record.files[record.kind])
         return sample(self.transforms(image), position, cells, size, -1)
 
@@ -66,7 +66,7 @@ class PlaceShards(ShardData, GeoData):
                 total += 1
                 try:
                     if record.kind is None:
-                        raise BadImage(Path(record.name), "without a picture")
+                        raise BadImage(Path(record.name), "without an image")
                     positions.append(position_of(record))
                     paths.append(Path(f"{record.name}.{record.kind}"))
                 except BadImage as error:
@@ -75,7 +75,7 @@ class PlaceShards(ShardData, GeoData):
             self._places[pattern] = Places(paths, np.array(positions))
         return self._places[pattern]
 
-    def count(self, split: Split) -> float:
+    def num_images(self, split: Split) -> float:
         if split != "train":
             return float("inf")  # nobody counts what is read once
         if self.train_count:

@@ -1,4 +1,4 @@
-"""Recognition of dog breeds: trained on the web without having seen the test pictures there."""
+"""Recognition of dog breeds: trained on the web without having seen the test images there."""
 
 import json
 import logging
@@ -17,29 +17,29 @@ log = logging.getLogger(__name__)
 
 
 class DogsTask(ClassificationTask):
-    """Classification whose web pictures are compared to the test set before training."""
+    """Classification whose web images are compared to the test set before training."""
 
     published_classes = 120
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        threshold = self.config["task"]["near_test"]
+        threshold = self.config["task"]["drop_near_test"]
         if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
             return
         folder = self.trainer.log_dir if self.trainer.logger else None  # else it is where the user stands
-        record = Path(folder) / "near_test.json" if folder else None
+        record = Path(folder) / "drop_near_test.json" if folder else None
         if record and record.exists():  # a resumed run: its network is no longer the one that looked
             near = {Path(path): float(s) for path, s in json.loads(record.read_text()).items()}
         else:
-            near = self.near_test(data, threshold)
+            near = self.drop_near_test(data, threshold)
             if record and self.trainer.is_global_zero:
                 write_json(record, {str(path): s for path, s in near.items()})
         data.leave_out(near)
-        log.info("left out %d web pictures that are near to test pictures (cosine over %g)", len(near), threshold)
+        log.info("left out %d web images that are near to test images (cosine over %g)", len(near), threshold)
 
-    def near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:
-        """The web pictures whose cosine to a test picture passes the threshold, by the network as it starts."""
+    def drop_near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:
+        """The web images whose cosine to a test image passes the threshold, by the network as it starts."""
         web, tests = data.web_samples(), data.samples("test")
         was_training = self.model.training
         self.model.eval()
@@ -49,6 +49,6 @@ class DogsTask(ClassificationTask):
         return {s.path: round(float(v), 4) for s, v in zip(web, similarity, strict=True) if v > threshold}
 
     def _vectors(self, data: DogsData, samples: list[Sample]) -> np.ndarray:
-        pictures = ImageSet(samples, self.resolution)
-        loader = DataLoader(pictures, data.batch_size, num_workers=data.workers, collate_fn=collate)
+        images = ImageSet(samples, self.resolution)
+        loader = DataLoader(images, data.batch_size, num_workers=data.workers, collate_fn=collate)
         return embed_all(lambda x: self.model.embed(self.model.preprocess(x)), (batch.images for batch in loader))

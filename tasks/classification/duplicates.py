@@ -1,4 +1,4 @@
-"""Finds pictures that are too near to others, by the similarity of their embeddings."""
+"""Finds images that are too near to others, by the similarity of their embeddings."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import faiss  # noqa: E402
 
 @torch.inference_mode()
 def embed_all(embed: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> np.ndarray:
-    """Unit vectors (N, D) float32 of all the pictures in batches (B, 3, R, R)."""
+    """Unit vectors (N, D) float32 of all the images in batches (B, 3, R, R)."""
     rows = [torch.nn.functional.normalize(embed(images).float(), dim=1).cpu().numpy() for images in batches]
     return np.ascontiguousarray(np.concatenate(rows), np.float32)
 

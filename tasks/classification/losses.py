@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def target_probabilities(targets: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(B, C) from class indices (B,) or, where pictures were mixed, from probabilities (B, C)."""
+    """(B, C) from class indices (B,) or, where images were mixed, from probabilities (B, C)."""
     if targets.ndim == 1:
         targets = F.one_hot(targets, num_classes)
     return targets.float() * (1 - smoothing) + smoothing / num_classes
@@ -18,7 +18,7 @@ def cross_entropy(logits: Tensor, targets_BC: Tensor) -> Tensor:
 def generalized_cross_entropy(logits: Tensor, targets_BC: Tensor, q: float) -> Tensor:
     """(1 - p ** q) / q (Zhang & Sabuncu 2018): cross-entropy as q -> 0, mean absolute error at q = 1.
 
-    A picture that the network is sure is mislabelled pulls less than under cross-entropy.
+    An image that the network is sure is mislabelled pulls less than under cross-entropy.
     """
     # of the logarithm, for p ** q has no finite slope at 0
     powers = (q * logits.float().log_softmax(dim=1)).exp()

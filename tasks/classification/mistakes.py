@@ -1,4 +1,4 @@
-"""The validation pictures that the classifier gets most confidently wrong."""
+"""The validation images that the classifier gets most confidently wrong."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from data.classification import Batch
 
 
 class Mistake(NamedTuple):
-    """A picture (3, R, R) uint8 and what was said of it with probability `score`."""
+    """An image (3, R, R) uint8 and what was said of it with probability `score`."""
 
     score: float
     image: Tensor
@@ -43,7 +43,7 @@ class Mistakes:
             self.worst = sorted([*self.worst, mistake], key=lambda m: -m.score)[: self.count]
 
     def page(self, labels: list[str], side: int = 224) -> Tensor | None:
-        """The pictures in a grid (3, H, W), each with its truth and what was said; None where nothing is wrong."""
+        """The images in a grid (3, H, W), each with its truth and what was said; None where nothing is wrong."""
         if not self.worst:
             return None
         cells = []
@@ -54,7 +54,7 @@ class Mistakes:
 
 
 def captioned(image: Tensor, lines: list[str]) -> Tensor:
-    """The picture (3, H, W) with lines of text on a dark bar at its top."""
+    """The image (3, H, W) with lines of text on a dark bar at its top."""
     if not lines:
         return image
     canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))

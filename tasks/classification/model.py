@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
 from tasks.export.answers import classes
-from tasks.export.graph import Exports
+from tasks.export.graph import ExportSpec
 
-Form = Literal["classes", "attributes", "embedding"]  # what a network says of a picture
+Form = Literal["classes", "attributes", "embedding"]  # what a network says of an image
 
 
 class PooledNet(nn.Module):
@@ -47,7 +47,7 @@ class Classifier(PooledNet):
     """Images to the logits (B, num_classes) of classes that exclude each other."""
 
     form = "classes"
-    exports = Exports({"probabilities": "of each class"}, answer=classes)
+    exports = ExportSpec({"probabilities": "of each class"}, answer=classes)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The classification task: a classifier, its accuracies and its pictures."""
+"""The classification task: a classifier, its accuracies and its images."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ TOP = 5
 
 
 class ClassificationTask(TaskModule):
-    """Trains a classifier; `primary` is the share of pictures whose best class is right."""
+    """Trains a classifier; `primary` is the share of images whose best class is right."""
 
     primary = "top1"
     published_classes = 1000  # ImageNet
@@ -48,37 +48,37 @@ class ClassificationTask(TaskModule):
         if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
             if self.mixer and not isinstance(self.teacher, Network):
-                raise UserError("distill.cache and tables know whole pictures alone: set task.mixup=0 task.cutmix=0")
+                raise UserError("distill.cache and tables know whole images alone: set task.mixup=0 task.cutmix=0")
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.teacher:
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels
         if self.mixer:
             images, targets = self.mixer(images, targets)
         logits = self.model(self.model.preprocess(images))
         found = {"class": self.model.loss(logits, targets)}
         if self.teacher:
-            mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
+            mix, temperature = self.config["distill"]["teacher_weight"], self.config["distill"]["temperature"]
             found["class"] = (1 - mix) * found["class"]
-            # the same view for both, mixed pictures too (Beyer et al. 2022)
+            # the same view for both, mixed images too (Beyer et al. 2022)
             found["teacher"] = mix * distillation(logits, self.teacher(images, batch), temperature)
         return found
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each class, (B, num_classes), for uint8 pictures (B, 3, R, R)."""
+        """Of each class, (B, num_classes), for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
-    def measure(self, batch: Batch) -> None:
+    def update_metrics(self, batch: Batch) -> None:
         scores = self.probabilities(batch.images)
         best = scores.topk(min(TOP, len(self.labels))).indices
         self.confusion.update(best[:, 0], batch.labels)
         self.top5.update((best == batch.labels[:, None]).any(dim=1).float())
         self.mistakes.add(batch, scores)
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         matrix = self.confusion.compute().double().cpu()
         shown = matrix.sum(dim=1)
         right = matrix.diagonal() / shown
@@ -95,9 +95,9 @@ class ClassificationTask(TaskModule):
         return found
 
     def configure_callbacks(self) -> list[Callback]:
-        from tasks.classification.pictures import MistakePictures
+        from tasks.classification.figures import MistakeImages
 
-        return [MistakePictures()] if self.config["logger"]["pictures"] else []
+        return [MistakeImages()] if self.config["logger"]["images"] else []
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]
@@ -108,7 +108,7 @@ class ClassificationTask(TaskModule):
             answers.append({"classes": [{"label": label, "score": score} for label, score in pairs]})
         return answers
 
-    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         return [{"classes": [{"label": self.labels[i]}]} for i in batch.labels.tolist()]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

@@ -27,7 +27,7 @@ COLUMNS = (
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula may begin
 PICTURES = 24  # in the page, each about 100 kB
-CAPTIONS = {"pictures.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
+CAPTIONS = {"predictions.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
 
 
 def order(runs: Sequence[Run], by: str) -> list[Run]:
@@ -96,10 +96,10 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
     entries = []
     for run in runs:
         entry = {c: getattr(run, c) for c in COLUMNS} | {"folder": str(run.folder), "label": run.label}
-        entry |= {"metrics": run.metrics, "changed": run.changed, "picture": None}
+        entry |= {"metrics": run.metrics, "changed": run.changed, "image": None}
         for name, caption in CAPTIONS.items() if any(run is s for s in shown) else ():
-            if entry["picture"] is None:
-                entry |= {"picture": thumbnail(run.folder / name), "caption": caption}
+            if entry["image"] is None:
+                entry |= {"image": thumbnail(run.folder / name), "caption": caption}
         entries.append(entry)
     published = {}
     for task in {run.task for run in runs}:
@@ -112,7 +112,7 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
 
 
 def thumbnail(path: Path, width: int = 900) -> str | None:
-    """A picture as a data address; None where there is none that can be read."""
+    """An image as a data address; None where there is none that can be read."""
     try:
         with open_image(path) as image:
             small = image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Two runs of a task side by side: figures, settings that differ, what each says of the same pictures."""
+"""Two runs of a task side by side: figures, settings that differ, what each says of the same images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 from backbones.console import Console
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint, restore
-from tasks.engine.config import leaves
+from tasks.engine.config import flatten
 from tasks.engine.task import TaskModule
 from tasks.engine.train import saved_data, setup
 
@@ -21,7 +21,7 @@ UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a 
 
 
 def compare_pair(config: dict[str, Any]) -> None:
-    """Prints both tables and writes pair.png: truth, a and b of each picture.
+    """Prints both tables and writes pair.png: truth, a and b of each image.
 
     Raises:
         UserError: one is not a run with a checkpoint, or they are of different tasks.
@@ -40,13 +40,13 @@ def compare_pair(config: dict[str, Any]) -> None:
         raise UserError(f"a is a run of task={tasks[0]} and b of task={tasks[1]}; two of the same task can be compared")
     console.print(figures(suites, folders))
     console.print(settings(suites, folders))
-    if not config["pictures"]:
+    if not config["images"]:
         return
-    page = pictures(modules, config["root"], config["pictures"])
+    page = images(modules, config["root"], config["images"])
     output = Path(config["output"] or ".")
     output.mkdir(parents=True, exist_ok=True)
     write_png(page, str(output / "pair.png"))
-    console.print(f"pictures     {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
+    console.print(f"images     {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
 
 
 def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
@@ -62,29 +62,29 @@ def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
 
 def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
     found = Table("setting that differs", *(f"{x}: {f.name}" for x, f in zip("ab", folders, strict=True)))
-    a, b = (leaves(suite["config"]) for suite in suites)
+    a, b = (flatten(suite["config"]) for suite in suites)
     for name in sorted({**a, **b}):
         if name not in UNTOLD and a.get(name) != b.get(name):
             found.add_row(name, *(str(own.get(name, "")) for own in (a, b)))
     return found
 
 
-def pictures(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
-    """The first validation pictures of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
+def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
+    """The first validation images of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
     first = modules[0].config
     rows: list[list[Tensor]] = []
     for module in modules:
         data = saved_data(module.config | {"data": first["data"], "groups": first["groups"]}, root, workers=0)
         if module is modules[0] and module.closed_set:
-            data.adopt(module.labels)
+            data.use_labels(module.labels)
         if data.labels != module.labels:
-            raise UserError("b does not know the same classes as a, so that their pictures cannot be compared")
+            raise UserError("b does not know the same classes as a, so that their images cannot be compared")
         batch = next(iter(data.val_dataloader()))
         shown = min(count, len(batch.images))
         with torch.inference_mode():
             said = module.predict(batch.images[:shown], batch.sizes[:shown])
         if not rows:
-            truths = module.truths(batch)[:shown]
+            truths = module.ground_truth(batch)[:shown]
             images = [resize(im, size.tolist()) for im, size in zip(batch.images, batch.sizes, strict=True)]
             rows = [[module.draw(im, truth)] for im, truth in zip(images, truths, strict=False)]
         for row, image, prediction in zip(rows, images, said, strict=False):

@@ -12,8 +12,8 @@ from faster_coco_eval import COCOeval_faster
 
 from data.detection import Record
 
-MOST = 100  # detections of a class in a picture that COCO counts
-GROUP = 20  # pictures evaluated as one
+MOST = 100  # detections of a class in an image that COCO counts
+GROUP = 20  # images evaluated as one
 APART = 2.0**16  # pixels between them; adding a power of two to float32 corners is exact in float64
 SIZES = ("small", "medium", "large")
 
@@ -39,13 +39,13 @@ class _Evaluation(COCOeval_faster):
 
 @dataclass
 class CocoEvaluator:
-    """Collects detections picture by picture; a picture that comes twice (a padded sampler) counts once."""
+    """Collects detections image by image; an image that comes twice (a padded sampler) counts once."""
 
     backend: Literal["faster", "pycocotools"] = "faster"
-    found: dict[int, np.ndarray] = field(default_factory=dict)  # by picture: rows of xyxy, score, label
+    found: dict[int, np.ndarray] = field(default_factory=dict)  # by image: rows of xyxy, score, label
 
     def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Detections of one picture: boxes (K, 4) xyxy in its own pixels, scores (K,), labels (K,)."""
+        """Detections of one image: boxes (K, 4) xyxy in its own pixels, scores (K,), labels (K,)."""
         rows = np.concatenate([boxes, scores[:, None], labels[:, None]], axis=1).astype(np.float64)
         if len(rows) > MOST:
             rows = rows[np.argsort(-rows[:, 4], kind="stable")]
@@ -55,7 +55,7 @@ class CocoEvaluator:
 
     def precision(self, records: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
         """Precision (10, 101, C, 4) at IoU 0.5:0.95, at recall 0:1, of each class, and for objects of all sizes, small,
-        medium and large ones; -1 where there is no object. Only pictures that were added are counted.
+        medium and large ones; -1 where there is no object. Only images that were added are counted.
         """
         seen = [record for record in records if record.image_id in self.found]
         if not seen:
@@ -64,7 +64,7 @@ class CocoEvaluator:
         return evaluate(seen, labels)[..., -1]
 
     def _faster(self, seen: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
-        # Moved apart, the pictures of a group are evaluated as one: the library's time is per picture and class.
+        # Moved apart, the images of a group are evaluated as one: the library's time is per image and class.
         counts = [len(r.labels) for r in seen]
         boxes, classes, areas, crowd = (
             np.concatenate([getattr(r, name) for r in seen]) for name in ("boxes", "labels", "areas", "crowd")
@@ -117,14 +117,14 @@ def _no_collection() -> Iterator[None]:
 def _rows(
     boxes: np.ndarray, counts: Sequence[int], classes: np.ndarray, areas: np.ndarray, **more: np.ndarray
 ) -> list[dict]:
-    """The library's rows of objects or detections, whose boxes (N, 4) are xyxy; `counts` are those of each picture."""
-    picture = np.repeat(np.arange(len(counts)), counts)
+    """The library's rows of objects or detections, whose boxes (N, 4) are xyxy; `counts` are those of each image."""
+    image = np.repeat(np.arange(len(counts)), counts)
     boxes = boxes.astype(np.float64)
     sizes = boxes[:, 2:] - boxes[:, :2]
-    corner = boxes[:, :2] + np.stack([picture % GROUP * APART, np.zeros(len(boxes))], axis=1)
+    corner = boxes[:, :2] + np.stack([image % GROUP * APART, np.zeros(len(boxes))], axis=1)
     table = {
         "id": range(1, len(boxes) + 1),
-        "image_id": (picture // GROUP).tolist(),
+        "image_id": (image // GROUP).tolist(),
         "category_id": classes.astype(int).tolist(),
         "bbox": np.concatenate([corner, sizes], axis=1).tolist(),
         "area": areas.astype(np.float64).tolist(),

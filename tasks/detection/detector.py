@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from backbones.base import Backbone
-from tasks.detection.nms import kept
-from tasks.export.answers import detections, suppress
-from tasks.export.graph import Exports
+from tasks.detection.nms import nms_mask
+from tasks.export.answers import detections, numpy_nms
+from tasks.export.graph import ExportSpec
 
 
 class Detections(NamedTuple):
@@ -24,19 +24,19 @@ class Detector(nn.Module):
     """A network that can be deployed alone: preprocess, forward, postprocess; and its loss to train it.
 
     A detector names the backbone's `strides` that it stands on, and defines `forward`, `loss` and either
-    `class_logits` and `boxes_at` or a `postprocess` of its own.
+    `class_logits` and `decode_boxes_at` or a `postprocess` of its own.
     """
 
     strides: tuple[int, ...]
     score_threshold: float = 0.01
-    exports = Exports(
+    exports = ExportSpec(
         {
             "boxes": "xyxy in pixels of the input",
             "scores": "0..1; where there is an output `labels` they fall, and past an image's last detection are 0",
             "labels": "index into the class names",
         },
         answer=detections,
-        helpers=(suppress,),
+        helpers=(numpy_nms,),
     )
     mean: Tensor
     std: Tensor
@@ -72,49 +72,49 @@ class Detector(nn.Module):
         """Logits (B, A, num_classes) of the objects' classes, from what forward gave."""
         raise NotImplementedError("a detector defines class_logits")
 
-    def boxes_at(self, outputs: Any, index_BK: Tensor) -> Tensor:
+    def decode_boxes_at(self, outputs: Any, index_BK: Tensor) -> Tensor:
         """Boxes (B, K, 4), xyxy input pixels, of the chosen anchors or points."""
-        raise NotImplementedError("a detector defines boxes_at")
+        raise NotImplementedError("a detector defines decode_boxes_at")
 
-    def every_box(self, outputs: Any) -> Tensor:
+    def decode_all_boxes(self, outputs: Any) -> Tensor:
         """Boxes (B, A, 4) of all anchors or points."""
-        raise NotImplementedError("a detector defines every_box")
+        raise NotImplementedError("a detector defines decode_all_boxes")
 
-    def deployed(self, images: Tensor, whole: bool) -> dict[str, Tensor]:
-        """What an exported file gives for normalised images: the detections if `whole`, else every decoded box
+    def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
+        """What an exported file gives for normalised images: the detections if `with_nms`, else every decoded box
         (B, A, 4) with its scores (B, A, num_classes).
         """
         outputs = self(images)
         logits_BAC = self.class_logits(outputs).float()
-        if not whole:
-            return {"boxes": self.every_box(outputs).clamp(0, self.resolution), "scores": logits_BAC.sigmoid()}
+        if not with_nms:
+            return {"boxes": self.decode_all_boxes(outputs).clamp(0, self.resolution), "scores": logits_BAC.sigmoid()}
         logits_BK, flat_BK = logits_BAC.flatten(1).topk(min(self.candidates, logits_BAC[0].numel()))
-        boxes_BK4 = self.boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
-        return self.suppressed(boxes_BK4, logits_BK.sigmoid(), flat_BK % self.num_classes)
+        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
+        return self.apply_nms(boxes_BK4, logits_BK.sigmoid(), flat_BK % self.num_classes)
 
-    def suppressed(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
+    def apply_nms(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
         """The fields of Detections that class-wise suppression leaves of the candidates, of fixed shapes."""
         own_BCK = labels_BK[:, None] == torch.arange(self.num_classes, device=labels_BK.device)[:, None]
         apart_BCK = torch.where(own_BCK, scores_BK[:, None], 0.0)
-        scores_BK = scores_BK * kept(boxes_BK4, apart_BCK, self.nms_iou, self.score_threshold)
+        scores_BK = scores_BK * nms_mask(boxes_BK4, apart_BCK, self.nms_iou, self.score_threshold)
         scores, order = scores_BK.topk(min(self.max_detections, scores_BK.shape[1]))
         boxes, labels = boxes_BK4.gather(1, order[..., None].expand(-1, -1, 4)), labels_BK.gather(1, order)
         some = scores > 0
         return {"boxes": boxes * some[..., None], "scores": scores, "labels": labels * some}
 
-    def found(self, outputs: dict[str, Tensor]) -> Detections:
-        """The detections from what `deployed` gave."""
+    def from_export(self, outputs: dict[str, Tensor]) -> Detections:
+        """The detections from what `export_forward` gave."""
         if "labels" in outputs:
             return Detections(outputs["boxes"], outputs["scores"], outputs["labels"])
         result = self.empty(len(outputs["boxes"]), outputs["boxes"])
         for i in range(len(result.boxes)):
-            rows = suppress({name: value[i].cpu().numpy() for name, value in outputs.items()}, self.suppression())
+            rows = numpy_nms({name: value[i].cpu().numpy() for name, value in outputs.items()}, self.nms_settings())
             for table, values in zip(result, rows, strict=True):
                 table[i, : len(values)] = torch.from_numpy(values)
         return result
 
-    def suppression(self) -> dict[str, Any]:
-        """The settings of `suppress`."""
+    def nms_settings(self) -> dict[str, Any]:
+        """The settings of `numpy_nms`."""
         names = ("score_threshold", "candidates", "nms_iou", "max_detections")
         return {name: getattr(self, name) for name in names}
 
@@ -134,7 +134,7 @@ class Detector(nn.Module):
         scores_BK, flat_BK = logits.flatten(1).topk(top)
         scores_BK = scores_BK.sigmoid()
         label_BK = flat_BK % columns
-        boxes_BK4 = self.boxes_at(outputs, flat_BK // columns).clamp(0, self.resolution)
+        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // columns).clamp(0, self.resolution)
 
         # Moved apart by image and class, the boxes of the whole batch go through one NMS.
         row, rank = torch.nonzero(scores_BK > score_threshold, as_tuple=True)

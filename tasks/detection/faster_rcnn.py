@@ -18,7 +18,7 @@ from tasks.detection.anchors import CODER_SCALES
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
-from tasks.detection.nms import kept
+from tasks.detection.nms import nms_mask
 
 ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
@@ -100,7 +100,7 @@ class FasterRCNN(Detector):
         generator = AnchorGenerator((sides,), (RATIOS,))
         stride = [torch.tensor(resolution // size)] * 2
         (anchors,) = generator.grid_anchors([[size, size]], [stride])
-        self.register_buffer("anchors", anchors, persistent=False)  # of `deployed`
+        self.register_buffer("anchors", anchors, persistent=False)  # of `export_forward`
         self.anchors: Tensor
         self.rpn = RegionProposalNetwork(
             generator,
@@ -131,9 +131,9 @@ class FasterRCNN(Detector):
         """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
         return self.backbone(images)[-1]
 
-    def deployed(self, images: Tensor, whole: bool) -> dict[str, Tensor]:
+    def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
         """As `Detector.deployed`: the two stages of `postprocess` on tensors of fixed shapes."""
-        if not whole:
+        if not with_nms:
             raise UserError("detector=faster_rcnn needs suppression between its stages, which format=onnx alone has")
         maps = self(images)
         boxes_BP4, valid_BP = self._proposals(maps)
@@ -143,7 +143,7 @@ class FasterRCNN(Detector):
         valid_BK = valid_BP[..., None].expand(-1, -1, self.num_classes).flatten(1) & self._large(boxes_BK4, 1e-2)
         scores_BK, order_BK = (scores_BK * valid_BK).topk(min(CANDIDATES, scores_BK.shape[1]))
         boxes_BK4 = boxes_BK4.gather(1, order_BK[..., None].expand(-1, -1, 4))
-        return self.suppressed(boxes_BK4, scores_BK, order_BK % self.num_classes)
+        return self.apply_nms(boxes_BK4, scores_BK, order_BK % self.num_classes)
 
     def _proposals(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, P, 4), and which of them (B, P) are there."""
@@ -155,7 +155,7 @@ class FasterRCNN(Detector):
         scores_BA, order_BA = scores_BA.topk(min(self.rpn.pre_nms_top_n(), scores_BA.shape[1]))
         boxes_BA4 = boxes_BA4.gather(1, order_BA[..., None].expand(-1, -1, 4)).clamp(0, self.resolution)
         scores_BA = scores_BA * self._large(boxes_BA4, self.rpn.min_size)
-        scores_BA = scores_BA * kept(boxes_BA4, scores_BA[:, None], self.rpn.nms_thresh, 0.0)
+        scores_BA = scores_BA * nms_mask(boxes_BA4, scores_BA[:, None], self.rpn.nms_thresh, 0.0)
         best_BP, order_BP = scores_BA.topk(min(self.proposals, scores_BA.shape[1]))
         return boxes_BA4.gather(1, order_BP[..., None].expand(-1, -1, 4)), best_BP > 0
 

@@ -5,8 +5,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 
-@torch.library.custom_op("mobilenets::kept", mutates_args=())
-def kept(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
+@torch.library.custom_op("mobilenets::nms_mask", mutates_args=())
+def nms_mask(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
     """1 where class-wise suppression leaves a box and 0 elsewhere, (B, N) float.
 
     Boxes (B, N, 4) are xyxy; scores (B, C, N) are above `threshold` in one class at most for each box.
@@ -18,6 +18,6 @@ def kept(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
     return result
 
 
-@kept.register_fake
+@nms_mask.register_fake
 def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
     return scores.new_empty(boxes.shape[:2])

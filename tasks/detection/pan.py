@@ -36,18 +36,20 @@ class PAN(Detector):
         resolution: int = 320,
         *,
         alpha: float = 1.0,
-        depth: int = 96,
-        layers: int = 2,
-        top: int = 13,
+        channels: int = 96,
+        head_layers: int = 2,
+        topk: int = 13,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, num_classes, resolution, **settings)
-        self.top = top
-        self.neck = PathAggregation(backbone.channels, depth)
+        self.topk = topk
+        self.neck = PathAggregation(backbone.channels, channels)
         levels = self.neck.channels
-        self.towers = nn.ModuleList(nn.Sequential(*(separable(depth, depth) for _ in range(layers))) for _ in levels)
-        self.box_heads = nn.ModuleList(predictor(depth, 4 * BINS) for _ in levels)
-        self.class_heads = nn.ModuleList(predictor(depth, num_classes, bias=PRIOR) for _ in levels)
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(separable(channels, channels) for _ in range(head_layers))) for _ in levels
+        )
+        self.box_heads = nn.ModuleList(predictor(channels, 4 * BINS) for _ in levels)
+        self.class_heads = nn.ModuleList(predictor(channels, num_classes, bias=PRIOR) for _ in levels)
         sizes = map_sizes(backbone, resolution, len(levels))
         points = [grid(size, resolution / size) for size in sizes]
         self.register_buffer("points", torch.cat(points), persistent=False)
@@ -65,11 +67,11 @@ class PAN(Detector):
     def class_logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         return outputs[1]
 
-    def boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
+    def decode_boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
         sides = outputs[0].gather(1, index_BK[..., None].expand(-1, -1, 4 * BINS)).float()
         return self._boxes(sides, self.points[index_BK], self.point_strides[index_BK])
 
-    def every_box(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+    def decode_all_boxes(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         return self._boxes(outputs[0].float(), self.points, self.point_strides)
 
     def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class PAN(Detector):
         sides, logits = (output.float() for output in outputs)
         predicted = self._boxes(sides, self.points, self.point_strides)
         index_BA, quality_BA = task_aligned(
-            logits.detach().sigmoid(), predicted.detach(), self.points, boxes_BN4, labels_BN, self.top
+            logits.detach().sigmoid(), predicted.detach(), self.points, boxes_BN4, labels_BN, self.topk
         )
         total = quality_BA.sum().clamp(min=1)
         image, point = (index_BA >= 0).nonzero(as_tuple=True)

@@ -76,11 +76,11 @@ class AnchorDetector(Detector):
     def class_logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         return outputs[1][..., 1:]
 
-    def boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
+    def decode_boxes_at(self, outputs: tuple[Tensor, Tensor], index_BK: Tensor) -> Tensor:
         deltas = outputs[0].gather(1, index_BK[..., None].expand(-1, -1, 4)).float()
         return decode(deltas, self.anchors[index_BK])
 
-    def every_box(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+    def decode_all_boxes(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         return decode(outputs[0].float(), self.anchors)
 
 
@@ -134,13 +134,13 @@ class SSDFPN(AnchorDetector):
         resolution: int = 640,
         *,
         alpha: float = 1.0,
-        depth: int = 256,
-        layers: int = 4,
+        channels: int = 256,
+        head_layers: int = 4,
         **settings: Any,
     ) -> None:
-        neck = FPN(backbone.channels, depth)
+        neck = FPN(backbone.channels, channels)
         count = len(neck.channels)
-        tower = (depth, layers, count, 6)
+        tower = (channels, head_layers, count, 6)
         super().__init__(
             backbone,
             num_classes,

@@ -1,4 +1,4 @@
-"""The detection task: a detector, its COCO metrics and its pictures."""
+"""The detection task: a detector, its COCO metrics and its images."""
 
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,17 @@ class DetectionTask(TaskModule):
         model.score_threshold = self.config["task"]["score_threshold"]
         return model
 
-    def export_facts(self) -> dict[str, Any]:
-        suppression = self.model.suppression() | {"draw_threshold": self.config["task"]["draw_threshold"]}
+    def export_metadata(self) -> dict[str, Any]:
+        suppression = self.model.nms_settings() | {"draw_threshold": self.config["task"]["draw_threshold"]}
         anchors = getattr(self.model, "anchors", None)
         return {"postprocess": suppression} | (
             {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
         )
 
-    def starting_weights(self, path: str) -> dict[str, Tensor]:
-        return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().starting_weights(path)
+    def load_initial_weights(self, path: str) -> dict[str, Tensor]:
+        return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().load_initial_weights(path)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
     def detect(self, images: Tensor, sizes: Tensor) -> Detections:
@@ -63,13 +63,13 @@ class DetectionTask(TaskModule):
         scale = sizes.flip(1).repeat(1, 2) / self.resolution
         return found._replace(boxes=found.boxes * scale[:, None])
 
-    def measure(self, batch: Batch) -> None:
+    def update_metrics(self, batch: Batch) -> None:
         found = [table.float().cpu().numpy() for table in self.detect(batch.images, batch.sizes)]
         for image_id, boxes, scores, labels in zip(batch.image_ids, *found, strict=True):
             kept = scores > 0
             self.evaluator.add(image_id, boxes[kept], scores[kept], labels[kept])
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
         assert isinstance(dataset, DetectionSet)
         evaluator, self.evaluator = self.evaluator, CocoEvaluator(self.evaluator.backend)
@@ -81,9 +81,9 @@ class DetectionTask(TaskModule):
         return summary(self.precision, self.labels)
 
     def configure_callbacks(self) -> list[Callback]:
-        from tasks.detection.pictures import PrecisionRecall
+        from tasks.detection.figures import PrecisionRecall
 
-        return [PrecisionRecall()] if self.config["logger"]["pictures"] else []
+        return [PrecisionRecall()] if self.config["logger"]["images"] else []
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         found = self.detect(images, sizes)
@@ -99,7 +99,7 @@ class DetectionTask(TaskModule):
             for boxes, scores, labels in zip(*found, strict=True)
         ]
 
-    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         scale = batch.sizes.flip(1).repeat(1, 2) / batch.images.shape[-1]
         return [
             {

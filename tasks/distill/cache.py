@@ -15,21 +15,21 @@ from tasks.distill.teacher import Teacher
 
 
 class Cached(Teacher):
-    """Asks `teacher` for each view of each picture once, in this run or an earlier one.
+    """Asks `teacher` for each view of each image once, in this run or an earlier one.
 
-    The answers lie in one memory-mapped file (N, V, C + 1) float32 for N pictures of V views, whose last column is 1
-    where the others are known. Its name changes with the teacher, the pictures and how they are looked at.
+    The answers lie in one memory-mapped file (N, V, C + 1) float32 for N images of V views, whose last column is 1
+    where the others are known. Its name changes with the teacher, the images and how they are looked at.
 
     Raises:
         UserError: the views are endless, or the file cannot be written or is damaged.
     """
 
-    def __init__(self, teacher: Teacher, folder: Path, pictures: ImageSet, outputs: int) -> None:
-        if not pictures.views:
-            raise UserError("distill.cache needs a fixed number of crops of each picture: set data.views, say to 4")
+    def __init__(self, teacher: Teacher, folder: Path, dataset: ImageSet, outputs: int) -> None:
+        if not dataset.views:
+            raise UserError("distill.cache needs a fixed number of crops of each image: set data.views, say to 4")
         self.teacher = teacher
-        shape = (len(pictures), pictures.views, outputs + 1)
-        name = hashlib.sha256(f"{teacher.identity()} {pictures.fingerprint()} {shape}".encode()).hexdigest()[:24]
+        shape = (len(dataset), dataset.views, outputs + 1)
+        name = hashlib.sha256(f"{teacher.identity()} {dataset.fingerprint()} {shape}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.npy"
         try:
             folder.mkdir(parents=True, exist_ok=True)

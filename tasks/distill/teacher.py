@@ -1,6 +1,6 @@
 """Networks to learn from: they look on at training, and are no part of what is trained or saved.
 
-What a teacher says of a picture are its outputs (C,), as the student's own: logits of classes or of attributes, or an
+What a teacher says of an image are its outputs (C,), as the student's own: logits of classes or of attributes, or an
 embedding of length 1. The student's `form` names which.
 """
 
@@ -35,16 +35,16 @@ NORMALIZATIONS = {
 
 
 class Teacher:
-    """Says the outputs (B, C) float32 of RGB (B, 3, H, W) in 0..255, which are views of the batch's pictures.
+    """Says the outputs (B, C) float32 of RGB (B, 3, H, W) in 0..255, which are views of the batch's images.
 
     It is not an nn.Module, so that checkpoints leave it out, and copies of a task share it.
     """
 
-    by_view = True  # whether its answers depend on the view, or on the picture alone
+    by_view = True  # whether its answers depend on the view, or on the image alone
 
     @property
     def direct(self) -> "Teacher":
-        """Itself without a cache, to ask about pictures of another split."""
+        """Itself without a cache, to ask about images of another split."""
         return self
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Teacher":
@@ -80,8 +80,8 @@ class Network(Teacher):
 
 
 class Table(Teacher):
-    """Outputs computed beforehand, one row for each picture, whatever the view. Rows are found by the last parts of a
-    picture's path, as many as the table's names have.
+    """Outputs computed beforehand, one row for each image, whatever the view. Rows are found by the last parts of a
+    image's path, as many as the table's names have.
     """
 
     by_view = False
@@ -99,7 +99,7 @@ class Table(Teacher):
         return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
 
     def row(self, path: str) -> int:
-        """Raises UserError where the picture is not in the table."""
+        """Raises UserError where the image is not in the table."""
         parts = Path(path).parts
         for depth in self.depths:
             if (row := self.rows.get("/".join(parts[-depth:]))) is not None:
@@ -209,12 +209,12 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
         raise UserError(f"teacher={path} cannot be read: {_line(error)}") from error
     (slot, *others) = session.get_inputs()
     if others or len(slot.shape) != 4:
-        raise UserError(f"teacher={path} should take one batch of pictures, not {[i.shape for i in (slot, *others)]}")
+        raise UserError(f"teacher={path} should take one batch of images, not {[i.shape for i in (slot, *others)]}")
     channels_first, as_bytes = slot.shape[1] == 3, slot.type == "tensor(uint8)"
     side, fixed = slot.shape[2], slot.shape[0]
     if not as_bytes and normalization is None:
         raise UserError(
-            f"teacher={path} takes numbers and does not say how pictures are normalized; set "
+            f"teacher={path} takes numbers and does not say how images are normalized; set "
             f"distill.normalization to student, {', '.join(NORMALIZATIONS)}"
         )
 
@@ -260,7 +260,7 @@ def _strange(values: np.ndarray) -> float:
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Names of pictures, names of columns (none where the table has none), and values (N, C)."""
+    """Names of images, names of columns (none where the table has none), and values (N, C)."""
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as content:
@@ -299,12 +299,12 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
         raise UserError(
             f"this needs the run's teacher, which is asked where you name it: teacher={settings['teacher']}"
         )
-    pictures, distill = data.pictures("train"), settings["distill"]
-    pictures = pictures.pictures if isinstance(pictures, People) else pictures
-    assert isinstance(pictures, ImageSet)
-    teacher = load_teacher(settings["teacher"], labels, student, pictures.resolution, distill["normalization"])
+    dataset, distill = data.dataset("train"), settings["distill"]
+    dataset = dataset.images if isinstance(dataset, People) else dataset
+    assert isinstance(dataset, ImageSet)
+    teacher = load_teacher(settings["teacher"], labels, student, dataset.resolution, distill["normalization"])
     if distill["cache"] is None or not teacher.by_view:
         return teacher
-    if not len(pictures):
-        raise UserError("distill.cache cannot hold answers to streams of pictures: set distill.cache=null")
-    return Cached(teacher, Path(distill["cache"]), pictures, student.outputs)
+    if not len(dataset):
+        raise UserError("distill.cache cannot hold answers to streams of images: set distill.cache=null")
+    return Cached(teacher, Path(distill["cache"]), dataset, student.outputs)

@@ -1,4 +1,4 @@
-"""The task of face embeddings: distilled from a teacher, or learned from pictures of people."""
+"""The task of face embeddings: distilled from a teacher, or learned from images of people."""
 
 import logging
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from tasks.faces.task import unique_rows
 
 log = logging.getLogger(__name__)
 
-MATCHES = 5  # that are reported of a picture
+MATCHES = 5  # that are reported of an image
 
 
 class EmbeddingTask(TaskModule):
@@ -35,7 +35,7 @@ class EmbeddingTask(TaskModule):
     primary = "tar_far1e-2"
     published_classes = 0
     closed_set: ClassVar[bool] = False  # it is tested on other people than it was trained on
-    compares: ClassVar[bool] = True
+    pairwise_metrics: ClassVar[bool] = True
     model: EmbeddingNet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class EmbeddingTask(TaskModule):
         self.teacher: Teacher | None = None
         self.gallery: tuple[list[str], Tensor] = [], torch.empty(0)
         settings = self.config["task"]
-        self.learns_people = not self.config["teacher"] or self.config["distill"]["mix"] < 1
+        self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
         self.margin = settings["margin"] or MARGINS[settings["loss"]]
         self.head: MarginHead | None = None  # of training alone, so no part of the model
         if self.learns_people and settings["loss"] != "triplet":
@@ -57,9 +57,15 @@ class EmbeddingTask(TaskModule):
 
     def check(self, data: SuiteData) -> None:
         if self.learns_people and not self.labels:
-            raise UserError("pictures of nobody knows whom teach only with a teacher and distill.mix=1")
-        if self.learns_people and self.config["task"]["loss"] == "triplet" and self.config["data"]["each"] < 2:
-            raise UserError("task.loss=triplet needs several pictures of a person in a batch: set data.each, say to 4")
+            raise UserError("images of nobody knows whom teach only with a teacher and distill.teacher_weight=1")
+        if (
+            self.learns_people
+            and self.config["task"]["loss"] == "triplet"
+            and self.config["data"]["images_per_person"] < 2
+        ):
+            raise UserError(
+                "task.loss=triplet needs several images of a person in a batch: set data.images_per_person, say to 4"
+            )
         if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
 
@@ -68,13 +74,13 @@ class EmbeddingTask(TaskModule):
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors (B, D) for uint8 pictures (B, 3, R, R)."""
+        """Unit vectors (B, D) for uint8 images (B, 3, R, R)."""
         found: Tensor = self.model(self.model.preprocess(images))
         return found
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         embeddings = self.embed(batch.images)
-        mix = self.config["distill"]["mix"] if self.teacher else 0.0
+        mix = self.config["distill"]["teacher_weight"] if self.teacher else 0.0
         found = {}
         if self.teacher:
             found["teacher"] = mix * self.model.loss(embeddings, self.teacher(batch.images, batch))
@@ -93,45 +99,45 @@ class EmbeddingTask(TaskModule):
             groups.append(own)
         return groups
 
-    def measure(self, batch: Batch) -> None:
+    def update_metrics(self, batch: Batch) -> None:
         facts = torch.stack([torch.tensor(batch.rows, device=self.device), batch.labels], dim=1)
         self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What was measured, each picture once: indices (N,), people (N,), unit vectors (N, D)."""
+        """What was measured, each image once: indices (N,), people (N,), unit vectors (N, D)."""
         measured = self.measured.compute().float().cpu()
         _, first = unique_rows(measured[:, 0])
         facts, vectors = measured[first].split([2, measured.shape[1] - 2], dim=1)
         index, people = facts.long().T.numpy()
         return index, people, F.normalize(vectors, dim=1).numpy()
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         """TAR at FAR, area and equal error rate over all pairs; LFW's accuracy where there are pairs; recalls."""
         index, people, vectors = self.rows()
         self.measured.reset()
         roc = Roc.of(vectors, people)
         if not (roc.genuine and roc.impostor):
-            raise UserError(f"the {split} split needs two people, and two pictures of one of them")
+            raise UserError(f"the {split} split needs two people, and two images of one of them")
         found = roc.summary() | {f"recall_{k}": share for k, share in recalls(vectors, people).items()}
         data: IdentityData = self.trainer.datamodule  # type: ignore[attr-defined]
         if pairs := data.pairs(split):
-            kept: np.ndarray = np.isin(pairs.rows, index).min(axis=1)  # unreadable pictures were not measured
+            kept: np.ndarray = np.isin(pairs.rows, index).min(axis=1)  # unreadable images were not measured
             if not kept.all():
-                log.warning("%d pairs of %s have unreadable pictures", (~kept).sum(), data.pairs_file)
+                log.warning("%d pairs of %s have unreadable images", (~kept).sum(), data.pairs_file)
             first, second = vectors[np.searchsorted(index, pairs.rows[kept])].transpose(1, 0, 2)
             found["lfw_accuracy"], found["lfw_std"] = lfw_accuracy((first * second).sum(axis=1), pairs.of(kept))
         return found
 
     def configure_callbacks(self) -> list[Callback]:
-        from tasks.faces.pictures import HardPairs
+        from tasks.faces.figures import HardPairs
 
         return [HardPairs()]
 
-    def compare_with(self, files: list[str], images: Tensor) -> None:
+    def set_references(self, files: list[str], images: Tensor) -> None:
         self.gallery = files, self.embed(images)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        """Embeddings and, where there is something to compare with, the most similar pictures; no verdict whether
+        """Embeddings and, where there is something to compare with, the most similar images; no verdict whether
         they show the same person, for which the threshold depends on what an error costs.
         """
         vectors = self.embed(images)
@@ -144,7 +150,7 @@ class EmbeddingTask(TaskModule):
                 answer["matches"] = [{"file": files[i], "similarity": round(c, 4)} for c, i in pairs]
         return answers
 
-    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         return [{} for _ in batch.labels]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

@@ -79,7 +79,7 @@ def lfw_accuracy(cosine: np.ndarray, pairs: Pairs) -> tuple[float, float]:
 
 
 def recalls(vectors_ND: Vectors, people: np.ndarray) -> dict[int, float]:
-    """Share of pictures, of people who have others, with one of those among the k most alike."""
+    """Share of images, of people who have others, with one of those among the k most alike."""
     index = faiss.IndexFlatIP(vectors_ND.shape[1])
     index.add(np.ascontiguousarray(vectors_ND))
     _, counts = np.unique(people, return_counts=True)

@@ -1,4 +1,4 @@
-"""What happens around training: averaged weights, safe checkpoints, pictures, the account of a run."""
+"""What happens around training: averaged weights, safe checkpoints, images, the account of a run."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from torchvision.utils import make_grid
 from backbones.errors import UserError
 from data.base import SuiteData
 from data.seeding import seed_all
-from tasks.engine.figures import publish
+from tasks.engine.figures import log_image
 from tasks.engine.signals import STOP
 from tasks.engine.task import TaskModule
 
@@ -82,8 +82,8 @@ def _reason(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-class SkippedPictures(Callback):
-    """Counts the pictures that could not be read, and stops the run where there are too many."""
+class BadImageCounter(Callback):
+    """Counts the images that could not be read, and stops the run where there are too many."""
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, _: int) -> None:
         self._count(trainer, batch, "train")
@@ -99,11 +99,11 @@ class SkippedPictures(Callback):
     def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
         if batch.bad:
             data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
-            data.note_bad(batch.bad, split)
+            data.record_bad_images(batch.bad, split)
 
 
-class Pictures(Callback):
-    """At each validation, pictures with the truth on the left and the prediction on the right."""
+class PredictionImages(Callback):
+    """At each validation, images with the truth on the left and the prediction on the right."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -114,14 +114,14 @@ class Pictures(Callback):
         if batch_index or not trainer.is_global_zero:
             return
         assert isinstance(module, TaskModule)
-        publish(trainer, "pictures", self.pages(module, batch))
+        log_image(trainer, "predictions", self.pages(module, batch))
 
     def pages(self, module: TaskModule, batch: Any) -> Tensor:
         """A grid of pairs (3, H, W)."""
         count = min(self.count, len(batch.images))
         predictions = module.predict(batch.images[:count], batch.sizes[:count])
         pairs = []
-        for i, (truth, prediction) in enumerate(zip(module.truths(batch), predictions, strict=False)):
+        for i, (truth, prediction) in enumerate(zip(module.ground_truth(batch), predictions, strict=False)):
             image = resize(batch.images[i].cpu(), batch.sizes[i].tolist())
             pair = torch.cat([module.draw(image, truth), module.draw(image, prediction)], dim=2)
             pairs.append(resize(pair, [300, 600]))

@@ -166,7 +166,7 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     return module.eval()
 
 
-def start_from(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
 
     Raises:

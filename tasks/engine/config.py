@@ -27,7 +27,18 @@ from backbones.errors import UserError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MISSING = "???"
 PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
-PATHS |= {"export", "folder", "source", "teacher", "distill.cache", "data.unlabelled", "against", "runs", "a", "b"}
+PATHS |= {
+    "export",
+    "folder",
+    "source",
+    "teacher",
+    "distill.cache",
+    "data.unlabelled_folder",
+    "reference",
+    "runs",
+    "a",
+    "b",
+}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
@@ -85,7 +96,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     overrides = [_quoted(o) for o in overrides]
     chosen, defaults = _schema(name, overrides)
     # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
-    known = set(leaves(defaults))
+    known = set(flatten(defaults))
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~").strip()
         if "=" not in override:
@@ -206,8 +217,8 @@ def read_plain_yaml(path: Path) -> Any:
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings that differ from the defaults of the options chosen, without names and places."""
-    defaults = leaves(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
-    found = {k: v for k, v in leaves(config).items() if k in defaults and v != defaults[k]}
+    defaults = flatten(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
+    found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
     return {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
 
 
@@ -287,14 +298,14 @@ def _suggest(key: str, candidates: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; `--help` lists them all"
 
 
-def leaves(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values of the settings."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if key in HIDDEN:
             continue
         if isinstance(value, Mapping):
-            found |= leaves(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -15,7 +15,7 @@ from tasks.engine.signals import STOP, Stopped
 PLAN = "stages.yaml"
 
 
-def has_plan(folder: str) -> bool:
+def is_staged(folder: str) -> bool:
     """Whether this is the folder of a run in stages."""
     return (Path(folder) / PLAN).exists()
 

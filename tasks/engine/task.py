@@ -42,7 +42,7 @@ def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
 class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model` (of something with a `backbone`), `losses`, `measure` and `metrics`; `primary` names
+    A task defines `build_model` (of something with a `backbone`), `compute_losses`, `update_metrics` and `compute_metrics`; `primary` names
     the metric that selects the best checkpoint (higher is better), `published_classes` is the paper's number of
     classes.
     """
@@ -50,7 +50,7 @@ class TaskModule(LightningModule):
     primary: ClassVar[str]
     published_classes: ClassVar[int]
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
-    compares: ClassVar[bool] = False  # whether its metrics compare pictures of a split with each other
+    pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     asks_teacher: bool = True  # false where only a file names the teacher
     model: nn.Module
 
@@ -74,10 +74,10 @@ class TaskModule(LightningModule):
         self.load_weights = load_weights
         self.last_metrics: dict[str, float] = {}
         self.model = self.build_model().to(memory_format=torch.channels_last)
-        if config["trainer"]["norm_momentum"]:
+        if config["trainer"]["bn_momentum"]:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = config["trainer"]["norm_momentum"]
+                    module.momentum = config["trainer"]["bn_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
 
@@ -92,57 +92,57 @@ class TaskModule(LightningModule):
         """The network: preprocess, forward, postprocess and loss, without Lightning."""
         raise NotImplementedError("a task defines build_model")
 
-    def losses(self, batch: Any) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is minimised."""
-        raise NotImplementedError("a task defines losses")
+        raise NotImplementedError("a task defines compute_losses")
 
-    def measure(self, batch: Any) -> None:
+    def update_metrics(self, batch: Any) -> None:
         """Takes a validation batch into the metrics."""
-        raise NotImplementedError("a task defines measure")
+        raise NotImplementedError("a task defines update_metrics")
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         """Metrics over all that was measured since the last call, which they forget."""
-        raise NotImplementedError("a task defines metrics")
+        raise NotImplementedError("a task defines compute_metrics")
 
-    def view(self, image: Tensor) -> Tensor:
+    def prepare_image(self, image: Tensor) -> Tensor:
         """What validation and the model see of a decoded image (3, H, W) uint8: (3, R, R). The central square where
-        `data.centre` says how much of the shorter side it has, else the whole image, squeezed.
+        `data.center_crop` says how much of the shorter side it has, else the whole image, squeezed.
         """
-        share = self.config["data"].get("centre")
+        share = self.config["data"].get("center_crop")
         return centre_view(image, share, self.resolution) if share else resize(image, [self.resolution] * 2)
 
     @property
     def view_side(self) -> int:
         """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
-        return math.ceil(self.resolution / (self.config["data"].get("centre") or 1))
+        return math.ceil(self.resolution / (self.config["data"].get("center_crop") or 1))
 
-    def compare_with(self, files: list[str], images: Tensor) -> None:
-        """Takes uint8 pictures (B, 3, R, R) of these files for `predict` to compare with."""
-        raise UserError(f"task={self.config['task']['name']} compares no pictures; leave out against")
+    def set_references(self, files: list[str], images: Tensor) -> None:
+        """Takes uint8 images (B, 3, R, R) of these files for `predict` to compare with."""
+        raise UserError(f"task={self.config['task']['name']} compares no images; leave out reference")
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        """What to say of uint8 pictures (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
+        """What to say of uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
         values, in pixels of the file.
         """
         raise NotImplementedError("a task defines predict")
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        """A picture (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
+        """An image (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
         raise NotImplementedError("a task defines draw")
 
     def describe(self, prediction: dict[str, Any]) -> str | None:
-        """A prediction as one line for a person; None where the drawn picture says it all."""
+        """A prediction as one line for a person; None where the drawn image says it all."""
         return None
 
-    def export_facts(self) -> dict[str, Any]:
+    def export_metadata(self) -> dict[str, Any]:
         """What an export's model.json says of this task alone, plain values."""
         return {}
 
-    def truths(self, batch: Any) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Any) -> list[dict[str, Any]]:
         """The labels of a batch in the form of `predict`'s answers."""
         raise NotImplementedError("a task defines truths")
 
-    def starting_weights(self, path: str) -> dict[str, Tensor]:
+    def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         """The tensors that `ckpt` names, by the names of this module's state dict.
 
         Raises:
@@ -168,14 +168,14 @@ class TaskModule(LightningModule):
         return backbone
 
     def training_step(self, batch: Any, _: int) -> Tensor:
-        losses = self.losses(batch)
+        losses = self.compute_losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         self.log_dict({f"train/{name}_loss": value.detach() for name, value in losses.items()})
         return total
 
     def validation_step(self, batch: Any, _: int) -> None:
-        self.measure(batch)
+        self.update_metrics(batch)
 
     test_step = validation_step
 
@@ -186,16 +186,16 @@ class TaskModule(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: Split) -> None:
-        self.last_metrics = self.metrics(split)
+        self.last_metrics = self.compute_metrics(split)
         self.last_metrics["primary"] = self.last_metrics[self.primary]
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
         settings = self.config["trainer"]
-        self.hold_backbone(settings["freeze"] or self.current_epoch < settings["head_warmup"])
+        self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
 
-    def hold_backbone(self, held: bool) -> None:
+    def set_backbone_frozen(self, held: bool) -> None:
         """Keeps the backbone as it is, its normalization's statistics too, or lets it learn again."""
         backbone = self.model.backbone
         assert isinstance(backbone, Backbone)
@@ -208,10 +208,10 @@ class TaskModule(LightningModule):
         spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())  # type: ignore[union-attr]
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for parameter in self.model.parameters():
-            if settings["freeze"] and parameter in backbone:
+            if settings["freeze_backbone"] and parameter in backbone:
                 continue
             decay = 0.0 if parameter in spared else settings["weight_decay"]
-            lr = settings["lr"] * (settings["backbone_lr"] if parameter in backbone else 1)
+            lr = settings["lr"] * (settings["backbone_lr_scale"] if parameter in backbone else 1)
             group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
             group["params"].append(parameter)
         return list(groups.values())
@@ -230,7 +230,7 @@ class TaskModule(LightningModule):
         settings = self.config["trainer"]
         optimizer = self.build_optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(steps * settings["warmup"]))
+        warmup = max(1, round(steps * settings["warmup_fraction"]))
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -242,7 +242,7 @@ class TaskModule(LightningModule):
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for fused optimizers, which is only wrong with a gradient scaler.
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["clip"])
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["grad_clip"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what predict and export need: plain values, so that it loads with weights_only=True, and options by

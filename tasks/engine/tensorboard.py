@@ -17,7 +17,7 @@ LAYOUT = {
     "At which cost": {
         "multiply-adds (M)": ["Multiline", ["^cost/madds_m$"]],
         "parameters (M)": ["Multiline", ["^cost/params_m$"]],
-        "latency of a picture (ms)": ["Multiline", ["^speed/latency_ms$"]],
+        "latency of an image (ms)": ["Multiline", ["^speed/latency_ms$"]],
     },
 }
 
@@ -35,7 +35,7 @@ def quiet_writers() -> None:
     threading.excepthook = hook
 
 
-class Board(TensorBoardLogger):
+class RunLogger(TensorBoardLogger):
     """TensorBoard's logger without the hparams.yaml that Lightning adds: a run has its config.yaml."""
 
     @rank_zero_only

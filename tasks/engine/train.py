@@ -28,21 +28,20 @@ from data.base import SuiteData
 from tasks.engine.callbacks import (
     EMA,
     AtomicCheckpointIO,
-    Pictures,
+    BadImageCounter,
     RunReport,
-    SkippedPictures,
     StepSeeds,
     StopOnSignal,
 )
-from tasks.engine.checkpoint import load_checkpoint, start_from
+from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
 from tasks.engine.hardware import keep_freed_memory, latency_ms, precision
 from tasks.engine.names import plain_name
 from tasks.engine.saved import below_root, resumed_config
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.stages import has_plan
+from tasks.engine.stages import is_staged
 from tasks.engine.task import TaskModule, build, locate
-from tasks.engine.tensorboard import Board, quiet_writers
+from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -87,7 +86,7 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> Suit
 def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
     """A Trainer for the settings; without a folder it keeps nothing."""
     settings = config["trainer"]
-    bar: list[Callback] = [RichProgressBar()] if settings["progress"] and sys.stdout.isatty() else []
+    bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
         return _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
@@ -100,10 +99,10 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         precision=precision(settings["precision"]),  # type: ignore[arg-type]
-        limit_train_batches=settings.get("max_batches"),  # which older checkpoints do not have
+        limit_train_batches=settings.get("limit_train_batches"),  # which older checkpoints do not have
         check_val_every_n_epoch=min(settings["validate_every"], settings["max_epochs"]),
         log_every_n_steps=settings["log_every"],
-        logger=Board(folder, name="", version="", default_hp_metric=False) if folder else False,
+        logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=folder is not None,
@@ -190,7 +189,7 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     data.check()
     module.check(data)
     if config["ckpt"] and ckpt is None:
-        start_from(module, module.starting_weights(config["ckpt"]), config["ckpt"])
+        load_matching_weights(module, module.load_initial_weights(config["ckpt"]), config["ckpt"])
     return data, module
 
 
@@ -241,9 +240,9 @@ def fit(
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
-    if isinstance(trainer.logger, Board):
+    if isinstance(trainer.logger, RunLogger):
         trainer.logger.describe(facts)
-    run = folder.parent if has_plan(str(folder.parent)) else folder
+    run = folder.parent if is_staged(str(folder.parent)) else folder
     STOP.launcher = trainer.strategy.launcher
     try:
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
@@ -262,7 +261,7 @@ def fit(
     report = next(c for c in callbacks if isinstance(c, RunReport))
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
-        if isinstance(trainer.logger, Board):
+        if isinstance(trainer.logger, RunLogger):
             trainer.logger.conclude(content)
         show(content, folder, data)
     return content
@@ -301,12 +300,12 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
             ("last", {"save_on_train_epoch_end": True}),
         )
     )
-    callbacks: list[Callback] = [SkippedPictures(), LearningRateMonitor("step"), RunReport(folder, facts), best, last]
+    callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts), best, last]
     callbacks += [StepSeeds(config["seed"]), StopOnSignal()]
-    if config["trainer"]["ema"]:
-        callbacks.append(EMA(config["trainer"]["ema"]))
-    if config["logger"]["pictures"]:
-        callbacks.append(Pictures(config["logger"]["pictures"]))
+    if config["trainer"]["ema_decay"]:
+        callbacks.append(EMA(config["trainer"]["ema_decay"]))
+    if config["logger"]["images"]:
+        callbacks.append(PredictionImages(config["logger"]["images"]))
     return callbacks
 
 
@@ -334,10 +333,10 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)
     for split, bad in data.bad.items():
-        console.print(f"skipped {len(bad)} unreadable pictures of {split}, for example {next(iter(bad))}")
+        console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
     console.print(f"run folder   {folder}", soft_wrap=True)
-    if (folder / "pictures.png").exists():
-        console.print(f"pictures     {folder / 'pictures.png'}  (truth left, prediction right)", soft_wrap=True)
+    if (folder / "predictions.png").exists():
+        console.print(f"images     {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
     console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
     console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
 
@@ -346,8 +345,8 @@ def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:
     """Metrics of a restored task on the test split of some data."""
     settings = module.config["trainer"] | {"devices": 1}  # whatever it was trained on
     if module.closed_set:
-        data.adopt(module.labels)
-    trainer = build_trainer(module.config | {"trainer": settings}, None, [SkippedPictures()])
+        data.use_labels(module.labels)
+    trainer = build_trainer(module.config | {"trainer": settings}, None, [BadImageCounter()])
     trainer.test(module, datamodule=data, verbose=False)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)

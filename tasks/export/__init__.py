@@ -1,1 +1,1 @@
-"""Exports checkpoints to files for devices, and verifies them."""
+"""ExportSpec checkpoints to files for devices, and verifies them."""

@@ -1,5 +1,5 @@
 """From what an exported file returned to plain answers, in numpy alone: each function is copied into an export's
-example.py as it stands, and takes one picture's outputs by name and the content of model.json.
+example.py as it stands, and takes one image's outputs by name and the content of model.json.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def attributes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in np.argsort(-scores)]
 
 
-def suppress(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
+def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
     """Boxes (N, 4), scores (N,) and labels (N,), best first, that class-wise non-maximum suppression leaves of every
     anchor's box (A, 4) and scores (A, classes).
     """
@@ -44,11 +44,11 @@ def suppress(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[An
 
 
 def detections(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Boxes (left, top, right, bottom) as shares of the picture's width and height, best first."""
+    """Boxes (left, top, right, bottom) as shares of the image's width and height, best first."""
     if "labels" in outputs:
         boxes, scores, labels = (outputs[name] for name in ("boxes", "scores", "labels"))
     else:
-        boxes, scores, labels = suppress(outputs, spec["postprocess"])
+        boxes, scores, labels = numpy_nms(outputs, spec["postprocess"])
     return [
         {
             "label": spec["labels"][int(label)],

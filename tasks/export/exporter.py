@@ -23,16 +23,16 @@ from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.engine.task import TaskModule, locate
 from tasks.engine.train import saved_data, setup
 from tasks.export.formats import FORMATS, Format
-from tasks.export.graph import Graph, Job, exports_of
-from tasks.export.package import VERSION, Spec, example, sha256, whole_folder, write_spec
+from tasks.export.graph import Graph, Job, export_spec_of
+from tasks.export.package import VERSION, Spec, atomic_folder, example, sha256, write_spec
 from tasks.export.qat import fine_tune
-from tasks.export.verify import Standin, differences, losing_layers, measure
+from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
 
 log = logging.getLogger(__name__)
 
 THREADS = os.cpu_count() or 1
-COMPARED = 32  # validation pictures whose outputs are compared one by one
-TRIED = 4  # training pictures on which each layer's loss is tried
+COMPARED = 32  # validation images whose outputs are compared one by one
+TRIED = 4  # training images on which each layer's loss is tried
 MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
 
 
@@ -52,23 +52,23 @@ def export(config: dict[str, Any]) -> Path:
         if hasattr(module.model, "dense"):
             raise UserError("part=backbone: Faster R-CNN has the last blocks of its backbone in its second stage")
         return export_backbone(config, checkpoint, target)
-    graph = Graph(module.model, config["input"], form.whole)
+    graph = Graph(module.model, config["input"], form.with_nms)
     spec = describe(config, form, path, module, graph)
     seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # the crops that int8 takes its ranges from
-    with whole_folder(target, config["overwrite"]) as folder:
+    with atomic_folder(target, config["overwrite"]) as folder:
         data = data_of(config, module)
         samples = calibration(data, config["calibration"]) if int8 else []
         before, count = measure(module, data, config["images"])
         if config["quantize"] == "int8_qat":
-            epochs = max(1, round(config["qat_steps"] * data.batch_size / data.count("train")))
+            epochs = max(1, round(config["qat_steps"] * data.batch_size / data.num_images("train")))
             fine_tune(module, data, epochs, config["qat_lr"])
         file = folder / spec.file
         pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
         inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
         form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
         runner = form.module().Runner(file, THREADS)
-        spec.differences = differences(graph, runner, pictures(data, COMPARED))
-        after, _ = measure(module, data, config["images"], Standin(graph, runner, spec.names))
+        spec.differences = differences(graph, runner, images(data, COMPARED))
+        after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, spec.names))
         spec.metrics = compared(config, module, count, before, after)
         spec.note = data.note
         finish(spec, module, folder, form)
@@ -89,16 +89,16 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
     if "alpha" not in settings:
         raise UserError("part=backbone is of backbone=mobilenet_v1; another library's backbones it has itself")
     resolution = checkpoint["suite"]["resolution"]
-    with whole_folder(target, config["overwrite"]) as folder:
+    with atomic_folder(target, config["overwrite"]) as folder:
         file = folder / "backbone.safetensors"
         write_backbone(checkpoint, file)
         again = locate(checkpoint["suite"]["config"], "backbone")(
             **{k: v for k, v in settings.items() if k != "rho"} | {"weights": str(file), "pretrained": False}
         )
         own = restore(checkpoint).model.backbone
-        picture = torch.rand(1, 3, resolution, resolution)
+        image = torch.rand(1, 3, resolution, resolution)
         with torch.inference_mode():
-            wanted, got = own(picture)[-1], again.eval()(picture)[-1]  # type: ignore[operator]
+            wanted, got = own(image)[-1], again.eval()(image)[-1]  # type: ignore[operator]
         difference = float((wanted - got).abs().max())
         facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
@@ -112,7 +112,7 @@ def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
     # processes must not be forked beside the runtimes' threads
     data = saved_data(module.config, config["root"], workers=0)
     if module.closed_set:
-        data.adopt(module.labels)
+        data.use_labels(module.labels)
     return data
 
 
@@ -130,7 +130,7 @@ def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
 
 
 def calibration(data: SuiteData, count: int) -> list[Tensor]:
-    """Pictures (1, 3, R, R) uint8 as training sees them.
+    """Images (1, 3, R, R) uint8 as training sees them.
 
     Raises:
         UserError: there are none.
@@ -142,12 +142,12 @@ def calibration(data: SuiteData, count: int) -> list[Tensor]:
             if len(found) >= count:
                 break
     except (UserError, OSError) as error:
-        raise UserError(f"int8 takes its ranges from training pictures, and there are none: {error}") from error
+        raise UserError(f"int8 takes its ranges from training images, and there are none: {error}") from error
     return found[:count]
 
 
-def pictures(data: SuiteData, count: int) -> list[Tensor]:
-    """At least `count` validation pictures, in batches (B, 3, R, R) uint8."""
+def images(data: SuiteData, count: int) -> list[Tensor]:
+    """At least `count` validation images, in batches (B, 3, R, R) uint8."""
     loader = data.val_dataloader()
     return [batch.images for _, batch in zip(range(-(-count // data.batch_size)), loader, strict=False)]
 
@@ -157,7 +157,7 @@ def compared(
 ) -> dict[str, Any]:
     """What model.json says of the metrics; the drop is in points, hundredths of the primary metric."""
     if images < 200:
-        log.warning("there are only %d validation pictures, on which the metrics say little", images)
+        log.warning("there are only %d validation images, on which the metrics say little", images)
     limit = config["max_drop"]
     return {
         "primary": module.primary,
@@ -175,7 +175,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     with torch.inference_mode():
         answers = graph.named(pixels)
     batch = "batch" if form.free_batch else config["batch"]
-    meanings = exports_of(module.model).outputs
+    meanings = export_spec_of(module.model).outputs
 
     def facts(name: str, tensor: Tensor) -> dict[str, Any]:
         return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
@@ -183,7 +183,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     view = {
         "layout": config["input"],
         "size": module.resolution,
-        "centre": module.config["data"].get("centre"),
+        "centre": module.config["data"].get("center_crop"),
         "values": "RGB, 0 to 255",
     }
     cost = measure_cost(copy.deepcopy(module.model), module.resolution)
@@ -211,8 +211,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     """Writes what lies beside the file."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
-    write_spec(folder, spec, module.export_facts())
-    text = example(spec, exports_of(module.model), form.module().EXAMPLE, form.needs)
+    write_spec(folder, spec, module.export_metadata())
+    text = example(spec, export_spec_of(module.model), form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
 
 
@@ -226,10 +226,10 @@ def report(spec: Spec, target: Path) -> None:
     console = Console()
     console.print(table)
     words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
-    console.print(f"{metrics['images']} validation pictures; largest difference: {words}", soft_wrap=True)
+    console.print(f"{metrics['images']} validation images; largest difference: {words}", soft_wrap=True)
     if spec.note:
         console.print(f"note: {spec.note}", soft_wrap=True)
-    console.print(f"wrote {target}; try: python {target / 'example.py'} <picture>", soft_wrap=True)
+    console.print(f"wrote {target}; try: python {target / 'example.py'} <image>", soft_wrap=True)
 
 
 def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:

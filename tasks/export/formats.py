@@ -1,4 +1,4 @@
-"""Exports: the graph of a model, a module for each format that writes and runs its files, and how they are checked."""
+"""ExportSpec: the graph of a model, a module for each format that writes and runs its files, and how they are checked."""
 
 import importlib
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Format:
     packages: tuple[str, ...]  # modules
     runtime: str  # what runs the file, as pip knows it
     needs: str  # likewise for example.py
-    whole: bool  # whether non-maximum suppression can be inside
+    with_nms: bool  # whether non-maximum suppression can be inside
     free_batch: bool
     int8: bool = True
 
@@ -45,9 +45,9 @@ LITERT = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 FORMATS = {
     f.name: f
     for f in (
-        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", whole=True, free_batch=True),
-        Format("litert", ".tflite", LITERT, "ai-edge-litert", "ai-edge-litert", whole=False, free_batch=False),
-        Format("executorch", ".pte", ("executorch",), "executorch", NUMPY_RUNTIME, whole=False, free_batch=False),
-        Format("torch", ".safetensors", (), "torch", "this suite", whole=True, free_batch=True, int8=False),
+        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", with_nms=True, free_batch=True),
+        Format("litert", ".tflite", LITERT, "ai-edge-litert", "ai-edge-litert", with_nms=False, free_batch=False),
+        Format("executorch", ".pte", ("executorch",), "executorch", NUMPY_RUNTIME, with_nms=False, free_batch=False),
+        Format("torch", ".safetensors", (), "torch", "this suite", with_nms=True, free_batch=True, int8=False),
     )
 }

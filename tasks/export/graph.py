@@ -16,12 +16,12 @@ Layout = Literal["uint8_nhwc", "float_nchw"]
 
 
 @dataclass(frozen=True)
-class Exports:
+class ExportSpec:
     """What a model says of itself to be exported, as its attribute `exports`: the meaning of each tensor that
     `postprocess` gives, in order, and how to make plain answers of them.
 
-    A model may also define `deployed(images, whole)`, which maps normalised images to tensors by name, without the
-    steps that only ONNX has unless `whole`, and its inverse `found(outputs)`, which gives what `postprocess` would.
+    A model may also define `export_forward(images, with_nms)`, which maps normalised images to tensors by name, without the
+    steps that only ONNX has unless `with_nms`, and its inverse `from_export(outputs)`, which gives what `postprocess` would.
     """
 
     outputs: Mapping[str, str] = field(default_factory=lambda: {"output": "what the network returns"})
@@ -29,18 +29,18 @@ class Exports:
     helpers: tuple[Callable[..., Any], ...] = ()  # that `answer` calls
 
 
-def exports_of(model: nn.Module) -> Exports:
-    found = getattr(model, "exports", Exports())
-    assert isinstance(found, Exports)
+def export_spec_of(model: nn.Module) -> ExportSpec:
+    found = getattr(model, "exports", ExportSpec())
+    assert isinstance(found, ExportSpec)
     return found
 
 
 class Graph(nn.Module):
     """`model` from pixels in 0..255, uint8 (B, R, R, 3) or float (B, 3, R, R), to a tuple of tensors."""
 
-    def __init__(self, model: nn.Module, layout: Layout, whole: bool) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, with_nms: bool) -> None:
         super().__init__()
-        self.model, self.layout, self.whole = model, layout, whole
+        self.model, self.layout, self.with_nms = model, layout, with_nms
         shape = (3, 1, 1) if layout == "float_nchw" else (3,)
         for name, value in (("mean", model.mean), ("scale", 1 / model.std)):  # type: ignore[operator]
             self.register_buffer(name, value.detach().clone().view(shape), persistent=False)  # type: ignore[union-attr, operator]
@@ -56,13 +56,13 @@ class Graph(nn.Module):
     def named(self, images: Tensor) -> dict[str, Tensor]:
         """The answers by name."""
         x = self.normalised(images)
-        if hasattr(self.model, "deployed"):
-            return self.model.deployed(x, self.whole)  # type: ignore[operator]
+        if hasattr(self.model, "export_forward"):
+            return self.model.export_forward(x, self.with_nms)  # type: ignore[operator]
         found = self.model(x)
         if hasattr(self.model, "postprocess"):
             found = self.model.postprocess(found)  # type: ignore[operator]
         found = (found,) if isinstance(found, Tensor) else found
-        return dict(zip(exports_of(self.model).outputs, found, strict=True))
+        return dict(zip(export_spec_of(self.model).outputs, found, strict=True))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(images).values())
@@ -73,7 +73,7 @@ class Graph(nn.Module):
         return self.pixels(pixels.permute(0, 3, 1, 2))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, R, R) in the layout of the input."""
+        """uint8 images (B, 3, R, R) in the layout of the input."""
         if self.layout == "float_nchw":
             return images.float().contiguous()
         return images.permute(0, 2, 3, 1).contiguous()
@@ -92,16 +92,16 @@ class Job:
 
 
 def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
-    """`images` in batches of one size, the last filled up with its last picture."""
+    """`images` in batches of one size, the last filled up with its last image."""
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
 
 
-def found(model: nn.Module, outputs: dict[str, Tensor]) -> Any:
+def from_export(model: nn.Module, outputs: dict[str, Tensor]) -> Any:
     """What the model's `postprocess` would have given, from a file's outputs."""
-    if hasattr(model, "found"):
-        return model.found(outputs)  # type: ignore[operator]
+    if hasattr(model, "from_export"):
+        return model.from_export(outputs)  # type: ignore[operator]
     tensors = list(outputs.values())
     kind = getattr(getattr(model, "postprocess", None), "__annotations__", {}).get("return", Tensor)
     return tensors[0] if kind is Tensor else kind(*tensors)

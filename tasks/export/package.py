@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.export.graph import Exports
+from tasks.export.graph import ExportSpec
 
 VERSION = 1
-EXAMPLE = '''"""Runs {file} on pictures: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
+EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
 import sys
@@ -32,10 +32,10 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 def read(path: str) -> npt.NDArray[Any]:
-    """A picture as the network's input."""
+    """An image as the network's input."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    if SPEC["input"]["centre"]:  # the central square of this share of the shorter side
-        side = SPEC["input"]["centre"] * min(image.size)
+    if SPEC["input"]["center_crop"]:  # the central square of this share of the shorter side
+        side = SPEC["input"]["center_crop"] * min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         image = image.crop(tuple(round(v) for v in (left, top, left + side, top + side)))
     size = SPEC["input"]["size"]
@@ -82,7 +82,7 @@ class Spec:
         return [output["name"] for output in self.outputs]
 
 
-def example(spec: Spec, exports: Exports, run: str, runtime: str) -> str:
+def example(spec: Spec, exports: ExportSpec, run: str, runtime: str) -> str:
     """The text of example.py."""
     functions = [inspect.getsource(f) for f in (*exports.helpers, exports.answer)]
     text = "\n".join(("", *functions)).replace("\n\n\n\n", "\n\n\n")
@@ -99,7 +99,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write into that becomes `target` at the end, and vanishes if anything fails.
 
     Raises:

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from backbones.mobilenet_v1 import ConvNormAct
 from data.base import SuiteData
-from tasks.engine.callbacks import SkippedPictures
+from tasks.engine.callbacks import BadImageCounter
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
 
@@ -72,10 +72,10 @@ def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> No
     """Trains the folded network of `module` in place, by the task's own losses."""
     settings = module.config["trainer"] | {
         **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze": False},
-        **{"head_warmup": 0, "precision": "32", "devices": 1, "progress": False},
+        **{"head_warmup": 0, "precision": "32", "devices": 1, "progress_bar": False},
     }
     before, module.config = module.config, module.config | {"trainer": settings}
-    trainer = build_trainer(module.config, None, [SkippedPictures()])
+    trainer = build_trainer(module.config, None, [BadImageCounter()])
     trainer.limit_val_batches = 0
     module.train()
     with rounding(module.model):

@@ -41,9 +41,9 @@ class Contender:
 class Row:
     name: str
     threads: int
-    median_ms: float  # of one picture
+    median_ms: float  # of one image
     p95_ms: float
-    pictures_per_second: float  # in batches of 16
+    images_per_second: float  # in batches of 16
     memory_mb: float  # that loading and running takes
     file_mb: float
     share_of_peak: float  # multiply-adds a second in batches of 16, of `peak_rate`'s float32
@@ -101,7 +101,7 @@ def measure(contender: Contender, threads: int, seconds: float) -> Row:
 
 
 def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], object], np.ndarray, float, float]:
-    """How to run it, pictures for it, its multiply-adds and its size in MB."""
+    """How to run it, images for it, its multiply-adds and its size in MB."""
     path = Path(contender.path)
     if contender.kind in FORMATS:
         spec = spec_of(path)
@@ -112,7 +112,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
     checkpoint = load_checkpoint(path)
     madds = measure_cost(restore(checkpoint).model, checkpoint["suite"]["resolution"]).madds  # it keeps no weights
     module = restore(checkpoint)
-    graph: Callable = Graph(module.model, "uint8_nhwc", whole=True)
+    graph: Callable = Graph(module.model, "uint8_nhwc", with_nms=True)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, module.resolution, module.resolution, 3), np.uint8)
     run = torch.compile(graph) if contender.kind == "compiled" else graph
 
@@ -158,7 +158,7 @@ def table(rows: list[Row]) -> None:
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows:
-        figures = (row.median_ms, row.p95_ms, row.pictures_per_second, row.memory_mb, row.file_mb)
+        figures = (row.median_ms, row.p95_ms, row.images_per_second, row.memory_mb, row.file_mb)
         words = [f"{v:.2f}" if v < 100 else f"{v:.0f}" for v in figures]
         shown.add_row(row.name, str(row.threads), *words, f"{100 * row.share_of_peak:.0f}")
     Console().print(shown)

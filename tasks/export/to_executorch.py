@@ -101,7 +101,7 @@ def quantizer(config: Any) -> Any:
 
 
 class Runner:
-    """A file, run on inputs of any batch, as many pictures at a time as it takes."""
+    """A file, run on inputs of any batch, as many images at a time as it takes."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool

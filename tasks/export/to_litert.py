@@ -57,7 +57,7 @@ def quantize(job: Job) -> None:
 
 
 class Runner:
-    """A file, run on inputs of any batch, as many pictures at a time as it takes."""
+    """A file, run on inputs of any batch, as many images at a time as it takes."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter

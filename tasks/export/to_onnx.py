@@ -84,7 +84,7 @@ def translations() -> dict[Any, Any]:
     assert nms
     op: Any = opset18  # whose types leave no room for constants
 
-    def kept(boxes: FLOAT, scores: FLOAT, iou: float, threshold: float) -> FLOAT:
+    def nms_mask(boxes: FLOAT, scores: FLOAT, iou: float, threshold: float) -> FLOAT:
         count = op.Shape(scores, start=2, end=3)
         found = op.NonMaxSuppression(
             boxes, scores, count, op.Constant(value_float=iou), op.Constant(value_float=threshold)
@@ -94,7 +94,7 @@ def translations() -> dict[Any, Any]:
         ones = op.Expand(op.Constant(value_float=1.0), op.Shape(rows, start=0, end=1))
         return op.ScatterND(zeros, rows, ones)
 
-    return {torch.ops.mobilenets.kept.default: kept}
+    return {torch.ops.mobilenets.nms_mask.default: nms_mask}
 
 
 class Runner:

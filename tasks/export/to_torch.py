@@ -47,7 +47,7 @@ class Runner:
         torch.set_num_threads(threads)
         with safe_open(path, "pt") as file:
             layout = file.metadata()["input"]
-        self.graph = Graph(restore(load_checkpoint(path)).model, layout, whole=True)
+        self.graph = Graph(restore(load_checkpoint(path)).model, layout, with_nms=True)
 
     @torch.inference_mode()
     def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

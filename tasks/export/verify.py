@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
-from tasks.engine.callbacks import SkippedPictures
+from tasks.engine.callbacks import BadImageCounter
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
-from tasks.export.graph import Graph, found
+from tasks.export.graph import Graph, from_export
 from tasks.export.qat import int8_layers
 
 Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
 
 
-class Standin(nn.Module):
+class RuntimeModel(nn.Module):
     """Answers in the model's place with what the exported file says, so that a task measures the file."""
 
     def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
@@ -32,14 +32,14 @@ class Standin(nn.Module):
 
     def forward(self, pixels: Tensor) -> Any:
         answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
-        return found(self.graph.model, dict(zip(self.names, answers, strict=True)))
+        return from_export(self.graph.model, dict(zip(self.names, answers, strict=True)))
 
     def postprocess(self, answers: Any, *_: Any) -> Any:
         return answers
 
 
 class Counter(Callback):
-    """Counts the validation pictures."""
+    """Counts the validation images."""
 
     count = 0
 
@@ -48,14 +48,14 @@ class Counter(Callback):
 
 
 def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
-    """About `images` validation pictures from all over the split, which may be sorted by class; the first ones where
+    """About `images` validation images from all over the split, which may be sorted by class; the first ones where
     they come as a stream, and all where the metrics compare them with each other.
     """
     loader = data.val_dataloader()
-    if module.compares or isinstance(loader.dataset, IterableDataset):
+    if module.pairwise_metrics or isinstance(loader.dataset, IterableDataset):
         return loader
-    count = len(data.pictures("val"))  # type: ignore[arg-type]
-    wanted = min(max(1, images // data.items("val")), count)
+    count = len(data.dataset("val"))  # type: ignore[arg-type]
+    wanted = min(max(1, images // data.images_per_item("val")), count)
     rows = [i * count // wanted for i in range(wanted)]
     return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)
 
@@ -63,12 +63,18 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
 def measure(
     module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None
 ) -> tuple[dict[str, float], int]:
-    """The task's metrics on about `images` validation pictures, by `model` in place of its own, and how many."""
-    settings = {**module.config["trainer"], "devices": 1, "accelerator": "cpu", "precision": "32", "progress": False}
+    """The task's metrics on about `images` validation images, by `model` in place of its own, and how many."""
+    settings = {
+        **module.config["trainer"],
+        "devices": 1,
+        "accelerator": "cpu",
+        "precision": "32",
+        "progress_bar": False,
+    }
     counter = Counter()
-    trainer = build_trainer({**module.config, "trainer": settings}, None, [SkippedPictures(), counter])
+    trainer = build_trainer({**module.config, "trainer": settings}, None, [BadImageCounter(), counter])
     loader = validation(module, data, images)
-    if not module.compares:
+    if not module.pairwise_metrics:
         trainer.limit_val_batches = -(-images // (loader.batch_size or 1))
     own = module.model
     if model is not None:

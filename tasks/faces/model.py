@@ -5,14 +5,14 @@ from torch import Tensor
 
 from tasks.classification.model import PooledNet
 from tasks.export.answers import attributes
-from tasks.export.graph import Exports
+from tasks.export.graph import ExportSpec
 
 
 class AttributeNet(PooledNet):
     """Images (B, 3, H, W) to logits (B, A), one for each attribute."""
 
     form = "attributes"
-    exports = Exports({"probabilities": "of each attribute, for itself"}, answer=attributes)
+    exports = ExportSpec({"probabilities": "of each attribute, for itself"}, answer=attributes)
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, A)."""

@@ -16,7 +16,7 @@ from tasks.engine.task import TaskModule
 from tasks.faces.model import AttributeNet
 from tasks.faces.panel import beside
 
-SHOWN = 12  # attributes that are written beside a picture
+SHOWN = 12  # attributes that are written beside an image
 
 
 class FacesTask(TaskModule):
@@ -42,11 +42,11 @@ class FacesTask(TaskModule):
         if stage == "fit" and not self.teacher:
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
         if not self.teacher:
             return {"attribute": self.model.loss(logits, batch.labels)}
-        mix, temperature = self.config["distill"]["mix"], self.config["distill"]["temperature"]
+        mix, temperature = self.config["distill"]["teacher_weight"], self.config["distill"]["temperature"]
         soft = self.model.distillation(logits, self.teacher(batch.images, batch), temperature)
         found = {"teacher": mix * soft}
         if mix < 1:
@@ -54,7 +54,7 @@ class FacesTask(TaskModule):
         return found
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each attribute, (B, A), for uint8 pictures (B, 3, R, R)."""
+        """Of each attribute, (B, A), for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
     def truth(self, batch: Batch) -> Tensor:
@@ -66,18 +66,18 @@ class FacesTask(TaskModule):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
         return labels
 
-    def measure(self, batch: Batch) -> None:
+    def update_metrics(self, batch: Batch) -> None:
         rows = torch.tensor(batch.rows, device=self.device)[:, None]
         self.measured.update(torch.cat([rows, self.probabilities(batch.images), self.truth(batch)], dim=1))
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
         _, scores, labels = self.rows()
         self.measured.reset()
         known = labels >= 0
         precision = self.precisions(scores, labels)
         if not bool(precision.isfinite().any()):
-            raise UserError(f"no {split} picture is known to have any of the attributes; they cannot be measured")
+            raise UserError(f"no {split} image is known to have any of the attributes; they cannot be measured")
         right = ((scores > 0.5) == (labels == 1))[known].float().mean()
         found = {
             "map": float(precision.nanmean()),
@@ -87,11 +87,11 @@ class FacesTask(TaskModule):
         return found | {
             f"ap/{name}": value
             for name, value in zip(self.labels, precision.tolist(), strict=True)
-            if value == value  # an attribute that no picture has is left out
+            if value == value  # an attribute that no image has is left out
         }
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What was measured, each picture once: indices (N,), scores (N, A), labels (N, A)."""
+        """What was measured, each image once: indices (N,), scores (N, A), labels (N, A)."""
         measured = self.measured.compute().float().cpu()
         _, first = unique_rows(measured[:, 0])
         count = len(self.labels)
@@ -100,7 +100,7 @@ class FacesTask(TaskModule):
 
     @staticmethod
     def precisions(scores: Tensor, labels: Tensor) -> Tensor:
-        """Average precision (A,) of each attribute; nan where no picture is known to have it."""
+        """Average precision (A,) of each attribute; nan where no image is known to have it."""
         there = (labels == 1).any(dim=0)
         found = torch.full((scores.shape[1],), torch.nan)
         if bool(there.any()):
@@ -115,9 +115,9 @@ class FacesTask(TaskModule):
         return found
 
     def configure_callbacks(self) -> list[Callback]:
-        from tasks.faces.pictures import WorstAttributes
+        from tasks.faces.figures import WorstAttributes
 
-        return [WorstAttributes()] if self.config["logger"]["pictures"] else []
+        return [WorstAttributes()] if self.config["logger"]["images"] else []
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]
@@ -128,7 +128,7 @@ class FacesTask(TaskModule):
             answers.append({"attributes": found})
         return answers
 
-    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         return [
             {"attributes": [{"label": name} for name, v in zip(self.labels, row, strict=True) if v == 1]}
             for row in batch.labels.tolist()
@@ -143,7 +143,7 @@ class FacesTask(TaskModule):
 
 
 def unique_rows(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted distinct values, and where each comes first: samplers of several processes repeat some pictures."""
+    """Sorted distinct values, and where each comes first: samplers of several processes repeat some images."""
     values, inverse = torch.unique(index, return_inverse=True)
     first = torch.full((len(values),), len(index)).scatter_reduce(0, inverse, torch.arange(len(index)), "amin")
     return values, first

@@ -70,7 +70,7 @@ def write_shards(
 
     Shards that are there already are left alone. As many threads as torch uses read a batch while a GPU embeds the one
     before it; a processor does one after the other with all its cores, for threads that share a network's layers wait
-    for each other wherever one of them has read a picture. The network runs in bfloat16 where the hardware multiplies
+    for each other wherever one of them has read an image. The network runs in bfloat16 where the hardware multiplies
     in it.
     """
     folder.mkdir(parents=True, exist_ok=True)

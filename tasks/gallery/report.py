@@ -26,7 +26,7 @@ from tasks.gallery.locate import Answer, Locator
 from tasks.geo import maps
 from tasks.geo.gazetteer import nearest_place
 from tasks.geo.task import GeoTask, error_metrics, in_words, place
-from tasks.predict import find_pictures, output_paths
+from tasks.predict import find_images, output_paths
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -119,7 +119,7 @@ def places_table(kind: str, parts: dict[str, dict[str, float]], ways: list[str])
 
 def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:
     """Prints where each photo of `input` was taken, and writes the answers and a map for each."""
-    paths = find_pictures(config["input"])
+    paths = find_images(config["input"])
     module, locator = open_locator(config, checkpoint, folder)
     output, done = _output(config), 0
     targets = output_paths(paths, output)
@@ -156,9 +156,9 @@ def answer_map(path: Path, answer: Answer, i: int, locator: Locator, width: int 
     page = Image.new("RGB", (width, width // 2 + THUMBNAIL), "white")
     page.paste(world)
     beside = [Path(locator.gallery.paths[n]) for n in answer.neighbours.rows[i][: width // THUMBNAIL - 1]]
-    for column, picture in enumerate([path, *beside]):
+    for column, image in enumerate([path, *beside]):
         try:
-            pixels, _ = read_image(picture, THUMBNAIL)
+            pixels, _ = read_image(image, THUMBNAIL)
         except BadImage:  # a gallery is of use without its photos, too
             continue
         page.paste(_thumbnail(pixels), (column * THUMBNAIL, width // 2))

@@ -104,12 +104,12 @@ def error_map(truth: Floats, errors_km: Floats, width: int = 1440) -> Image.Imag
     return image
 
 
-def with_map(picture: Tensor, prediction: dict[str, Any], least: int = 256) -> Tensor:
-    """A picture (3, H, W) above a map, on a square page (3, 2h, 2h) with h of `least` or H, whichever is more."""
-    height = max(picture.shape[1], least)
+def with_map(photo: Tensor, prediction: dict[str, Any], least: int = 256) -> Tensor:
+    """A photo (3, H, W) above a map, on a square page (3, 2h, 2h) with h of `least` or H, whichever is more."""
+    height = max(photo.shape[1], least)
     width = 2 * height
-    shrink = min(height / picture.shape[1], width / picture.shape[2])
-    fitted = resize(picture.cpu(), [round(picture.shape[1] * shrink), round(picture.shape[2] * shrink)])
+    shrink = min(height / photo.shape[1], width / photo.shape[2])
+    fitted = resize(photo.cpu(), [round(photo.shape[1] * shrink), round(photo.shape[2] * shrink)])
     image = world(width)
     cells = prediction.get("cells", [])
     if cells:

@@ -13,7 +13,7 @@ from backbones.base import Backbone
 from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
 from data.geo.sphere import EARTH_KM, unit_vectors
 from tasks.export.answers import position
-from tasks.export.graph import Exports
+from tasks.export.graph import ExportSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class GeoLocator(nn.Module):
     """
 
     strides = (32,)
-    exports = Exports(
+    exports = ExportSpec(
         {
             "cells": "the most probable cells, best first: indices into cells.tokens",
             "probabilities": "of these cells",
@@ -86,14 +86,14 @@ class GeoLocator(nn.Module):
         dropout: float = 0.0,
         soft_km: float = 0.0,
         decode: Literal["best", "mean"] = "mean",
-        top: int = 5,
+        top_cells: int = 5,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(backbone.channels[-1], sum(table.sizes))
         self.sizes, self.soft_km, self.decode = table.sizes, soft_km, decode
-        self.top = min(top, table.sizes[-1])
+        self.top_cells = min(top_cells, table.sizes[-1])
         # rebuilt from the labels, so not kept in checkpoints
         self.register_buffer("mean", torch.tensor(backbone.normalization.mean).view(3, 1, 1) * 255, False)
         self.register_buffer("std", torch.tensor(backbone.normalization.std).view(3, 1, 1) * 255, False)
@@ -157,7 +157,7 @@ class GeoLocator(nn.Module):
         return fine.log_softmax(1)
 
     def postprocess(self, logits: Tensor) -> Located:
-        probabilities, cells = self.log_probabilities(logits).exp().topk(self.top, dim=1)
+        probabilities, cells = self.log_probabilities(logits).exp().topk(self.top_cells, dim=1)
         directions = self.directions[-self.sizes[-1] :][cells]  # (B, K, 3)
         if self.decode == "best":
             return Located(cells, probabilities, directions[:, 0])

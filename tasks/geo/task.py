@@ -14,7 +14,7 @@ from data.geo.cells import Hierarchy
 from data.geo.places import Batch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
-from tasks.engine.figures import publish
+from tasks.engine.figures import log_image
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
 from tasks.geo.gazetteer import nearest_place
@@ -41,35 +41,35 @@ class GeoTask(TaskModule):
         self.measured = CatMetric()  # rows (N, 3): true latitude and longitude, error in km
 
     def build_model(self) -> GeoLocator:
-        settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top")}
+        settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top_cells")}
         self.table = CellTable.from_labels(self.labels)
         return GeoLocator(self.build_backbone(GeoLocator.strides), self.table, **settings)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
         return {"cell": self.model.loss(logits, batch.cells, batch.positions)}
 
-    def measure(self, batch: Batch) -> None:
+    def update_metrics(self, batch: Batch) -> None:
         located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
         positions = positions_of(located.directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
         rows = np.concatenate([truth, great_circle_km(positions, truth)[:, None]], axis=1)
         self.measured.update(torch.from_numpy(rows).to(self.device, torch.float32))
 
-    def metrics(self, split: Split) -> dict[str, float]:
+    def compute_metrics(self, split: Split) -> dict[str, float]:
         rows = self.measured.compute().double().cpu().numpy()
         self.measured.reset()
-        publish(self.trainer, "errors", pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2])))
+        log_image(self.trainer, "errors", pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2])))
         return error_metrics(rows[:, 2])
 
     def on_fit_start(self) -> None:
         hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
-        publish(self.trainer, "cells", pil_to_tensor(maps.cell_map(hierarchy.partitions[-1])))
+        log_image(self.trainer, "cells", pil_to_tensor(maps.cell_map(hierarchy.partitions[-1])))
         if self.trainer.is_global_zero and self.trainer.logger and self.trainer.log_dir:
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
 
-    def export_facts(self) -> dict[str, Any]:
+    def export_metadata(self) -> dict[str, Any]:
         fine = self.table.positions[-len(self.table.tokens) :]
         return {"cells": {"tokens": self.table.tokens, "positions": fine.round(5).tolist()}}
 
@@ -96,7 +96,7 @@ class GeoTask(TaskModule):
             )
         ]
 
-    def truths(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         return [place(position) for position in batch.positions.double().cpu().numpy()]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
 """python -m tests.benchmarks.coco_eval: loading and evaluating at COCO val2017's size, ours against pycocotools.
 
-5,000 pictures, 80 classes, 36,781 objects and 100 detections a picture, synthesised; ground truth and detections lie
+5,000 images, 80 classes, 36,781 objects and 100 detections an image, synthesised; ground truth and detections lie
 in files, as pycocotools wants them. Each way runs alone in a process of its own, which tells its peak memory.
 """
 
@@ -73,7 +73,7 @@ def by_pycocotools(folder: Path) -> list[float]:
 
 
 def by_us(folder: Path) -> list[float]:
-    """As a validation does it, whose detections come picture by picture as arrays."""
+    """As a validation does it, whose detections come image by image as arrays."""
     from data.coco import read_coco
     from tasks.detection.coco_eval import CocoEvaluator, summary
 
@@ -97,7 +97,7 @@ def measured(way: str, folder: Path, answers: "multiprocessing.Queue[tuple[list[
 
 
 def as_arrays(folder: Path) -> None:
-    """The detections as a detector gives them: boxes (pictures, 100, 4) xyxy, scores, labels from 0."""
+    """The detections as a detector gives them: boxes (images, 100, 4) xyxy, scores, labels from 0."""
     rows = json.loads((folder / "detections.json").read_text())
     boxes = np.array([row["bbox"] for row in rows]).reshape(PICTURES, DETECTIONS, 4)
     boxes[..., 2:] += boxes[..., :2]

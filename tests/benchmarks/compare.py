@@ -19,7 +19,7 @@ from PIL import Image
 
 TASKS = {  # data set, primary metric, classes
     "detection": ("scenes", "ap", [f"thing {i}" for i in range(8)]),
-    "dogs": ("drawn_dogs", "top1", [f"breed {i}" for i in range(12)]),
+    "dogs": ("demo_dogs", "top1", [f"breed {i}" for i in range(12)]),
     "geo": ("earth", "mean_share", []),
 }
 ALPHAS, SIDES = (0.25, 0.5, 0.75, 1.0), (128, 160, 192, 224)
@@ -56,10 +56,10 @@ def write_run(root: Path, task: str, name: str, seed: int = 0, **more: Any) -> P
     return folder
 
 
-def write_picture(folder: Path, size: tuple[int, int] = (1218, 1230)) -> None:
-    """A pictures.png as heavy as those of validation."""
+def write_image(folder: Path, size: tuple[int, int] = (1218, 1230)) -> None:
+    """A predictions.png as heavy as those of validation."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 6, size[0] // 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize(size).save(folder / "pictures.png")
+    Image.fromarray(pixels).resize(size).save(folder / "predictions.png")
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -76,8 +76,8 @@ def main() -> None:
         for i in range(count):
             folder = write_run(Path(place), list(TASKS)[i % len(TASKS)], f"run{i}")
             if not i:
-                write_picture(Path(place))
-            (folder / "pictures.png").hardlink_to(Path(place) / "pictures.png")
+                write_image(Path(place))
+            (folder / "predictions.png").hardlink_to(Path(place) / "predictions.png")
         command = [sys.executable, "-m", "tasks.compare", f"runs={place}"]
         run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
         times = sorted(seconds(run) for _ in range(3))

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.detection: our detectors against torchvision's on the same backbone, maps and batch.
 
 Alpha 1, 91 outputs. Ours run as the suite runs them: channels_last, precision auto, uint8 input, freed memory kept, and
-batch normalization folded to infer. torchvision's run as they come: eager float32 on a list of pictures, around
+batch normalization folded to infer. torchvision's run as they come: eager float32 on a list of images, around
 timm's MobileNetV1, which is the same network in plain layers, with the same further layers. torchvision's SSD makes
 2,278 anchors where ours makes 1,917, and its proposal head is 512 channels wide as ours. Score thresholds are such that
 as many (box, class) pairs enter postprocessing on either side as a trained detector's.
@@ -115,7 +115,7 @@ def torchvision_faster_rcnn(side: int) -> TorchvisionFasterRCNN:
     )
 
 
-# our detector, input side, pictures a batch, torchvision's counterpart
+# our detector, input side, images a batch, torchvision's counterpart
 CASES: dict[str, tuple[type[Detector], int, int, Callable[[int], nn.Module] | None]] = {
     "ssd": (SSD, 300, 16, partial(torchvision_ssd, depthwise=False)),
     "ssdlite": (SSDLite, 320, 16, partial(torchvision_ssd, depthwise=True)),

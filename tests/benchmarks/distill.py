@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.distill: what keeping a teacher's answers is worth, epoch by epoch.
 
 A student of alpha 0.25 learns the drawn faces' attributes from a teacher of alpha 1 and from timm's ResNet-50 in ONNX
-(both of random weights: the cost is the same). With one view of each picture every answer is known after the first
+(both of random weights: the cost is the same). With one view of each image every answer is known after the first
 epoch; with four, ever more of them.
 """
 
@@ -39,7 +39,7 @@ def epochs(config: dict[str, Any]) -> list[float]:
         for batch in loader:
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = sum(task.losses(batch).values())
+                loss = sum(task.compute_losses(batch).values())
             loss.backward()
             optimizer.step()
         seconds.append(time.perf_counter() - start)
@@ -58,10 +58,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where the demo lies, or is drawn to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs, data = Path(folder), arguments.data or Path(folder) / "drawn_faces"
+        runs, data = Path(folder), arguments.data or Path(folder) / "demo_faces"
         write_faces(data)
         common = ["task=faces", f"data.root={data}", "data.workers=0"]
-        quick = ["trainer.max_epochs=1", "data.labelled=0.05", "logger.pictures=0", "trainer.progress=false"]
+        quick = ["trainer.max_epochs=1", "data.labelled_fraction=0.05", "logger.images=0", "trainer.progress_bar=false"]
         execute([*common, *quick, "backbone.alpha=1", f"paths.runs={runs}", "name=teacher"])
         student = [*common, "backbone.alpha=0.25"]
         teacher, large = (f"teacher={runs / name}" for name in ("faces/teacher", "resnet50.onnx"))
@@ -79,7 +79,7 @@ def main() -> None:
                 "data.views=1",
             ],
         }
-        print(f"{machine()}; seconds of each epoch of 1,600 pictures")
+        print(f"{machine()}; seconds of each epoch of 1,600 images")
         for name, more in ways.items():
             seconds = epochs(load_config([*student, *more]))
             print(f"{name:24}{''.join(f'{s:8.2f}' for s in seconds)}   first / second {seconds[0] / seconds[1]:.2f}")

@@ -26,9 +26,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs:
         shared = [
             f"backbone.weights={arguments.weights}",
-            f"data.root={arguments.data or Path(runs) / 'drawn_dogs'}",
+            f"data.root={arguments.data or Path(runs) / 'demo_dogs'}",
             f"paths.runs={runs}",
-            "logger.pictures=0",
+            "logger.images=0",
         ]
         for seed in range(arguments.seeds):
             settings = [*shared, f"seed={seed}"]

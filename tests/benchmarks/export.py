@@ -1,7 +1,7 @@
-"""python -m tests.benchmarks.export: exported files beside timm's eager mobilenetv1_100, 224 px, one picture.
+"""python -m tests.benchmarks.export: exported files beside timm's eager mobilenetv1_100, 224 px, one image.
 
 Each has a process of its own, for what one leaves in the allocator changes another's time; they take turns, in blocks
-of calls. The weights are random, which costs the same time. int8 takes its ranges from random pictures.
+of calls. The weights are random, which costs the same time. int8 takes its ranges from random images.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TARGETS = {"none": 0.27, "int8": 0.10}
 
 
 def prepare(name: str, path: Path | None, threads: int) -> None:
-    """Loads what this process is to measure: a file, or timm's network, which gets a normalised picture."""
+    """Loads what this process is to measure: a file, or timm's network, which gets a normalised image."""
     global call
     torch.set_num_threads(threads)
     pixels = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
@@ -40,10 +40,10 @@ def prepare(name: str, path: Path | None, threads: int) -> None:
         call = lambda: runner(pixels)  # noqa: E731
         return
     model = timm.create_model("mobilenetv1_100").eval()
-    picture = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+    image = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
     if "channels_last" in name:
-        model, picture = (x.to(memory_format=torch.channels_last) for x in (model, picture))
-    call = lambda: model(picture)  # noqa: E731
+        model, image = (x.to(memory_format=torch.channels_last) for x in (model, image))
+    call = lambda: model(image)  # noqa: E731
     if "inference_mode" in name:
         call = torch.inference_mode()(call)
 
@@ -61,7 +61,7 @@ def block() -> list[float]:
 def exports(folder: Path) -> dict[str, Path]:
     """Every format, float and int8."""
     torch.manual_seed(0)
-    graph = Graph(fold_norms(Classifier(MobileNetV1(1.0), CLASSES)), "uint8_nhwc", whole=True)
+    graph = Graph(fold_norms(Classifier(MobileNetV1(1.0), CLASSES)), "uint8_nhwc", with_nms=True)
     example = graph.example(1, SIDE)
     ranges = np.concatenate([graph.example(1, SIDE).numpy() for _ in range(8)])
     found = {}

@@ -16,10 +16,16 @@ from tests.benchmarks.timing import machine
 
 DETECTION = ("task=detection", "data.val=250", "backbone.alpha=0.25")
 RUNS = {
-    "classification": ("task=classification", "data=drawn_dogs", "backbone.alpha=0.25", "trainer.max_epochs=16"),
+    "classification": ("task=classification", "data=demo_dogs", "backbone.alpha=0.25", "trainer.max_epochs=16"),
     "dogs": ("task=dogs", "backbone.alpha=0.25", "task.resolution=160", "trainer.max_epochs=16"),
     "SSD": (*DETECTION, "trainer.max_epochs=16"),
-    "SSD-FPN": (*DETECTION, "detector=ssd_fpn", "detector.resolution=320", "detector.depth=64", "detector.layers=2"),
+    "SSD-FPN": (
+        *DETECTION,
+        "detector=ssd_fpn",
+        "detector.resolution=320",
+        "detector.channels=64",
+        "detector.head_layers=2",
+    ),
     "Faster R-CNN": (*DETECTION, "detector=faster_rcnn", "detector.proposals=100", "trainer.max_epochs=6"),
     "PAN": (*DETECTION, "detector=pan"),
     "faces": ("task=faces", "backbone.alpha=0.5", "trainer.max_epochs=30"),
@@ -47,7 +53,7 @@ def train(name: str, root: Path, weights: str | None) -> Path:
     if not (run / "checkpoints" / "best.ckpt").exists():
         where = [f"paths.runs={root / 'made'}", f"paths.data={root / 'data'}", f"name={name.replace(' ', '_')}"]
         start = [f"backbone.weights={weights}"] if weights and "backbone.alpha=0.25" in RUNS[name] else []
-        if error := command("run", *RUNS[name], *start, *where, "trainer.progress=false"):
+        if error := command("run", *RUNS[name], *start, *where, "trainer.progress_bar=false"):
             raise SystemExit(f"{name}: {error}")
         (made,) = (root / "made").glob(f"*/{name.replace(' ', '_')}")
         run.parent.mkdir(parents=True, exist_ok=True)

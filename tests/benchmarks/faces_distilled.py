@@ -1,9 +1,9 @@
 """python -m tests.benchmarks.faces_distilled: what a teacher is worth to a small network of faces, on the drawn demo.
 
-Attributes: a teacher of alpha 1 learns from all labels; students learn from its soft outputs on the same pictures
+Attributes: a teacher of alpha 1 learns from all labels; students learn from its soft outputs on the same images
 without labels, or from a tenth of the labels in as many steps. Embeddings: a teacher of alpha 1 learns from people,
-students of alpha 0.5 from it, on 9,600 pictures of other people, who is on them unknown; measured on all pairs of
-pictures of the forty people that none of them has seen, after the last epoch.
+students of alpha 0.5 from it, on 9,600 images of other people, who is on them unknown; measured on all pairs of
+images of the forty people that none of them has seen, after the last epoch.
 Two processes of one thread each; attributes' figures are of the test split, at the best epoch by the validation split.
 """
 
@@ -26,7 +26,7 @@ from tasks.run import execute
 from tests.benchmarks.timing import machine
 
 EPOCHS = {"teacher": 40, "attributes": 30, "embedding": 18}
-MORE = 960  # people on the unlabelled pictures
+MORE = 960  # people on the unlabelled images
 FEW = 0.1  # share of the labels
 ALPHAS = (0.25, 0.5)
 Job = tuple[str, Sequence[str]]
@@ -55,11 +55,15 @@ def students(task: str, runs: Path, more: Path, seeds: int, common: Sequence[str
     part = "attributes" if task == "faces" else "embedding"
     taught = (f"teacher={runs / task / 'teacher'}", f"distill.cache={runs / 'cache'}")
     taught += (f"trainer.max_epochs={EPOCHS[part]}",)
-    unlabelled = ("data.labelled=0", "data.rest=keep", "data.views=8", "trainer.validate_every=10")
+    unlabelled = ("data.labelled_fraction=0", "data.unlabelled=keep", "data.views=8", "trainer.validate_every=10")
     if task == "embedding":
         unlabelled = (f"data.train={more / 'img_align_celeba'}", "data.views=6")
         unlabelled += (f"trainer.validate_every={EPOCHS[part]}",)
-    few = (f"data.labelled={FEW}", f"trainer.max_epochs={round(EPOCHS[part] / FEW)}", "trainer.weight_decay=0.0005")
+    few = (
+        f"data.labelled_fraction={FEW}",
+        f"trainer.max_epochs={round(EPOCHS[part] / FEW)}",
+        "trainer.weight_decay=0.0005",
+    )
     found = {}
     for alpha in ALPHAS if task == "faces" else ALPHAS[1:]:
         for seed in range(seeds):
@@ -95,11 +99,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where the demo lies, or is drawn to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        runs, data = Path(folder), arguments.data or Path(folder) / "drawn_faces"
+        runs, data = Path(folder), arguments.data or Path(folder) / "demo_faces"
         start = time.perf_counter()
         write_faces(data)
         more = Path(folder) / "more"
-        common = (f"data.root={data}", "data.workers=0", "trainer.progress=false", "logger.pictures=0")
+        common = (f"data.root={data}", "data.workers=0", "trainer.progress_bar=false", "logger.images=0")
         taught = dict(
             zip(arguments.tasks, pool.map(run, (teacher(t, runs, common) for t in arguments.tasks)), strict=True)
         )

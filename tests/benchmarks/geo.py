@@ -33,7 +33,7 @@ from data.geo.s2 import Floats, UInts, cell_ids
 from tasks.engine.hardware import has_native_bf16, keep_freed_memory
 from tasks.gallery.embed import Rank, write_shards
 from tasks.geo.model import CellTable, GeoLocator
-from tests.benchmarks.input import make_pictures
+from tests.benchmarks.input import make_images
 
 PLANET_PHOTOS = 91_000_000
 CITIES = 300_000  # villages included; with the background chosen for about as many cells as PlaNet has
@@ -125,7 +125,7 @@ def partition(count: int) -> None:
 def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
     """`write_shards`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        make_pictures(Path(folder), quality=85)
+        make_images(Path(folder), quality=85)
         files = sorted(Path(folder).rglob("*.jpg"))
         paths = [files[i % len(files)] for i in range(count)]
         table = CellTable([1000], [""] * 1000, np.zeros((1000, 2)), np.empty((0, 1000), np.int64))

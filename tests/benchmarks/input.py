@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.input: our loading of training pictures against torchvision's, on one core.
+"""python -m tests.benchmarks.input: our loading of training images against torchvision's, on one core.
 
 JPEGs of 500 x 375 (made once, in the temporary folder, of the demo's drawn scenes with camera noise), a random
 resized crop to 224 and mirroring, collated to a uint8 batch. torchvision: ImageFolder with Pillow and
@@ -24,7 +24,7 @@ from tests.benchmarks.timing import as_it_comes, machine, seconds
 COUNT, SIZE, SIDE, CLASSES = 64, (500, 375), 224, 2
 
 
-def make_pictures(root: Path, quality: int) -> None:
+def make_images(root: Path, quality: int) -> None:
     """Grained as a photograph is: without it a JPEG would be half as long, and quicker to decode."""
     if len(list(root.rglob("*.jpg"))) == COUNT:
         return
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = Path(tempfile.gettempdir()) / f"mobilenets-benchmark-{SIZE[0]}x{SIZE[1]}-q{arguments.quality}"
-    make_pictures(root, arguments.quality)
+    make_images(root, arguments.quality)
 
     augmentation = (
         transforms.RandomResizedCrop(SIDE, scale=(arguments.min_scale, 1)),
@@ -68,7 +68,7 @@ def main() -> None:
     kilobytes = sum(s.path.stat().st_size for s in samples) / COUNT / 1000
     print(f"{COUNT} JPEGs of {SIZE[0]} x {SIZE[1]}, {kilobytes:.0f} kB each, one core; {machine()}")
     for name, value in times.items():
-        print(f"{name:12}{COUNT / value:8.0f} pictures/s")
+        print(f"{name:12}{COUNT / value:8.0f} images/s")
     print(f"ratio       {times['torchvision'] / times['ours']:8.2f}")
 
 

@@ -2,8 +2,8 @@
 
 Alpha 1, 224 pixels, batch 32, 1000 classes. Ours runs as the suite runs it: channels_last, precision auto, uint8
 input normalised in the step, fused optimizer, freed memory kept. timm's runs as its train.py does by default: eager
-float32 NCHW of mobilenetv1_100, input already normalised, its own SGD. Then our pictures/s of the loader alone, of the
-step alone and of both together with one loader process, on the pictures of tests.benchmarks.input.
+float32 NCHW of mobilenetv1_100, input already normalised, its own SGD. Then our images/s of the loader alone, of the
+step alone and of both together with one loader process, on the images of tests.benchmarks.input.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from backbones.mobilenet_v1 import MobileNetV1
 from data.classification import Batch, ImageSet, Sample, collate
 from tasks.classification.model import Classifier
 from tasks.engine.hardware import keep_freed_memory, precision
-from tests.benchmarks.input import make_pictures
+from tests.benchmarks.input import make_images
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
 BATCH, SIDE, CLASSES = 32, 224, 1000
@@ -54,15 +54,15 @@ class Timm:
 
 def loader(count: int) -> DataLoader:
     root = Path(tempfile.gettempdir()) / "mobilenets-benchmark-500x375-q85"
-    make_pictures(root, 85)
+    make_images(root, 85)
     paths = sorted(root.rglob("*.jpg"))
     samples = [Sample(paths[i % len(paths)], i % CLASSES) for i in range(count)]
-    pictures = ImageSet(samples, SIDE, min_scale=0.35, flip=True)
-    return DataLoader(pictures, BATCH, num_workers=1, persistent_workers=True, collate_fn=collate)
+    images = ImageSet(samples, SIDE, min_scale=0.35, flip=True)
+    return DataLoader(images, BATCH, num_workers=1, persistent_workers=True, collate_fn=collate)
 
 
 def rate(batches: DataLoader, ours: Ours | None) -> float:
-    """Pictures/s of the second pass over the loader; the first starts its process."""
+    """Images/s of the second pass over the loader; the first starts its process."""
     start = 0.0
     for _ in range(2):
         start, batch = time.perf_counter(), None
@@ -76,7 +76,7 @@ def rate(batches: DataLoader, ours: Ours | None) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--images", type=int, default=256)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     ours, theirs = Ours(1.0), Timm()
@@ -95,13 +95,13 @@ def main() -> None:
     times = seconds({"ours": step_ours, "timm": step_theirs}, arguments.rounds)
     print(f"alpha 1, {SIDE} px, batch {BATCH}; {machine()}")
     for name, value in times.items():
-        print(f"{name:14}{value * 1e3:8.0f} ms{BATCH / value:8.0f} pictures/s")
+        print(f"{name:14}{value * 1e3:8.0f} ms{BATCH / value:8.0f} images/s")
     print(f"{'ratio':14}{times['timm'] / times['ours']:8.2f}")
     keep_freed_memory()
-    batches = loader(arguments.pictures)
-    print(f"{'loader alone':14}{rate(batches, None):19.0f} pictures/s, one process")
-    print(f"{'step alone':14}{BATCH / times['ours']:19.0f} pictures/s")
-    print(f"{'end to end':14}{rate(batches, ours):19.0f} pictures/s")
+    batches = loader(arguments.images)
+    print(f"{'loader alone':14}{rate(batches, None):19.0f} images/s, one process")
+    print(f"{'step alone':14}{BATCH / times['ours']:19.0f} images/s")
+    print(f"{'end to end':14}{rate(batches, ours):19.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from torchvision.transforms.v2 import functional as F
 
 from data.base import Split
 from data.classification import ClassificationData, ImageSet, Sample, collate
-from data.crops import RATIO, centre_box, random_box, read_crop
+from data.crops import RATIO, center_box, random_box, read_crop
 from data.images import BadImage
 
 sides = st.integers(1, 600)
 
 
-def smooth_picture(width: int, height: int) -> Image.Image:
+def smooth_image(width: int, height: int) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 255 / width, y * 255 / height, (x + y) % 200], -1).astype(np.uint8))
 
@@ -41,7 +41,7 @@ def test_boxes_keep_to_what_they_are_given(height: int, width: int, data: st.Dat
     x0, y0, x1, y1 = random_box(height, width, 0.3, within)
     assert within[0] <= x0 < x1 <= within[2]
     assert within[1] <= y0 < y1 <= within[3]
-    x0, y0, x1, y1 = centre_box(height, width, within)
+    x0, y0, x1, y1 = center_box(height, width, within)
     assert x1 - x0 == pytest.approx(y1 - y0)
     assert -1e-9 <= x0 < x1 <= width + 1e-9
     assert -1e-9 <= y0 < y1 <= height + 1e-9
@@ -61,9 +61,9 @@ def test_random_boxes_are_distributed_as_torchvisions() -> None:
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 1200), (1600, 1300)])
 def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Path) -> None:
-    """Of the whole picture, though ours decodes at a half or a quarter of its size."""
-    path = tmp_path / "picture.jpg"
-    smooth_picture(*size).save(path, quality=95)
+    """Of the whole image, though ours decodes at a half or a quarter of its size."""
+    path = tmp_path / "image.jpg"
+    smooth_image(*size).save(path, quality=95)
     width, height = size
     box = (width // 10, height // 8, width // 10 + height // 2, height // 8 + height // 2)
     ours, found = read_crop(path, lambda h, w: box, 96)
@@ -77,10 +77,10 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
 
 
 def test_a_batch_is_channels_last_and_mirrored_where_drawn(tmp_path: Path) -> None:
-    smooth_picture(80, 80).save(tmp_path / "a.png")
+    smooth_image(80, 80).save(tmp_path / "a.png")
     torch.manual_seed(0)
-    pictures = ImageSet([Sample(tmp_path / "a.png", 3)], 32, min_scale=1.0, flip=True)
-    samples = [pictures[0] for _ in range(16)]
+    images = ImageSet([Sample(tmp_path / "a.png", 3)], 32, min_scale=1.0, flip=True)
+    samples = [images[0] for _ in range(16)]
     batch = collate(samples)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.images.dtype == torch.uint8
@@ -92,7 +92,7 @@ def test_a_batch_is_channels_last_and_mirrored_where_drawn(tmp_path: Path) -> No
 
 def encoded(mode: str, kind: str, **settings: object) -> bytes:
     buffer = io.BytesIO()
-    smooth_picture(90, 60).convert(mode).save(buffer, kind, **settings)
+    smooth_image(90, 60).convert(mode).save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
@@ -108,23 +108,23 @@ def encoded(mode: str, kind: str, **settings: object) -> bytes:
     ],
     ids=["grey", "cmyk", "progressive", "trailing", "alpha", "palette"],
 )
-def test_kinds_of_pictures(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "picture").write_bytes(content)
-    image, size = read_crop(tmp_path / "picture", centre_box, 32)
+def test_kinds_of_images(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(content)
+    image, size = read_crop(tmp_path / "image", center_box, 32)
     assert (image.shape, size) == ((3, 32, 32), (60, 90))
 
 
-def test_unreadable_pictures_are_named_with_their_reason(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_with_their_reason(tmp_path: Path) -> None:
     whole = encoded("RGB", "JPEG")
     for name, content in (("half.jpg", whole[: len(whole) // 2]), ("empty.jpg", b""), ("text.jpg", b"hello")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadImage) as error:
-            read_crop(tmp_path / name, centre_box, 32)
+            read_crop(tmp_path / name, center_box, 32)
         path, reason = error.value.args
         assert path.endswith(name)
         assert reason
     with pytest.raises(BadImage, match="there is no such file"):
-        read_crop(tmp_path / "absent.jpg", centre_box, 32)
+        read_crop(tmp_path / "absent.jpg", center_box, 32)
 
 
 class Listed(ClassificationData):
@@ -136,5 +136,5 @@ class Listed(ClassificationData):
 
 @pytest.mark.parametrize(("workers", "cached"), [(0, True), (1, True), (2, False), (8, False)])
 def test_two_gigabytes_are_for_all_loader_processes_together(workers: int, cached: bool) -> None:
-    data = Listed("", resolution=224, keep="auto", workers=workers)
-    assert (data.dataset("val").kept is not None) == cached
+    data = Listed("", resolution=224, cache_images="auto", workers=workers)
+    assert (data.build_dataset("val").cache is not None) == cached

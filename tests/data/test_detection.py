@@ -54,8 +54,8 @@ def test_batches(scenes: Path) -> None:
         torch.testing.assert_close(batch.boxes[i, :count], torch.from_numpy(record.boxes) * scale, atol=0.01, rtol=0)
 
 
-def test_boxes_follow_the_picture_through_augmentation() -> None:
-    """A bright square on black stays inside its box however the picture is cropped, flipped and resized."""
+def test_boxes_follow_the_image_through_augmentation() -> None:
+    """A bright square on black stays inside its box however the image is cropped, flipped and resized."""
     torch.manual_seed(0)
     image = torch.zeros(3, 90, 120, dtype=torch.uint8)
     image[:, 30:60, 40:80] = 255
@@ -93,8 +93,8 @@ def test_crops_are_distributed_as_torchvisions() -> None:
 
 
 def test_scaled_decoding_is_near_full_decoding(tmp_path: Path) -> None:
-    picture = Image.effect_noise((800, 600), 20).convert("RGB").resize((200, 150)).resize((800, 600))
-    picture.save(tmp_path / "a.jpg", quality=95)
+    photo = Image.effect_noise((800, 600), 20).convert("RGB").resize((200, 150)).resize((800, 600))
+    photo.save(tmp_path / "a.jpg", quality=95)
     image, size = read_image(tmp_path / "a.jpg", at_least=150)
     assert size == (600, 800)
     assert image.shape == (3, 150, 200)
@@ -103,8 +103,8 @@ def test_scaled_decoding_is_near_full_decoding(tmp_path: Path) -> None:
     assert (small.float() - image.float()).abs().mean() < 3
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a picture"])
-def test_a_bad_picture_is_named(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"not an image"])
+def test_a_bad_image_is_named(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "bad.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -113,15 +113,15 @@ def test_a_bad_picture_is_named(content: bytes | None, tmp_path: Path) -> None:
     assert error.value.args[0] == str(path)
 
 
-def test_bad_pictures_are_replaced_counted_and_limited(scenes: Path, tmp_path: Path) -> None:
+def test_bad_images_are_replaced_counted_and_limited(scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "scenes"
     root.mkdir()
     (root / "train").mkdir()
     (root / "val").symlink_to(scenes / "val")
     for name in ("train.json", "val.json"):
         (root / name).write_bytes((scenes / name).read_bytes())
-    for picture in (scenes / "train").iterdir():
-        (root / "train" / picture.name).write_bytes(picture.read_bytes())
+    for image in (scenes / "train").iterdir():
+        (root / "train" / image.name).write_bytes(image.read_bytes())
     whole = (root / "train" / "000003.jpg").read_bytes()
     (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "train" / "000005.jpg").write_bytes(b"")
@@ -131,11 +131,11 @@ def test_bad_pictures_are_replaced_counted_and_limited(scenes: Path, tmp_path: P
     assert all(len(b.images) == 4 for b in batches)
     problems = {problem for batch in batches for problem in batch.bad}
     assert {Path(path).name for path, _ in problems} == {"000003.jpg", "000005.jpg"}
-    data.note_bad(problems, "train")
+    data.record_bad_images(problems, "train")
     assert len(data.bad["train"]) == 2
     data.max_bad = 0.05
-    with pytest.raises(UserError, match=r"2 of 24 train pictures cannot be read, more than data.max_bad=0.05"):
-        data.note_bad(problems, "train")
+    with pytest.raises(UserError, match=r"2 of 24 train images cannot be read, more than data.max_bad=0.05"):
+        data.record_bad_images(problems, "train")
 
 
 def write_json(path: Path, content: object) -> Path:
@@ -177,7 +177,7 @@ def test_bad_coco_json(content: object, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_degenerate_boxes_are_dropped_and_empty_pictures_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_degenerate_boxes_are_dropped_and_empty_images_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     annotations = [{"id": 3, "image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 5]}]
     content = {"images": [IMAGE], "categories": [CATEGORY], "annotations": annotations}
     with caplog.at_level(logging.WARNING):
@@ -232,11 +232,11 @@ def test_boxes_at_the_border_are_kept() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "RGBA", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(mode: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_becomes_rgb(mode: str, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
-    picture = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    photo = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    picture.save(path)
+    photo.save(path)
     image, size = read_image(path, 8)
     assert (image.shape, size) == ((3, 8, 8), (8, 8))
     if mode != "1":
@@ -244,17 +244,17 @@ def test_every_kind_of_picture_becomes_rgb(mode: str, tmp_path: Path) -> None:
 
 
 def test_upright(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (40, 20))
-    exif = picture.getexif()
+    photo = Image.new("RGB", (40, 20))
+    exif = photo.getexif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "a.jpg", exif=exif)
+    photo.save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg", 8)[1] == (20, 40)
     image, size = read_image(tmp_path / "a.jpg", 1 << 30, upright=True)
     assert (tuple(image.shape[1:]), size) == ((40, 20), (40, 20))
 
 
 def test_mosaic_keeps_each_box_on_its_object() -> None:
-    """Four pictures, each with a square of a grey of its own."""
+    """Four images, each with a square of a grey of its own."""
     torch.manual_seed(0)
     seen = set()
     for _ in range(30):
@@ -290,7 +290,7 @@ def test_mosaic_and_zooming_out_in_a_loader(scenes: Path) -> None:
 
 def test_rare_classes_are_shown_more_often(scenes: Path) -> None:
     data = coco_data(scenes, balance=0.9)
-    dataset = data.pictures("train")
+    dataset = data.dataset("train")
     weights = data.sampling_weights(dataset)
     records = data.records("train")
     share = {c: sum(c in r.labels for r in records) / len(records) for c in range(len(data.labels))}
@@ -335,11 +335,11 @@ def test_useless_boxes_are_counted_and_a_split_of_nothing_else_refused(
     good = [1.0, 1, 20, 20]
     with caplog.at_level(logging.WARNING):
         data = coco_data(one_image(tmp_path / "some", [good, box, box], **size))
-        assert len(data.pictures("train")[0]["boxes"]) <= 1
+        assert len(data.dataset("train")[0]["boxes"]) <= 1
     assert f"dropped 2 boxes {words}" in caplog.text
     assert data.records("train")[0].boxes.tolist() == [[1, 1, 21, 21]]
     with pytest.raises(UserError, match="none of the 1 images of the train split has a usable box"):
-        coco_data(one_image(tmp_path / "none", [box], **size)).pictures("train")
+        coco_data(one_image(tmp_path / "none", [box], **size)).dataset("train")
 
 
 def test_the_file_decides_where_its_annotated_size_would_lose_boxes(tmp_path: Path) -> None:
@@ -349,13 +349,13 @@ def test_the_file_decides_where_its_annotated_size_would_lose_boxes(tmp_path: Pa
 
 def test_no_boxes_and_no_categories(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the 1 images of the val split has a usable box"):
-        coco_data(one_image(tmp_path / "a", [])).pictures("val")
+        coco_data(one_image(tmp_path / "a", [])).dataset("val")
     crowd = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5], "iscrowd": 1}
     content = {"images": [IMAGE], "categories": [CATEGORY], "annotations": [crowd]}
     root = one_image(tmp_path / "b", [])
     write_json(root / "train.json", content)
     with pytest.raises(UserError, match="has a usable box"):
-        coco_data(root).pictures("train")
+        coco_data(root).dataset("train")
     with pytest.raises(UserError, match="has no categories"):
         read_coco(write_json(tmp_path / "a.json", content | {"categories": [], "annotations": []}), tmp_path)
 
@@ -431,9 +431,9 @@ def test_useless_boxes_of_voc(
         assert [len(record.boxes) for record in data.records("train")] == [1, 1]
     assert f"dropped 2 boxes {words}" in caplog.text
     with pytest.raises(UserError, match="none of the 2 images of the train split has a usable box"):
-        voc_folder(tmp_path / "none", b"a\nb\n", voc_xml(box, size=size)).pictures("train")
+        voc_folder(tmp_path / "none", b"a\nb\n", voc_xml(box, size=size)).dataset("train")
 
 
 def test_objects_without_a_name_are_no_class(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no pictures"):
-        voc_folder(tmp_path, b"a\nb\n", voc_xml((1, 1, 20, 20), name=" ")).pictures("train")
+    with pytest.raises(UserError, match="has no images"):
+        voc_folder(tmp_path, b"a\nb\n", voc_xml((1, 1, 20, 20), name=" ")).dataset("train")

@@ -42,7 +42,7 @@ def test_the_layout_is_that_of_stanford(dogs: Path) -> None:
     assert 0 <= box[1] < box[3] <= height
 
 
-def test_pictures_depend_on_the_seed_alone(dogs: Path, tmp_path: Path) -> None:
+def test_images_depend_on_the_seed_alone(dogs: Path, tmp_path: Path) -> None:
     write_dogs(tmp_path / "again", train=3, test=2, web=4, copies=3)
     files = sorted(p.relative_to(dogs) for p in dogs.rglob("*.jpg"))
     assert len(files) == 12 * (3 + 2 + 4) + 3
@@ -69,13 +69,13 @@ def test_boxes_confine_the_view(dogs: Path) -> None:
     boxed = data(dogs, box=True)
     sample = boxed.samples("test")[0]
     assert sample.box is not None
-    train = boxed.dataset("train")
+    train = boxed.build_dataset("train")
     x0, y0, x1, y1 = train.chooser(sample.box)(*Image.open(sample.path).size[::-1])
     assert sample.box[0] <= x0 < x1 <= sample.box[2]
     assert sample.box[1] <= y0 < y1 <= sample.box[3]
 
 
-def test_a_broken_annotation_means_the_whole_picture(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_annotation_means_the_whole_image(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = data(copied).samples("test")[0].path.relative_to(copied / "Images").with_suffix("")
     (copied / "Annotation" / name).write_text("<annotation>")
     assert data(copied, box=True).samples("test")[0].box is None
@@ -139,7 +139,7 @@ def test_folders(tmp_path: Path) -> None:
     found = folders(tmp_path, "cat", "dog")
     (tmp_path / "val" / "dog" / "deeper").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "val" / "dog" / "deeper" / "b.PNG")
-    (tmp_path / "val" / "dog" / "notes.txt").write_text("no picture")
+    (tmp_path / "val" / "dog" / "notes.txt").write_text("no image")
     assert found.labels == ["cat", "dog"]
     assert [s.label for s in found.samples("val")] == [0, 1, 1]
     assert found.samples("test") == found.samples("val")
@@ -150,7 +150,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path: Path) -> None:
         _ = folders(tmp_path, "cat").labels
     found = folders(tmp_path, "cat", "dog")
     (tmp_path / "train" / "dog" / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"train/dog has no pictures \(1 of 2 classes are empty\)"):
+    with pytest.raises(UserError, match=r"train/dog has no images \(1 of 2 classes are empty\)"):
         _ = found.labels
     found = folders(tmp_path, "cat", "dog")
     (tmp_path / "val" / "dog").rename(tmp_path / "val" / "wolf")

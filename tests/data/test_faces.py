@@ -35,8 +35,8 @@ def rewrite(path: Path, line: int, old: str, new: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_pictures_depend_on_the_seed_alone(faces: Path, tmp_path: Path) -> None:
-    write_faces(tmp_path / "again", people=20, pictures=3)
+def test_images_depend_on_the_seed_alone(faces: Path, tmp_path: Path) -> None:
+    write_faces(tmp_path / "again", people=20, images=3)
     files = sorted(p.relative_to(faces) for p in faces.rglob("*.*"))
     assert len(files) == 2 * 60 + 5
     for name in files:
@@ -61,7 +61,7 @@ def test_the_layout_is_that_of_celeba(faces: Path) -> None:
 def test_a_count_that_disagrees_is_reported(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     rewrite(copied / "list_attr_celeba.txt", 0, "60", "202599")
     assert len(celeba(copied).samples("train")) == 48
-    assert "announces 202599 pictures and has 60" in caplog.text
+    assert "announces 202599 images and has 60" in caplog.text
 
 
 def test_rows_that_cannot_be_used(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,8 +76,8 @@ def test_rows_that_cannot_be_used(copied: Path, caplog: pytest.LogCaptureFixture
     for words in (
         "4 of 62 rows cannot be used",
         "with a value that is not 1, 0 or -1 (first: 000001.jpg, 2)",
-        "without a picture (first: ",
-        "that repeat a picture (first: 000060.jpg)",
+        "without an image (first: ",
+        "that repeat an image (first: 000060.jpg)",
         "without 12 values (first: 000061.jpg, 1)",
     ):
         assert words in caplog.text
@@ -94,7 +94,7 @@ def test_lists_that_are_none(copied: Path) -> None:
     with pytest.raises(UserError, match=r"list_eval_partition.txt cannot be read: No such file"):
         celeba(copied).samples("train")
     (copied / "list_attr_celeba.txt").write_text("")
-    with pytest.raises(UserError, match="should start with the number of pictures"):
+    with pytest.raises(UserError, match="should start with the number of images"):
         _ = celeba(copied).labels
 
 
@@ -121,8 +121,8 @@ def test_csv(tmp_path: Path) -> None:
     assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1]]
     for content, words in (
         ("file,hat\nc.jpg,2\n", r"with a value that is not 1, 0 or -1 \(first: c.jpg, 2\)"),
-        ("file,hat\nabsent.jpg,1\n", "without a picture"),
-        ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat a picture"),
+        ("file,hat\nabsent.jpg,1\n", "without an image"),
+        ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat an image"),
         ("file,hat,hat\nc.jpg,1,1\n", "attributes of different names"),
         ("", "should have a header"),
     ):
@@ -148,13 +148,13 @@ def test_views_are_few_and_always_the_same(faces: Path) -> None:
     random.seed(0)
     seen: dict[tuple[int, int], torch.Tensor] = {}
     for keep in (False, True):
-        pictures = ImageSet(samples, 32, keep=keep, **settings)  # type: ignore[arg-type]
+        images = ImageSet(samples, 32, keep=keep, **settings)  # type: ignore[arg-type]
         for i in [*range(3)] * 8:
-            batch = collate([pictures[i]])
+            batch = collate([images[i]])
             key = batch.rows[0], batch.views[0]
             first = seen.setdefault(key, batch.images)
             assert (batch.images.int() - first.int()).abs().float().mean() < (8 if keep else 1e-9)
     assert sorted(seen) == [(row, view) for row in range(3) for view in range(2)]
     assert (seen[0, 0].int() - seen[0, 1].int()).abs().float().mean() > 16
     other = ImageSet(samples, 32, **(settings | {"views": 3}))  # type: ignore[arg-type]
-    assert other.fingerprint() != pictures.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()  # type: ignore[arg-type]
+    assert other.fingerprint() != images.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from PIL import Image
 from backbones.errors import UserError
 from data import faces, geo
 from data.coco import read_coco
-from data.crops import centre_box, decode_crop, read_crop
+from data.crops import center_box, decode_crop, read_crop
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels
 from data.images import read_image
 from data.shards.classification import class_of
@@ -112,7 +112,7 @@ def image(form: str, **settings: Any) -> bytes:
 def open_image_file(path: Path) -> None:
     for read in (
         lambda: read_image(path, 16, upright=True)[0],
-        lambda: read_crop(path, centre_box, 16)[0],
+        lambda: read_crop(path, center_box, 16)[0],
     ):
         try:
             found = read()
@@ -131,7 +131,7 @@ def voc(path: Path) -> None:
     (root / "Annotations" / "a.xml").write_bytes(path.read_bytes())
     data = VocData(str(root), 32, train="train", val="train", workers=0)
     assert all(np.isfinite(record.boxes).all() for record in data.records("train"))
-    data.pictures("train")
+    data.dataset("train")
 
 
 def coco(path: Path) -> None:
@@ -148,15 +148,15 @@ def face_table(path: Path) -> None:
 
 def shard(path: Path) -> None:
     for record in read_records(str(path)):
-        for read in (class_of, position_of, picture_of):
+        for read in (class_of, position_of, image_of):
             try:
                 read(record)
             except BadImage:
                 continue
 
 
-def picture_of(record: Any) -> None:
-    decode_crop(record.files.get("jpg", b""), Path(record.name), centre_box, 16)
+def image_of(record: Any) -> None:
+    decode_crop(record.files.get("jpg", b""), Path(record.name), center_box, 16)
 
 
 def tarred(files: dict[str, bytes]) -> bytes:

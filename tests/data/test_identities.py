@@ -36,35 +36,35 @@ def test_people_are_numbers_and_pairs_are_those_of_the_file(faces: Path) -> None
     assert found.pairs("train") is None
 
 
-def test_a_batch_has_several_pictures_of_each_person(faces: Path) -> None:
-    found = data(faces, each=2, batch_size=8)
+def test_a_batch_has_several_images_of_each_person(faces: Path) -> None:
+    found = data(faces, images_per_person=2, batch_size=8)
     loader = found.train_dataloader()
-    assert isinstance(found.pictures("train"), People)
+    assert isinstance(found.dataset("train"), People)
     batches = list(loader)
     assert len(batches) == 16 * (3 // 2) // 4
     for batch in batches:
         assert len(batch.images) == 8
         assert Counter(batch.labels.tolist()) == dict.fromkeys(batch.labels.tolist(), 2)
         assert len(set(batch.paths)) == 8
-    many = People(found.pictures("train").pictures, 5)[0]  # type: ignore[attr-defined]  # more than there are
+    many = People(found.dataset("train").images, 5)[0]  # type: ignore[attr-defined]  # more than there are
     assert len(many) == 5
     assert {m["label"] for m in many} == {many[0]["label"]}
 
 
-def test_pictures_of_nobody_knows_whom(faces: Path) -> None:
+def test_images_of_nobody_knows_whom(faces: Path) -> None:
     found = data(faces, train="img_align_celeba")
     assert found.labels == []
     assert {s.label for s in found.samples("train")} == {-1}
-    with pytest.raises(UserError, match=r"has no folders of people; set data\.each=1"):
-        data(faces, train="img_align_celeba", each=4).dataset("train")
+    with pytest.raises(UserError, match=r"has no folders of people; set data\.images_per_person=1"):
+        data(faces, train="img_align_celeba", images_per_person=4).build_dataset("train")
 
 
 @pytest.mark.parametrize(
     ("line", "content", "words"),
     [
-        (1, "Nobody\t1\t2", "line 2: there are no pictures of Nobody"),
-        (1, "Drawn_017\t1\t9", "line 2: Drawn_017 has no picture number 9"),
-        (2, "Drawn_017\t1\tNobody\t2", "line 3: there are no pictures of Nobody"),
+        (1, "Nobody\t1\t2", "line 2: there are no images of Nobody"),
+        (1, "Drawn_017\t1\t9", "line 2: Drawn_017 has no image number 9"),
+        (2, "Drawn_017\t1\tNobody\t2", "line 3: there are no images of Nobody"),
         (2, "Drawn_017", "line 3: should be"),
         (1, "", "announces"),
         (0, "ten", "should start with the number of folds"),

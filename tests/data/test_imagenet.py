@@ -23,7 +23,7 @@ SHADES = {"n02119789": 40, "n02100735": 120, "n01440764": 220}
 TRUTH = [3, 1, 2, 2, 3]
 
 
-def picture(path: Path, wnid: str) -> None:
+def image(path: Path, wnid: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (48, 40), (SHADES[wnid],) * 3).save(path, "JPEG")
 
@@ -43,9 +43,9 @@ def root(tmp_path: Path) -> Path:
     write_devkit(folder)
     for wnid in SHADES:
         for i in range(4):
-            picture(folder / "train" / wnid / f"{wnid}_{i}.JPEG", wnid)
+            image(folder / "train" / wnid / f"{wnid}_{i}.JPEG", wnid)
     for i, number in enumerate(TRUTH, start=1):
-        picture(folder / "val" / f"ILSVRC2012_val_{i:08d}.JPEG", SYNSETS[number - 1][1])
+        image(folder / "val" / f"ILSVRC2012_val_{i:08d}.JPEG", SYNSETS[number - 1][1])
     return folder
 
 
@@ -81,7 +81,7 @@ def test_what_is_not_right_is_said_in_one_line(root: Path) -> None:
         assert "\n" not in str(error.value)
 
     truth.write_text("3\n1\n")
-    refused("val has 5 pictures, .*ground_truth.txt 2 lines")
+    refused("val has 5 images, .*ground_truth.txt 2 lines")
     truth.write_text("9\n")
     refused("ground_truth.txt cannot be read: 9 is no class's number")
     truth.unlink()
@@ -96,6 +96,6 @@ def test_what_is_not_right_is_said_in_one_line(root: Path) -> None:
 
 def test_a_run(root: Path, tmp_path: Path) -> None:
     tiny = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=4", "data.workers=0", "trainer.max_epochs=1")
-    where = (f"data.root={root}", f"paths.runs={tmp_path / 'runs'}", "logger.pictures=0")
+    where = (f"data.root={root}", f"paths.runs={tmp_path / 'runs'}", "logger.images=0")
     content = execute(["experiment=imagenet", *tiny, *where])
     assert content["state"] == "finished"

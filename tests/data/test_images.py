@@ -14,7 +14,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from data.classification import ImageSet, Sample
-from data.crops import centre_box, random_box, read_crop
+from data.crops import center_box, random_box, read_crop
 from data.folders import FoldersData
 from data.geo.places import exif_position, read_folder
 from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels
@@ -30,7 +30,7 @@ def default_limit() -> Iterator[None]:
 
 def refused(path: Path, words: str, **reading: object) -> None:
     """By each of the ways to read an image."""
-    for read in (lambda: read_image(path, 32, **reading), lambda: read_crop(path, centre_box, 32)):
+    for read in (lambda: read_image(path, 32, **reading), lambda: read_crop(path, center_box, 32)):
         with pytest.raises(BadImage) as error:
             read()
         assert error.value.args[0] == str(path)
@@ -43,7 +43,7 @@ def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(name: str, limit:
     Image.new("RGB", (90, 60)).save(tmp_path / name)
     limit_pixels(60 * 90)
     read_image(tmp_path / name, 32)
-    read_crop(tmp_path / name, centre_box, 32)
+    read_crop(tmp_path / name, center_box, 32)
     limit_pixels(limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -131,7 +131,7 @@ def test_a_box_outside_of_its_image_is_cropped_inside(box: tuple[float, ...], tm
     samples = [Sample(tmp_path / "a.png", 0, box)]  # type: ignore[arg-type]
     for settings in ({}, {"min_scale": 0.3}):
         assert ImageSet(samples, 16, **settings)[0]["image"].shape == (3, 16, 16)  # type: ignore[arg-type]
-    for x0, y0, x1, y1 in (centre_box(20, 30, box), random_box(20, 30, 0.3, box)):  # type: ignore[arg-type]
+    for x0, y0, x1, y1 in (center_box(20, 30, box), random_box(20, 30, 0.3, box)):  # type: ignore[arg-type]
         assert 0 <= x0 < x1 <= 30
         assert 0 <= y0 < y1 <= 20
 

@@ -38,15 +38,15 @@ def test_same_seed_same_bytes_whatever_the_processes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(whole, "ProcessPoolExecutor", spawned)
     scenes.write_scenes(tmp_path / "two", train=9, val=2, size=128)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert len(contents(tmp_path / "one")) == 9 + 2 + 2 + 1  # pictures, json, demo.json
+    assert len(contents(tmp_path / "one")) == 9 + 2 + 2 + 1  # images, json, demo.json
 
 
-def test_a_picture_depends_on_its_seed_split_and_index_alone(root: Path, tmp_path: Path) -> None:
+def test_an_image_depends_on_its_seed_split_and_index_alone(root: Path, tmp_path: Path) -> None:
     for split in scenes.SPLITS:
         (tmp_path / split).mkdir()
     rendered = {}
     for seed, split, index in ((0, "train", 3), (0, "val", 3), (0, "train", 4), (1, "train", 3)):
-        scenes.write_picture(tmp_path, 320, seed, (split, index))
+        scenes.write_scene(tmp_path, 320, seed, (split, index))
         path = Path(split) / f"{index:06d}.jpg"
         rendered[seed, split, index] = (tmp_path / path).read_bytes()
         assert seed or rendered[seed, split, index] == (root / path).read_bytes()
@@ -54,15 +54,15 @@ def test_a_picture_depends_on_its_seed_split_and_index_alone(root: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 60), ("val", 5)])
-def test_coco_file_matches_the_pictures(root: Path, split: str, count: int) -> None:
+def test_coco_file_matches_the_images(root: Path, split: str, count: int) -> None:
     coco = COCO(str(root / f"{split}.json"))
     assert len(coco.imgs) == len(list((root / split).iterdir())) == count
     assert [category["name"] for category in coco.cats.values()] == list(scenes.KINDS)
     assert min(coco.cats) == min(coco.anns) == 1  # COCOeval takes the annotation id 0 for "no match"
     for image in coco.imgs.values():
-        with Image.open(root / split / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
-            assert picture.mode == "RGB"
+        with Image.open(root / split / image["file_name"]) as photo:
+            assert photo.size == (image["width"], image["height"])
+            assert photo.mode == "RGB"
     for annotation in coco.anns.values():
         image = coco.imgs[annotation["image_id"]]
         x, y, width, height = annotation["bbox"]
@@ -82,13 +82,13 @@ def test_the_set_is_varied(root: Path) -> None:
     assert np.mean([40 <= side <= 140 for side in longer]) > 0.75
 
 
-def test_some_pictures_are_empty() -> None:
+def test_some_images_are_empty() -> None:
     counts = [len(scenes.render_scene(96, np.random.default_rng([0, 0, i]))[1]) for i in range(120)]
     assert 0 < counts.count(0) < 12
 
 
 def silhouette(image: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> set[tuple[int, int]]:
-    """The pixels (x, y) of a picture that a thing covers by half or more."""
+    """The pixels (x, y) of an image that a thing covers by half or more."""
     alpha = np.asarray(image.getchannel("A"))
     covered = set()
     for y in range(image.height):
@@ -117,11 +117,11 @@ def test_boxes_are_tight_and_things_in_sight(seed: int, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(scenes, "draw_thing", recording_draw_thing)
     monkeypatch.setattr(scenes, "place", recording_place)
-    picture, annotations = scenes.render_scene(160, np.random.default_rng(seed))
+    photo, annotations = scenes.render_scene(160, np.random.default_rng(seed))
     expected = []
     nearer: set[tuple[int, int]] = set()
     for kind, image, corner in placed:  # the nearest first
-        pixels = silhouette(image, corner, picture.size)
+        pixels = silhouette(image, corner, photo.size)
         whole = silhouette(image, (0, 0), image.size)
         assert len(pixels - nearer) >= scenes.MIN_VISIBLE * len(whole)
         nearer |= pixels
@@ -162,11 +162,11 @@ def test_a_complete_set_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatc
         scenes.write_scenes(root, train=60, val=5, seed=1)
 
 
-@pytest.mark.parametrize("damage", ["picture", "json", "split", "other"])
+@pytest.mark.parametrize("damage", ["image", "json", "split", "other"])
 def test_anything_else_there_is_refused_and_kept(root: Path, tmp_path: Path, damage: str) -> None:
     copy = tmp_path / "scenes"
     shutil.copytree(root, copy)
-    if damage == "picture":
+    if damage == "image":
         (copy / "val" / "000002.jpg").unlink()
     elif damage == "json":
         (copy / "train.json").write_text("[1, 2")

@@ -49,7 +49,7 @@ def write_shard(path: Path, samples: list[dict[str, bytes]], start: int = 0) -> 
                 tar.addfile(member, io.BytesIO(content))
 
 
-def picture(shade: int, size: int = 40) -> bytes:
+def image(shade: int, size: int = 40) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(shade).integers(0, 255, (size, size, 3), np.uint8)).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -57,10 +57,10 @@ def picture(shade: int, size: int = 40) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Four shards of training pictures and one of validation, classes by number."""
+    """Four shards of training images and one of validation, classes by number."""
     for shard in range(5):
         numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
-        samples = [{"JPG": picture(n), "cls": str(n % 3).encode()} for n in numbers]
+        samples = [{"JPG": image(n), "cls": str(n % 3).encode()} for n in numbers]
         name = f"train-{shard:03d}.tar" if shard < 4 else "val-000.tar"
         write_shard(tmp_path / name, samples, start=numbers.start)
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
@@ -131,7 +131,7 @@ def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
     found = data(shards, workers=2, batch_size=3)
     loader = found.train_dataloader()
     batches = list(loader)
-    assert len(batches) == len(loader) == 10  # of 32 pictures two readers give five batches of three each
+    assert len(batches) == len(loader) == 10  # of 32 images two readers give five batches of three each
     assert found.labels == ["0", "1", "2"]
     for batch in [*batches, *found.val_dataloader()]:
         assert batch.labels.tolist() == [int(p[-6:]) % 3 for p in batch.paths]
@@ -176,8 +176,8 @@ def test_a_shard_cut_off_gives_what_is_before_and_is_counted(shards: Path) -> No
     assert 3 * PER_SHARD < len(samples) < 4 * PER_SHARD
     (problem,) = [p for s in samples for p in s["bad"]]
     assert problem == (f"{shards}/train-003.tar", "the shard cannot be read to its end: unexpected end of data")
-    whole_pictures = {s["name"] for s in samples if "train-003" in s["name"]}
-    assert whole_pictures == {f"{shards}/train-003.tar/photos/{24 + i:06d}" for i in range(len(whole_pictures))}
+    whole_images = {s["name"] for s in samples if "train-003" in s["name"]}
+    assert whole_images == {f"{shards}/train-003.tar/photos/{24 + i:06d}" for i in range(len(whole_images))}
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 99])
@@ -189,15 +189,15 @@ def test_a_file_that_is_no_shard(content: bytes, tmp_path: Path) -> None:
 
 
 def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
-    samples = [{"jpg": picture(0), "json": b'{"label": 2}'}, {"cls": b"0"}, {"jpg": b"torn", "cls": b"0"}]
-    samples += [{"jpg": picture(1)}, {"jpg": picture(2), "cls": b"wolf"}, {"jpg": picture(3), "json": b"["}]
+    samples = [{"jpg": image(0), "json": b'{"label": 2}'}, {"cls": b"0"}, {"jpg": b"torn", "cls": b"0"}]
+    samples += [{"jpg": image(1)}, {"jpg": image(2), "cls": b"wolf"}, {"jpg": image(3), "json": b"["}]
     write_shard(shards / "val-000.tar", samples)
     (batch,) = data(shards).val_dataloader()
     assert batch.labels.tolist() == [2]
     reasons = [reason.split(" '")[0] for _, reason in batch.bad]
     unlabelled = "neither .cls nor a label in .json"
     assert [r if "image of a known" not in r else "torn" for r in reasons] == [
-        *("no picture among its files (cls)", "torn", unlabelled, "there is no class wolf", unlabelled)
+        *("no image among its files (cls)", "torn", unlabelled, "there is no class wolf", unlabelled)
     ]
 
 
@@ -222,10 +222,10 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
             _ = prepared(shards, **settings).labels
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"need data\.train_count="):
-        data(shards, train=address, classes="classes.txt").count("train")
+        data(shards, train=address, classes="classes.txt").num_images("train")
     for path in shards.glob("train-*.tar"):
         write_shard(path, [{"jpg": b"torn", "cls": str(i).encode()} for i in range(4)])
-    with pytest.raises(UserError, match=r"no picture of the 4 shards can be trained on: .*not an image"):
+    with pytest.raises(UserError, match=r"no image of the 4 shards can be trained on: .*not an image"):
         next(iter(data(shards).train_dataloader()))
 
 
@@ -263,7 +263,7 @@ def test_a_run_on_addresses_one_of_them_broken(
     content = execute([*TINY, *settings, *counts, *where, "trainer.max_epochs=3"])
     assert (content["state"], content["step"]) == ("finished", 3 * 2 * (32 // 8))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "skipped 2 unreadable pictures of train, for example http" in printed
+    assert "skipped 2 unreadable images of train, for example http" in printed
     labels = load_labels(tmp_path / "runs" / "classification" / "tiny")
     assert labels == list(CLASSES)
 
@@ -274,13 +274,13 @@ def load_labels(folder: Path) -> list[str]:
 
 def test_a_teacher_is_asked_but_its_answers_are_not_kept(shards: Path, tmp_path: Path) -> None:
     where = ["task=classification", "data=shards", f"data.root={shards}", f"paths.runs={tmp_path / 'runs'}"]
-    more = ["data.workers=0", "logger.pictures=0"]
+    more = ["data.workers=0", "logger.images=0"]
     with pytest.raises(UserError, match=r"there is no shard .*/x-0\.tar"):
         execute([*TINY, *where, *more, "data.train=x-{0..3}.tar"])
     execute([*TINY, *where, *more, "name=teacher"])
     taught = [*TINY, *where, *more, f"teacher={tmp_path / 'runs' / 'classification' / 'teacher'}"]
     assert execute([*taught, "name=student"])["state"] == "finished"
-    with pytest.raises(UserError, match=r"cannot hold answers to streams of pictures: set distill\.cache=null"):
+    with pytest.raises(UserError, match=r"cannot hold answers to streams of images: set distill\.cache=null"):
         execute([*taught, f"distill.cache={tmp_path / 'cache'}", "data.views=2"])
 
 
@@ -320,14 +320,14 @@ def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
     trained = {tuple(p) for batch in found.train_dataloader() for p in batch.positions.tolist()}
     inside = found.hierarchy.assign(*table.positions.T)[:, -1] >= 0
     assert trained <= {tuple(p) for p in table.positions[inside].astype(np.float32).tolist()}
-    assert found.count("train") == inside.sum() < 60
+    assert found.num_images("train") == inside.sum() < 60
 
 
 def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     facts = [b'{"latitude": 91, "longitude": 200}', b'{"lat": 100, "lng": 50}', b'{"latitude": 4}', b"{"]
     facts += [b'{"latitude": 4, "longitude": 5}'] * 40
-    write_shard(tmp_path / "train-000.tar", [{"jpg": picture(i), "json": f} for i, f in enumerate(facts)])
-    write_shard(tmp_path / "val-000.tar", [{"jpg": picture(i), "json": f} for i, f in enumerate(facts[:5])])
+    write_shard(tmp_path / "train-000.tar", [{"jpg": image(i), "json": f} for i, f in enumerate(facts)])
+    write_shard(tmp_path / "val-000.tar", [{"jpg": image(i), "json": f} for i, f in enumerate(facts[:5])])
     found = places(tmp_path)
     assert len(found.places("train")) == 40
     assert "4 of 44 rows cannot be used: 1 out of range (first: " in caplog.text
@@ -349,12 +349,12 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
         "data.max_photos=[20,8]",
         "data.min_photos=2",
         "data.gallery=gallery-*.tar",
-        "logger.pictures=0",
+        "logger.images=0",
         "trainer.precision=32",
     ]
     assert execute([*TINY, *where, *first, "name=first"])["state"] == "finished"
     cells = [str(tmp_path / "geo" / "first" / f"cells-{i}.csv") for i in range(2)]
-    given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.pictures=0"]
+    given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.images=0"]
     assert execute([*TINY, *where, *given, "name=second"])["step"] == 10
     runs = [tmp_path / "geo" / name for name in ("first", "second")]
     assert load_labels(runs[0]) == load_labels(runs[1])
@@ -377,7 +377,7 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
     module = restore(load_checkpoint(runs[0]))
     answers: list[Any] = []
     data = places(other)
-    data.adopt(module.labels)
+    data.use_labels(module.labels)
     for batch in data.test_dataloader():
         with torch.inference_mode():
             said = module.predict(batch.images, batch.sizes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import UserError
-from tasks.predict import find_pictures, output_paths
+from tasks.predict import find_images, output_paths
 
 
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,14 +14,14 @@ def test_a_name_that_exists_is_no_pattern(tmp_path: Path, monkeypatch: pytest.Mo
     for name in names:
         Path(name).touch()
     for name in names:
-        assert find_pictures(name) == [Path(name)]
-    assert find_pictures("[ax].jpg") == [Path("x.jpg")]
-    assert find_pictures(f"{tmp_path}/a*.jpg") == [tmp_path / "a*b.jpg", tmp_path / "aab.jpg"]
+        assert find_images(name) == [Path(name)]
+    assert find_images("[ax].jpg") == [Path("x.jpg")]
+    assert find_images(f"{tmp_path}/a*.jpg") == [tmp_path / "a*b.jpg", tmp_path / "aab.jpg"]
     Path("[folder]").mkdir()
     Path("[folder]", "y.jpg").touch()
-    assert find_pictures("[folder]") == [Path("[folder]/y.jpg")]
-    with pytest.raises(UserError, match="there is no picture of that name"):
-        find_pictures("[y].jpg")
+    assert find_images("[folder]") == [Path("[folder]/y.jpg")]
+    with pytest.raises(UserError, match="there is no image of that name"):
+        find_images("[y].jpg")
 
 
 def test_every_file_has_an_output_of_its_own_below_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,11 +29,11 @@ def test_every_file_has_an_output_of_its_own_below_the_folder(tmp_path: Path, mo
     for name in ("in/a.jpg", "in/a.png", "in/b/a.jpg", "in/b.c/a.jpg"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    files = find_pictures("in")
+    files = find_images("in")
     found = output_paths(files, Path("out"))
     assert [str(path) for path in found] == [f"out/{file.relative_to('in')}.png" for file in files]
     assert len(set(found)) == 4
-    roundabout = find_pictures("in/*/../a.*")  # each of two files by two ways
+    roundabout = find_images("in/*/../a.*")  # each of two files by two ways
     assert len(roundabout) == 2
     for path in output_paths(roundabout, Path("out")):
         assert path.parent == Path("out")

@@ -254,7 +254,7 @@ def test_every_source_is_a_data_set_that_knows_where_it_lies() -> None:
 
 def test_what_nobody_publishes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for given, words in (
-        (["data=scenes"], "error: data=scenes is not fetched from anywhere; choose from dogs, coco"),
+        (["data=demo_scenes"], "error: data=demo_scenes is not fetched from anywhere; choose from dogs, coco"),
         ([], "data"),
         (["data=cocoa"], "error: data=cocoa: choose from "),
     ):

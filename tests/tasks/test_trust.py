@@ -288,7 +288,7 @@ def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path)
     old = changed(content, lambda suite: [suite["config"]["trainer"].clear(), suite["config"].pop("logger")])
     config = load_checkpoint(save(old, tmp_path / "old.ckpt"))["suite"]["config"]
     assert config["trainer"]["max_epochs"] == 12
-    assert config["logger"]["pictures"] == 8
+    assert config["logger"]["images"] == 8
 
 
 OUTSIDE = ("/etc", "../up", "https://host/{000..099}.tar", "file:///etc/passwd")
@@ -442,7 +442,7 @@ def test_three_hundred_settings() -> None:
     odd = ("", "null", "-1", "nan", "1e400", "true", "[]", "{}", "[1, a]", "{a: {b: 1}}", "../x", "???", "${seed}")
     odd += ("${oc.env:HOME}", "${oc.decode:x}", "'", "my run", "\x1b[31m", "9" * 400, "0x1F", "a=b", "${", "_target_")
     tasks = ["task=detection", "task=dogs", "task=faces", "task=embedding", "task=geo"]
-    keys = {task: [*configuration.leaves(load_config([task])), "backbone._target_", "hydra.run.dir"] for task in tasks}
+    keys = {task: [*configuration.flatten(load_config([task])), "backbone._target_", "hydra.run.dir"] for task in tasks}
     tried = [[option] for option in options]
     while len(tried) < 300:
         task = rng.choice(tasks)
@@ -451,7 +451,7 @@ def test_three_hundred_settings() -> None:
         try:
             config = load_config(overrides)
             assert not hidden & set(overrides)
-            assert "_target_" not in configuration.leaves(config)
+            assert "_target_" not in configuration.flatten(config)
         except UserError as error:
             one_line(error)
 

@@ -138,9 +138,9 @@ def data(root: Path, **changes: object) -> GeoData:
 def test_only_photos_in_a_kept_cell_train(root: Path) -> None:
     found = data(root)
     cells = found.hierarchy.assign(*found.places("train").positions.T)
-    train = found.dataset("train")
+    train = found.build_dataset("train")
     assert 0 < len(train) == (cells[:, -1] >= 0).sum() < 120
-    assert len(found.dataset("val")) == 6
+    assert len(found.build_dataset("val")) == 6
     (finest,) = {len(found.hierarchy.partitions[-1])}
     assert len([label for label in found.labels if label.startswith("1/")]) == finest
 
@@ -154,7 +154,7 @@ def test_a_batch_belongs_together(root: Path) -> None:
     np.testing.assert_array_equal(batch.cells, expected)
 
 
-def test_an_unreadable_picture_is_replaced_and_named(root: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_replaced_and_named(root: Path, tmp_path: Path) -> None:
     rows = "\n".join(f"{root}/train/{i:06d}.jpg,1.0,1.0" for i in range(4))
     (tmp_path / "train.csv").write_text(f"{HEADER}{tmp_path}/none.jpg,1.0,1.0\n{rows}\n")
     batch = next(iter(data(tmp_path, val="train.csv").val_dataloader()))

@@ -32,14 +32,14 @@ from tests.conftest import ROOT, command, shared
 
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
-    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress=false"),
+    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress_bar=false"),
 )
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
 
 @pytest.fixture(scope="module")
 def tree(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's clean pictures as ImageFolder wants them, with one that cannot be read."""
+    """The demo's clean images as ImageFolder wants them, with one that cannot be read."""
     root = tmp_path_factory.mktemp("folders")
     shutil.copytree(dogs / "Images", root / "train")
     shutil.copytree(dogs / "Images", root / "val")
@@ -56,18 +56,18 @@ def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"paths.runs={runs}", "name=tiny", "data.max_bad=0.05"),
     )
     assert result.returncode == 0, result.stderr
-    assert "skipped 1 unreadable pictures" in result.stdout
+    assert "skipped 1 unreadable images" in result.stdout
     return runs / "classification" / "tiny"
 
 
-def test_a_run_leaves_accuracies_and_pictures(run: Path) -> None:
+def test_a_run_leaves_accuracies_and_images(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
     assert metrics["primary"] == metrics["top1"] <= metrics["top5"]
     per_class = [v for k, v in metrics.items() if k.startswith("top1/")]
     assert len(per_class) == 12
     assert np.mean(per_class) == pytest.approx(metrics["class_mean"])
     events = EventAccumulator(str(run)).Reload().Tags()
-    assert {"confusion", "mistakes", "pictures"} == set(events["images"])
+    assert {"confusion", "mistakes", "predictions"} == set(events["images"])
     assert {"val/top1", "val/top5", "val/top1/n02110958-pug"} <= set(events["scalars"])
     assert Image.open(run / "mistakes.png").width > 400
 
@@ -91,11 +91,11 @@ def test_predict_and_test_mode_agree_with_the_run(run: Path, tree: Path, tmp_pat
 def test_predict_sees_what_validation_sees(share: float, tmp_path: Path) -> None:
     ramp = np.add.outer(np.arange(120), np.arange(200)).astype(np.uint8)
     Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
-    config = load_config(["task=classification", *TINY, f"data.centre={share}"])
+    config = load_config(["task=classification", *TINY, f"data.center_crop={share}"])
     module = ClassificationTask(config, ["a", "b"], load_weights=False)
-    validation = ImageSet([Sample(tmp_path / "a.png", 0)], module.resolution, centre=share)[0]["image"]
+    validation = ImageSet([Sample(tmp_path / "a.png", 0)], module.resolution, center_crop=share)[0]["image"]
     image, _ = read_image(tmp_path / "a.png", module.view_side, upright=True)
-    assert torch.equal(module.view(image), validation)
+    assert torch.equal(module.prepare_image(image), validation)
 
 
 def test_costs_without_data() -> None:
@@ -115,13 +115,13 @@ def settings(dogs: Path, runs: Path, *more: str) -> list[str]:
 
 
 def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None:
-    """The web set's copies of test pictures are left out; a run whose second stage is lost repeats that one alone."""
+    """The web set's copies of test images are left out; a run whose second stage is lost repeats that one alone."""
     weights = f"backbone.weights={shared(WEIGHTS)}"
-    more = ("experiment=dogs_noisy", weights, "name=two", "task.resolution=128", "task.near_test=0.94")
+    more = ("experiment=dogs_noisy", weights, "name=two", "task.resolution=128", "task.drop_near_test=0.94")
     content = execute(settings(dogs, tmp_path, *more))
     assert content["state"] == "finished"
     folder = tmp_path / "dogs" / "two"
-    near = json.loads((folder / "1_noisy" / "near_test.json").read_text())
+    near = json.loads((folder / "1_noisy" / "drop_near_test.json").read_text())
     truth = json.loads((dogs / "web_truth.json").read_text())
     copies = {path for path, subject in truth.items() if subject.startswith("Images/")}
     assert {str(Path(p).relative_to(dogs)) for p in near} == copies
@@ -141,7 +141,7 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
 
 def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL in the middle of the first of two stages: what it had done is kept, and the second follows."""
-    more = ("experiment=dogs_noisy", "name=killed", "trainer.max_epochs=4", "task.near_test=0", "logger.pictures=0")
+    more = ("experiment=dogs_noisy", "name=killed", "trainer.max_epochs=4", "task.drop_near_test=0", "logger.images=0")
     folder = tmp_path / "dogs" / "killed"
     last = folder / "1_noisy" / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "tasks.run", *settings(dogs, tmp_path, *more)]
@@ -160,7 +160,7 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
         assert (metrics["state"], metrics["epoch"]) == ("finished", 4)
         assert "come from ImageNet" in metrics["note"]
     # the drawn ones do not, but were given as data=dogs
-    assert capsys.readouterr().out.count("note: Stanford Dogs' pictures come from ImageNet") == 2
+    assert capsys.readouterr().out.count("note: Stanford Dogs' images come from ImageNet") == 2
     steps = [e.step for e in EventAccumulator(str(folder / "1_noisy")).Reload().Scalars("train/loss")]
     kept = [step for step in steps if step < before["global_step"]]
     assert kept == list(range(before["global_step"]))  # each was done once
@@ -174,10 +174,10 @@ def test_a_mistake_in_a_stage_is_found_before_the_first(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("setting", ["trainer.freeze=true", "trainer.head_warmup=1"])
+@pytest.mark.parametrize("setting", ["trainer.freeze_backbone=true", "trainer.head_warmup_epochs=1"])
 def test_a_held_backbone_does_not_drift(setting: str, dogs: Path, tmp_path: Path) -> None:
     weights = shared(WEIGHTS)
-    more = ("task=dogs", f"backbone.weights={weights}", setting, "name=held", "logger.pictures=0")
+    more = ("task=dogs", f"backbone.weights={weights}", setting, "name=held", "logger.images=0")
     execute(settings(dogs, tmp_path, *more))
     state = torch.load(tmp_path / "dogs" / "held" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, tensor in read_weights(weights).state.items():
@@ -187,7 +187,7 @@ def test_a_held_backbone_does_not_drift(setting: str, dogs: Path, tmp_path: Path
 
 
 def test_learning_rates_of_the_parts(dogs: Path, tmp_path: Path) -> None:
-    more = ("task=dogs", "trainer.backbone_lr=0.1", "name=rates", "logger.pictures=0", "trainer.optimizer=rmsprop")
+    more = ("task=dogs", "trainer.backbone_lr_scale=0.1", "name=rates", "logger.images=0", "trainer.optimizer=rmsprop")
     execute(settings(dogs, tmp_path, *more))
     path = tmp_path / "dogs" / "rates" / "checkpoints" / "last.ckpt"
     groups = torch.load(path, weights_only=True)["optimizer_states"][0]["param_groups"]
@@ -195,7 +195,13 @@ def test_learning_rates_of_the_parts(dogs: Path, tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_learned_from_and_not_saved(run: Path, tree: Path, tmp_path: Path) -> None:
-    more = (f"teacher={run}", "distill.mix=1.0", "distill.temperature=2", "backbone.alpha=0.5", "logger.pictures=0")
+    more = (
+        f"teacher={run}",
+        "distill.teacher_weight=1.0",
+        "distill.temperature=2",
+        "backbone.alpha=0.5",
+        "logger.images=0",
+    )
     place = (f"data.root={tree}", f"paths.runs={tmp_path}", "name=student", "data.max_bad=0.05")
     execute(["task=classification", *TINY, *more, *place])
     content = torch.load(tmp_path / "classification" / "student" / "checkpoints" / "best.ckpt", weights_only=True)
@@ -219,7 +225,7 @@ def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
     path = tmp_path / "teacher.onnx"
     example = (torch.zeros(2, 3, 64, 64),)
     torch.onnx.export(network, example, str(path), dynamo=False, dynamic_axes={"x": {0: "batch"}}, input_names=["x"])
-    with pytest.raises(UserError, match=r"does not say how pictures are normalized; set distill\.normalization"):
+    with pytest.raises(UserError, match=r"does not say how images are normalized; set distill\.normalization"):
         load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64)
     teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64, "student")
     images = torch.randint(0, 256, (3, 3, 64, 64)).float()

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from tasks.compare.__main__ import main as compare_main
 from tasks.compare.runs import frontier, read_runs
-from tests.benchmarks.compare import write_picture, write_run
+from tests.benchmarks.compare import write_image, write_run
 from tests.conftest import command, png_header
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,7 +40,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ("detection", "dogs", "geo"):
         for i in range(12):
             write_run(root, task, f"run{i}")
-    write_picture(root / "dogs" / "run3")
+    write_image(root / "dogs" / "run3")
     hostile = write_run(root, "dogs", "</script><b>x[/b]", changed={"ckpt": "<img src=x onerror=alert(1)>"})
     assert hostile.is_dir()
     write_run(root, "detection", "stopped", state="interrupted")
@@ -88,7 +88,7 @@ def test_the_command(generated: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert compare(monkeypatch, f"runs={generated}", f"output={tmp_path}", "sort=madds") == 0
     printed = capsys.readouterr().out
     assert "37 finished of 42 runs" in printed
-    section = printed[printed.index("dogs on drawn_dogs") : printed.index("geo on earth")]
+    section = printed[printed.index("dogs on demo_dogs") : printed.index("geo on earth")]
     rows = [cells for line in section.splitlines() if len(cells := line.split()) > 7 and cells[0] != "run"]
     shown = [float(cells[-6]) for cells in rows]
     assert shown == sorted(shown)
@@ -191,7 +191,7 @@ def test_the_page_filters(page: Page) -> None:
     assert page.locator("svg path.paper").count() == 0
 
 
-def test_a_run_that_is_chosen_shows_its_pictures_and_classes(page: Page) -> None:
+def test_a_run_that_is_chosen_shows_its_images_and_classes(page: Page) -> None:
     page.reload()
     page.locator("section[data-task=dogs] tr", has_text="run3").click()
     section = page.locator("section[data-task=dogs]")
@@ -270,7 +270,7 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         content["settings"]["groups"]["data"] = "@SUM($1$)"
         content["metrics"] |= {f"{name}/x": -0.5, "+top": 1.0}
         (folder / "metrics.json").write_text(json.dumps(content))
-    (folder / "pictures.png").write_bytes(png_header(20_000, 20_000))
+    (folder / "predictions.png").write_bytes(png_header(20_000, 20_000))
     assert compare(monkeypatch, f"runs={tmp_path}", f"output={tmp_path / 'out'}") == 0
     printed = capsys.readouterr().out
     assert "[|nope]" in printed

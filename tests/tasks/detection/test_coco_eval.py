@@ -18,11 +18,11 @@ LABELS = ["cat", "dog", "owl"]
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
-def random_case(seed: int, pictures: int = 45) -> tuple[list[Record], CocoEvaluator]:
-    """Crowds, classes without objects, pictures without either, and one with more detections than COCO counts."""
+def random_case(seed: int, images: int = 45) -> tuple[list[Record], CocoEvaluator]:
+    """Crowds, classes without objects, images without either, and one with more detections than COCO counts."""
     rng = np.random.default_rng(seed)
     records, evaluator = [], CocoEvaluator()
-    for image_id in range(pictures):
+    for image_id in range(images):
         count = int(rng.integers(0, 6))
         corner = rng.uniform(0, 200, (count, 2)).round()
         boxes = np.concatenate([corner, corner + rng.uniform(5, 150, (count, 2)).round()], axis=1).astype(np.float32)
@@ -64,7 +64,7 @@ def test_it_agrees_with_pycocotools(seed: int) -> None:
     assert figures(records, evaluator) == pytest.approx(ours, abs=1e-9)
 
 
-def test_a_picture_counts_once() -> None:
+def test_an_image_counts_once() -> None:
     records, evaluator = random_case(0)
     once = figures(records, evaluator)
     rows = evaluator.found[3]

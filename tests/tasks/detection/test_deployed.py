@@ -41,8 +41,8 @@ def images(batch: int) -> Tensor:
 
 
 @torch.inference_mode()
-def expected(model: Detector, pictures: Tensor) -> Detections:
-    return model.postprocess(model(model.preprocess(pictures)), model.score_threshold)
+def expected(model: Detector, batch: Tensor) -> Detections:
+    return model.postprocess(model(model.preprocess(batch)), model.score_threshold)
 
 
 def same(got: Detections, wanted: Detections) -> None:
@@ -59,30 +59,30 @@ def same(got: Detections, wanted: Detections) -> None:
 
 @pytest.mark.parametrize("kind", [SSD, SSDFPN, PAN, FasterRCNN])
 def test_suppression_inside_equals_postprocess(kind: type[Detector]) -> None:
-    model, pictures = detector(kind), images(2)
+    model, batch = detector(kind), images(2)
     with torch.inference_mode():
-        found = model.found(model.deployed(model.preprocess(pictures), whole=True))
-    same(found, expected(model, pictures))
+        found = model.from_export(model.export_forward(model.preprocess(batch), with_nms=True))
+    same(found, expected(model, batch))
 
 
 @pytest.mark.parametrize("kind", [SSD, PAN])
 def test_suppression_in_numpy_equals_postprocess(kind: type[Detector]) -> None:
-    model, pictures = detector(kind), images(2)
+    model, batch = detector(kind), images(2)
     with torch.inference_mode():
-        outputs = model.deployed(model.preprocess(pictures), whole=False)
-        same(model.found(outputs), expected(model, pictures))
+        outputs = model.export_forward(model.preprocess(batch), with_nms=False)
+        same(model.from_export(outputs), expected(model, batch))
     assert outputs["scores"].shape[2] == CLASSES
 
 
 def test_two_stages_in_onnx_runtime(tmp_path: Path) -> None:
     """Both uses of suppression, and crops, for a batch of another size than was exported."""
-    form, model, pictures = FORMATS["onnx"], detector(FasterRCNN), images(3)
-    graph = Graph(model, "uint8_nhwc", form.whole)
+    form, model, batch = FORMATS["onnx"], detector(FasterRCNN), images(3)
+    graph = Graph(model, "uint8_nhwc", form.with_nms)
     names = ["boxes", "scores", "labels"]
     form.module().write(Job(graph, graph.example(1, SIDE), names, tmp_path / "m.onnx", np.empty(0), {}))
-    answers = form.module().Runner(tmp_path / "m.onnx", 1)(graph.pixels(pictures).numpy())
+    answers = form.module().Runner(tmp_path / "m.onnx", 1)(graph.pixels(batch).numpy())
     outputs = dict(zip(names, map(torch.from_numpy, answers), strict=True))
-    same(model.found(outputs), expected(model, pictures))
+    same(model.from_export(outputs), expected(model, batch))
 
 
 @pytest.mark.parametrize("form", ["litert", "executorch"])
@@ -91,9 +91,9 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
     """Convolutions that all maps share, each with normalization of its own, and layers of equal shapes."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
-    form_, model, pictures = FORMATS[form], detector(SSDFPN), images(4)
-    graph = Graph(model, "uint8_nhwc", form_.whole)
-    pixels = graph.pixels(pictures)
+    form_, model, batch = FORMATS[form], detector(SSDFPN), images(4)
+    graph = Graph(model, "uint8_nhwc", form_.with_nms)
+    pixels = graph.pixels(batch)
     ranges = pixels.numpy() if quantize else np.empty(0)
     path = tmp_path / f"m{form_.suffix}"
     form_.module().write(Job(graph, graph.example(1, SIDE), ["boxes", "scores"], path, ranges, {}))
@@ -110,4 +110,4 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
 def test_two_stages_need_suppression_inside() -> None:
     model = detector(FasterRCNN)
     with pytest.raises(UserError, match="which format=onnx alone has"):
-        model.deployed(model.preprocess(images(1)), whole=False)
+        model.export_forward(model.preprocess(images(1)), with_nms=False)

@@ -167,7 +167,7 @@ def test_it_overfits_eight_scenes(detector: type[Detector], settings: dict, bar:
 
 
 def train_and_measure(model: Detector, data: CocoData, steps: int) -> float:
-    """AP50 on the one batch of validation pictures that the model was trained on for `steps`."""
+    """AP50 on the one batch of validation images that the model was trained on for `steps`."""
     batch = next(iter(data.val_dataloader()))
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)

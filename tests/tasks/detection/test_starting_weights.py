@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.ssd import SSD
 from tasks.detection.tf_zoo import read_tf_zoo
-from tasks.engine.checkpoint import start_from
+from tasks.engine.checkpoint import load_matching_weights
 from tests.backbones.test_keras_reference import patches
 
 DEPTHS = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
@@ -58,7 +58,7 @@ def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
     variables = zoo_file(tmp_path / "ssd.npz")
     model = torch.nn.Module()
     model.model = SSD(MobileNetV1(strides=SSD.strides), 4, 160).eval()
-    start_from(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
+    load_matching_weights(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
     maps: list[torch.Tensor] = []
     model.model.neck.register_forward_hook(lambda _module, _inputs, outputs: maps.extend(outputs))
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     model = torch.nn.Module()
     model.model = SSD(MobileNetV1(strides=SSD.strides), 4, 160)
     with caplog.at_level(logging.WARNING):
-        start_from(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
+        load_matching_weights(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
     assert "ckpt=ssd.npz: 12 tensors do not fit and start fresh" in caplog.text
     assert "model.class_head.predictors.0.bias, (15,) here and (273,) there" in caplog.text
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_another_number_of_classes_keeps_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     old, new = (SSD(MobileNetV1(0.25, strides=SSD.strides), n, 160, alpha=0.25) for n in (3, 5))
     with caplog.at_level(logging.WARNING):
-        start_from(new, old.state_dict(), "old")
+        load_matching_weights(new, old.state_dict(), "old")
     fresh = {name for name, tensor in new.state_dict().items() if not torch.equal(tensor, old.state_dict()[name])}
     assert fresh == {f"class_head.predictors.{i}.{kind}" for i in range(6) for kind in ("weight", "bias")}
     assert all(name in caplog.text for name in fresh)

@@ -50,11 +50,11 @@ def test_a_run_folder(run: Path) -> None:
     assert content["metrics"]["primary"] == content["metrics"]["ap"]
     assert content["cost"]["params_m"] > 0.2
     assert yaml.safe_load((run / "config.yaml").read_text())["backbone"]["alpha"] == 0.25
-    assert Image.open(run / "pictures.png").width > 600
+    assert Image.open(run / "predictions.png").width > 600
     assert not list(run.rglob("*.part"))
 
 
-def test_tensorboard_has_curves_pictures_and_hparams_with_metrics(run: Path) -> None:
+def test_tensorboard_has_curves_images_and_hparams_with_metrics(run: Path) -> None:
     events = EventAccumulator(str(run)).Reload()
     tags = events.Tags()
     wanted = {
@@ -67,7 +67,7 @@ def test_tensorboard_has_curves_pictures_and_hparams_with_metrics(run: Path) -> 
         "final/ap",
     }
     assert wanted <= set(tags["scalars"])
-    assert set(tags["images"]) == {"pictures", "precision_recall"}
+    assert set(tags["images"]) == {"predictions", "precision_recall"}
     assert len(scalars(run, "val/ap")) == 2
     plugins = events.summary_metadata
     assert any(m.plugin_data.plugin_name == "hparams" for m in plugins.values())
@@ -121,7 +121,7 @@ def test_test_mode_repeats_the_runs_own_metric(run: Path) -> None:
 def test_a_killed_run_resumes_where_it_was(scenes: Path, tmp_path: Path) -> None:
     """SIGKILL at a random moment after the first checkpoint; the resumed run repeats no finished epoch."""
     epochs, steps_an_epoch = 8, 3
-    arguments = settings(scenes, tmp_path, "name=killed", f"trainer.max_epochs={epochs}", "logger.pictures=0")
+    arguments = settings(scenes, tmp_path, "name=killed", f"trainer.max_epochs={epochs}", "logger.images=0")
     folder = tmp_path / "detection" / "killed"
     last = folder / "checkpoints" / "last.ckpt"
     process = subprocess.Popen(
@@ -193,18 +193,18 @@ def test_an_annotation_file_that_is_not_json(scenes: Path, tmp_path: Path) -> No
     bad_input(command("run", "data=coco", f"data.root={tmp_path}", *paths, *images), "is not json")
 
 
-def test_too_many_unreadable_pictures(scenes: Path, tmp_path: Path) -> None:
+def test_too_many_unreadable_images(scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "scenes"
     (root / "train").mkdir(parents=True)
     (root / "val").symlink_to(scenes / "val")
     for name in ("train.json", "val.json"):
         (root / name).symlink_to(scenes / name)
-    for i, picture in enumerate(sorted((scenes / "train").iterdir())):
-        (root / "train" / picture.name).write_bytes(picture.read_bytes() if i % 3 else b"")
+    for i, image in enumerate(sorted((scenes / "train").iterdir())):
+        (root / "train" / image.name).write_bytes(image.read_bytes() if i % 3 else b"")
     files = [f"data.{s}_{k}={s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))]
     tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
     result = command("run", "data=coco", f"data.root={root}", *files, *tiny, f"paths.runs={tmp_path / 'runs'}")
-    bad_input(result, "train pictures cannot be read, more than data.max_bad=0.01 allows")
+    bad_input(result, "train images cannot be read, more than data.max_bad=0.01 allows")
 
 
 def test_a_checkpoint_of_another_task(run: Path, scenes: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -
 def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     """The process may write files of 1 MB at most, so that the first checkpoint does not fit."""
     process = subprocess.run(
-        [sys.executable, "-m", "tasks.run", *settings(scenes, tmp_path, "name=full", "logger.pictures=0")],
+        [sys.executable, "-m", "tasks.run", *settings(scenes, tmp_path, "name=full", "logger.images=0")],
         cwd=ROOT,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
         capture_output=True,
@@ -267,7 +267,7 @@ def test_no_space_left(scenes: Path, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        result = command("run", *settings(scenes, small, "name=full", "logger.pictures=0"))
+        result = command("run", *settings(scenes, small, "name=full", "logger.images=0"))
         bad_input(result, "cannot be written: No space left on device")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
@@ -281,7 +281,7 @@ def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, 
             tmp_path,
             f"ckpt={run}",
             "trainer.max_epochs=1",
-            "logger.pictures=0",
+            "logger.images=0",
             "detector.loss=focal",
         ),
     )
@@ -290,7 +290,7 @@ def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, 
 
 
 def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> None:
-    arguments = settings(scenes, tmp_path, "trainer.max_epochs=1", "logger.pictures=0")
+    arguments = settings(scenes, tmp_path, "trainer.max_epochs=1", "logger.images=0")
     result = command("run", "-m", *arguments, "detector=ssd,pan")
     assert result.returncode == 0, result.stderr
     runs = [yaml.safe_load(f.read_text()) for f in (tmp_path / "detection").glob("*/config.yaml")]
@@ -348,7 +348,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "detection" / "ctrlc"
-    process = start(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.pictures=0"))
+    process = start(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.images=0"))
     wait_for(folder / "checkpoints" / "last.ckpt", process)
     bad_input(command("run", f"resume={folder}"), "another process is training the run")
     os.killpg(process.pid, signal.SIGINT)
@@ -362,7 +362,7 @@ def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
     """To the last bit: weights, averaged weights and the optimizer's state, augmented in loader processes."""
-    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.pictures=0"), "task.resolution=64"]
+    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.images=0"), "task.resolution=64"]
     options += ["data.workers=1", "data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
     options += ["trainer.accelerator=cpu", f"trainer.devices={devices}"]
     undisturbed = start(*options, "name=undisturbed")
@@ -396,7 +396,7 @@ def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) ->
     folder = tmp_path / "detection" / "longer"
     shutil.copytree(run, folder)
     before = json.loads((folder / "metrics.json").read_text())
-    process = start(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.pictures=0")
+    process = start(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.images=0")
     last = folder / "checkpoints" / "last.ckpt"
     written = last.stat().st_mtime_ns
     while last.stat().st_mtime_ns == written:
@@ -412,7 +412,7 @@ def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) ->
 
 
 def test_a_run_folder_that_is_deleted_ends_the_run(scenes: Path, tmp_path: Path) -> None:
-    process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.pictures=0"))
+    process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.images=0"))
     wait_for(tmp_path / "runs" / "detection" / "gone" / "checkpoints" / "last.ckpt", process)
     (tmp_path / "runs").rename(tmp_path / "away")
     output, _ = process.communicate(timeout=60)
@@ -455,7 +455,7 @@ def test_no_run_folder_is_made_for_what_is_bad(more: list[str], words: str, scen
     content = json.loads((scenes / "val.json").read_text())
     content["categories"][0]["name"] = "other"
     (tmp_path / "other.json").write_text(json.dumps(content))
-    files = ["data=coco", f"data.root={tmp_path}", "logger.pictures=0"]
+    files = ["data=coco", f"data.root={tmp_path}", "logger.images=0"]
     for split in ("train", "val"):
         files += [f"data.{split}_json={scenes / split}.json", f"data.{split}_images={scenes / split}"]
     runs = tmp_path / "runs"
@@ -469,13 +469,13 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_pa
     folder = tmp_path / "detection" / "young"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text((run / "config.yaml").read_text())
-    result = command("run", f"resume={folder}", "trainer.max_epochs=1", "logger.pictures=0")
+    result = command("run", f"resume={folder}", "trainer.max_epochs=1", "logger.images=0")
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "metrics.json").read_text())["epoch"] == 1
 
 
 def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
-    """With 7 validation pictures the sampler repeats one; it must not count twice."""
+    """With 7 validation images the sampler repeats one; it must not count twice."""
     content = json.loads((scenes / "val.json").read_text())
     content["images"] = content["images"][:7]
     kept = {image["id"] for image in content["images"]}
@@ -484,7 +484,7 @@ def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
     files = ["data=coco", f"data.root={tmp_path}", f"data.val_json={tmp_path / 'val.json'}"]
     files += [f"data.train_json={scenes / 'train.json'}", *(f"data.{s}_images={scenes / s}" for s in ("train", "val"))]
     tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
-    common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.pictures=0"]
+    common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.images=0"]
     result = command(
         "run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0"
     )

@@ -23,7 +23,7 @@ def trained(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) 
     short = (
         "experiment=smoke",
         "trainer.max_epochs=1",
-        "trainer.max_batches=2",
+        "trainer.limit_train_batches=2",
         "trainer.log_every=1",
         f"paths.runs={runs}",
     )
@@ -31,7 +31,9 @@ def trained(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) 
     result = command("run", "-m", *short, *tiny, f"data.root={scenes}", "backbone.alpha=0.25,0.5")
     assert result.returncode == 0, result.stderr
     few = ("task.resolution=64", "data.batch_size=8", "data.workers=0", "backbone.alpha=0.25", f"data.root={dogs}")
-    execute(["task=dogs", "data=dogs", *short, *few, "name=dogs", "trainer.progress=false", "task.label_smoothing=0.1"])
+    execute(
+        ["task=dogs", "data=dogs", *short, *few, "name=dogs", "trainer.progress_bar=false", "task.label_smoothing=0.1"]
+    )
     return runs
 
 
@@ -102,13 +104,13 @@ def test_tensorboards_scalars_have_common_names_and_a_layout(board: str) -> None
     charts = [chart["multiline"]["tag"] for category in layout["category"] for chart in category["chart"]]
     assert all(any(re.match(tag, name) for name in common) for (tag,) in charts)
     assert len(charts) == len(common)
-    pictures = ask(board, "images/tags")
-    assert any("tradeoff" in tags for tags in pictures.values())
+    images = ask(board, "images/tags")
+    assert any("tradeoff" in tags for tags in images.values())
 
 
 def test_two_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     small, large = sorted((trained / "detection").iterdir(), key=lambda p: p.name.rpartition("-a")[2])
-    assert compare(monkeypatch, f"a={small}", f"b={large}", f"output={tmp_path}", "pictures=4") == 0
+    assert compare(monkeypatch, f"a={small}", f"b={large}", f"output={tmp_path}", "images=4") == 0
     printed = capsys.readouterr().out
     a, b = (json.loads((f / "metrics.json").read_text())["metrics"]["ap50"] for f in (small, large))
     (line,) = [x for x in printed.splitlines() if " ap50 " in x]

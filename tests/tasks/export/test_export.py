@@ -1,4 +1,4 @@
-"""Exports: written by the command, run by their own runtimes, and what is said of bad input."""
+"""ExportSpec: written by the command, run by their own runtimes, and what is said of bad input."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from tasks.export.qat import fine_tune, int8_layers, rounding
 from tests.conftest import TINY
 
 SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
-FEW = (*SMALL, "data.people=20", "data.pictures=3")
+FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 PLACE = ["latitude", "longitude", "cells"]
 
 
@@ -49,9 +49,9 @@ def dog(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"data.root={dogs}",
         f"paths.runs={runs}",
         "name=tiny",
-        "logger.pictures=0",
+        "logger.images=0",
     ]
-    run.execute([*settings, "trainer.max_epochs=1", "trainer.progress=false"])
+    run.execute([*settings, "trainer.max_epochs=1", "trainer.progress_bar=false"])
     return runs / "dogs" / "tiny"
 
 
@@ -65,10 +65,10 @@ def spec_of(folder: Path) -> dict[str, Any]:
     return content
 
 
-def run_example(folder: Path, picture: Path) -> list[dict[str, Any]]:
-    """What example.py says of a picture, where torch cannot be imported."""
+def run_example(folder: Path, image: Path) -> list[dict[str, Any]]:
+    """What example.py says of an image, where torch cannot be imported."""
     code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
-    arguments = [sys.executable, "-c", code, str(folder / "example.py"), str(picture)]
+    arguments = [sys.executable, "-c", code, str(folder / "example.py"), str(image)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     return [json.loads(line.partition(" ")[2]) for line in result.stdout.splitlines()]
@@ -96,7 +96,7 @@ def test_onnx_takes_any_batch(onnx: Path, dog: Path) -> None:
 
 
 def expected(run: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """Three pictures (3, 3, 96, 96) and the probabilities that the checkpoint gives them."""
+    """Three images (3, 3, 96, 96) and the probabilities that the checkpoint gives them."""
     images = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
     model = restore(load_checkpoint(run)).model
     with torch.inference_mode():
@@ -104,10 +104,10 @@ def expected(run: Path) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, tmp_path: Path) -> None:
-    picture = next((dogs / "Images").rglob("*.jpg"))
-    predict.predict(load_config([f"ckpt={dog}", f"input={picture}", f"output={tmp_path}"], "predict"))
+    image = next((dogs / "Images").rglob("*.jpg"))
+    predict.predict(load_config([f"ckpt={dog}", f"input={image}", f"output={tmp_path}"], "predict"))
     wanted = json.loads((tmp_path / "predictions.jsonl").read_text())["classes"]
-    got = run_example(onnx, picture)
+    got = run_example(onnx, image)
     assert [row["label"] for row in got] == [row["label"] for row in wanted]
     assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=0.02)
 
@@ -128,9 +128,9 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
 def test_every_task_leaves_the_suite(
     task: str, settings: tuple[str, ...], keys: list[str], scenes: Path, faces: Path, tmp_path: Path
 ) -> None:
-    common = (f"paths.runs={tmp_path}", f"paths.data={tmp_path}", "name=tiny", "logger.pictures=0")
+    common = (f"paths.runs={tmp_path}", f"paths.data={tmp_path}", "name=tiny", "logger.images=0")
     own = [s.format(scenes=scenes, faces=faces) for s in settings]
-    run.execute([f"task={task}", *own, *common, "trainer.max_epochs=1", "trainer.progress=false"])
+    run.execute([f"task={task}", *own, *common, "trainer.max_epochs=1", "trainer.progress_bar=false"])
     folder = make(f"ckpt={tmp_path / task / 'tiny'}")
     metrics = spec_of(folder)["metrics"]
     assert metrics["before"] == pytest.approx(metrics["after"], abs=0.01, nan_ok=True)
@@ -153,7 +153,7 @@ def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("form", ["litert", "executorch"])
 def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> None:
-    """Two pictures a call, and a last call that lacks one."""
+    """Two images a call, and a last call that lacks one."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
     folder = make(
@@ -212,7 +212,7 @@ def test_training_on_in_int8_helps(dog: Path) -> None:
 
     def rounded_loss() -> float:
         with rounding(module.model), torch.inference_mode():
-            return float(module.losses(batch)["class"])
+            return float(module.compute_losses(batch)["class"])
 
     for _, layer, _ in int8_layers(module.model)[2:]:
         layer.weight.data.flatten(1)[:, 0] *= 30
@@ -259,19 +259,19 @@ def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         make(f"ckpt={dog}", f"output={tmp_path}")
 
 
-def test_int8_needs_training_pictures(dog: Path, dogs: Path, tmp_path: Path) -> None:
+def test_int8_needs_training_images(dog: Path, dogs: Path, tmp_path: Path) -> None:
     root = tmp_path / "dogs"
     shutil.copytree(dogs, root)
     trained = scipy.io.loadmat(root / "train_list.mat")["file_list"]
     for row in trained:
         (root / "Images" / str(row[0][0])).unlink()
-    with pytest.raises(UserError, match="int8 takes its ranges from training pictures"):
+    with pytest.raises(UserError, match="int8 takes its ranges from training images"):
         make(f"ckpt={dog}", f"root={root}", f"output={tmp_path}", "quantize=int8")
     assert list(tmp_path.iterdir()) == [root]
 
 
 def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None:
-    """A head that knows the validation pictures by heart, and has a weight so large, though the same for all classes,
+    """A head that knows the validation images by heart, and has a weight so large, though the same for all classes,
     that int8 has no bits left for the others.
     """
     content = load_checkpoint(dog)

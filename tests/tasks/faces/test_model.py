@@ -52,7 +52,7 @@ def test_average_precision_is_a_plain_loop_over_what_is_known() -> None:
     assert bool(found[2].isnan())  # nobody has it
 
 
-def test_a_picture_that_two_processes_measured_counts_once() -> None:
+def test_an_image_that_two_processes_measured_counts_once() -> None:
     index = torch.tensor([4, 1, 4, 0, 1])
     values, first = unique_rows(index)
     assert values.tolist() == [0, 1, 4]

@@ -27,9 +27,9 @@ from tasks.run import execute
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
-    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress=false"),
+    *("trainer.log_every=1", "trainer.max_epochs=1", "trainer.precision=32", "trainer.progress_bar=false"),
 )
-TINY = (*ANY_DATA, "data.people=20", "data.pictures=3")
+TINY = (*ANY_DATA, "data.people=20", "data.images_per_identity=3")
 
 
 def train(task: str, faces: Path, runs: Path, name: str, *more: str) -> Path:
@@ -59,21 +59,21 @@ def metrics(run: Path) -> dict[str, float]:
     return found
 
 
-def test_attributes_leave_measures_and_pictures(attributes: Path) -> None:
+def test_attributes_leave_measures_and_images(attributes: Path) -> None:
     found = metrics(attributes)
     each = [v for k, v in found.items() if k.startswith("ap/")]
     assert found["primary"] == found["map"] == pytest.approx(np.mean(each))
     assert {"accuracy", "calibration_error"} <= found.keys()
     events = EventAccumulator(str(attributes)).Reload().Tags()
-    assert set(events["images"]) == {"pictures", *(f"worst/{i}" for i in range(1, 5))}
+    assert set(events["images"]) == {"predictions", *(f"worst/{i}" for i in range(1, 5))}
     assert Image.open(attributes / "worst-1.png").width > 600
 
 
 def test_predictions_are_scores_and_test_mode_measures(
     attributes: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = faces / "img_align_celeba" / "000003.jpg"
-    predict(monkeypatch, f"ckpt={attributes}", f"input={picture}", f"output={tmp_path}")
+    image = faces / "img_align_celeba" / "000003.jpg"
+    predict(monkeypatch, f"ckpt={attributes}", f"input={image}", f"output={tmp_path}")
     (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(row["attributes"]) == 12
     assert all(0 <= a["score"] <= 1 for a in row["attributes"])
@@ -87,8 +87,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, faces: Path, tmp_path: Path) -> None:
-    """Labels are of no weight: a student of unlabelled pictures, by teacher or by cache, ends with the same weights."""
-    common = ("data.labelled=0", "data.rest=keep", "data.views=2", "trainer.max_epochs=2", "logger.pictures=0")
+    """Labels are of no weight: a student of unlabelled images, by teacher or by cache, ends with the same weights."""
+    common = (
+        "data.labelled_fraction=0",
+        "data.unlabelled=keep",
+        "data.views=2",
+        "trainer.max_epochs=2",
+        "logger.images=0",
+    )
     cached = (f"teacher={attributes}", f"distill.cache={tmp_path / 'cache'}", *common)
     first = train("faces", faces, tmp_path, "first", *cached)
     (file,) = (tmp_path / "cache").iterdir()
@@ -106,7 +112,7 @@ def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, fac
 
 
 def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, tmp_path: Path) -> None:
-    """The columns of the table come in another order; the pictures are a folder that says nothing of them."""
+    """The columns of the table come in another order; the images are a folder that says nothing of them."""
     module = restore(load_checkpoint(attributes))
     files = sorted((faces / "lfw").rglob("*.jpg"))
     names = module.labels[::-1]
@@ -114,7 +120,7 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
         writer = csv.writer(file)
         writer.writerow(["file", *names])
         for path in files:
-            batch = collate([ImageSet([Sample(path, 0)], 32, centre=1.0)[0]])
+            batch = collate([ImageSet([Sample(path, 0)], 32, center_crop=1.0)[0]])
             (scores,) = module.probabilities(batch.images).tolist()  # type: ignore[operator]
             writer.writerow([path.name, *scores[::-1]])
     student = AttributeNet(MobileNetV1(0.25), 12)
@@ -124,7 +130,7 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
         expected = module.model(module.model.preprocess(batch.images))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
-    place = (f"data.root={faces / 'lfw'}", f"paths.runs={tmp_path}", "name=folder", "logger.pictures=0")
+    place = (f"data.root={faces / 'lfw'}", f"paths.runs={tmp_path}", "name=folder", "logger.images=0")
     table = f"teacher={tmp_path / 'soft.csv'}"
     assert execute(["task=faces", "data=face_folder", *ANY_DATA, *place, table])["state"] == "finished"
     run = tmp_path / "faces" / "folder"
@@ -133,13 +139,13 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
     assert 0 < metrics(run)["accuracy"] <= 1  # agreement with the teacher
 
 
-def test_a_student_of_unlabelled_pictures_is_measured_by_its_teacher(
+def test_a_student_of_unlabelled_images_is_measured_by_its_teacher(
     attributes: Path, faces: Path, tmp_path: Path
 ) -> None:
     """Also outside of training, where the teacher is not there yet."""
-    pictures = (f"data.root={faces / 'people'}", "data.val=0.5")
+    images = (f"data.root={faces / 'people'}", "data.val=0.5")
     place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
-    execute(["task=faces", "data=face_folder", *ANY_DATA, *pictures, *place])
+    execute(["task=faces", "data=face_folder", *ANY_DATA, *images, *place])
     student = tmp_path / "faces" / "student"
     with pytest.raises(UserError, match="is asked where you name it: teacher="):
         export([f"ckpt={student}"])
@@ -150,13 +156,19 @@ def test_a_student_of_unlabelled_pictures_is_measured_by_its_teacher(
 
 
 def test_labels_and_a_teacher_together(attributes: Path, faces: Path, tmp_path: Path) -> None:
-    more = (f"teacher={attributes}", "distill.mix=0.5", "data.labelled=0.5", "data.rest=keep", "data.unlabelled=lfw")
-    run = train("faces", faces, tmp_path, "mixed", *more, "logger.pictures=0")
+    more = (
+        f"teacher={attributes}",
+        "distill.teacher_weight=0.5",
+        "data.labelled_fraction=0.5",
+        "data.unlabelled=keep",
+        "data.unlabelled_folder=lfw",
+    )
+    run = train("faces", faces, tmp_path, "mixed", *more, "logger.images=0")
     tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
     assert {"train/teacher_loss", "train/attribute_loss"} <= set(tags)
 
 
-def test_embeddings_leave_measures_and_pictures(embedding: Path, faces: Path) -> None:
+def test_embeddings_leave_measures_and_images(embedding: Path, faces: Path) -> None:
     found = metrics(embedding)
     assert {"tar_far1e-1", "tar_far1e-2", "auc", "eer", "recall_1", "recall_5", "lfw_accuracy"} <= found.keys()
     assert found["primary"] == found["tar_far1e-2"]
@@ -165,17 +177,17 @@ def test_embeddings_leave_measures_and_pictures(embedding: Path, faces: Path) ->
     assert "Drawn" not in str(content["suite"]["labels"])  # numbers, no names
 
 
-def test_a_picture_is_compared_with_a_folder(
+def test_an_image_is_compared_with_a_folder(
     embedding: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = faces / "lfw" / "Drawn_017" / "Drawn_017_0001.jpg"
-    predict(monkeypatch, f"ckpt={embedding}", f"input={picture}", f"against={faces / 'lfw'}", f"output={tmp_path}")
+    image = faces / "lfw" / "Drawn_017" / "Drawn_017_0001.jpg"
+    predict(monkeypatch, f"ckpt={embedding}", f"input={image}", f"reference={faces / 'lfw'}", f"output={tmp_path}")
     (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     best = row["matches"][0]
-    assert (best["file"], best["similarity"]) == (str(picture), pytest.approx(1, abs=1e-3))
+    assert (best["file"], best["similarity"]) == (str(image), pytest.approx(1, abs=1e-3))
     assert np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-3)
     assert len(row["matches"]) == 5
-    assert f"1.000 {picture}" in capsys.readouterr().out.replace("\n", "")
+    assert f"1.000 {image}" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_other_people_can_be_tested_on(
@@ -185,7 +197,7 @@ def test_other_people_can_be_tested_on(
     assert "lfw_accuracy" in capsys.readouterr().out
 
 
-def test_pairs_of_an_unreadable_picture_are_left_out(
+def test_pairs_of_an_unreadable_image_are_left_out(
     embedding: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = Path(shutil.copytree(faces, tmp_path / "faces"))
@@ -193,15 +205,21 @@ def test_pairs_of_an_unreadable_picture_are_left_out(
     module = restore(load_checkpoint(embedding))
     found = evaluate(module, saved_data(module.config, str(root), max_bad=0.2))
     assert 0 <= found["lfw_accuracy"] <= 1
-    assert "pairs of pairs.txt have unreadable pictures" in caplog.text
+    assert "pairs of pairs.txt have unreadable images" in caplog.text
 
 
 def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) -> None:
-    """Distilled on pictures of nobody knows whom; and by triplets, beside the teacher."""
+    """Distilled on images of nobody knows whom; and by triplets, beside the teacher."""
     alone = ("data=identities", "data.train=img_align_celeba", "data.val=lfw", f"data.root={faces}")
     settings = [*alone, *ANY_DATA, f"paths.runs={tmp_path}", "name=alone", f"teacher={embedding}", "task.dim=16"]
     assert execute(["task=embedding", *settings])["state"] == "finished"
-    more = ("task.loss=triplet", "data.each=2", "distill.mix=0.5", f"teacher={embedding}", "task.dim=16")
+    more = (
+        "task.loss=triplet",
+        "data.images_per_person=2",
+        "distill.teacher_weight=0.5",
+        f"teacher={embedding}",
+        "task.dim=16",
+    )
     run = train("embedding", faces, tmp_path, "both", *more)
     tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
     assert {"train/teacher_loss", "train/triplet_loss"} <= set(tags)
@@ -245,9 +263,9 @@ def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
         load_teacher(str(tmp_path / "t.npz"), ["a", "b"], student, 32)
     path.write_text("file,a,b\nx.jpg,0.5,0.25\n")
     teacher = load_teacher(str(path), ["a", "b"], student, 32)
-    picture = collate([ImageSet([Sample(faces / "img_align_celeba" / "000001.jpg", 0)], 32)[0]])
+    image = collate([ImageSet([Sample(faces / "img_align_celeba" / "000001.jpg", 0)], 32)[0]])
     with pytest.raises(UserError, match=r"has no row for .*000001\.jpg"):
-        teacher(picture.images, picture)
+        teacher(image.images, image)
 
 
 def onnx_file(network: torch.nn.Module, path: Path, side: int) -> str:
@@ -264,7 +282,7 @@ def test_a_teacher_of_another_size_and_normalization(tmp_path: Path) -> None:
     network = fold_norms(EmbeddingNet(MobileNetV1(0.25, normalization=imagenet), 8))
     assert isinstance(network, EmbeddingNet)
     source, student = onnx_file(network, tmp_path / "t.onnx", 64), EmbeddingNet(MobileNetV1(0.25), 8)
-    with pytest.raises(UserError, match="does not say how pictures are normalized"):
+    with pytest.raises(UserError, match="does not say how images are normalized"):
         load_teacher(source, [], student, 32)
     images = torch.randint(0, 256, (2, 3, 32, 32)).float()
     large = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
@@ -284,7 +302,7 @@ def test_a_teacher_with_another_number_of_outputs(tmp_path: Path) -> None:
 def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) -> None:
     """Each view is asked for once, and the file serves another run; another teacher gets another file."""
     samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:6]]
-    pictures = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
+    dataset = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
     network = Classifier(MobileNetV1(0.25), 4).eval()
     student = Classifier(MobileNetV1(0.25), 4)
     asked = []
@@ -293,41 +311,41 @@ def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) ->
         asked.append(len(images))
         return network(network.preprocess(images))
 
-    teacher = Cached(Network(outputs, "", network), tmp_path, pictures, 4)
-    batches = [collate([pictures[i] for i in range(6)]) for _ in range(12)]
+    teacher = Cached(Network(outputs, "", network), tmp_path, dataset, 4)
+    batches = [collate([dataset[i] for i in range(6)]) for _ in range(12)]
     for batch in batches:
         with torch.no_grad():
             expected = network(network.preprocess(batch.images))
         torch.testing.assert_close(teacher(batch.images, batch), expected, rtol=1e-4, atol=1e-4)
     assert sum(asked) == 12
-    again = Cached(Network(outputs, "", network), tmp_path, pictures, 4)
+    again = Cached(Network(outputs, "", network), tmp_path, dataset, 4)
     again(batches[0].images, batches[0])
     assert sum(asked) == 12
-    other = Cached(Network(outputs, "", student), tmp_path, pictures, 4)
+    other = Cached(Network(outputs, "", student), tmp_path, dataset, 4)
     assert other.path != teacher.path
     teacher.path.write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged; delete it"):
-        Cached(Network(outputs, "", network), tmp_path, pictures, 4)
+        Cached(Network(outputs, "", network), tmp_path, dataset, 4)
 
 
-def test_mixed_pictures_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:
+def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:
     settings = ["task=classification", f"data.root={dogs}", "data.train=Images", "data.val=Images", "task.cutmix=1"]
     names = sorted(p.name for p in (dogs / "Images").iterdir())
     rows = [[p.name, *([1 / 12] * 12)] for p in (dogs / "Images").rglob("*.jpg")]
     with (tmp_path / "t.csv").open("w") as file:
         csv.writer(file).writerows([["file", *names], *rows])
     table = f"teacher={tmp_path / 't.csv'}"
-    with pytest.raises(UserError, match="know whole pictures alone"):
+    with pytest.raises(UserError, match="know whole images alone"):
         execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}"])
     settings[-1] = "task.cutmix=0"
-    assert execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}", "logger.pictures=0"])["state"] == "finished"
+    assert execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}", "logger.images=0"])["state"] == "finished"
 
 
-def test_attributes_compare_no_pictures(
+def test_attributes_compare_no_images(
     attributes: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = faces / "lfw"
     with pytest.raises(SystemExit) as error:
-        predict(monkeypatch, f"ckpt={attributes}", f"input={folder}", f"against={folder}", f"output={tmp_path}")
+        predict(monkeypatch, f"ckpt={attributes}", f"input={folder}", f"reference={folder}", f"output={tmp_path}")
     assert error.value.code == 2
-    assert "task=faces compares no pictures; leave out against" in capsys.readouterr().err
+    assert "task=faces compares no images; leave out reference" in capsys.readouterr().err

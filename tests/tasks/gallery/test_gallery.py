@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = ["backbone.alpha=0.25", "task.resolution=64", "data.batch_size=16", "data.workers=0", "data.size=64"]
     counts = ["data.train=160", "data.val=12", "data.gallery=60", "data.generated=true"]
     where = [f"data.root={root / 'earth'}", f"paths.runs={root / 'runs'}", "name=tiny"]
-    result = command("run", "task=geo", *tiny, *counts, *where, "trainer.max_epochs=2", "logger.pictures=2")
+    result = command("run", "task=geo", *tiny, *counts, *where, "trainer.max_epochs=2", "logger.images=2")
     assert result.returncode == 0, result.stderr
     return root / "runs" / "geo" / "tiny"
 
@@ -72,7 +72,7 @@ def test_a_run_has_maps_partitions_and_metrics(run: Path) -> None:
         assert Image.open(run / name).size == (1440, 720)
     assert {p.name for p in run.glob("cells-*.csv")} == {"cells-0.csv", "cells-1.csv", "cells-2.csv"}
     tags = EventAccumulator(str(run)).Reload().Tags()
-    assert {"cells", "errors", "pictures"} <= set(tags["images"])
+    assert {"cells", "errors", "predictions"} <= set(tags["images"])
     assert "val/median_km" in tags["scalars"]
 
 
@@ -323,7 +323,7 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
 def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
     refused(run, "mode=add needs source=", mode="add")
     refused(run, "none.csv cannot be read: No such file", mode="build", source="none.csv", folder=tmp_path)
-    refused(run, "there is no picture of that name", mode="query", input=tmp_path / "none.jpg")
+    refused(run, "there is no image of that name", mode="query", input=tmp_path / "none.jpg")
     refused(run, "index=tree is neither", mode="build", index="tree", folder=tmp_path / "new")
     (tmp_path / "torn.jpg").write_bytes(b"")
     refused(run, "none of the 1 files could be read", mode="query", input=tmp_path / "torn.jpg", output=tmp_path)

@@ -124,7 +124,7 @@ def test_best_cell_and_spherical_mean(hierarchy: Hierarchy) -> None:
     chosen = best.cells[:, 0].numpy()
     means = np.stack([finest.latitude, finest.longitude], 1)
     assert great_circle_km(positions_of(best.directions), means[chosen]).max() < 1
-    mean = network(hierarchy, decode="mean", top=4).postprocess(logits)
+    mean = network(hierarchy, decode="mean", top_cells=4).postprocess(logits)
     for i in range(3):
         vectors, shares = unit_vectors(means[mean.cells[i]]), mean.probabilities[i].numpy()
         assert great_circle_km(positions_of(mean.directions[i]), positions_of(shares @ vectors)) < 1

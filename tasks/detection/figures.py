@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from tasks.detection.coco_eval import average
 from tasks.detection.task import DetectionTask
-from tasks.engine.figures import publish, rendered
+from tasks.engine.figures import log_image, render_figure
 
 NAMED = 12  # classes with a curve and a name of their own; of more, the best and the worst
 
@@ -16,7 +16,7 @@ class PrecisionRecall(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, DetectionTask)
         if trainer.is_global_zero and module.precision is not None:
-            publish(trainer, "precision_recall", rendered(precision_recall(module.precision, module.labels)))
+            log_image(trainer, "precision_recall", render_figure(precision_recall(module.precision, module.labels)))
 
 
 def precision_recall(precision: np.ndarray, labels: list[str]) -> Figure:

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
 from tasks.classification.task import ClassificationTask
-from tasks.engine.figures import publish, rendered
+from tasks.engine.figures import log_image, render_figure
 
 NAMED = 40  # classes; with more of them their names would not be legible
 
@@ -18,14 +18,14 @@ def confusion_figure(matrix: np.ndarray, labels: list[str]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), shrink=0.7)
-    axes.set(xlabel="predicted", ylabel="truth", title="share of each class's pictures")
+    axes.set(xlabel="predicted", ylabel="truth", title="share of each class's images")
     if len(labels) <= NAMED:
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
     return figure
 
 
-class MistakePictures(Callback):
+class MistakeImages(Callback):
     """Draws before the task forgets what it measured: callbacks hear of the epoch's end first."""
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -33,7 +33,7 @@ class MistakePictures(Callback):
         matrix = module.confusion.compute().cpu().numpy()  # from all ranks, so all must ask
         if not trainer.is_global_zero:
             return
-        publish(trainer, "confusion", rendered(confusion_figure(matrix, module.labels)))
+        log_image(trainer, "confusion", render_figure(confusion_figure(matrix, module.labels)))
         page = module.mistakes.page(module.labels)
         if page is not None:
-            publish(trainer, "mistakes", page)
+            log_image(trainer, "mistakes", page)
