@@ -104,7 +104,7 @@ def predict(config: dict[str, Any]) -> None:
             sizes = torch.tensor([size for _, size in images.values()], device=device)
             answers = module.predict(torch.stack(inputs).to(device), sizes)
             for file, answer in zip(images, answers, strict=True):
-                image = targets[file]
+                annotated = targets[file]
                 lines.write(json.dumps({"file": str(file), "annotated": str(annotated), **answer}) + "\n")
                 if words := module.describe(answer):
                     Console().print(f"{file}: {words}", soft_wrap=True, highlight=False)
