@@ -28,6 +28,14 @@ class Normalization(NamedTuple):
         return cls((r, g, b), (std_r, std_g, std_b))
 
 
+class Foldable:
+    """A module whose normalization can become part of its convolutions."""
+
+    def fold(self) -> None:
+        """In place; the module can only infer from then on."""
+        raise NotImplementedError("a foldable module defines fold")
+
+
 class Backbone(nn.Module):
     """A feature extractor that describes itself, so that no task writes down a channel count.
 

@@ -1,8 +1,9 @@
 """Multiply-adds and parameters, counted from the shapes of a forward pass without any data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +60,15 @@ def counting(model: nn.Module) -> Iterator[Cost]:
             hook.remove()
 
 
-def measure_cost(model: nn.Module, resolution: int) -> Cost:
+def measure_cost(model: nn.Module, resolution: int, run: Callable[[Tensor], Any] | None = None) -> Cost:
     """Cost of one forward pass of `model` on one image of resolution x resolution pixels.
 
-    The pass runs on the meta device: nothing is computed and `model` loses its weights.
+    The pass runs on the meta device: nothing is computed and `model` loses its weights. `run` is the pass, where it is
+    not `model` itself.
     """
     model = model.to("meta").eval()
     with counting(model) as cost, torch.no_grad():
-        # a two-stage detector names the pass that does not depend on what is in the image
-        getattr(model, "dense", model)(torch.empty(1, 3, resolution, resolution, device="meta"))
+        (run or model)(torch.empty(1, 3, resolution, resolution, device="meta"))
     for module in model.modules():
         params = sum(p.numel() for p in module.parameters(recurse=False))
         if params:

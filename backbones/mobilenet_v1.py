@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from backbones.base import Backbone, Normalization
+from backbones.base import Backbone, Foldable, Normalization
 from backbones.depthwise import StridedDepthwise, pad_after
 
 Padding = Literal["same", "symmetric"]
@@ -62,7 +62,7 @@ class SpatialConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, 2, (top, left), 1, self.groups)
 
 
-class ConvNormAct(nn.Sequential):
+class ConvNormAct(Foldable, nn.Sequential):
     """Convolution, batch normalization and activation, as every layer of the network is built."""
 
     def __init__(
@@ -95,8 +95,8 @@ class ConvNormAct(nn.Sequential):
 def fold_norms(model: nn.Module) -> nn.Module:
     """Folds the normalization of every module of `model` that can, in place; it can only infer from then on."""
     for module in list(model.modules()):
-        if fold := getattr(module, "fold", None):
-            fold()
+        if isinstance(module, Foldable):
+            module.fold()
     return model.eval()
 
 

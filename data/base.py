@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +27,33 @@ def start_worker(max_pixels: int, number: int) -> None:
     """Run at the start of each loader process, which need not inherit the limit of this one."""
     limit_pixels(max_pixels)
     ignore_signals(number)
+
+
+@dataclass
+class Batch:
+    """What every task's batch has; a task adds its targets, tensors with the batch first.
+
+    `images` are (B, 3, R, R) uint8, `sizes` (B, 2) the height and width of each file, `bad` path and reason of each
+    image that could not be read.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    bad: list[tuple[str, str]]
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        """Used by Lightning to move the batch, in place."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                setattr(self, field.name, change(value))
+        return self
 
 
 class SuiteData(LightningDataModule):

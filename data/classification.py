@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import Batch, Split, SuiteData
 from data.crops import CENTRE, Box, center_box, crop_decoded, random_box, read_crop
 from data.images import BadImage, read_image
 
@@ -32,36 +32,22 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Batch:
+class ClassificationBatch(Batch):
     """Images (B, 3, R, R) uint8 in channels_last and the indices of their classes (B,), or attributes (B, A)."""
 
-    images: Tensor
     labels: Tensor
-    sizes: Tensor  # (B, 2) height and width of each file
     paths: list[str]
-    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
     rows: list[int] = field(default_factory=list)  # which samples of the split these are
     views: list[int] = field(default_factory=list)  # and which of their views, where they have a fixed number
 
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
-        """Used by Lightning to move the batch."""
-        for name in ("images", "labels", "sizes"):
-            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
-        return self
 
-    def pin_memory(self) -> "Batch":
-        for name in ("images", "labels", "sizes"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
     """Copies the images, mirrored where their sample says so, into one channels_last block."""
     first = samples[0]["image"]
     images = torch.empty((len(samples), *first.shape), dtype=torch.uint8, memory_format=torch.channels_last)
     for image, sample in zip(images, samples, strict=True):
         image.copy_(sample["image"].flip(2) if sample["mirror"] else sample["image"])
-    return Batch(
+    return ClassificationBatch(
         images=images,
         labels=torch.from_numpy(np.asarray([s["label"] for s in samples])),
         sizes=torch.tensor([s["size"] for s in samples]),

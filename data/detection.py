@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import Batch, Split, SuiteData
 from data.image_file import BadImage, image_size
 from data.images import read_image
 from data.transforms import detection_transforms, mosaic
@@ -69,26 +69,12 @@ def report_dropped(source: Path, dropped: Counter[str]) -> None:
 
 
 @dataclass
-class Batch:
+class DetectionBatch(Batch):
     """Images (B, 3, R, R) uint8; boxes (B, N, 4) in their pixels, labels (B, N), -1 where padded."""
 
-    images: Tensor
     boxes: Tensor
     labels: Tensor
     image_ids: list[int]
-    sizes: Tensor  # (B, 2) height and width of each file
-    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
-
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
-        """Used by Lightning to move the batch."""
-        for name in ("images", "boxes", "labels", "sizes"):
-            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
-        return self
-
-    def pin_memory(self) -> "Batch":
-        for name in ("images", "boxes", "labels", "sizes"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
 
 
 class DetectionSet(Dataset[dict[str, Any]]):
@@ -152,7 +138,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         return self.cache[index]
 
 
-def collate(samples: list[dict[str, Any]]) -> Batch:
+def collate(samples: list[dict[str, Any]]) -> DetectionBatch:
     """Stacks samples, padding boxes with zeros and labels with -1 to the batch's largest count."""
     most = max(len(s["labels"]) for s in samples)
     boxes = torch.zeros(len(samples), most, 4)
@@ -160,7 +146,7 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
     for i, sample in enumerate(samples):
         boxes[i, : len(sample["boxes"])] = sample["boxes"]
         labels[i, : len(sample["labels"])] = sample["labels"]
-    return Batch(
+    return DetectionBatch(
         images=torch.stack([s["image"] for s in samples]),
         boxes=boxes,
         labels=labels,

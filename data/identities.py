@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import SPLITS, Split
-from data.classification import Batch, ClassificationData, ImageSet, Sample, collate
+from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
 from data.folders import class_folders
 from data.text import read_lines
@@ -91,7 +91,7 @@ class People(Dataset[list[dict[str, Any]]]):
         return [self.images[row] for row in [*chosen, *random.choices(rows, k=self.images_per_person - len(chosen))]]
 
 
-def collate_people(samples: Sequence[Any]) -> Batch:
+def collate_people(samples: Sequence[Any]) -> ClassificationBatch:
     """Batches images, or people with several images each."""
     return collate([s for item in samples for s in item] if isinstance(samples[0], list) else samples)
 

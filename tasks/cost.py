@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     """The network of a configuration and what it costs. Without data the number of classes is the published one."""
-    from backbones.cost import measure_cost
     from tasks.engine.task import locate
 
     task = locate(config, "task")
     count = config["task"]["num_classes"] or task.published_classes
     module: TaskModule = task(config, [str(i) for i in range(count)], load_weights=False)
-    return module, measure_cost(module.model, module.resolution)
+    return module, module.model.cost(module.resolution)
 
 
 def measure(config: dict[str, Any]) -> None:

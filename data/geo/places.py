@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import Batch, Split, SuiteData
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
@@ -160,26 +160,12 @@ def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float)
 
 
 @dataclass
-class Batch:
+class GeoBatch(Batch):
     """Images (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
 
-    images: Tensor
     positions: Tensor
     cells: Tensor
-    sizes: Tensor  # (B, 2) height and width of each file
     rows: Tensor  # (B,) index in the split, -1 in a stream
-    bad: list[tuple[str, str]]  # path and reason of each image that could not be read
-
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
-        """Used by Lightning to move the batch."""
-        for name in ("images", "positions", "cells", "sizes", "rows"):
-            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
-        return self
-
-    def pin_memory(self) -> "Batch":
-        for name in ("images", "positions", "cells", "sizes", "rows"):
-            setattr(self, name, getattr(self, name).pin_memory())
-        return self
 
 
 def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], row: int) -> dict[str, Any]:
@@ -224,10 +210,10 @@ class GeoSet(Dataset[dict[str, Any]]):
         return self.cache[row]
 
 
-def collate(samples: list[dict[str, Any]]) -> Batch:
+def collate(samples: list[dict[str, Any]]) -> GeoBatch:
     names = ("images", "positions", "cells", "sizes", "rows")
     stacked = {name: torch.stack([s[name] for s in samples]) for name in names}
-    return Batch(**stacked, bad=[problem for s in samples for problem in s["bad"]])
+    return GeoBatch(**stacked, bad=[problem for s in samples for problem in s["bad"]])
 
 
 class GeoData(SuiteData):

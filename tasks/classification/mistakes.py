@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from data.classification import Batch
+from data.classification import ClassificationBatch
 
 
 class Mistake(NamedTuple):
@@ -31,7 +31,7 @@ class Mistakes:
     def clear(self) -> None:
         self.worst = []
 
-    def add(self, batch: Batch, scores_BC: Tensor) -> None:
+    def add(self, batch: ClassificationBatch, scores_BC: Tensor) -> None:
         score, predicted = scores_BC.max(dim=1)
         rank = score.where(predicted != batch.labels, -1)
         top = rank.topk(min(self.count, len(rank)))

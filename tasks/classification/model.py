@@ -1,53 +1,20 @@
-"""A classifier: backbone, global average pool, dropout and one fully connected layer."""
+"""The network of classification."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.base import Backbone
+from tasks.classification.answers import classes
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
-from tasks.export.answers import classes
-from tasks.export.graph import ExportSpec
-
-Form = Literal["classes", "attributes", "embedding"]  # what a network says of an image
-
-
-class PooledNet(nn.Module):
-    """The shape of the paper's Table 1: images (B, 3, H, W) to (B, outputs)."""
-
-    form: ClassVar[Form]
-    strides = (32,)
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: Backbone, outputs: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.outputs = outputs
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.channels[-1], outputs)
-        mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in backbone.normalization)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """RGB (B, 3, H, W) in 0..255 to what the backbone expects."""
-        return (images.float() - self.mean) / self.std
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Normalised images to the averaged features (B, channels) that the head sees."""
-        return self.backbone(images)[-1].mean(dim=(2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.dropout(self.embed(images)))
+from tasks.engine.model import ExportSpec, PooledNet
 
 
 class Classifier(PooledNet):
     """Images to the logits (B, num_classes) of classes that exclude each other."""
 
     form = "classes"
-    exports = ExportSpec({"probabilities": "of each class"}, answer=classes)
+    export_spec = ExportSpec({"probabilities": "of each class"}, answer=classes)
 
     def __init__(
         self,

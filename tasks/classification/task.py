@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.classification import Batch
+from data.classification import ClassificationBatch
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes, captioned
 from tasks.classification.model import Classifier
@@ -54,7 +54,7 @@ class ClassificationTask(TaskModule):
         if stage == "fit" and not self.teacher:
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels
         if self.mixer:
             images, targets = self.mixer(images, targets)
@@ -71,7 +71,7 @@ class ClassificationTask(TaskModule):
         """Of each class, (B, num_classes), for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
-    def update_metrics(self, batch: Batch) -> None:
+    def update_metrics(self, batch: ClassificationBatch) -> None:
         scores = self.probabilities(batch.images)
         best = scores.topk(min(TOP, len(self.labels))).indices
         self.confusion.update(best[:, 0], batch.labels)
@@ -108,7 +108,7 @@ class ClassificationTask(TaskModule):
             answers.append({"classes": [{"label": label, "score": score} for label, score in pairs]})
         return answers
 
-    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{"classes": [{"label": self.labels[i]}]} for i in batch.labels.tolist()]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

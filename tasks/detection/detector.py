@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import nms
 
 from backbones.base import Backbone
+from tasks.detection.answers import detections, numpy_nms
 from tasks.detection.nms import nms_mask
-from tasks.export.answers import detections, numpy_nms
-from tasks.export.graph import ExportSpec
+from tasks.engine.model import ExportSpec, Model
 
 
 class Detections(NamedTuple):
@@ -20,26 +20,24 @@ class Detections(NamedTuple):
     labels: Tensor  # (B, K) int64, 0 for the first class
 
 
-class Detector(nn.Module):
+class Detector(Model):
     """A network that can be deployed alone: preprocess, forward, postprocess; and its loss to train it.
 
     A detector names the backbone's `strides` that it stands on, and defines `forward`, `loss` and either
     `class_logits` and `decode_boxes_at` or a `postprocess` of its own.
     """
 
-    strides: tuple[int, ...]
     score_threshold: float = 0.01
-    exports = ExportSpec(
+    export_spec = ExportSpec(
         {
             "boxes": "xyxy in pixels of the input",
             "scores": "0..1; where there is an output `labels` they fall, and past an image's last detection are 0",
             "labels": "index into the class names",
         },
+        result=Detections,
         answer=detections,
         helpers=(numpy_nms,),
     )
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -51,18 +49,10 @@ class Detector(nn.Module):
         candidates: int = 200,
         max_detections: int = 100,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone)
         self.num_classes = num_classes
         self.resolution = resolution
         self.nms_iou, self.candidates, self.max_detections = nms_iou, candidates, max_detections
-        mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in backbone.normalization)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """uint8 RGB (B, 3, H, W) to what the backbone expects."""
-        return (images.float() - self.mean) / self.std
 
     def loss(self, outputs: Any, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Named losses; boxes in input pixels, labels -1 where padded."""
@@ -112,6 +102,10 @@ class Detector(nn.Module):
             for table, values in zip(result, rows, strict=True):
                 table[i, : len(values)] = torch.from_numpy(values)
         return result
+
+    def anchor_boxes(self) -> Tensor | None:
+        """The anchors (A, 4), xyxy input pixels, of a detector that has some."""
+        return None
 
     def nms_settings(self) -> dict[str, Any]:
         """The settings of `numpy_nms`."""

@@ -71,6 +71,7 @@ class FasterRCNN(Detector):
     """RPN on the map at stride 16, and the backbone's last blocks on each of `proposals` crops."""
 
     strides = (16,)
+    has_whole_backbone = False
 
     def __init__(
         self,
@@ -131,8 +132,11 @@ class FasterRCNN(Detector):
         """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
         return self.backbone(images)[-1]
 
+    def anchor_boxes(self) -> Tensor:
+        return self.anchors
+
     def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
-        """As `Detector.deployed`: the two stages of `postprocess` on tensors of fixed shapes."""
+        """The two stages of `postprocess` on tensors of fixed shapes."""
         if not with_nms:
             raise UserError("detector=faster_rcnn needs suppression between its stages, which format=onnx alone has")
         maps = self(images)
@@ -175,8 +179,8 @@ class FasterRCNN(Detector):
         """Which boxes (..., 4) have sides of at least `side`."""
         return (boxes[..., 2:] - boxes[..., :2] >= side).all(dim=-1)
 
-    def dense(self, images: Tensor) -> None:
-        """All layers on as many crops as there are proposals, whatever is in the images: for counting and timing."""
+    def run_all_layers(self, images: Tensor) -> None:
+        """With as many crops as there are proposals."""
         features = self(images)
         self.rpn.head([features])
         crops = features.new_zeros(self.proposals * len(images), features.shape[1], CROP, CROP)

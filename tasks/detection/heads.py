@@ -6,6 +6,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from backbones.base import Foldable
 from backbones.mobilenet_v1 import ConvNormAct
 
 PRIOR = log(0.01 / 0.99)  # RetinaNet, section 4.1: rare objects do not swamp the first steps
@@ -60,7 +61,7 @@ class Affine(nn.Module):
         return x * self.scale + self.shift
 
 
-class SharedTower(nn.Module):
+class SharedTower(Foldable, nn.Module):
     """One tower of 3 x 3 convolutions for all maps, with normalization of its own for each (TF's FPN recipe)."""
 
     def __init__(self, depth: int, layers: int, maps: int, anchors: int, columns: int, bias: float = 0.0) -> None:

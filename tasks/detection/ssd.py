@@ -73,6 +73,9 @@ class AnchorDetector(Detector):
             class_loss = hard_negative_cross_entropy(logits, classes_BA, self.negative_ratio)
         return {"class": class_loss / count, "box": box_loss / count}
 
+    def anchor_boxes(self) -> Tensor:
+        return self.anchors
+
     def class_logits(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         return outputs[1][..., 1:]
 

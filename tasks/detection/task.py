@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from data.base import Split
-from data.detection import Batch, DetectionSet
+from data.detection import DetectionBatch, DetectionSet
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.tf_zoo import read_tf_zoo
@@ -45,7 +45,7 @@ class DetectionTask(TaskModule):
 
     def export_metadata(self) -> dict[str, Any]:
         suppression = self.model.nms_settings() | {"draw_threshold": self.config["task"]["draw_threshold"]}
-        anchors = getattr(self.model, "anchors", None)
+        anchors = self.model.anchor_boxes()
         return {"postprocess": suppression} | (
             {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
         )
@@ -53,7 +53,7 @@ class DetectionTask(TaskModule):
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().load_initial_weights(path)
 
-    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
     def detect(self, images: Tensor, sizes: Tensor) -> Detections:
@@ -63,7 +63,7 @@ class DetectionTask(TaskModule):
         scale = sizes.flip(1).repeat(1, 2) / self.resolution
         return found._replace(boxes=found.boxes * scale[:, None])
 
-    def update_metrics(self, batch: Batch) -> None:
+    def update_metrics(self, batch: DetectionBatch) -> None:
         found = [table.float().cpu().numpy() for table in self.detect(batch.images, batch.sizes)]
         for image_id, boxes, scores, labels in zip(batch.image_ids, *found, strict=True):
             kept = scores > 0
@@ -99,7 +99,7 @@ class DetectionTask(TaskModule):
             for boxes, scores, labels in zip(*found, strict=True)
         ]
 
-    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: DetectionBatch) -> list[dict[str, Any]]:
         scale = batch.sizes.flip(1).repeat(1, 2) / batch.images.shape[-1]
         return [
             {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.classification import Batch, ImageSet
+from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.teacher import Teacher
 
 
@@ -56,7 +56,7 @@ class Cached(Teacher):
     def direct(self) -> Teacher:
         return self.teacher
 
-    def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
         assert batch is not None
         rows, views = np.array(batch.rows), np.array(batch.views)
         missing = np.flatnonzero(self.known[rows, views, -1] == 0)

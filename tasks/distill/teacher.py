@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from backbones.base import Normalization
 from backbones.errors import UserError
 from data.base import SuiteData
-from data.classification import Batch, ImageSet
+from data.classification import ClassificationBatch, ImageSet
 from data.identities import People
-from tasks.classification.model import Form, PooledNet
+from tasks.engine.model import Form, PooledNet
 from tasks.engine.task import TaskModule
 
 Outputs = Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ class Teacher:
     def __deepcopy__(self, _: dict[int, Any]) -> "Teacher":
         return self
 
-    def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
         raise NotImplementedError("a teacher answers")
 
     def identity(self) -> str:
@@ -67,7 +67,7 @@ class Network(Teacher):
             network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
         if self.network is not None:
             self.network.to(images.device)
         return self.outputs(images).float()
@@ -94,7 +94,7 @@ class Table(Teacher):
             twice = next(name for i, name in enumerate(names) if self.rows[name] != i)
             raise UserError(f"teacher={path} has two rows for {twice}")
 
-    def __call__(self, images: Tensor, batch: Batch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
         assert batch is not None
         return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
 

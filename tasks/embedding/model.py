@@ -3,15 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.classification.model import PooledNet
-from tasks.export.graph import ExportSpec
+from tasks.engine.model import ExportSpec, PooledNet
 
 
 class EmbeddingNet(PooledNet):
     """Images (B, 3, H, W) to embeddings (B, D) of length 1, whose inner products say how alike two faces are."""
 
     form = "embedding"
-    exports = ExportSpec({"embedding": "of length 1: inner products say how alike two faces are"})
+    export_spec = ExportSpec({"embedding": "of length 1: inner products say how alike two faces are"})
 
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(super().forward(images).float(), dim=1)

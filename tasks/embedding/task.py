@@ -12,7 +12,7 @@ from torchmetrics.aggregation import CatMetric
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.classification import Batch
+from data.classification import ClassificationBatch
 from data.identities import IdentityData
 from tasks.distill.teacher import Teacher, teacher_of
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
@@ -78,7 +78,7 @@ class EmbeddingTask(TaskModule):
         found: Tensor = self.model(self.model.preprocess(images))
         return found
 
-    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         embeddings = self.embed(batch.images)
         mix = self.config["distill"]["teacher_weight"] if self.teacher else 0.0
         found = {}
@@ -99,7 +99,7 @@ class EmbeddingTask(TaskModule):
             groups.append(own)
         return groups
 
-    def update_metrics(self, batch: Batch) -> None:
+    def update_metrics(self, batch: ClassificationBatch) -> None:
         facts = torch.stack([torch.tensor(batch.rows, device=self.device), batch.labels], dim=1)
         self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))
 
@@ -150,7 +150,7 @@ class EmbeddingTask(TaskModule):
                 answer["matches"] = [{"file": files[i], "similarity": round(c, 4)} for c, i in pairs]
         return answers
 
-    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{} for _ in batch.labels]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
 
 from backbones.mobilenet_v1 import fold_norms
+from tasks.engine.model import Model
 
 
 def precision(wanted: str | int) -> str:
@@ -39,18 +39,17 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
             mallopt(M_TRIM_THRESHOLD, total)
 
 
-def latency_ms(model: nn.Module, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
+def latency_ms(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
     """Time of an image from uint8 to the network's outputs, alone, in float32: the fastest of the rounds, for others
     may use the machine. `model` is used up. A slow network gets fewer rounds: after two seconds it is enough.
     """
-    model = fold_norms(model).to(device)
-    network = getattr(model, "dense", model)  # of two stages both, on as many proposals as it looks at
+    fold_norms(model).to(device)
     image = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8, device=device)
     times, end = [], time.monotonic() + 2
     with torch.inference_mode():
         for _ in range(rounds):
             start = time.perf_counter()
-            network(model.preprocess(image))  # type: ignore[operator]  # a method that every model of ours has
+            model.run_all_layers(model.preprocess(image))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(1e3 * (time.perf_counter() - start))

@@ -17,6 +17,7 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.crops import centre_view
 from tasks.engine.config import target
+from tasks.engine.model import Model
 
 CHECKPOINT_VERSION = 2
 PACKAGES = ("backbones.", "data.", "tasks.")
@@ -52,7 +53,7 @@ class TaskModule(LightningModule):
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     asks_teacher: bool = True  # false where only a file names the teacher
-    model: nn.Module
+    model: Model
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class TaskModule(LightningModule):
             UserError: the teacher cannot be had, or settings do not fit the data.
         """
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> Model:
         """The network: preprocess, forward, postprocess and loss, without Lightning."""
         raise NotImplementedError("a task defines build_model")
 
@@ -205,7 +206,7 @@ class TaskModule(LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains, grouped by weight decay and learning rate."""
         settings = self.config["trainer"]
-        spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())  # type: ignore[union-attr]
+        spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for parameter in self.model.parameters():
             if settings["freeze_backbone"] and parameter in backbone:

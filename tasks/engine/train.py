@@ -22,13 +22,13 @@ from rich.table import Table
 
 from backbones.base import scaled_resolution
 from backbones.console import Console
-from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.engine.callbacks import (
     EMA,
     AtomicCheckpointIO,
     BadImageCounter,
+    PredictionImages,
     RunReport,
     StepSeeds,
     StopOnSignal,
@@ -271,7 +271,7 @@ def describe(
     config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule, differing: dict[str, Any]
 ) -> dict[str, Any]:
     """What metrics.json says of a run but for its progress; prints the gist of it."""
-    cost = measure_cost(copy.deepcopy(module.model), module.resolution)
+    cost = module.model.cost(module.resolution)
     facts = {
         "task": config["task"]["name"],
         "folder": str(folder.absolute()),

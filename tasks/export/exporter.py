@@ -1,6 +1,5 @@
 """Makes an export: writes the file, runs it, and says what became of the task's metric."""
 
-import copy
 import json
 import logging
 import os
@@ -16,14 +15,13 @@ from rich.table import Table
 from torch import Tensor
 
 from backbones.console import Console
-from backbones.cost import measure_cost
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.engine.task import TaskModule, locate
 from tasks.engine.train import saved_data, setup
 from tasks.export.formats import FORMATS, Format
-from tasks.export.graph import Graph, Job, export_spec_of
+from tasks.export.graph import Graph, Job
 from tasks.export.package import VERSION, Spec, atomic_folder, example, sha256, write_spec
 from tasks.export.qat import fine_tune
 from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
@@ -49,7 +47,7 @@ def export(config: dict[str, Any]) -> Path:
     module = restore(checkpoint, config["teacher"])
     target = place(config, path, module)
     if config["part"] == "backbone":
-        if hasattr(module.model, "dense"):
+        if not module.model.has_whole_backbone:
             raise UserError("part=backbone: Faster R-CNN has the last blocks of its backbone in its second stage")
         return export_backbone(config, checkpoint, target)
     graph = Graph(module.model, config["input"], form.with_nms)
@@ -98,7 +96,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
         own = restore(checkpoint).model.backbone
         image = torch.rand(1, 3, resolution, resolution)
         with torch.inference_mode():
-            wanted, got = own(image)[-1], again.eval()(image)[-1]  # type: ignore[operator]
+            wanted, got = own(image)[-1], again.eval()(image)[-1]
         difference = float((wanted - got).abs().max())
         facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
@@ -175,7 +173,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     with torch.inference_mode():
         answers = graph.named(pixels)
     batch = "batch" if form.free_batch else config["batch"]
-    meanings = export_spec_of(module.model).outputs
+    meanings = module.model.export_spec.outputs
 
     def facts(name: str, tensor: Tensor) -> dict[str, Any]:
         return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
@@ -186,7 +184,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         "centre": module.config["data"].get("center_crop"),
         "values": "RGB, 0 to 255",
     }
-    cost = measure_cost(copy.deepcopy(module.model), module.resolution)
+    cost = module.model.cost(module.resolution)
     return Spec(
         task=module.config["task"]["name"],
         format=form.name,
@@ -212,7 +210,7 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
     write_spec(folder, spec, module.export_metadata())
-    text = example(spec, export_spec_of(module.model), form.module().EXAMPLE, form.needs)
+    text = example(spec, module.model.export_spec, form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.export.graph import ExportSpec
+from tasks.engine.model import ExportSpec
 
 VERSION = 1
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""

@@ -17,7 +17,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backbones.console import Console
-from backbones.cost import measure_cost
 from backbones.errors import UserError
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.engine.hardware import keep_freed_memory
@@ -110,7 +109,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         runner = FORMATS[contender.kind].module().Runner(path / Path(spec["file"]).name, threads)  # in its folder
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
-    madds = measure_cost(restore(checkpoint).model, checkpoint["suite"]["resolution"]).madds  # it keeps no weights
+    madds = restore(checkpoint).model.cost(checkpoint["suite"]["resolution"]).madds
     module = restore(checkpoint)
     graph: Callable = Graph(module.model, "uint8_nhwc", with_nms=True)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, module.resolution, module.resolution, 3), np.uint8)

@@ -12,19 +12,20 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
 from tasks.engine.callbacks import BadImageCounter
+from tasks.engine.model import Model
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
-from tasks.export.graph import Graph, from_export
+from tasks.export.graph import Graph
 from tasks.export.qat import int8_layers
 
 Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
 
 
-class RuntimeModel(nn.Module):
+class RuntimeModel(Model):
     """Answers in the model's place with what the exported file says, so that a task measures the file."""
 
     def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # there is no backbone
         self.graph, self.runner, self.names = graph, runner, names
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class RuntimeModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> Any:
         answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
-        return from_export(self.graph.model, dict(zip(self.names, answers, strict=True)))
+        return self.graph.model.from_export(dict(zip(self.names, answers, strict=True)))
 
     def postprocess(self, answers: Any, *_: Any) -> Any:
         return answers
@@ -61,7 +62,7 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
 
 
 def measure(
-    module: TaskModule, data: SuiteData, images: int, model: nn.Module | None = None
+    module: TaskModule, data: SuiteData, images: int, model: Model | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's metrics on about `images` validation images, by `model` in place of its own, and how many."""
     settings = {

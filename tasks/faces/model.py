@@ -3,16 +3,15 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.classification.model import PooledNet
-from tasks.export.answers import attributes
-from tasks.export.graph import ExportSpec
+from tasks.engine.model import ExportSpec, PooledNet
+from tasks.faces.answers import attributes
 
 
 class AttributeNet(PooledNet):
     """Images (B, 3, H, W) to logits (B, A), one for each attribute."""
 
     form = "attributes"
-    exports = ExportSpec({"probabilities": "of each attribute, for itself"}, answer=attributes)
+    export_spec = ExportSpec({"probabilities": "of each attribute, for itself"}, answer=attributes)
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, A)."""

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.classification import Batch
+from data.classification import ClassificationBatch
 from tasks.distill.teacher import Teacher, teacher_of
 from tasks.engine.task import TaskModule
 from tasks.faces.model import AttributeNet
@@ -42,7 +42,7 @@ class FacesTask(TaskModule):
         if stage == "fit" and not self.teacher:
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
         if not self.teacher:
             return {"attribute": self.model.loss(logits, batch.labels)}
@@ -57,7 +57,7 @@ class FacesTask(TaskModule):
         """Of each attribute, (B, A), for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
-    def truth(self, batch: Batch) -> Tensor:
+    def truth(self, batch: ClassificationBatch) -> Tensor:
         """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
         labels = batch.labels.long()
         if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # measured outside of training
@@ -66,7 +66,7 @@ class FacesTask(TaskModule):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
         return labels
 
-    def update_metrics(self, batch: Batch) -> None:
+    def update_metrics(self, batch: ClassificationBatch) -> None:
         rows = torch.tensor(batch.rows, device=self.device)[:, None]
         self.measured.update(torch.cat([rows, self.probabilities(batch.images), self.truth(batch)], dim=1))
 
@@ -128,7 +128,7 @@ class FacesTask(TaskModule):
             answers.append({"attributes": found})
         return answers
 
-    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [
             {"attributes": [{"label": name} for name, v in zip(self.labels, row, strict=True) if v == 1]}
             for row in batch.labels.tolist()

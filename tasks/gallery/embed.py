@@ -105,7 +105,7 @@ def write_shards(
             images, parts = reading.pop()
             bad = [i for part in parts for i in part.result()]
             with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
-                vectors = model.embed(model.preprocess(images.to(device)))
+                vectors = model.image_vectors(model.preprocess(images.to(device)))
             reading = [start(rows) for rows in batches[number + 1 : number + 2]]
             halves = vectors.cpu().half().numpy()
             halves[bad] = np.nan

@@ -41,7 +41,7 @@ class Locator:
 
     def __call__(self, images: Tensor) -> Answer:
         """Answers for uint8 images (B, 3, R, R)."""
-        features = self.model.features(self.model.preprocess(images))
+        features = self.model.embed(self.model.preprocess(images))
         logits = self.model.head(features)
         neighbours = self.gallery.search(F.normalize(features.float(), dim=1).cpu().numpy(), self.k)
         return self.combine(logits, neighbours)

@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.base import Backbone
 from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
 from data.geo.sphere import EARTH_KM, unit_vectors
-from tasks.export.answers import position
-from tasks.export.graph import ExportSpec
+from tasks.engine.model import ExportSpec, PooledNet
+from tasks.geo.answers import position
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +61,20 @@ class Located(NamedTuple):
     directions: Tensor  # unit vectors
 
 
-class GeoLocator(nn.Module):
+class GeoLocator(PooledNet):
     """Images (B, 3, H, W) to logits (B, C) of the cells of all partitions, one after the other.
 
     A fine cell's probability is its own times that of the coarser cell around it in each other partition
     (Müller-Budack et al. 2018, ISNs), normalised over the fine cells.
     """
 
-    strides = (32,)
-    exports = ExportSpec(
+    export_spec = ExportSpec(
         {
             "cells": "the most probable cells, best first: indices into cells.tokens",
             "probabilities": "of these cells",
             "directions": "the position as a unit vector: x to (0, 0), y to (0, 90 east), z to the north pole",
         },
+        result=Located,
         answer=position,
     )
 
@@ -88,36 +88,18 @@ class GeoLocator(nn.Module):
         decode: Literal["best", "mean"] = "mean",
         top_cells: int = 5,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.channels[-1], sum(table.sizes))
+        super().__init__(backbone, sum(table.sizes), dropout)
         self.sizes, self.soft_km, self.decode = table.sizes, soft_km, decode
         self.top_cells = min(top_cells, table.sizes[-1])
         # rebuilt from the labels, so not kept in checkpoints
-        self.register_buffer("mean", torch.tensor(backbone.normalization.mean).view(3, 1, 1) * 255, False)
-        self.register_buffer("std", torch.tensor(backbone.normalization.std).view(3, 1, 1) * 255, False)
         self.register_buffer("directions", torch.from_numpy(unit_vectors(table.positions)).float(), False)
         self.register_buffer("parents", torch.from_numpy(table.parents), False)
-        self.mean: Tensor
-        self.std: Tensor
         self.directions: Tensor
         self.parents: Tensor
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Normalises uint8 images (B, 3, H, W)."""
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features (B, D) of normalised images."""
-        return self.backbone(images)[-1].mean(dim=(2, 3))
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Features (B, D) of length 1, whose inner products say how alike two normalised images are."""
-        return F.normalize(self.features(images).float(), dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.dropout(self.features(images)))
+    def image_vectors(self, images: Tensor) -> Tensor:
+        """Features (B, D) of length 1, whose inner products say how similar two normalised images are."""
+        return F.normalize(self.embed(images).float(), dim=1)
 
     def loss(self, logits: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
         """Cross-entropy averaged over the photos and summed over the partitions.

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data.base import Split
 from data.geo.cells import Hierarchy
-from data.geo.places import Batch
+from data.geo.places import GeoBatch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.figures import log_image
@@ -45,11 +45,11 @@ class GeoTask(TaskModule):
         self.table = CellTable.from_labels(self.labels)
         return GeoLocator(self.build_backbone(GeoLocator.strides), self.table, **settings)
 
-    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: GeoBatch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
         return {"cell": self.model.loss(logits, batch.cells, batch.positions)}
 
-    def update_metrics(self, batch: Batch) -> None:
+    def update_metrics(self, batch: GeoBatch) -> None:
         located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
         positions = positions_of(located.directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
@@ -96,7 +96,7 @@ class GeoTask(TaskModule):
             )
         ]
 
-    def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
+    def ground_truth(self, batch: GeoBatch) -> list[dict[str, Any]]:
         return [place(position) for position in batch.positions.double().cpu().numpy()]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:

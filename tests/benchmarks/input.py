@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data.classification import Batch, ImageSet, Sample, collate
+from data.classification import ClassificationBatch, ImageSet, Sample, collate
 from data.demo.scenes import render_scene
 from tasks.engine.hardware import keep_freed_memory
 from tests.benchmarks.timing import as_it_comes, machine, seconds
@@ -56,7 +56,7 @@ def main() -> None:
     samples = [Sample(Path(path), label) for path, label in theirs.samples]
     ours = ImageSet(samples, SIDE, min_scale=arguments.min_scale, flip=True)
 
-    def load_ours() -> Batch:
+    def load_ours() -> ClassificationBatch:
         keep_freed_memory()
         return collate([ours[i] for i in range(COUNT)])
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from backbones.mobilenet_v1 import MobileNetV1
-from data.classification import Batch, ImageSet, Sample, collate
+from data.classification import ClassificationBatch, ImageSet, Sample, collate
 from tasks.classification.model import Classifier
 from tasks.engine.hardware import keep_freed_memory, precision
 from tests.benchmarks.input import make_images
@@ -67,7 +67,7 @@ def rate(batches: DataLoader, ours: Ours | None) -> float:
     for _ in range(2):
         start, batch = time.perf_counter(), None
         for batch in batches:
-            assert isinstance(batch, Batch)
+            assert isinstance(batch, ClassificationBatch)
             if ours:
                 ours.step(batch.images, batch.labels)
     return len(batches.dataset) / (time.perf_counter() - start)  # type: ignore[arg-type]

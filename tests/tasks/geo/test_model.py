@@ -163,7 +163,7 @@ def test_soft_labels_are_those_of_pigeon(hierarchy: Hierarchy) -> None:
 def test_embeddings_have_length_one_and_need_no_head(hierarchy: Hierarchy) -> None:
     model = network(hierarchy)
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
-    vectors = model.embed(model.preprocess(images))
+    vectors = model.image_vectors(model.preprocess(images))
     assert vectors.shape == (2, 256)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 

@@ -1,26 +1,11 @@
-"""From what an exported file returned to plain answers, in numpy alone: each function is copied into an export's
-example.py as it stands, and takes one image's outputs by name and the content of model.json.
-"""
+"""Detections from an exported file's outputs."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Outputs = dict[str, npt.NDArray[Any]]
-
-
-def classes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The five most probable classes."""
-    scores = outputs["probabilities"]
-    best = np.argsort(-scores)[:5]
-    return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in best]
-
-
-def attributes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The attributes, most probable first."""
-    scores = outputs["probabilities"]
-    return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in np.argsort(-scores)]
+from tasks.engine.answers import Outputs
 
 
 def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
@@ -58,19 +43,3 @@ def detections(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
         for box, score, label in zip(boxes, scores, labels, strict=True)
         if score > spec["postprocess"]["draw_threshold"]
     ]
-
-
-def position(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Latitude and longitude in degrees, and the most probable cells."""
-    x, y, z = outputs["directions"].astype(float)
-    cells = [
-        {"token": spec["cells"]["tokens"][i], "probability": round(float(p), 4)}
-        for i, p in zip(outputs["cells"], outputs["probabilities"], strict=True)
-    ]
-    latitude, longitude = np.degrees([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)]).tolist()
-    return [{"latitude": round(latitude, 5), "longitude": round(longitude, 5), "cells": cells}]
-
-
-def values(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every output as it is."""
-    return [{name: np.round(value.astype(float), 5).tolist()} for name, value in outputs.items()]

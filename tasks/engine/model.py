@@ -1,0 +1,113 @@
+"""What every task's network is: it can be deployed alone, without Lightning, Hydra or files."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from backbones.cost import Cost, measure_cost
+from tasks.engine.answers import Outputs, values
+
+Form = Literal["classes", "attributes", "embedding"]  # what a network's outputs are, for a teacher to match
+
+
+def identity(output: Any) -> Any:
+    return output
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """How a model is described in an export.
+
+    `outputs` gives the meaning of each tensor of `Model.postprocess`, by name and in order; `result` makes what
+    `postprocess` returns of these tensors. `answer` turns one image's outputs into plain values, given the content of
+    model.json; it and its `helpers` use numpy alone, for their source is copied into the export's example.py.
+    """
+
+    outputs: Mapping[str, str]
+    result: Callable[..., Any] = identity
+    answer: Callable[[Outputs, dict[str, Any]], list[dict[str, Any]]] = values
+    helpers: tuple[Callable[..., Any], ...] = ()
+
+
+class Model(nn.Module):
+    """A backbone with heads: preprocess -> forward -> postprocess, and `loss` to train it.
+
+    A task's model defines `forward`, `loss`, `strides` (the backbone's maps that it stands on) and `export_spec`.
+    """
+
+    strides: ClassVar[tuple[int, ...]] = (32,)
+    has_whole_backbone: ClassVar[bool] = True  # Faster R-CNN moves the last blocks to its second stage
+    export_spec: ClassVar[ExportSpec] = ExportSpec({"output": "what the network returns"})
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in backbone.normalization)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in 0..255 to what the backbone expects."""
+        return (images.float() - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Any:
+        """Normalised images (B, 3, R, R) to the network's raw outputs."""
+        raise NotImplementedError("a model defines forward")
+
+    def postprocess(self, outputs: Any) -> Any:
+        """The answers in raw outputs: a tensor or a NamedTuple of tensors, all with the batch first."""
+        return outputs
+
+    def loss(self, outputs: Any, *targets: Any) -> Any:
+        """A scalar, or scalars by name."""
+        raise NotImplementedError("a model defines loss")
+
+    def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
+        """What an exported file gives for normalised images, by the names of `export_spec`.
+
+        A detector leaves non-maximum suppression out where the format has none (`with_nms`).
+        """
+        answers = self.postprocess(self(images))
+        answers = (answers,) if isinstance(answers, Tensor) else answers
+        return dict(zip(self.export_spec.outputs, answers, strict=True))
+
+    def from_export(self, outputs: dict[str, Tensor]) -> Any:
+        """What `postprocess` would have given, from the outputs of an exported file."""
+        return self.export_spec.result(*outputs.values())
+
+    def run_all_layers(self, images: Tensor) -> None:
+        """Every layer once, whatever is in the normalised images: for counting and timing."""
+        self(images)
+
+    def cost(self, resolution: int) -> Cost:
+        """Multiply-adds and parameters at resolution x resolution pixels."""
+        counted = copy.deepcopy(self)
+        return measure_cost(counted, resolution, counted.run_all_layers)
+
+
+class PooledNet(Model):
+    """The shape of the paper's Table 1: backbone, global average pool, dropout and one fully connected layer, from
+    images (B, 3, H, W) to (B, outputs).
+    """
+
+    form: ClassVar[Form]
+
+    def __init__(self, backbone: Backbone, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__(backbone)
+        self.outputs = outputs
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.channels[-1], outputs)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images to the pooled features (B, channels) that the head sees."""
+        return self.backbone(images)[-1].mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.embed(images)))
