@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
 from data.crops import CENTRE, Box, center_box, crop_decoded, random_box, read_crop
-from data.images import BadImage, read_image
+from data.images import first_readable, read_image
 
 CACHE_BYTES = 2e9
 
@@ -85,21 +85,16 @@ class ImageSet(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        bad: list[tuple[str, str]] = []
-        for step in range(len(self)):
-            row = (index + step) % len(self)
-            view = random.randrange(self.views) if self.views else 0
-            rng = random.Random(view + row * self.views) if self.views else random
-            sample = self.samples[row]
-            try:
-                image, size = self.read(row, self.chooser(sample.box, rng))
-            except BadImage as error:
-                bad.append(error.args)
-                continue
-            mirror = self.flip and rng.random() < 0.5
-            facts = {"label": sample.label, "path": str(sample.path), "size": size, "bad": bad}
-            return {"image": image, "mirror": mirror, "row": row, "view": view, **facts}
-        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
+        return first_readable(self._sample, index, len(self))
+
+    def _sample(self, row: int) -> dict[str, Any]:
+        view = random.randrange(self.views) if self.views else 0
+        rng = random.Random(view + row * self.views) if self.views else random
+        sample = self.samples[row]
+        image, size = self.read(row, self.chooser(sample.box, rng))
+        mirror = self.flip and rng.random() < 0.5
+        facts = {"label": sample.label, "path": str(sample.path), "size": size}
+        return {"image": image, "mirror": mirror, "row": row, "view": view, **facts}
 
     def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
         """A crop (3, R, R) of a sample's image, and its file's height and width."""

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.image_file import BadImage, image_size
-from data.images import read_image
+from data.image_file import image_size
+from data.images import first_readable, read_image
 from data.transforms import detection_transforms, mosaic
 
 log = logging.getLogger(__name__)
@@ -98,23 +98,17 @@ class DetectionSet(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self._readable(index)
+        sample = first_readable(self._sample, index, len(self))
         if not self.mosaic or torch.rand(()) >= self.mosaic:
             return sample
-        samples = [sample, *(self._readable(i) for i in torch.randint(len(self), (3,)).tolist())]
+        samples = [
+            sample,
+            *(first_readable(self._sample, i, len(self)) for i in torch.randint(len(self), (3,)).tolist()),
+        ]
         return mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}
 
-    def _readable(self, index: int) -> dict[str, Any]:
-        bad: list[tuple[str, str]] = []
-        for step in range(len(self)):
-            record = self.records[(index + step) % len(self)]
-            try:
-                return self._sample(record, (index + step) % len(self)) | {"bad": bad}
-            except BadImage as error:
-                bad.append(error.args)
-        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
-
-    def _sample(self, record: Record, index: int) -> dict[str, Any]:
+    def _sample(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
         image, size = self._read(record, index)
         scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2, np.float32)
         objects = ~record.crowd

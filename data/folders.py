@@ -7,8 +7,7 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from data.files import IMAGE_SUFFIXES
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -20,7 +19,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
     found = {
-        sub.name: sorted(p for p in sub.rglob("*") if p.suffix.lower() in SUFFIXES)
+        sub.name: sorted(p for p in sub.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         for sub in sorted(folder.iterdir())
         if sub.is_dir() and not sub.name.startswith(".")
     }

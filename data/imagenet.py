@@ -8,7 +8,8 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-from data.folders import SUFFIXES, class_folders
+from data.files import IMAGE_SUFFIXES
+from data.folders import class_folders
 from data.text import read_lines
 
 
@@ -68,7 +69,7 @@ class ImageNetData(ClassificationData):
     def _flat(self) -> list[Sample]:
         truth = self.devkit / "ILSVRC2012_validation_ground_truth.txt"
         label = {number: self.wnids.index(wnid) for number, (wnid, _) in self.synsets.items()}
-        paths = sorted(p for p in self.val.iterdir() if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in self.val.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         try:
             classes = [label[int(line)] for line in read_lines(truth) if line.strip()]
         except (ValueError, KeyError) as error:

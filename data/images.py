@@ -1,15 +1,16 @@
 """Reading images: what can go wrong with a file, said with its path."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from backbones.errors import UserError
 from data.image_file import BadImage, open_image
-
-__all__ = ["BadImage", "read_image"]
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
@@ -42,3 +43,19 @@ def read_image(
         turned = ImageOps.exif_transpose(image) if upright else image
         pixels = np.array(turned.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1), (height, width)
+
+
+def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:
+    """What `read` gives for the first of `count` rows, from `index` on and round, whose image can be read; `bad` is added
+    to it, path and reason of those before.
+
+    Raises:
+        UserError: none can be read.
+    """
+    bad: list[tuple[str, str]] = []
+    for step in range(count):
+        try:
+            return read((index + step) % count) | {"bad": bad}
+        except BadImage as error:
+            bad.append(error.args)
+    raise UserError(f"none of the {count} images can be read, for example {bad[0][0]}: {bad[0][1]}")

@@ -1,31 +1,16 @@
 """python -m tasks.cost task=... backbone.alpha=...: multiply-adds and parameters, without any data."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.engine.config import arguments, load_config, one_line_errors
-
-if TYPE_CHECKING:
-    from backbones.cost import Cost
-    from tasks.engine.task import TaskModule
-
-
-def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
-    """The network of a configuration and what it costs. Without data the number of classes is the published one."""
-    from tasks.engine.task import locate
-
-    task = locate(config, "task")
-    count = config["task"]["num_classes"] or task.published_classes
-    module: TaskModule = task(config, [str(i) for i in range(count)], load_weights=False)
-    return module, module.model.cost(module.resolution)
 
 
 def measure(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
+    from tasks.engine.cost import recount
 
     module, cost = recount(config)
     if config["format"] == "json":

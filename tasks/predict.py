@@ -1,51 +1,21 @@
 """python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob>; mode=test measures instead."""
 
-import glob
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from data.files import find_images, output_paths
 from tasks.engine.config import arguments, load_config, one_line_errors
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
-
-def find_images(wanted: str | None) -> list[Path]:
-    """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
-
-    Raises:
-        UserError: there are none.
-    """
-    path = Path(wanted or "")
-    if wanted and path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    elif wanted and path.exists():
-        found = [path]
-    else:
-        matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
-        found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
-    if not found:
-        raise UserError(f"input={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
-    return found
-
-
-def output_paths(files: list[Path], output: Path) -> list[Path]:
-    """Where what is drawn of each file goes: its place below the folder that all have in common, and its full name, so
-    that no two are the same.
-    """
-    full = [os.path.abspath(file) for file in files]
-    base = os.path.commonpath([os.path.dirname(file) for file in full])
-    return [output / f"{os.path.relpath(file, base)}.png" for file in full]
-
 
 def read_images(files: list[Path], at_least: int) -> dict[Path, Any]:
     """What `read_image` gives for each file; unreadable ones are named and left out."""
-    from data.images import BadImage, read_image
+    from data.image_file import BadImage
+    from data.images import read_image
 
     images = {}
     for file in files:

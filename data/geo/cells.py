@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from backbones.errors import UserError
+from data.files import atomic_write
 from data.geo.s2 import (
     MAX_LEVEL,
     Floats,
@@ -152,12 +153,8 @@ class Partition:
         rows = zip(to_tokens(self.ids), self.counts, self.latitude, self.longitude, strict=True)
         lines = [f"# {key}: {value}" for key, value in header.items()] + [_COLUMNS]
         lines += [f"{token},{count},{lat:.7f},{lon:.7f}" for token, count, lat, lon in rows]
-        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-        try:
-            temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(Path(path), "w") as file:
+            file.write("\n".join(lines) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Partition:

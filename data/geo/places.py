@@ -17,16 +17,16 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
+from data.files import IMAGE_SUFFIXES
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
-from data.images import read_image
+from data.images import first_readable, read_image
 from data.rejects import Rejects
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2e9
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 COLUMNS = {
     "path": ("path", "file", "image", "img_id", "id", "IMG_ID"),
     "latitude": ("latitude", "lat", "LAT"),
@@ -131,7 +131,7 @@ def read_folder(folder: Path) -> Places:
         UserError: none has.
     """
     rejects, paths, positions = Rejects(folder), [], []
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     for path in photos:
         try:
             found = exif_position(path)
@@ -190,17 +190,11 @@ class GeoSet(Dataset[dict[str, Any]]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        bad: list[tuple[str, str]] = []
-        for step in range(len(self)):
-            row = (index + step) % len(self)
-            try:
-                image, size = self._read(row)
-            except BadImage as error:
-                bad.append(error.args)
-                continue
-            found = sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
-            return found | {"bad": bad}
-        raise UserError(f"none of the {len(self)} images can be read, for example {bad[0][0]}: {bad[0][1]}")
+        return first_readable(self._sample, index, len(self))
+
+    def _sample(self, row: int) -> dict[str, Any]:
+        image, size = self._read(row)
+        return sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
 
     def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
         if self.cache is None:

@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData, start_worker
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
-from data.images import BadImage
+from data.image_file import BadImage
 from data.seeding import seed_all
 from data.tar import BadShard, Record, find_shards, is_address, read_records
 from data.text import read_lines

@@ -13,7 +13,8 @@ from data.base import Split
 from data.geo.cells import Hierarchy
 from data.geo.places import COLUMNS, GeoData, Places, problem, sample
 from data.geo.s2 import Floats
-from data.images import BadImage, read_image
+from data.image_file import BadImage
+from data.images import read_image
 from data.rejects import Rejects
 from data.shards.classification import ShardData, ShardSet
 from data.tar import Record, is_address

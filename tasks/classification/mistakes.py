@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from data.classification import ClassificationBatch
+from tasks.engine.figures import captioned
 
 
 class Mistake(NamedTuple):
@@ -51,16 +50,3 @@ class Mistakes:
             image = torch.nn.functional.interpolate(m.image[None].contiguous(), (side, side), mode="bilinear")[0]
             cells.append(captioned(image, [f"is {labels[m.truth]}", f"said {labels[m.predicted]} {m.score:.2f}"]))
         return make_grid(torch.stack(cells), nrow=4, padding=4, pad_value=255)
-
-
-def captioned(image: Tensor, lines: list[str]) -> Tensor:
-    """The image (3, H, W) with lines of text on a dark bar at its top."""
-    if not lines:
-        return image
-    canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-    size = max(9, canvas.height // 18)
-    font, draw = ImageFont.load_default(size), ImageDraw.Draw(canvas)
-    draw.rectangle((0, 0, canvas.width, (size + 3) * len(lines) + 3), fill=(20, 20, 20))
-    for i, line in enumerate(lines):
-        draw.text((4, 2 + i * (size + 3)), line, fill=(255, 255, 255), font=font)
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)

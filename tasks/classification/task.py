@@ -12,9 +12,10 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch
 from tasks.classification.losses import distillation
-from tasks.classification.mistakes import Mistakes, captioned
+from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.teacher import Network, Teacher, teacher_of
+from tasks.engine.figures import captioned
 from tasks.engine.task import TaskModule
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone

@@ -16,9 +16,9 @@ from rich.text import Text
 from backbones.console import Console
 from backbones.errors import UserError
 from data.image_file import BadImage, open_image
+from tasks.compare.published import points
 from tasks.compare.runs import Run, groups, read_runs
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.paper.published import points
 
 SORTED = {"primary": "primary", "madds": "madds_m", "params": "params_m", "latency": "latency_ms"}
 COLUMNS = (

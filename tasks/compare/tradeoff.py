@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
 from backbones.console import Console
+from tasks.compare.published import points
 from tasks.compare.runs import Run, frontier, groups, read_run
-from tasks.paper.published import points
 
 INK, MUTED, GRID, OURS, BEATEN, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#9db2d3", "#c2571a"
 SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each image

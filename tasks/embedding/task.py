@@ -18,9 +18,9 @@ from tasks.distill.teacher import Teacher, teacher_of
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
+from tasks.engine.figures import beside
+from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
-from tasks.faces.panel import beside
-from tasks.faces.task import unique_rows
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class EmbeddingTask(TaskModule):
         return found
 
     def configure_callbacks(self) -> list[Callback]:
-        from tasks.faces.figures import HardPairs
+        from tasks.embedding.figures import HardPairs
 
         return [HardPairs()]
 

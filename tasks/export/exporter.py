@@ -17,12 +17,13 @@ from torch import Tensor
 from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
+from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
 from tasks.engine.task import TaskModule, locate
 from tasks.engine.train import saved_data, setup
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
-from tasks.export.package import VERSION, Spec, atomic_folder, example, sha256, write_spec
+from tasks.export.package import VERSION, Spec, example, sha256, write_spec
 from tasks.export.qat import fine_tune
 from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
 

@@ -3,15 +3,10 @@
 import hashlib
 import inspect
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
 from tasks.engine.model import ExportSpec
 
 VERSION = 1
@@ -96,32 +91,3 @@ def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into that becomes `target` at the end, and vanishes if anything fails.
-
-    Raises:
-        UserError: `target` exists and may not be replaced, or cannot be written.
-    """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists; give overwrite=true to replace it, or another output=")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}; choose another with output=") from error
-    try:
-        yield partial
-        if target.exists():
-            if not overwrite:
-                raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
-            target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)

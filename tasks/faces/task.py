@@ -12,9 +12,10 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch
 from tasks.distill.teacher import Teacher, teacher_of
+from tasks.engine.figures import beside
+from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 from tasks.faces.model import AttributeNet
-from tasks.faces.panel import beside
 
 SHOWN = 12  # attributes that are written beside an image
 
@@ -140,10 +141,3 @@ class FacesTask(TaskModule):
 
     def describe(self, prediction: dict[str, Any]) -> str:
         return ", ".join(f"{a['label']} {a['score']:.2f}" for a in prediction["attributes"] if a["score"] >= 0.5)
-
-
-def unique_rows(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted distinct values, and where each comes first: samplers of several processes repeat some images."""
-    values, inverse = torch.unique(index, return_inverse=True)
-    first = torch.full((len(values),), len(index)).scatter_reduce(0, inverse, torch.arange(len(index)), "amin")
-    return values, first

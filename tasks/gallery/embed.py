@@ -18,7 +18,8 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from data.crops import read_whole
-from data.images import BadImage
+from data.files import atomic_write
+from data.image_file import BadImage
 from tasks.engine.hardware import has_native_bf16
 from tasks.geo.model import GeoLocator
 
@@ -126,10 +127,8 @@ def shard_path(folder: Path, row: int, size: int) -> Path:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Writes an array whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
+    with atomic_write(path) as file:
         np.save(file, array)
-    partial.replace(path)
 
 
 class Embeddings:

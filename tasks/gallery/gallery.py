@@ -7,7 +7,6 @@ gallery.json, which names the model that made them.
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from backbones.errors import UserError
+from data.files import atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from tasks.engine.checkpoint import restore
@@ -59,9 +59,8 @@ class Facts:
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
-        partial = folder / ".gallery.json.part"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(folder / "gallery.json")
+        with atomic_write(folder / "gallery.json", "w") as file:
+            json.dump(asdict(self), file, indent=2)
 
     @classmethod
     def read(cls, folder: Path, model: str) -> "Facts":
@@ -187,9 +186,8 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
                 f"{folder} holds embeddings, half done, of another model or of other photos: finish that job, "
                 f"or delete {path} and {embeddings}"
             )
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes do this at once
-        partial.write_text(json.dumps(claim))
-        partial.replace(path)
+        with atomic_write(path, "w") as file:  # several processes do this at once
+            json.dump(claim, file)
     except ValueError as error:
         raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbones.errors import UserError
+from data.files import atomic_write
 
 Vectors = npt.NDArray[np.float32]
 
@@ -97,10 +98,8 @@ def training_count(index: Any) -> int:
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Writes it whole or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    faiss.write_index(index, str(partial))
-    partial.replace(path)
+    with atomic_write(path) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def read_index(path: Path, mapped: bool = True) -> Any:

@@ -15,10 +15,12 @@ from torch import Tensor
 from backbones.console import Console
 from backbones.errors import UserError
 from data.crops import read_whole
+from data.files import find_images, output_paths
 from data.geo.places import Places
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
-from data.images import BadImage, read_image
+from data.image_file import BadImage
+from data.images import read_image
 from tasks.engine.checkpoint import restore
 from tasks.gallery.embed import fingerprint
 from tasks.gallery.gallery import Gallery
@@ -26,7 +28,6 @@ from tasks.gallery.locate import Answer, Locator
 from tasks.geo import maps
 from tasks.geo.gazetteer import nearest_place
 from tasks.geo.task import GeoTask, error_metrics, in_words, place
-from tasks.predict import find_images, output_paths
 
 log = logging.getLogger(__name__)
 console = Console()

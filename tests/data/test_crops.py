@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from data.base import Split
 from data.classification import ClassificationData, ImageSet, Sample, collate
 from data.crops import RATIO, center_box, random_box, read_crop
-from data.images import BadImage
+from data.image_file import BadImage
 
 sides = st.integers(1, 600)
 

@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.coco import CocoData, read_coco
-from data.images import BadImage, read_image
+from data.image_file import BadImage
+from data.images import read_image
 from data.transforms import MOSAIC_VISIBLE, BatchedIoUCrop, detection_transforms, mosaic
 from data.voc import VocData
 from tests.conftest import shared

@@ -14,10 +14,10 @@ from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.cost import Cost, counting, layer_type, measure_cost
 from backbones.errors import UserError
+from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
-from tasks.cost import recount
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.paper import published
+from tasks.engine.cost import recount
 
 
 @cache

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tasks import paper
+from tasks.compare import published
 from tasks.compare.runs import read_runs
-from tasks.cost import recount
 from tasks.engine.config import load_config
-from tasks.paper import __main__ as paper
-from tasks.paper import published
+from tasks.engine.cost import recount
 from tests.benchmarks.compare import write_run
 
 

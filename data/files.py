@@ -1,0 +1,87 @@
+"""Files and folders: images by name, and writing that leaves nothing half done."""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from backbones.errors import UserError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """A file that appears as `path` only when it was written to its end and has reached the disk.
+
+    A process that is killed leaves `path` as it was; several may write the same path at once.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into that becomes `target` at the end, and is removed if anything fails.
+
+    Raises:
+        UserError: `target` exists and may not be replaced, or cannot be written.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists; give overwrite=true to replace it, or another output=")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}; choose another with output=") from error
+    try:
+        yield partial
+        if target.exists():
+            if not overwrite:
+                raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def find_images(wanted: str | None) -> list[Path]:
+    """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = Path(wanted or "")
+    if wanted and path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    elif wanted and path.exists():
+        found = [path]
+    else:
+        matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+        found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
+    if not found:
+        raise UserError(f"input={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
+    return found
+
+
+def output_paths(files: list[Path], output: Path) -> list[Path]:
+    """Where what is drawn of each file goes: its place below the folder that all have in common, and its full name, so
+    that no two are the same.
+    """
+    full = [os.path.abspath(file) for file in files]
+    base = os.path.commonpath([os.path.dirname(file) for file in full])
+    return [output / f"{os.path.relpath(file, base)}.png" for file in full]

@@ -1,0 +1,63 @@
+"""At each validation: the ROC curve and the hardest pairs, in TensorBoard and in the run folder."""
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from data.base import SuiteData
+from data.classification import ImageSet
+from tasks.embedding.task import EmbeddingTask
+from tasks.embedding.verification import Roc
+from tasks.engine.figures import captioned, log_image, render_figure, thumbnail
+
+EACH, SIDE = 4, 160  # pairs of either mistake; pixels
+MOST = 3000  # images among which hard pairs are looked for
+
+
+class HardPairs(Callback):
+    """Draws the ROC curve, the least alike images of one person and the most alike of two."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, EmbeddingTask)
+        index, people, vectors = module.rows()  # from all ranks, so all must ask
+        if not trainer.is_global_zero:
+            return
+        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+        dataset = data.dataset("val")
+        assert isinstance(dataset, ImageSet)
+        log_image(trainer, "roc", render_figure(roc_figure(Roc.of(vectors, people))))
+        log_image(trainer, "hard_pairs", pairs_page(index[:MOST], people[:MOST], vectors[:MOST], dataset))
+
+
+def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, dataset: ImageSet) -> Tensor:
+    """Above, the least alike pairs of one person, below, the most alike of two."""
+    cosine = vectors @ vectors.T
+    first, second = np.triu_indices(len(people), 1)
+    cosine, same = cosine[first, second], people[first] == people[second]
+    cells = []
+    for wanted, sign, words in ((same, 1, "one person"), (~same, -1, "two people")):
+        found = np.flatnonzero(wanted)
+        for i in found[np.argsort(sign * cosine[found])[:EACH]]:
+            pair = torch.cat([thumbnail(dataset, int(index[j]), SIDE) for j in (first[i], second[i])], dim=2)
+            cells.append(captioned(pair, [f"{words}, similarity {cosine[i]:.2f}"]))
+        cells += [torch.full((3, SIDE, 2 * SIDE), 255, dtype=torch.uint8)] * (EACH - min(EACH, len(found)))
+    return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)
+
+
+def roc_figure(roc: Roc) -> Figure:
+    """True against false accepts, the latter on a logarithmic axis."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(np.maximum(roc.far, 0.5 / max(roc.impostor, 1)), roc.tar)
+    axes.set(
+        xlabel="false accept rate",
+        ylabel="true accept rate",
+        ylim=(0, 1.02),
+        xlim=(max(1e-6, 1 / max(roc.impostor, 1)), 1),
+    )
+    axes.grid(alpha=0.4)
+    return figure
