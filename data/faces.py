@@ -224,7 +224,7 @@ class FaceFolderData(FacesData):
             return list(self.attributes)
         if self.teacher is None:
             raise UserError("images without labels need a teacher, or data.attributes=[names] to be predicted")
-        from tasks.distill.teacher import teacher_labels
+        from tasks.distill.load import teacher_labels
 
         return teacher_labels(self.teacher)
 

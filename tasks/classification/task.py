@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from lightning import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -11,11 +10,13 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch
+from tasks.classification.figures import confusion_figure
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
-from tasks.distill.teacher import Network, Teacher, teacher_of
-from tasks.engine.figures import captioned
+from tasks.distill.load import teacher_of
+from tasks.distill.teacher import Network, Teacher
+from tasks.engine.figures import captioned, render_figure
 from tasks.engine.task import TaskModule
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
@@ -90,15 +91,17 @@ class ClassificationTask(TaskModule):
         }
         if len(self.labels) <= PER_CLASS:
             found |= {f"top1/{name}": float(r) for name, r, n in zip(self.labels, right, shown, strict=False) if n}
+        return found
+
+    def reset_metrics(self) -> None:
         self.confusion.reset()
         self.top5.reset()
         self.mistakes.clear()
-        return found
 
-    def configure_callbacks(self) -> list[Callback]:
-        from tasks.classification.figures import MistakeImages
-
-        return [MistakeImages()] if self.config["logger"]["images"] else []
+    def figures(self) -> dict[str, Tensor]:
+        confusion = render_figure(confusion_figure(self.confusion.compute().cpu().numpy(), self.labels))
+        mistakes = self.mistakes.page(self.labels)
+        return {"confusion": confusion} | ({} if mistakes is None else {"mistakes": mistakes})
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]

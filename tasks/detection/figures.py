@@ -1,22 +1,11 @@
-"""At each validation: precision against recall of every class."""
+"""Precision against recall of every class."""
 
 import numpy as np
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
 from tasks.detection.coco_eval import average
-from tasks.detection.task import DetectionTask
-from tasks.engine.figures import log_image, render_figure
 
 NAMED = 12  # classes with a curve and a name of their own; of more, the best and the worst
-
-
-class PrecisionRecall(Callback):
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, DetectionTask)
-        if trainer.is_global_zero and module.precision is not None:
-            log_image(trainer, "precision_recall", render_figure(precision_recall(module.precision, module.labels)))
 
 
 def precision_recall(precision: np.ndarray, labels: list[str]) -> Figure:

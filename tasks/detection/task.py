@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
@@ -13,7 +12,9 @@ from data.base import Split
 from data.detection import DetectionBatch, DetectionSet
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
+from tasks.detection.figures import precision_recall
 from tasks.detection.tf_zoo import read_tf_zoo
+from tasks.engine.figures import render_figure
 from tasks.engine.task import TaskModule, locate
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
@@ -72,7 +73,7 @@ class DetectionTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
         assert isinstance(dataset, DetectionSet)
-        evaluator, self.evaluator = self.evaluator, CocoEvaluator(self.evaluator.backend)
+        evaluator = self.evaluator
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, evaluator.found)
@@ -80,10 +81,12 @@ class DetectionTask(TaskModule):
         self.precision = evaluator.precision(dataset.records, self.labels)
         return summary(self.precision, self.labels)
 
-    def configure_callbacks(self) -> list[Callback]:
-        from tasks.detection.figures import PrecisionRecall
+    def reset_metrics(self) -> None:
+        self.evaluator = CocoEvaluator(self.evaluator.backend)
 
-        return [PrecisionRecall()] if self.config["logger"]["images"] else []
+    def figures(self) -> dict[str, Tensor]:
+        assert self.precision is not None
+        return {"precision_recall": render_figure(precision_recall(self.precision, self.labels))}
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         found = self.detect(images, sizes)

@@ -1,40 +1,22 @@
-"""At each validation: the ROC curve and the hardest pairs, in TensorBoard and in the run folder."""
+"""The ROC curve and the hardest pairs."""
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from data.base import SuiteData
 from data.classification import ImageSet
-from tasks.embedding.task import EmbeddingTask
 from tasks.embedding.verification import Roc
-from tasks.engine.figures import captioned, log_image, render_figure, thumbnail
+from tasks.engine.figures import captioned, thumbnail
 
 EACH, SIDE = 4, 160  # pairs of either mistake; pixels
 MOST = 3000  # images among which hard pairs are looked for
 
 
-class HardPairs(Callback):
-    """Draws the ROC curve, the least alike images of one person and the most alike of two."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, EmbeddingTask)
-        index, people, vectors = module.rows()  # from all ranks, so all must ask
-        if not trainer.is_global_zero:
-            return
-        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
-        dataset = data.dataset("val")
-        assert isinstance(dataset, ImageSet)
-        log_image(trainer, "roc", render_figure(roc_figure(Roc.of(vectors, people))))
-        log_image(trainer, "hard_pairs", pairs_page(index[:MOST], people[:MOST], vectors[:MOST], dataset))
-
-
 def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, dataset: ImageSet) -> Tensor:
-    """Above, the least alike pairs of one person, below, the most alike of two."""
+    """Above, the least similar pairs of one person, below, the most similar of two, among the first MOST images."""
+    index, people, vectors = index[:MOST], people[:MOST], vectors[:MOST]
     cosine = vectors @ vectors.T
     first, second = np.triu_indices(len(people), 1)
     cosine, same = cosine[first, second], people[first] == people[second]

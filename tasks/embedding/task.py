@@ -6,19 +6,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning import Callback
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.classification import ClassificationBatch
+from data.classification import ClassificationBatch, ImageSet
 from data.identities import IdentityData
-from tasks.distill.teacher import Teacher, teacher_of
+from tasks.distill.load import teacher_of
+from tasks.distill.teacher import Teacher
+from tasks.embedding.figures import pairs_page, roc_figure
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.figures import beside
+from tasks.engine.figures import beside, render_figure
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 
@@ -114,7 +115,6 @@ class EmbeddingTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """TAR at FAR, area and equal error rate over all pairs; LFW's accuracy where there are pairs; recalls."""
         index, people, vectors = self.rows()
-        self.measured.reset()
         roc = Roc.of(vectors, people)
         if not (roc.genuine and roc.impostor):
             raise UserError(f"the {split} split needs two people, and two images of one of them")
@@ -128,10 +128,15 @@ class EmbeddingTask(TaskModule):
             found["lfw_accuracy"], found["lfw_std"] = lfw_accuracy((first * second).sum(axis=1), pairs.of(kept))
         return found
 
-    def configure_callbacks(self) -> list[Callback]:
-        from tasks.embedding.figures import HardPairs
+    def reset_metrics(self) -> None:
+        self.measured.reset()
 
-        return [HardPairs()]
+    def figures(self) -> dict[str, Tensor]:
+        index, people, vectors = self.rows()
+        dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
+        assert isinstance(dataset, ImageSet)
+        roc = render_figure(roc_figure(Roc.of(vectors, people)))
+        return {"roc": roc, "hard_pairs": pairs_page(index, people, vectors, dataset)}
 
     def set_references(self, files: list[str], images: Tensor) -> None:
         self.gallery = files, self.embed(images)

@@ -17,6 +17,7 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.crops import centre_view
 from tasks.engine.config import target
+from tasks.engine.figures import log_image
 from tasks.engine.model import Model
 
 CHECKPOINT_VERSION = 2
@@ -43,7 +44,7 @@ def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
 class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model` (of something with a `backbone`), `compute_losses`, `update_metrics` and `compute_metrics`; `primary` names
+    A task defines `build_model` (of something with a `backbone`), `compute_losses`, `update_metrics`, `compute_metrics` and `reset_metrics`; `primary` names
     the metric that selects the best checkpoint (higher is better), `published_classes` is the paper's number of
     classes.
     """
@@ -102,8 +103,16 @@ class TaskModule(LightningModule):
         raise NotImplementedError("a task defines update_metrics")
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        """Metrics over all that was measured since the last call, which they forget."""
+        """Metrics over all batches since `reset_metrics`; every process calls it."""
         raise NotImplementedError("a task defines compute_metrics")
+
+    def reset_metrics(self) -> None:
+        """Forgets the batches that were measured."""
+        raise NotImplementedError("a task defines reset_metrics")
+
+    def figures(self) -> dict[str, Tensor]:
+        """Images (3, H, W) uint8, by name, of what a validation measured; every process calls it before the reset."""
+        return {}
 
     def prepare_image(self, image: Tensor) -> Tensor:
         """What validation and the model see of a decoded image (3, H, W) uint8: (3, R, R). The central square where
@@ -188,6 +197,10 @@ class TaskModule(LightningModule):
 
     def _log_metrics(self, split: Split) -> None:
         self.last_metrics = self.compute_metrics(split)
+        if split == "val" and self.trainer.logger is not None:
+            for name, image in self.figures().items():
+                log_image(self.trainer, name, image)
+        self.reset_metrics()
         self.last_metrics["primary"] = self.last_metrics[self.primary]
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)

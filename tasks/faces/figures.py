@@ -1,35 +1,27 @@
-"""At each validation: what attributes and embeddings get most wrong, in TensorBoard and in the run folder."""
+"""The images that the worst attributes get most wrong."""
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from data.base import SuiteData
 from data.classification import ImageSet
-from tasks.engine.figures import captioned, log_image, thumbnail
-from tasks.faces.task import FacesTask
+from tasks.engine.figures import captioned, thumbnail
 
 WORST, EACH, SIDE = 4, 4, 160  # attributes; images of either mistake; pixels
-MOST = 3000  # images among which hard pairs are looked for
 
 
-class WorstAttributes(Callback):
-    """Draws before the task forgets what it measured: callbacks hear of the epoch's end first."""
+def worst_attributes(
+    names: list[str], precision: Tensor, index: Tensor, scores: Tensor, labels: Tensor, dataset: ImageSet
+) -> dict[str, Tensor]:
+    """A page of mistakes for each of the attributes (A,) of the lowest average precision; nan is where none has it.
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, FacesTask)
-        index, scores, labels = module.rows()  # from all ranks, so all must ask
-        if not trainer.is_global_zero:
-            return
-        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
-        dataset = data.dataset("val")
-        assert isinstance(dataset, ImageSet)
-        precision = module.precisions(scores, labels).nan_to_num(2)
-        for place, i in enumerate(precision.argsort()[:WORST].tolist(), start=1):
-            page = mistakes_page(module.labels[i], scores[:, i], labels[:, i], index, dataset)
-            log_image(trainer, f"worst/{place}", page)
+    Rows (N,) of the split's images are `index`, their scores and labels (N, A).
+    """
+    order = precision.nan_to_num(2).argsort()[:WORST].tolist()
+    return {
+        f"worst/{place}": mistakes_page(names[i], scores[:, i], labels[:, i], index, dataset)
+        for place, i in enumerate(order, start=1)
+    }
 
 
 def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, dataset: ImageSet) -> Tensor:

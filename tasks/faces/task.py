@@ -3,18 +3,19 @@
 from typing import Any
 
 import torch
-from lightning import Callback
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 from torchmetrics.functional.classification import binary_calibration_error, multilabel_average_precision
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
-from data.classification import ClassificationBatch
-from tasks.distill.teacher import Teacher, teacher_of
+from data.classification import ClassificationBatch, ImageSet
+from tasks.distill.load import teacher_of
+from tasks.distill.teacher import Teacher
 from tasks.engine.figures import beside
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
+from tasks.faces.figures import worst_attributes
 from tasks.faces.model import AttributeNet
 
 SHOWN = 12  # attributes that are written beside an image
@@ -74,7 +75,6 @@ class FacesTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
         _, scores, labels = self.rows()
-        self.measured.reset()
         known = labels >= 0
         precision = self.precisions(scores, labels)
         if not bool(precision.isfinite().any()):
@@ -115,10 +115,14 @@ class FacesTask(TaskModule):
             )
         return found
 
-    def configure_callbacks(self) -> list[Callback]:
-        from tasks.faces.figures import WorstAttributes
+    def reset_metrics(self) -> None:
+        self.measured.reset()
 
-        return [WorstAttributes()] if self.config["logger"]["images"] else []
+    def figures(self) -> dict[str, Tensor]:
+        index, scores, labels = self.rows()
+        dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
+        assert isinstance(dataset, ImageSet)
+        return worst_attributes(self.labels, self.precisions(scores, labels), index, scores, labels, dataset)
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         threshold = self.config["task"]["draw_threshold"]

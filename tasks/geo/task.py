@@ -58,9 +58,14 @@ class GeoTask(TaskModule):
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         rows = self.measured.compute().double().cpu().numpy()
-        self.measured.reset()
-        log_image(self.trainer, "errors", pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2])))
         return error_metrics(rows[:, 2])
+
+    def reset_metrics(self) -> None:
+        self.measured.reset()
+
+    def figures(self) -> dict[str, Tensor]:
+        rows = self.measured.compute().double().cpu().numpy()
+        return {"errors": pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
 
     def on_fit_start(self) -> None:
         hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import timm
 import torch
 
 from data.demo.faces import write_faces
-from tasks.distill.teacher import teacher_of
+from tasks.distill.load import teacher_of
 from tasks.engine.config import load_config
 from tasks.engine.task import locate
 from tasks.engine.train import build_data, setup

@@ -24,7 +24,7 @@ from data.classification import ImageSet, Sample
 from data.images import read_image
 from tasks.classification.model import Classifier
 from tasks.classification.task import ClassificationTask
-from tasks.distill.teacher import load_teacher
+from tasks.distill.load import load_teacher
 from tasks.engine.config import load_config
 from tasks.engine.stages import train_stages
 from tasks.run import execute

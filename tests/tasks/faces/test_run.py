@@ -16,7 +16,8 @@ from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.classification import ImageSet, Sample, collate
 from tasks.classification.model import Classifier
 from tasks.distill.cache import Cached
-from tasks.distill.teacher import Network, load_teacher
+from tasks.distill.load import load_teacher
+from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
 from tasks.engine.checkpoint import load_checkpoint, restore
 from tasks.engine.train import evaluate, saved_data

@@ -1,0 +1,227 @@
+"""Finds the teacher that a configuration names."""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.base import Normalization
+from backbones.errors import UserError
+from data.base import SuiteData
+from data.classification import ImageSet
+from data.identities import People
+from tasks.distill.cache import Cached
+from tasks.distill.teacher import Network, Table, Teacher
+from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.model import Form, PooledNet
+from tasks.engine.task import TaskModule
+
+NORMALIZATIONS = {
+    "half": Normalization(),
+    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "bytes": Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+}
+
+
+def load_teacher(
+    source: str, labels: Sequence[str], student: PooledNet, resolution: int, normalization: str | None = None
+) -> Teacher:
+    """A teacher for a student of these labels, in this order, who sees `resolution` pixels: an .onnx file, a .csv or
+    .npz table of outputs, a checkpoint or run folder of ours, or a timm name (also local-dir:<folder>, hf-hub:<name>).
+
+    `normalization` is what an .onnx file of float input expects: "student", or one of `NORMALIZATIONS`.
+
+    Raises:
+        UserError: it cannot be had, knows other classes or sizes, or nobody says what it expects.
+    """
+    if source.endswith((".csv", ".npz")):
+        teacher, count = _from_table(Path(source), labels, student.form)
+    else:
+        if source.endswith(".onnx"):
+            teacher = _from_onnx(Path(source), student, normalization)
+        elif Path(source).exists() or source.endswith(".ckpt"):
+            teacher = _from_checkpoint(source, labels, student.form)
+        else:
+            teacher = _from_timm(source, student.form)
+        try:
+            count = teacher(torch.zeros(1, 3, resolution, resolution)).shape[1]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise UserError(f"teacher={source} cannot look at {resolution} pixels: {_line(error)}") from error
+    if student.form == "embedding" and count != student.outputs:
+        raise UserError(
+            f"teacher={source} gives embeddings of {count}, the student of {student.outputs} numbers; "
+            f"set task.dim={count}"
+        )
+    if count != student.outputs:
+        raise UserError(f"teacher={source} knows {count} {student.form}, the data has {student.outputs}")
+    return teacher
+
+
+def teacher_labels(source: str) -> list[str]:
+    """The names of what a checkpoint or table knows.
+
+    Raises:
+        UserError: it says none.
+    """
+    if source.endswith((".csv", ".npz")):
+        return _read_table(Path(source))[1]
+    if not Path(source).exists():
+        raise UserError(f"teacher={source} does not name its outputs; set data.attributes=[names]")
+    return list(load_checkpoint(source)["suite"]["labels"])
+
+
+def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
+    checkpoint = load_checkpoint(source)
+    module = restore(checkpoint)
+    network, side = module.model, module.resolution
+    if not isinstance(network, PooledNet) or network.form != form:
+        raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose answers are no {form}")
+    if form == "attributes" and set(labels) <= set(module.labels):
+        order = torch.tensor([module.labels.index(name) for name in labels])
+        return Network(lambda x: network(network.preprocess(_resized(x, side)))[:, order], str(order), network)
+    if form != "embedding" and module.labels != list(labels):
+        raise UserError(f"teacher={source} knows the {form} {module.labels}, the data has {list(labels)}")
+    return Network(lambda x: network(network.preprocess(_resized(x, side))), str(side), network)
+
+
+def _from_timm(name: str, form: Form) -> Teacher:
+    import timm
+
+    if not timm.is_model(name) and not name.startswith(("local-dir:", "hf-hub:")):
+        raise UserError(f"teacher={name} is neither a file, a run folder nor a network that timm knows")
+    try:
+        network = timm.create_model(name, pretrained=True)
+        if form == "embedding":
+            network.reset_classifier(0)  # type: ignore[operator]  # timm does not say so
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"teacher={name}: its weights cannot be had: {_line(error)}") from error
+    settings = timm.data.resolve_model_data_config(network)
+    side = settings["input_size"][-1]
+    mean, std = (torch.tensor(settings[k]).view(3, 1, 1) * 255 for k in ("mean", "std"))
+
+    def outputs(images: Tensor) -> Tensor:
+        pixels = _resized(images, side)
+        found = network((pixels - mean.to(pixels.device)) / std.to(pixels.device))
+        return F.normalize(found.float(), dim=1) if form == "embedding" else found
+
+    return Network(outputs, f"{name} {settings}", network)
+
+
+def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Teacher:
+    """A uint8 input takes the pixels as they are; of a float one it must be said how they are normalized."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"teacher={path}: install onnxruntime to learn from an onnx file") from error
+    if not path.is_file():
+        raise UserError(f"teacher={path}: there is no such file")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no other base
+        raise UserError(f"teacher={path} cannot be read: {_line(error)}") from error
+    (slot, *others) = session.get_inputs()
+    if others or len(slot.shape) != 4:
+        raise UserError(f"teacher={path} should take one batch of images, not {[i.shape for i in (slot, *others)]}")
+    channels_first, as_bytes = slot.shape[1] == 3, slot.type == "tensor(uint8)"
+    side, fixed = slot.shape[2], slot.shape[0]
+    if not as_bytes and normalization is None:
+        raise UserError(
+            f"teacher={path} takes numbers and does not say how images are normalized; set "
+            f"distill.normalization to student, {', '.join(NORMALIZATIONS)}"
+        )
+
+    def outputs(images: Tensor) -> Tensor:
+        pixels = _resized(images, side) if isinstance(side, int) else images.float()
+        if as_bytes:
+            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        elif normalization == "student":
+            pixels = student.preprocess(pixels)
+        else:
+            rows = NORMALIZATIONS[str(normalization)]
+            mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in rows)
+            pixels = (pixels / 255 - mean) / std
+        pixels = pixels if channels_first else pixels.permute(0, 2, 3, 1)
+        array = np.ascontiguousarray(pixels.cpu().numpy())
+        chunks = np.split(array, len(array) // fixed) if isinstance(fixed, int) else [array]
+        answers = [session.run(None, {slot.name: chunk})[0] for chunk in chunks]
+        found = torch.from_numpy(np.concatenate(answers)).to(images.device)
+        return F.normalize(found, dim=1) if student.form == "embedding" else found
+
+    numbers = [student.mean.flatten().tolist(), student.std.flatten().tolist()] if normalization == "student" else ""
+    return Network(outputs, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {normalization} {numbers}")
+
+
+def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher, int]:
+    """Probabilities or embeddings; the columns may come in any order where they have names."""
+    files, names, values = _read_table(path)
+    if form != "embedding" and names:
+        if missing := [label for label in labels if label not in names]:
+            raise UserError(f"teacher={path} has no column {missing[0]}")
+        values = values[:, [names.index(label) for label in labels]]
+    found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    if form == "embedding":
+        return Table(path, files, F.normalize(found, dim=1)), found.shape[1]
+    if not bool(((found >= 0) & (found <= 1)).all()):
+        raise UserError(f"teacher={path} should hold probabilities, from 0 to 1; it has {_strange(values)}")
+    found = found.clamp(1e-6, 1 - 1e-6)
+    return Table(path, files, found.logit() if form == "attributes" else found.log()), found.shape[1]
+
+
+def _strange(values: np.ndarray) -> float:
+    return float(values[~((values >= 0) & (values <= 1))][0])
+
+
+def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Names of images, names of columns (none where the table has none), and values (N, C)."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as content:
+                names = [str(n) for n in content["labels"]] if "labels" in content else []
+                return [str(f) for f in content["files"]], names, content["outputs"]
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row]
+        values = np.array([row[1:] for row in rows], np.float32)
+        return [row[0] for row in rows], [name.strip() for name in header[1:]], values
+    except (OSError, ValueError, KeyError, EOFError, csv.Error, BadZipFile) as error:
+        raise UserError(f"teacher={path} cannot be read as a table: {_line(error)}") from error
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    images = images.float()
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
+    """The teacher that a task's configuration names, for training on this data, behind its cache if it has one.
+
+    Raises:
+        UserError: only a file names it, or as `load_teacher`.
+    """
+    settings, labels, student = module.config, module.labels, module.model
+    assert isinstance(student, PooledNet)
+    if not module.asks_teacher:
+        raise UserError(
+            f"this needs the run's teacher, which is asked where you name it: teacher={settings['teacher']}"
+        )
+    dataset, distill = data.dataset("train"), settings["distill"]
+    dataset = dataset.images if isinstance(dataset, People) else dataset
+    assert isinstance(dataset, ImageSet)
+    teacher = load_teacher(settings["teacher"], labels, student, dataset.resolution, distill["normalization"])
+    if distill["cache"] is None or not teacher.by_view:
+        return teacher
+    if not len(dataset):
+        raise UserError("distill.cache cannot hold answers to streams of images: set distill.cache=null")
+    return Cached(teacher, Path(distill["cache"]), dataset, student.outputs)
