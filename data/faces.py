@@ -198,7 +198,7 @@ class CsvFacesData(FacesData):
 class FaceFolderData(FacesData):
     """Images without labels, anywhere below `root`; a share `val` of them, always the same, validates.
 
-    What the attributes are called is said by `attributes` or else by the `teacher`.
+    What the attributes are called is said by `attributes`, or else by the task's teacher.
     """
 
     def __init__(
@@ -208,11 +208,10 @@ class FaceFolderData(FacesData):
         *,
         val: float,
         attributes: Sequence[str] | None,
-        teacher: str | None,
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
-        self.val, self.attributes, self.teacher = val, attributes, teacher
+        self.val, self.attributes = val, attributes
 
     def use_labels(self, labels: list[str]) -> None:
         self.attributes = self.attributes or labels  # that the model knows, where nobody else says
@@ -220,13 +219,9 @@ class FaceFolderData(FacesData):
 
     @cached_property
     def labels(self) -> list[str]:
-        if self.attributes:
-            return list(self.attributes)
-        if self.teacher is None:
+        if not self.attributes:
             raise UserError("images without labels need a teacher, or data.attributes=[names] to be predicted")
-        from tasks.distill.load import teacher_labels
-
-        return teacher_labels(self.teacher)
+        return list(self.attributes)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         paths = images_below(self.root)

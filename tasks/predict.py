@@ -40,7 +40,8 @@ def predict(config: dict[str, Any]) -> None:
     from backbones.console import Console
     from data.image_file import limit_pixels
     from data.images import read_image
-    from tasks.engine.checkpoint import load_checkpoint, restore
+    from tasks.engine.checkpoint import load_checkpoint
+    from tasks.engine.task import restore
     from tasks.engine.train import setup
 
     setup()
@@ -91,7 +92,8 @@ def test(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.engine.checkpoint import load_checkpoint, restore
+    from tasks.engine.checkpoint import load_checkpoint
+    from tasks.engine.task import restore
     from tasks.engine.train import evaluate, saved_data, setup
 
     setup()

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from backbones.errors import UserError
 from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
 from tasks.engine.names import check_names
+from tasks.engine.saved import is_staged
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.stages import is_staged, train_stages
+from tasks.engine.stages import train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 SWEEP = {"-m", "--multirun"}

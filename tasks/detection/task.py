@@ -15,7 +15,8 @@ from tasks.detection.detector import Detections, Detector
 from tasks.detection.figures import precision_recall
 from tasks.detection.tf_zoo import read_tf_zoo
 from tasks.engine.figures import render_figure
-from tasks.engine.task import TaskModule, locate
+from tasks.engine.options import locate
+from tasks.engine.task import TaskModule
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 

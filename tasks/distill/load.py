@@ -18,9 +18,9 @@ from data.classification import ImageSet
 from data.identities import People
 from tasks.distill.cache import Cached
 from tasks.distill.teacher import Network, Table, Teacher
-from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.model import Form, PooledNet
-from tasks.engine.task import TaskModule
+from tasks.engine.task import TaskModule, restore
 
 NORMALIZATIONS = {
     "half": Normalization(),

@@ -1,6 +1,5 @@
 """Finds, reads and restores checkpoints."""
 
-import copy
 import json
 import logging
 import zipfile
@@ -13,11 +12,11 @@ from torch import Tensor, nn
 
 from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
-from backbones.mobilenet_v1 import fold_norms
 from tasks.engine.config import saved_config
-from tasks.engine.task import CHECKPOINT_VERSION, TaskModule, locate
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_VERSION = 2
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -138,32 +137,6 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
         raise UserError(f"{path} is damaged: it does not say how its backbone normalizes") from error
     saved_config(config | {"backbone": config["backbone"] | chosen}, path)
     return chosen | {"normalization": [list(row) for row in normalization]}
-
-
-def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
-    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
-    asked only where it is given here, and its answers are not cached.
-
-    Raises:
-        UserError: it holds a backbone alone, or weights of another network than its settings describe.
-    """
-    suite = checkpoint["suite"]
-    if suite["task"] == "backbone":
-        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
-    config = copy.deepcopy(suite["config"])
-    try:
-        module: TaskModule = locate(config, "task")(
-            config, suite["labels"], load_weights=False, settled=suite["backbone"]
-        )
-        module.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        words = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"the checkpoint's weights, labels and settings do not fit: {words[0]:.200}") from error
-    if teacher is not None:
-        config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
-    module.asks_teacher = teacher is not None
-    fold_norms(module.model)
-    return module.eval()
 
 
 def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from backbones.cost import Cost
-from tasks.engine.task import TaskModule, locate
+from tasks.engine.options import locate
+from tasks.engine.task import TaskModule
 
 
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:

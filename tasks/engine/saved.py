@@ -12,8 +12,14 @@ from backbones.errors import UserError
 from tasks.engine.config import read_plain_yaml, run_config, shaped
 from tasks.engine.names import plain_name
 
+PLAN = "stages.yaml"
 ASKED = ("teacher", "distill.cache")  # while a run trains
 FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # before its first checkpoint
+
+
+def is_staged(folder: str) -> bool:
+    """Whether this is the folder of a run in stages."""
+    return (Path(folder) / PLAN).exists()
 
 
 def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
@@ -23,7 +29,7 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
     Raises:
         UserError: without one, a setting names an absolute path, an address, or what is above data.root.
     """
-    found = data | {"root": root or data["root"]} | ({"teacher": None} if "teacher" in data else {})
+    found = data | {"root": root or data["root"]}
     if "://" in str(found["root"]):
         raise UserError(f"data.root={found['root']} is an address; give root=<folder>")
     for name, value in found.items():
@@ -69,8 +75,6 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
         )
     own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
     saved["data"] = saved["data"] | below_root(own, None)
-    if "teacher" in saved["data"]:
-        saved["data"]["teacher"] = saved["teacher"]
     return saved
 
 

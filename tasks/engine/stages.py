@@ -9,15 +9,8 @@ import yaml
 
 from tasks.engine.config import load_config, saved_groups
 from tasks.engine.names import check_names
-from tasks.engine.saved import below_root, read_plan
+from tasks.engine.saved import PLAN, below_root, read_plan
 from tasks.engine.signals import STOP, Stopped
-
-PLAN = "stages.yaml"
-
-
-def is_staged(folder: str) -> bool:
-    """Whether this is the folder of a run in stages."""
-    return (Path(folder) / PLAN).exists()
 
 
 def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -74,7 +67,7 @@ def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """The data settings of a stage, of which a run folder's plan may name what lies below data.root."""
     said = {override.partition("=")[0] for override in given}
     own = {k: v for k, v in data.items() if f"data.{k}" not in said or k == "root"}
-    return data | below_root(own, None) | ({"teacher": data["teacher"]} if "teacher" in data else {})
+    return data | below_root(own, None)
 
 
 def finished(place: Path) -> dict[str, Any]:

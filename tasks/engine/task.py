@@ -1,6 +1,6 @@
 """What all tasks share: the optimizer and its schedule, logging, and what a checkpoint holds."""
 
-import importlib
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,31 +14,13 @@ from torchvision.transforms.v2.functional import resize
 
 from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
+from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
 from data.crops import centre_view
-from tasks.engine.config import target
+from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image
 from tasks.engine.model import Model
-
-CHECKPOINT_VERSION = 2
-PACKAGES = ("backbones.", "data.", "tasks.")
-
-
-def locate(config: Mapping[str, Any], group: str) -> Any:
-    """The class or function that the option chosen in a group stands for. A configuration holds the option's name
-    alone; what it means is said by this machine's conf/, and is code of this suite.
-    """
-    name = target(config["groups"], group)
-    module, _, attribute = name.rpartition(".")
-    found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
-    if getattr(found, "__module__", None) != module:  # what a module imports is not its own
-        raise UserError(f"conf/{group}: _target_ {name} is no class or function of {', '.join(PACKAGES)}")
-    return found
-
-
-def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
-    """Calls what the option of a group stands for with the group's settings."""
-    return locate(config, group)(**config[group], **extra)
+from tasks.engine.options import locate
 
 
 class TaskModule(LightningModule):
@@ -82,6 +64,11 @@ class TaskModule(LightningModule):
                     module.momentum = config["trainer"]["bn_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    @classmethod
+    def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the data set that follow from the task's own, such as names that its teacher knows."""
+        return {}
 
     def check(self, data: SuiteData) -> None:
         """Opens what training needs besides the data, before a run folder is made for it.
@@ -158,8 +145,6 @@ class TaskModule(LightningModule):
         Raises:
             UserError: the file cannot be read, or is of another task.
         """
-        from tasks.engine.checkpoint import load_checkpoint  # which restores TaskModules, so it imports this file
-
         state: dict[str, Tensor] = load_checkpoint(path, task=self.config["task"]["name"])["state_dict"]
         return state
 
@@ -272,3 +257,29 @@ class TaskModule(LightningModule):
             "metrics": self.last_metrics,
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }
+
+
+def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
+    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
+    asked only where it is given here, and its answers are not cached.
+
+    Raises:
+        UserError: it holds a backbone alone, or weights of another network than its settings describe.
+    """
+    suite = checkpoint["suite"]
+    if suite["task"] == "backbone":
+        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
+    config = copy.deepcopy(suite["config"])
+    try:
+        module: TaskModule = locate(config, "task")(
+            config, suite["labels"], load_weights=False, settled=suite["backbone"]
+        )
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        words = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"the checkpoint's weights, labels and settings do not fit: {words[0]:.200}") from error
+    if teacher is not None:
+        config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
+    module.asks_teacher = teacher is not None
+    fold_norms(module.model)
+    return module.eval()

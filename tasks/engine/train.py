@@ -37,10 +37,10 @@ from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
 from tasks.engine.hardware import keep_freed_memory, latency_ms, precision
 from tasks.engine.names import plain_name
-from tasks.engine.saved import below_root, resumed_config
+from tasks.engine.options import build, locate
+from tasks.engine.saved import below_root, is_staged, resumed_config
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.stages import is_staged
-from tasks.engine.task import TaskModule, build, locate
+from tasks.engine.task import TaskModule
 from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def setup() -> None:
 def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
     """The data set of a configuration, prepared; a demo's is drawn where it is absent, unless told not to `draw`."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-    data: SuiteData = build(config, "data", resolution=resolution)
+    data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
     if not draw:  # Lightning calls it as well
         data.prepare_data = partial(SuiteData.prepare_data, data)  # type: ignore[method-assign]
     data.prepare_data()
@@ -80,7 +80,7 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> Suit
     """
     if root is None:
         log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", config["data"]["root"])
-    return build_data(config | {"data": below_root(config["data"], root) | changes}, draw=False)
+    return build_data(config | {"teacher": None, "data": below_root(config["data"], root) | changes}, draw=False)
 
 
 def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:

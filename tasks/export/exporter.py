@@ -18,8 +18,9 @@ from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
 from data.files import atomic_folder
-from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
-from tasks.engine.task import TaskModule, locate
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
+from tasks.engine.options import locate
+from tasks.engine.task import TaskModule, restore
 from tasks.engine.train import saved_data, setup
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from backbones.console import Console
 from backbones.errors import UserError
-from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.hardware import keep_freed_memory
+from tasks.engine.task import restore
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph
 

@@ -42,7 +42,8 @@ class Runner:
     """The network of a file, as PyTorch runs it."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        from tasks.engine.checkpoint import load_checkpoint, restore
+        from tasks.engine.checkpoint import load_checkpoint
+        from tasks.engine.task import restore
 
         torch.set_num_threads(threads)
         with safe_open(path, "pt") as file:

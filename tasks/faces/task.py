@@ -1,5 +1,6 @@
 """The task of face attributes: learned from labels, from a teacher, or from both."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch, ImageSet
-from tasks.distill.load import teacher_of
+from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.teacher import Teacher
 from tasks.engine.figures import beside
 from tasks.engine.metrics import unique_rows
@@ -32,6 +33,11 @@ class FacesTask(TaskModule):
         super().__init__(*args, **kwargs)
         self.measured = CatMetric()  # rows (N, 1 + 2 A): index in the split, scores, labels
         self.teacher: Teacher | None = None
+
+    @classmethod
+    def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        unnamed = "attributes" in config["data"] and not config["data"]["attributes"]
+        return {"attributes": teacher_labels(config["teacher"])} if unnamed and config["teacher"] else {}
 
     def build_model(self) -> AttributeNet:
         return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])

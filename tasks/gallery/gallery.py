@@ -19,7 +19,7 @@ from backbones.errors import UserError
 from data.files import atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
-from tasks.engine.checkpoint import restore
+from tasks.engine.task import restore
 from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_shards
 from tasks.gallery.index import (
     bytes_per_vector,

@@ -21,7 +21,7 @@ from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from data.image_file import BadImage
 from data.images import read_image
-from tasks.engine.checkpoint import restore
+from tasks.engine.task import restore
 from tasks.gallery.embed import fingerprint
 from tasks.gallery.gallery import Gallery
 from tasks.gallery.locate import Answer, Locator

@@ -20,7 +20,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # of each process; torch reads it at its import
 
 from data.demo.faces import write_faces
-from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.task import restore
 from tasks.engine.train import evaluate, saved_data
 from tasks.run import execute
 from tests.benchmarks.timing import machine

@@ -29,8 +29,9 @@ from data.geo.sphere import great_circle_km
 from data.shards.classification import ShardsData, ShardSet
 from data.shards.places import PlaceShards
 from data.tar import BadShard, expand, find_shards, read_member, read_records
-from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
+from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.predict import test as measure_again
 from tasks.run import execute

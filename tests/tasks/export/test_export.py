@@ -17,9 +17,10 @@ import torch
 
 from backbones.errors import UserError
 from tasks import bench, predict, run
-from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
-from tasks.engine.task import locate
+from tasks.engine.options import locate
+from tasks.engine.task import restore
 from tasks.engine.train import build_data
 from tasks.export import __main__ as export
 from tasks.export import speed

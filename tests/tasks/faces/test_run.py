@@ -19,7 +19,8 @@ from tasks.distill.cache import Cached
 from tasks.distill.load import load_teacher
 from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
-from tasks.engine.checkpoint import load_checkpoint, restore
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.task import restore
 from tasks.engine.train import evaluate, saved_data
 from tasks.export.__main__ import execute as export
 from tasks.faces.model import AttributeNet

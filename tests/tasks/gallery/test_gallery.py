@@ -18,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from data.crops import read_whole
-from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, restore
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.config import load_config
+from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
