@@ -61,8 +61,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
 class ImageSet(Dataset[dict[str, Any]]):
     """Samples with a random crop and mirroring where `min_scale` says how small a crop may be, else the centre.
 
-    With `views` an image has that many crops, always the same, of which one is drawn each time. `cache_images` keeps decoded
-    images in memory. An image that cannot be read is replaced by the next, and named in the batch.
+    With `views` an image has that many crops, always the same, of which one is drawn each time. `cache_images` keeps
+    decoded images in memory. An image that cannot be read is replaced by the next, and named in the batch.
     """
 
     def __init__(

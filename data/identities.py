@@ -71,7 +71,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
 
 
 class People(Dataset[list[dict[str, Any]]]):
-    """An item is `images_per_person` different images of one person, drawn anew each time; a person who has fewer repeats some."""
+    """An item is `images_per_person` different images of one person, drawn anew each time; with fewer, some repeat."""
 
     def __init__(self, images: ImageSet, images_per_person: int) -> None:
         self.images, self.images_per_person = images, images_per_person
@@ -99,8 +99,8 @@ def collate_people(samples: Sequence[Any]) -> ClassificationBatch:
 class IdentityData(ClassificationData):
     """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images of nobody knows whom.
 
-    `pairs` is LFW's pairs.txt for val and test. `images_per_person` images of a person come together in training. Nothing but
-    numbers is known of the people later on.
+    `pairs` is LFW's pairs.txt for val and test. `images_per_person` images of a person come together in training.
+    Nothing but numbers is known of the people later on.
 
     Raises:
         UserError: a folder is absent or has fewer than two people.

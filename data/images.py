@@ -46,8 +46,8 @@ def read_image(
 
 
 def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:
-    """What `read` gives for the first of `count` rows, from `index` on and round, whose image can be read; `bad` is added
-    to it, path and reason of those before.
+    """What `read` gives for the first of `count` rows, cyclically from `index`, whose image can be read, with `bad`:
+    path and reason of those before.
 
     Raises:
         UserError: none can be read.

@@ -155,7 +155,7 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
             fitting.append(run)
     if not fitting:
         return ""
-    best = max(fitting, key=lambda run: run.primary or 0.0)
+    best = max(fitting, key=lambda run: run.quality)
     return " ".join(f"{100 * best.metrics[name]:.1f}" for name in table.metrics)
 
 

@@ -36,7 +36,7 @@ def order(runs: Sequence[Run], by: str) -> list[Run]:
 
     def key(run: Run) -> tuple[bool, Any]:
         value = getattr(run, name)
-        return value is None, 0 if value is None else -value if name == "primary" else value
+        return value is None, 0 if value is None else -run.quality if name == "primary" else value
 
     return sorted(runs, key=key)
 
@@ -92,10 +92,10 @@ def _cell(value: Any) -> Any:
 
 def write_page(runs: Sequence[Run], path: Path) -> None:
     """The page: one file that needs nothing else."""
-    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -(r.primary or 0)))[:PICTURES]
+    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -r.quality))[:PICTURES]
     entries = []
     for run in runs:
-        entry = {c: getattr(run, c) for c in COLUMNS} | {"folder": str(run.folder), "label": run.label}
+        entry = {c: getattr(run, c) for c in (*COLUMNS, "label", "mode")} | {"folder": str(run.folder)}
         entry |= {"metrics": run.metrics, "changed": run.changed, "image": None}
         for name, caption in CAPTIONS.items() if any(run is s for s in shown) else ():
             if entry["image"] is None:

@@ -18,8 +18,8 @@ LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
 
 @dataclass
 class Run:
-    """What metrics.json says of a run. Metrics are shares or whatever the task logs, higher is better in `primary`;
-    multiply-adds and parameters are in millions. What a run does not know is None.
+    """What metrics.json says of a run. Metrics are shares or whatever the task logs; multiply-adds and parameters are
+    in millions. What a run does not know is None.
     """
 
     folder: Path
@@ -28,6 +28,7 @@ class Run:
     data: str = "?"
     state: str = "unfinished"
     metric: str = ""
+    mode: str = "max"  # whether higher ("max") or lower ("min") values of the metric are better
     primary: float | None = None
     madds_m: float | None = None
     params_m: float | None = None
@@ -51,6 +52,13 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.state == "finished" and self.primary is not None
+
+    @property
+    def quality(self) -> float:
+        """The primary metric such that higher is better; the lowest where it is not known."""
+        if self.primary is None:
+            return -math.inf
+        return self.primary if self.mode == "max" else -self.primary
 
     @property
     def label(self) -> str:
@@ -106,6 +114,7 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
     run.content = content
     run.state = "unfinished" if content["state"] == "running" else _text(content["state"])
     run.metric = _text(content["primary"])
+    run.mode = "min" if content.get("mode") == "min" else "max"
     metrics = {_text(name): _number(value) for name, value in content["metrics"].items() if name != "primary"}
     run.metrics = {name: value for name, value in metrics.items() if value is not None}
     run.primary = run.metrics.get(run.metric)
@@ -172,5 +181,5 @@ def mark_best(runs: Sequence[Run]) -> None:
     """Marks in each group the finished runs on the Pareto frontier of primary metric and multiply-adds."""
     for _, own in groups(runs):
         done = [r for r in own if r.finished]
-        for i in frontier([(r.madds_m or 0.0, r.primary or 0.0) for r in done]):
+        for i in frontier([(r.madds_m or 0.0, r.quality) for r in done]):
             done[i].best = True

@@ -58,7 +58,7 @@ def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
 
 def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:
     ours = [(getattr(r, cost), r.primary or 0.0) for r in runs]
-    best = frontier(ours)
+    best = frontier([(getattr(r, cost), r.quality) for r in runs])
     axis.plot([ours[i][0] for i in best], [ours[i][1] for i in best], color=OURS, linewidth=1.5, zorder=2)
     for indices, colour, name in ((set(range(len(ours))) - set(best), BEATEN, None), (best, OURS, "ours")):
         x, y = [ours[i][0] for i in indices], [ours[i][1] for i in indices]

@@ -34,7 +34,6 @@ class EmbeddingTask(TaskModule):
     """
 
     primary = "tar_far1e-2"
-    published_classes = 0
     closed_set: ClassVar[bool] = False  # it is tested on other people than it was trained on
     pairwise_metrics: ClassVar[bool] = True
     model: EmbeddingNet

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -26,13 +26,13 @@ from tasks.engine.options import locate
 class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model` (of something with a `backbone`), `compute_losses`, `update_metrics`, `compute_metrics` and `reset_metrics`; `primary` names
-    the metric that selects the best checkpoint (higher is better), `published_classes` is the paper's number of
-    classes.
+    A task defines `build_model`, `compute_losses`, `update_metrics`, `compute_metrics` and `reset_metrics`, and for the
+    commands `predict`, `draw` and `ground_truth`.
     """
 
-    primary: ClassVar[str]
-    published_classes: ClassVar[int]
+    primary: ClassVar[str]  # the metric that selects the best checkpoint
+    mode: ClassVar[Literal["max", "min"]] = "max"  # whether it is better high or low
+    published_classes: ClassVar[int] = 0  # in the paper's data set, for counting costs without data
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     asks_teacher: bool = True  # false where only a file names the teacher
@@ -51,7 +51,7 @@ class TaskModule(LightningModule):
         self.config = config
         self.settled = dict(settled or {})
         self.labels = list(labels)
-        wanted = config["task"]["num_classes"]
+        wanted = config["task"].get("num_classes")  # of tasks that have classes
         if wanted not in (None, len(self.labels)):
             raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
         self.resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])

@@ -276,6 +276,7 @@ def describe(
         "task": config["task"]["name"],
         "folder": str(folder.absolute()),
         "primary": module.primary,
+        "mode": module.mode,
         "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
         "classes": len(module.labels),
         "resolution": module.resolution,
@@ -296,7 +297,7 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
     best, last = (
         ModelCheckpoint(folder / "checkpoints", filename=name, enable_version_counter=False, **settings)
         for name, settings in (
-            ("best", {"monitor": "metric/primary", "mode": "max"}),
+            ("best", {"monitor": "metric/primary", "mode": facts["mode"]}),
             ("last", {"save_on_train_epoch_end": True}),
         )
     )

@@ -164,7 +164,7 @@ def compared(
         "images": images,
         "before": before,
         "after": after,
-        "drop": 100 * (before[module.primary] - after[module.primary]),
+        "drop": 100 * (before[module.primary] - after[module.primary]) * (1 if module.mode == "max" else -1),
         "max_drop": MAX_DROP[config["quantize"]] if limit is None else limit,
     }
 

@@ -1,4 +1,4 @@
-"""ExportSpec: the graph of a model, a module for each format that writes and runs its files, and how they are checked."""
+"""The formats: what each is called, needs and can hold."""
 
 import importlib
 from dataclasses import dataclass

@@ -148,7 +148,7 @@ def test_views_are_few_and_always_the_same(faces: Path) -> None:
     random.seed(0)
     seen: dict[tuple[int, int], torch.Tensor] = {}
     for keep in (False, True):
-        images = ImageSet(samples, 32, keep=keep, **settings)  # type: ignore[arg-type]
+        images = ImageSet(samples, 32, cache_images=keep, **settings)  # type: ignore[arg-type]
         for i in [*range(3)] * 8:
             batch = collate([images[i]])
             key = batch.rows[0], batch.views[0]

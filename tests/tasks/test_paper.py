@@ -59,9 +59,10 @@ def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_
 
 def test_no_figure_is_cut_on_a_terminal_of_80_columns() -> None:
     for table in published.tables():
-        console = Console(width=80, file=io.StringIO())
+        text_file = io.StringIO()
+        console = Console(width=80, file=text_file)
         console.print(paper.models(table, [])[0])
-        text = console.file.getvalue()
+        text = text_file.getvalue()
         assert "…" not in text, text
         for row in table.rows:
             for figure in (row.madds_m, row.params_m):
