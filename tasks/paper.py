@@ -45,7 +45,7 @@ def body() -> Table:
 
     for layer in (m for m in module.model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
         layer.register_forward_hook(note)
-    module.model(torch.empty(1, 3, 224, 224, device="meta"))
+    module.model.to("meta").eval()(torch.empty(1, 3, 224, 224, device="meta"))
     found = Table("layer", "filter", "input", "ours", title="Table 1: the body of MobileNet")
     for printed, own in zip(expanded(published.content()["body"]), rows, strict=True):
         differing = "same" if printed == own else f"[bold]{', '.join(o for o in own if o not in printed)}[/]"

@@ -8,10 +8,14 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from data.demo.dogs import write_dogs
 from data.demo.faces import write_faces
 from data.demo.scenes import write_scenes
+
+settings.register_profile("shared", deadline=None)  # other processes may use the machine
+settings.load_profile("shared")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

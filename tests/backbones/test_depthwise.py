@@ -16,7 +16,7 @@ from backbones.mobilenet_v1 import MobileNetV1, SpatialConv2d, fold_norms
     channels=st.integers(2, 5),
     padding=st.sampled_from(["same", "symmetric"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_output_and_gradients(height: int, width: int, channels: int, padding: str) -> None:
     generator = torch.Generator().manual_seed(height * 100 + width)
     x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -14,7 +14,7 @@ from backbones.mobilenet_v1 import MobileNetV1
     variant=st.sampled_from(["separable", "conv", "shallow"]),
     padding=st.sampled_from(["same", "symmetric"]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_it_says_its_channels_and_strides(alpha: float, variant: str, padding: str) -> None:
     strides = (2, 4, 8, 16, 32)
     with torch.device("meta"):

@@ -99,9 +99,9 @@ def test_lists_that_are_none(copied: Path) -> None:
 
 
 def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
-    tenth = celeba(faces, labelled=0.25).samples("train")
+    tenth = celeba(faces, labelled_fraction=0.25).samples("train")
     assert len(tenth) == 12
-    mixed = celeba(faces, labelled=0.25, rest="keep", unlabelled="lfw").samples("train")
+    mixed = celeba(faces, labelled_fraction=0.25, unlabelled="keep", unlabelled_folder="lfw").samples("train")
     known = [s.path for s in mixed if np.asarray(s.label).min() >= 0]
     assert len(mixed) == 48 + 12
     assert known == [s.path for s in tenth]
@@ -131,7 +131,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_labels(faces: Path) -> None:
-    settings = WITH | {"val": 0.1, "teacher": None}
+    settings = WITH | {"val": 0.1}
     data = FaceFolderData(str(faces / "people"), 32, attributes=["hat"], **settings)  # type: ignore[arg-type]
     train, val = data.samples("train"), data.samples("val")
     assert (len(train), len(val)) == (43, 5)

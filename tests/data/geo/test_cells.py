@@ -1,5 +1,6 @@
 """Partitions against a plain recursion."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -143,11 +144,10 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     partition = Partition.build([1.0], [1.0], PartitionSettings(1, 1))
     partition.save(tmp_path / "cells.csv")
 
-    def full(self: Path, *_: object, **__: object) -> None:
-        self.touch()
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         partition.save(tmp_path / "cells.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]

@@ -94,7 +94,7 @@ def test_a_backbone_that_is_not_there() -> None:
 
 
 @given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 3), min_size=1, max_size=3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_task_alignment_is_that_of_a_plain_loop(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     images, points, top = len(counts), 36, 4

@@ -61,7 +61,7 @@ def loop_assign(anchors: Tensor, boxes: Tensor, labels: Tensor, threshold: float
     counts=st.lists(st.integers(0, 4), min_size=1, max_size=3),
     threshold=st.sampled_from([0.3, 0.5, 0.7]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_assignment_is_that_of_a_plain_loop(seed: int, counts: list[int], threshold: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     anchors = random_boxes(generator, 30, side=100)
@@ -82,7 +82,7 @@ def test_iou_is_torchvisions() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_decode_inverts_encode(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     boxes, anchors = random_boxes(generator, 50), random_boxes(generator, 50)
@@ -139,7 +139,7 @@ def test_a_batch_without_any_object_has_a_finite_loss() -> None:
 
 
 @given(seed=st.integers(0, 1000), threshold=st.sampled_from([0.05, 0.5]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_postprocess_is_that_of_a_loop_over_images(seed: int, threshold: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = make_ssd(candidates=60, max_detections=10)
