@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchvision.utils import make_grid
 
 from backbones.errors import UserError
 from data.base import SuiteData
+from data.files import atomic_write
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
 from tasks.engine.signals import STOP
@@ -52,17 +52,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
-        partial = target.with_name(f".{target.name}.part")
         try:
             target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
-            with partial.open("wb") as file:
+            with atomic_write(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             kept = f"; the last good one is {target}" if target.exists() else ""
             raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
 
@@ -214,7 +208,8 @@ class RunReport(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             assert isinstance(module, TaskModule)
-            if not module.last_metrics["primary"] < self.best.get("primary", -math.inf):
+            sign = 1 if module.mode == "max" else -1
+            if not sign * module.last_metrics["primary"] < sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics
             self.write(trainer, "running", self.best)
             if trainer.progress_bar_callback is None:  # no terminal: a line a validation
@@ -248,16 +243,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes json whole or not at all.
+    """Writes JSON completely or not at all.
 
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.part")
     try:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(path)
+        with atomic_write(path, "w") as file:
+            json.dump(content, file, indent=2)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
