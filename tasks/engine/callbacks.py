@@ -187,10 +187,6 @@ class RunReport(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.began = True
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            trainer.check_val_every_n_epoch = 1  # the last epoch is measured, whatever validate_every is
-
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
@@ -215,7 +211,8 @@ class RunReport(Callback):
             if trainer.progress_bar_callback is None:  # no terminal: a line a validation
                 loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
                 score = module.last_metrics["primary"]
-                epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                most = trainer.max_epochs or -1
+                epoch = f"epoch {trainer.current_epoch + 1}{f'/{most}' if most > 0 else ''}"
                 print(f"{epoch}  loss {loss:.3f}  {module.primary} {score:.3f}", flush=True)
 
     def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
 from data.crops import centre_view
+from tasks.engine.budget import Budget, lr_factor
 from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image
 from tasks.engine.model import Model
 from tasks.engine.options import locate
+
+LOWEST_LR = 1e-3  # share of the peak
 
 
 class TaskModule(LightningModule):
@@ -35,6 +38,7 @@ class TaskModule(LightningModule):
     published_classes: ClassVar[int] = 0  # in the paper's data set, for counting costs without data
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
+    budget: Budget | None = None  # how long it trains, where a run says so
     asks_teacher: bool = True  # false where only a file names the teacher
     model: Model
 
@@ -228,16 +232,14 @@ class TaskModule(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.config["trainer"]
         optimizer = self.build_optimizer()
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(steps * settings["warmup_fraction"]))
+        steps = float(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+            done = self.budget.progress(step, steps) if self.budget else step / max(1.0, steps)
+            return max(LOWEST_LR, lr_factor(done, settings["warmup_fraction"]))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for fused optimizers, which is only wrong with a gradient scaler.

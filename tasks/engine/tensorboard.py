@@ -91,7 +91,7 @@ class RunLogger(TensorBoardLogger):
         shown = {
             "backbone.alpha": float(backbone.get("alpha", 1)),
             "backbone.rho": float(backbone["rho"]),
-            "trainer.max_epochs": float(trainer["max_epochs"]),
+            "trainer.max_epochs": float(trainer["max_epochs"] or 0),
             "trainer.lr": float(trainer["lr"]),
             "data.batch_size": float(config["data"]["batch_size"]),
             "seed": float(config["seed"]),

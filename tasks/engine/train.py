@@ -3,6 +3,7 @@
 import copy
 import fcntl
 import logging
+import math
 import os
 import sys
 import time
@@ -24,6 +25,7 @@ from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
+from tasks.engine.budget import Budget, epochs_of
 from tasks.engine.callbacks import (
     EMA,
     AtomicCheckpointIO,
@@ -83,24 +85,25 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> Suit
     return build_data(config | {"teacher": None, "data": below_root(config["data"], root) | changes}, draw=False)
 
 
-def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
-    """A Trainer for the settings; without a folder it keeps nothing."""
+def build_trainer(
+    config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback], epochs: int | None = None
+) -> Trainer:
+    """A Trainer for the settings, of so many `epochs` (-1: without an end); without a folder it keeps nothing."""
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
-        return _trainer(settings, folder, [*callbacks, *bar])
+        return _trainer(settings, folder, [*callbacks, *bar], epochs or settings["max_epochs"] or 1)
     except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
         raise UserError(f"trainer.accelerator={settings['accelerator']}: {str(error).splitlines()[0]}") from error
 
 
-def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
+def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback], epochs: int) -> Trainer:
     trainer = Trainer(
-        max_epochs=settings["max_epochs"],
+        max_epochs=epochs,
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         precision=precision(settings["precision"]),  # type: ignore[arg-type]
-        limit_train_batches=settings.get("limit_train_batches"),  # which older checkpoints do not have
-        check_val_every_n_epoch=min(settings["validate_every"], settings["max_epochs"]),
+        limit_train_batches=settings["limit_train_batches"],
         log_every_n_steps=settings["log_every"],
         logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
         callbacks=callbacks,
@@ -235,8 +238,10 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, from `ckpt` on, in a folder that is held; returns what metrics.json holds."""
     facts = describe(config, folder, data, module, differing)
-    callbacks = build_callbacks(config, folder, facts)
-    trainer = build_trainer(config, folder, callbacks)
+    budget = module.budget = Budget(config["trainer"])
+    callbacks = [budget, *build_callbacks(config, folder, facts)]
+    epochs = epochs_of(config["trainer"], steps_per_epoch(config, data))
+    trainer = build_trainer(config, folder, callbacks, epochs)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
@@ -265,6 +270,14 @@ def fit(
             trainer.logger.conclude(content)
         show(content, folder, data)
     return content
+
+
+def steps_per_epoch(config: dict[str, Any], data: SuiteData) -> float:
+    """Of one process; infinite for a stream of unknown length."""
+    devices = config["trainer"]["devices"]
+    batches = data.num_images("train") / data.batch_size / (devices if isinstance(devices, int) else 1)
+    limit = config["trainer"]["limit_train_batches"] or math.inf
+    return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
 
 
 def describe(

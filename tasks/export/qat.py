@@ -71,7 +71,7 @@ def rounding(model: nn.Module) -> Iterator[None]:
 def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> None:
     """Trains the folded network of `module` in place, by the task's own losses."""
     settings = module.config["trainer"] | {
-        **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze": False},
+        **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze_backbone": False},
         **{"head_warmup": 0, "precision": "32", "devices": 1, "progress_bar": False},
     }
     before, module.config = module.config, module.config | {"trainer": settings}

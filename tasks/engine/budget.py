@@ -1,0 +1,132 @@
+"""How long a run trains: a number of epochs, of steps, or minutes of the clock; and what of it is done."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from backbones.console import Console
+
+FEWEST_EPOCHS, FEWEST_STEPS = (
+    12,
+    1500,
+)  # where no length is given: enough for 100 images as for 100,000
+TOLD_AFTER = 10  # steps, from which the time left is estimated
+VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
+FIRST_VALIDATION = 1 / 3  # of the minutes; it says how long the last one will take
+
+
+def epochs_of(settings: Mapping[str, Any], steps_per_epoch: float) -> int:
+    """The most epochs that a run's trainer settings mean, for the learning rate's schedule too; -1 where the clock ends
+    it. `steps_per_epoch` is not finite for streams of unknown length.
+    """
+    if settings["minutes"]:
+        return -1
+    if settings["max_epochs"]:
+        return int(settings["max_epochs"])
+    if not math.isfinite(steps_per_epoch):
+        return FEWEST_EPOCHS
+    if settings["steps"]:
+        return math.ceil(settings["steps"] / steps_per_epoch)
+    return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))
+
+
+def lr_factor(progress: float, warmup: float) -> float:
+    """The learning rate as a share of its peak: a linear warm-up, then half a cosine. Both arguments are shares of the
+    training.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))))
+
+
+class Budget(Callback):
+    """Says how much of the training is done, ends it when its minutes are over, and decides when to validate.
+
+    The minutes hold training, validations and the final report; a resumed run has what its earlier lives left.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
+        self.spent = 0.0  # seconds of earlier lives
+        self.started = time.monotonic()
+        self.validation = 0.0  # seconds of the longest one
+        self.validations = 0
+        self.first_step: tuple[int, float] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.elapsed, "validation": self.validation, "validations": self.validations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.spent, self.validation = float(state["spent"]), float(state["validation"])
+        self.validations = int(state["validations"])
+
+    @property
+    def elapsed(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    def progress(self, step: int, steps: float) -> float:
+        """What is done of the training, 0 to 1, after `step` of `steps`; by the clock where there are minutes."""
+        if self.limit is None:
+            return step / max(1.0, steps)
+        return min(1.0, self.elapsed / max(1.0, self.limit - self.validation))
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        every = self.settings["validate_every"]
+        if self.limit is None:
+            last = trainer.current_epoch + 1 == trainer.max_epochs
+            due = last or (trainer.current_epoch + 1) % min(every, max(1, trainer.max_epochs or 1)) == 0
+        else:
+            due = self.progress(0, 0) >= self.next_validation
+        trainer.check_val_every_n_epoch = 1 if due else 1 << 30
+
+    @property
+    def next_validation(self) -> float:
+        """From which progress on an epoch's end is followed by a validation."""
+        if self.limit is None or not self.validations:
+            return FIRST_VALIDATION
+        count = max(1, min(10, int(VALIDATION_SHARE * self.limit / max(self.validation, 1e-3))))
+        return FIRST_VALIDATION + (1 - FIRST_VALIDATION) * self.validations / count
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        self.tell_time(trainer)
+        if self.limit is not None and self.progress(0, 0) >= 1:
+            trainer.check_val_every_n_epoch = 1  # the end is measured
+            trainer.should_stop = True
+
+    def tell_time(self, trainer: Trainer) -> None:
+        """After some steps, how long the rest will take."""
+        step, now = trainer.global_step, time.monotonic()
+        if self.first_step is None:
+            self.first_step = step, now
+        elif self.first_step[0] >= 0 and step - self.first_step[0] >= TOLD_AFTER and trainer.is_global_zero:
+            seconds = (now - self.first_step[1]) / (step - self.first_step[0])
+            left = (trainer.estimated_stepping_batches - step) * seconds
+            if self.limit is not None:
+                left = self.limit - self.elapsed
+            Console().print(f"{seconds:.2f} s a step; about {duration(left)} of training left")
+            self.first_step = -1, now
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validations += 1
+            self.validation = max(self.validation, time.monotonic() - self.validation_started)
+
+
+def duration(seconds: float) -> str:
+    """For a person: 40 s, 7 min, 3 h 20 min."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
