@@ -51,6 +51,7 @@ class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.settled: dict[str, Any] = {}
+        self.classifier: dict[str, Tensor] = {}  # weight and bias of one that came with the weights
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""

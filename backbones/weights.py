@@ -122,7 +122,7 @@ def _from_timm(path: Path, state: dict[str, Tensor]) -> Weights:
         pairs |= {f"{ours}.norm.{name}": f"{norm}.{name}" for name in NORM_NAMES}
         # what is missing is named when the weights are loaded
         weights.state |= {mine: state[theirs] for mine, theirs in pairs.items() if theirs in state}
-    if "classifier.weight" in state:
+    if {"classifier.weight", "classifier.bias"} <= set(state):
         weights.classifier = {name: state[f"classifier.{name}"] for name in ("weight", "bias")}
     return weights
 
@@ -160,6 +160,53 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
             f"{len(misfits)} tensors differ: {'; '.join(misfits)}"
         )
     module.load_state_dict({name: weights.state[name] for name in wanted}, strict=False)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    if norms and all(is_folded(norm) for norm in norms):
+        log.warning("%s has folded normalization: its statistics are measured on the first batch", weights.source)
+        module.register_forward_pre_hook(_unfold_once)
+
+
+def is_folded(norm: nn.BatchNorm2d) -> bool:
+    """Whether the statistics are those of a new layer: mean 0, variance 1."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return not norm.running_mean.any() and bool((norm.running_var == 1).all())
+
+
+def _unfold_once(network: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Before the first batch that `network` trains on."""
+    if network.training:
+        for key in [key for key, hook in network._forward_pre_hooks.items() if hook is _unfold_once]:
+            del network._forward_pre_hooks[key]
+        unfold_norms(network, inputs[0])
+
+
+@torch.no_grad()
+def unfold_norms(network: nn.Module, images: Tensor) -> None:
+    """Gives folded normalization the statistics of its inputs over `images` (B, 3, H, W), and the scale and shift that
+    leave what it computes as it is. Otherwise the batch's own statistics would replace the features in training.
+    """
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = inputs[0].float()
+        moments = torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # the same for all processes
+            torch.distributed.all_reduce(moments)
+            moments /= torch.distributed.get_world_size()
+        mean, variance = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
+        scale = norm.weight / (1 + norm.eps) ** 0.5
+        norm.bias.add_(scale * mean)
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.load_state_dict({"running_mean": mean, "running_var": variance}, strict=False)
+
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    network.eval()
+    network(images)
+    network.train()
+    for hook in hooks:
+        hook.remove()
 
 
 def _alpha_hint(weights: Weights) -> str:
@@ -216,4 +263,5 @@ def build_mobilenet_v1(
     network.settled = {"padding": padding, "norm_eps": norm_eps}
     if weights:
         load_weights(network, source)
+        network.classifier = source.classifier
     return network

@@ -1,5 +1,7 @@
 """The classification task: a classifier, its accuracies and its images."""
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +20,8 @@ from tasks.distill.load import teacher_of
 from tasks.distill.teacher import Network, Teacher
 from tasks.engine.figures import captioned, render_figure
 from tasks.engine.task import TaskModule
+
+log = logging.getLogger(__name__)
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
 TOP = 5
@@ -44,7 +48,22 @@ class ClassificationTask(TaskModule):
     def build_model(self) -> Classifier:
         settings = self.config["task"]
         chosen = {name: settings[name] for name in ("dropout", "loss", "noise_q", "label_smoothing")}
-        return Classifier(self.build_backbone(Classifier.strides), len(self.labels), **chosen)
+        backbone = self.build_backbone(Classifier.strides)
+        model = Classifier(backbone, len(self.labels), **chosen)
+        if backbone.classifier:
+            self._use_classifier(model, backbone.classifier)
+        return model
+
+    def _use_classifier(self, model: Classifier, classifier: Mapping[str, Tensor]) -> None:
+        """Starts from the classifier that came with the weights, if it has the classes of the data."""
+        count = classifier["bias"].numel()
+        if all(classifier[name].shape == own.shape for name, own in model.head.named_parameters()):
+            model.head.load_state_dict(classifier)
+            log.info(
+                "starting from the weights' classifier, whose %d classes must be in the order of the data's", count
+            )
+        else:
+            log.info("the weights' classifier of %d classes is left out: the data has %d", count, len(self.labels))
 
     def check(self, data: SuiteData) -> None:
         if self.config["teacher"]:

@@ -24,6 +24,7 @@ from tasks.engine.model import Model
 from tasks.engine.options import locate
 
 LOWEST_LR = 1e-3  # share of the peak
+PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets them at the rate of new layers
 
 
 class TaskModule(LightningModule):
@@ -205,16 +206,23 @@ class TaskModule(LightningModule):
         backbone.requires_grad_(not held)
         backbone.train(not held)
 
+    def backbone_share(self) -> float:
+        """The backbone's learning rate as a share of the rest's."""
+        share, backbone = self.config["trainer"]["backbone_lr_scale"], self.config["backbone"]
+        if share is None:
+            return PRETRAINED_SHARE if backbone.get("weights") or backbone.get("pretrained") else 1.0
+        return float(share)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains, grouped by weight decay and learning rate."""
-        settings = self.config["trainer"]
+        settings, share = self.config["trainer"], self.backbone_share()
         spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for parameter in self.model.parameters():
             if settings["freeze_backbone"] and parameter in backbone:
                 continue
             decay = 0.0 if parameter in spared else settings["weight_decay"]
-            lr = settings["lr"] * (settings["backbone_lr_scale"] if parameter in backbone else 1)
+            lr = settings["lr"] * (share if parameter in backbone else 1)
             group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
             group["params"].append(parameter)
         return list(groups.values())

@@ -14,7 +14,8 @@ import torch
 
 from backbones.download import download
 from backbones.errors import UserError
-from backbones.weights import build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
+from backbones.mobilenet_v1 import MobileNetV1
+from backbones.weights import Weights, build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
 from tasks.classification.model import Classifier
 from tests.conftest import shared
 
@@ -83,6 +84,25 @@ def test_real_weights_see_a_blood_cell_differently_than_noise() -> None:
         features = network(torch.zeros(1, 3, 224, 224))[-1]
     assert features.shape == (1, 256, 7, 7)
     assert 0 < features.mean() < 3
+
+
+def test_folded_normalization_is_unfolded_by_the_first_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """Statistics of 0 and 1 would have training normalize features that must stay as they are."""
+    torch.manual_seed(0)
+    source = MobileNetV1(0.25)
+    for name, parameter in source.named_parameters():
+        if name.endswith("norm.bias"):
+            parameter.data.uniform_(-0.5, 1.5)
+    network = MobileNetV1(0.25)
+    load_weights(network, Weights("folded.h5", source.state_dict()))
+    assert "folded.h5 has folded normalization" in caplog.text
+    images = torch.randn(8, 3, 128, 128)
+    with torch.no_grad():
+        truth = network.eval()(images)[0]
+        trained = network.train()(images)[0]
+        after = network.eval()(images)[0]
+    assert (trained - truth).norm() < 0.01 * truth.norm()  # 0.83 without
+    assert (after - truth).norm() < 0.01 * truth.norm()
 
 
 def test_another_alpha_is_named_with_each_tensor(tmp_path: Path) -> None:

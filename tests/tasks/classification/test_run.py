@@ -37,6 +37,20 @@ TINY = (
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
 
+@pytest.mark.parametrize(("classes", "words"), [(7, "starting from the weights' classifier"), (9, "is left out")])
+def test_a_classifier_that_comes_with_the_weights(
+    classes: int, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = timm.create_model("mobilenetv1_100", num_classes=7)
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    settings = ("task=classification", f"backbone.weights={tmp_path / 'timm.pth'}", "backbone.alpha=1")
+    config = load_config(settings, "config")
+    with caplog.at_level("INFO"):
+        module = ClassificationTask(config, [str(i) for i in range(classes)])
+    assert words in caplog.text
+    assert torch.equal(module.model.head.bias, theirs.classifier.bias) == (classes == 7)
+
+
 @pytest.fixture(scope="module")
 def tree(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's clean images as ImageFolder wants them, with one that cannot be read."""
