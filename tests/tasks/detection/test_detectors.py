@@ -40,7 +40,7 @@ DETECTORS = (SSD, SSDLite, SSDFPN, PAN, FasterRCNN)
     ],
 )
 def test_published_costs(detector: type[Detector], resolution: int, madds: float, params: float) -> None:
-    cost = measure_cost(detector(MobileNetV1(strides=detector.strides), 90, resolution), resolution)
+    cost = detector(MobileNetV1(strides=detector.strides), 90, resolution).cost(resolution)
     assert (round(cost.madds / 1e9, 3), round(cost.params / 1e6, 3)) == (madds, params)
 
 
