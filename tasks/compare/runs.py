@@ -119,10 +119,20 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
     run.metrics = {name: value for name, value in metrics.items() if value is not None}
     run.primary = run.metrics.get(run.metric)
     run.madds_m, run.params_m = (_cost(content["cost"][name]) for name in ("madds_m", "params_m"))
-    run.latency_ms = _number(content.get("speed", {}).get("latency_ms"))
+    run.latency_ms = browser_latency(run.folder) or _number(content.get("speed", {}).get("latency_ms"))
     run.seconds, run.epochs = _number(content["seconds"]), _whole(content["epoch"])
     run.resolution = _whole(content.get("resolution"))
     run.changed = dict(content.get("changed", {}))
+
+
+def browser_latency(folder: Path) -> float | None:
+    """The least median in browser.json, where that lies in the run's folder: what the page of tasks.page measured."""
+    try:
+        rows = json.loads(_regular(folder / "browser.json").read_text())["rows"]
+        found = [latency for row in rows if (latency := _number(row.get("median_ms"))) is not None and latency > 0]
+        return min(found, default=None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _settings(run: Run, config: dict[str, Any]) -> None:

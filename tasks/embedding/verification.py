@@ -46,8 +46,15 @@ class Roc:
 
     def tar_at(self, far: float) -> float:
         """The true accept rate at the lowest threshold that accepts no more than a share `far` of impostors."""
-        place = int(np.searchsorted(self.far, far, side="right")) - 1
+        place = self._place(far)
         return float(self.tar[place]) if place >= 0 else 0.0
+
+    def threshold_at(self, far: float) -> float:
+        """That threshold, a cosine."""
+        return 1 - (self._place(far) + 1) * 2 / BINS
+
+    def _place(self, far: float) -> int:
+        return int(np.searchsorted(self.far, far, side="right")) - 1
 
     def summary(self) -> dict[str, float]:
         """TAR at each FAR that there are pairs enough for, the area under the curve, and the equal error rate."""
@@ -55,6 +62,7 @@ class Roc:
         balance = int(np.argmin(np.abs(self.far - (1 - self.tar))))
         area = float(np.trapezoid(np.append(0, self.tar), np.append(0, self.far)))
         found = {f"tar_far{far:.0e}".replace("e-0", "e-"): self.tar_at(far) for far in fars}
+        found["threshold_far1e-2"] = self.threshold_at(1e-2)
         return found | {"auc": area, "eer": float((self.far[balance] + 1 - self.tar[balance]) / 2)}
 
 

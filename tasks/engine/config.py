@@ -39,6 +39,7 @@ PATHS |= {
     "a",
     "b",
 }
+PATHS |= {"exports", "samples", "runtime_folder"}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"

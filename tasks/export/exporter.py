@@ -195,6 +195,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         input=facts("image", pixels) | view,
         normalization=module.settled["normalization"],
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
+        answer=module.model.export_spec.answer.__name__,
         labels=module.labels,
         cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
         versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},

@@ -61,6 +61,7 @@ class Spec:
     input: dict[str, Any]  # name, shape, type, layout, size, centre, values
     normalization: list[list[float]]  # inside the file
     outputs: list[dict[str, Any]]  # name, shape, type, meaning
+    answer: str  # what the outputs are turned into: the name of a function in answers.py
     labels: list[str]
     cost: dict[str, float]
     versions: dict[str, str]

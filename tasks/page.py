@@ -1,0 +1,30 @@
+"""python -m tasks.page exports=<export folders or runs>: one static page that runs ONNX exports in a browser."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.web.build import write_page
+from tasks.web.serve import serve
+
+
+def execute(overrides: Sequence[str]) -> Path:
+    """Writes the page, serves it where asked to, and returns its path."""
+    config = load_config(overrides, "page")
+    path = write_page(config)
+    console = Console(markup=False)
+    console.print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB: open it in a browser", soft_wrap=True)
+    if config["serve"]:
+        serve(path, config["host"], config["port"])
+    return path
+
+
+def main() -> None:
+    with one_line_errors():
+        execute(arguments("page"))
+
+
+if __name__ == "__main__":
+    main()

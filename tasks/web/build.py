@@ -1,0 +1,126 @@
+"""Puts template, style, script, exports, samples and runtime into one page."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tasks.web import runtime
+from tasks.web.exports import Export, find_exports
+from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = ("models.js", "show.js", "page.js")  # one after the other
+MAP_WIDTH = 720  # pixels
+
+
+def write_page(config: dict[str, Any]) -> Path:
+    """Writes the page that `conf/page.yaml` describes, and returns its path.
+
+    Raises:
+        UserError: see `find_exports`, `read_samples` and `runtime_files`; or the page cannot be written.
+    """
+    exports = find_exports(config["exports"])
+    samples = read_samples(config["samples"]) if config["samples"] else own_samples(exports)
+    first = config["exports"] if Path(config["exports"]).is_dir() else config["exports"].split(",")[0].strip()
+    path = Path(config["output"] or Path(first) / "page.html")
+    text = page(config, exports, samples)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"output={path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def own_samples(exports: Sequence[Export]) -> list[bytes]:
+    """Drawn ones for each data set that is drawn."""
+    kinds = list(dict.fromkeys(DRAWN[export.data] for export in exports if export.data in DRAWN))
+    return [sample for draw in kinds for sample in drawn_samples(draw, max(2, COUNT // len(kinds)))]
+
+
+def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[bytes]) -> str:
+    """The text of the page."""
+    names = runtime.WEBGPU if config["webgpu"] else runtime.WASM
+    blobs: dict[str, bytes] = {}
+    content: dict[str, Any] = {
+        "runtime": f"{runtime.PACKAGE} {runtime.VERSION}",
+        "webgpu": config["webgpu"],
+        "exports": [export.spec for export in exports],
+        "samples": [data_url(sample) for sample in samples],
+        "map": data_url(world_map()) if any("cells" in export.spec for export in exports) else None,
+        "link": None,
+    }
+    if config["runtime"] == "link":
+        base = f"{config['cdn'].rstrip('/')}/{runtime.PACKAGE}@{runtime.VERSION}/dist"
+        content["link"] = [{"url": f"{base}/{name}", "integrity": runtime.INTEGRITY[name]} for name in names]
+    else:
+        blobs["module"], blobs["wasm"] = runtime.runtime_files(config["webgpu"], config["runtime_folder"])
+    blobs |= {f"model-{i}": export.model for i, export in enumerate(exports)}
+    script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
+    style = (HERE / "page.css").read_text()
+    fields = {
+        "policy": policy(script, style, config["cdn"] if content["link"] else None),
+        "style": style,
+        "data": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),  # so that no name ends the script
+        "blobs": "\n".join(blob(name, value) for name, value in blobs.items()),
+        "script": script,
+    }
+    return fill((HERE / "template.html").read_text(), fields)
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """The template with each {{name}} replaced; what is put in is not looked at again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
+
+
+def policy(script: str, style: str, cdn: str | None) -> str:
+    """The content security policy: it runs this script and style alone, and connects to nobody but the CDN."""
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in (script, style)]
+    where = ""
+    if cdn:
+        if not (match := re.match(r"https?://[\w.:-]+(?=/|$)", cdn)):
+            raise UserError(f"cdn={cdn}: this is not an address such as https://<host>/<path>")
+        where = f" {match[0]}"
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {hashes[0]} blob: 'wasm-unsafe-eval'",
+            f"style-src {hashes[1]}",
+            "img-src data: blob:",
+            "media-src blob:",
+            "worker-src blob:",
+            f"connect-src data: blob:{where}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def blob(name: str, content: bytes) -> str:
+    """A script element that holds gzip-compressed bytes in base64."""
+    text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return f'<script type="text/plain" id="{name}">{text}</script>'
+
+
+def data_url(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def world_map() -> bytes:
+    """An equirectangular map of the world as JPEG; a plain ground where the extra `earth` is not installed."""
+    from tasks.geo.maps import world
+
+    buffer = io.BytesIO()
+    world(MAP_WIDTH).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,156 @@
+"""Finds exports, and reads of their model.json what the page may know. A model.json is a stranger's: every field that
+is used is checked, and nothing in it chooses which file is read.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+
+LAYOUTS = ("uint8_nhwc", "float_nchw")
+SIDE_LIMIT = 4096
+LARGEST_SPEC = 1 << 26  # bytes
+
+
+@dataclass(frozen=True)
+class Export:
+    """An ONNX export: the model file, and the part of model.json that goes into the page."""
+
+    name: str
+    folder: Path
+    model: bytes
+    spec: dict[str, Any]
+    data: str  # the data set of the run, by the name of its configuration
+
+
+def find_exports(exports: str) -> list[Export]:
+    """The ONNX exports in the given folders or below, which commas join.
+
+    Raises:
+        UserError: a folder is absent or has no export, the exports are of other formats, or one is damaged.
+    """
+    given = [exports] if Path(exports).is_dir() else [part.strip() for part in exports.split(",")]
+    folders: dict[Path, str] = {}  # and their formats
+    for part in given:
+        if not Path(part).is_dir():
+            raise UserError(f"exports={part}: there is no such folder; give that of an export or a run")
+        found = {file.parent: form for file in sorted(Path(part).rglob("model.json")) if (form := format_of(file))}
+        if not found:
+            raise UserError(f"exports={part}: there is no export in it; make one with python -m tasks.export ckpt=...")
+        folders |= {folder.resolve(): form for folder, form in found.items()}
+    usable = [folder for folder, form in folders.items() if form == "onnx"]
+    if not usable:
+        forms = ", ".join(sorted(set(folders.values())))
+        raise UserError(f"exports={exports}: a browser runs format=onnx, not {forms}; export again with format=onnx")
+    return [read_export(folder, name) for folder, name in zip(usable, names(usable), strict=True)]
+
+
+def format_of(file: Path) -> str | None:
+    """The format that a model.json names; None for one that is still written, or of a backbone alone."""
+    if file.parent.name.startswith("."):
+        return None
+    content = parse(file)
+    if not isinstance(content, dict) or "format" not in content:
+        return None
+    return str(content["format"])
+
+
+def parse(file: Path) -> Any:
+    try:
+        if not file.is_file() or file.stat().st_size > LARGEST_SPEC:  # a pipe never ends
+            raise ValueError("not a regular file")
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(file) from error
+
+
+def damaged(file: Path) -> UserError:
+    return UserError(f"{file} is damaged; export again with overwrite=true")
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, after their runs' where several are alike."""
+    own = [folder.name for folder in folders]
+    runs = [f.parent.parent.name if f.parent.name == "export" else f.parent.name for f in folders]
+    return [f"{run}/{name}" if own.count(name) > 1 else name for run, name in zip(runs, own, strict=True)]
+
+
+def read_export(folder: Path, name: str) -> Export:
+    """
+    Raises:
+        UserError: model.json is damaged, or the model is not the one that it describes.
+    """
+    file = folder / "model.json"
+    content = parse(file)
+    try:
+        spec = page_spec(content)
+        digest = content["sha256"]
+        data = content["provenance"]["config"]["groups"]["data"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(file) from error
+    path = folder / "model.onnx"
+    if not path.is_file():
+        raise UserError(f"there is no {path}; export again with overwrite=true")
+    model = path.read_bytes()
+    if hashlib.sha256(model).hexdigest() != digest:
+        raise UserError(f"{path} is not the file that model.json describes; export again with overwrite=true")
+    return Export(name, folder, model, spec | {"name": name, "sha256": digest, "bytes": len(model)}, str(data))
+
+
+def page_spec(content: dict[str, Any]) -> dict[str, Any]:
+    """What the page may know. The rest stays behind: the run's settings have paths of the machine that trained.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: something is absent or of another form.
+    """
+    given, centre = content["input"], content["input"]["center_crop"]
+    view = {"name": str(given["name"]), "layout": given["layout"], "size": int(given["size"]), "center_crop": None}
+    if view["layout"] not in LAYOUTS or not 1 <= view["size"] <= SIDE_LIMIT:
+        raise ValueError(view)
+    if centre is not None:
+        view["center_crop"] = number(centre)
+        if not 0 < view["center_crop"] <= 1:
+            raise ValueError(view)
+    spec = {
+        "task": str(content["task"]),
+        "quantize": str(content["quantize"]),
+        "answer": str(content.get("answer", "values")),  # exports of older versions show their outputs as they are
+        "input": view,
+        "outputs": [{key: str(output[key]) for key in ("name", "meaning")} for output in content["outputs"]],
+        "labels": [str(label) for label in content["labels"]],
+        "note": str(content["note"]) if content.get("note") else None,
+        "madds_m": number(content["cost"]["madds_m"]),
+    }
+    if "postprocess" in content:
+        spec["draw_threshold"] = number(content["postprocess"]["draw_threshold"])
+    if "threshold_far1e-2" in content["metrics"].get("after", {}):
+        spec["threshold"] = number(content["metrics"]["after"]["threshold_far1e-2"])
+    if "cells" in content:
+        spec["cells"] = cells(content["cells"])
+    return spec
+
+
+def number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
+
+
+def cells(content: dict[str, Any]) -> dict[str, Any]:
+    """Tokens, mean positions (latitude, longitude) in degrees, and outlines of S2 cells."""
+    from data.geo.s2 import cell_corners, from_tokens
+
+    tokens = [str(token) for token in content["tokens"]]
+    positions = [[number(v) for v in position] for position in content["positions"]]
+    if len(positions) != len(tokens) or any(len(position) != 2 for position in positions):
+        raise ValueError("positions")
+    try:
+        outlines = cell_corners(from_tokens(tokens), steps=2).round(2).tolist()
+    except UserError:  # a partition of another kind has no outlines
+        outlines = []
+    return {"tokens": tokens, "positions": positions, "outlines": outlines}

@@ -1,0 +1,266 @@
+// The page: a panel for each model, where images come from, and measuring.
+
+const RECENT = 30;  // runs that the shown speed is of
+const LARGEST = 16e6;  // pixels of a canvas that every phone can hold
+
+const models = DATA.exports.map((spec, index) => ({spec, index, enabled: spec.task === DATA.exports[0].task}));
+const enabled = () => models.filter((m) => m.enabled);
+let image = null, stream = null, facing = "environment", running = null, again = false;
+let answered = [];  // when the last ones were answered
+
+function say(words) {
+  byId("message").textContent = words;
+  byId("message").hidden = !words;
+}
+
+// ---- panels
+
+function panel(model) {
+  const {spec} = model, size = `${spec.input.size} × ${spec.input.size} px, ${(spec.bytes / 1e6).toFixed(2)} MB`;
+  model.result = make("div", {class: "answer"}, make("p", {class: "muted"}, "Choose an image."));
+  model.figures = make("dl");
+  model.json = make("pre", {tabindex: "0"});
+  const drawn = ["detections", "position"].includes(kind(spec));
+  if (drawn) model.canvas = make("canvas", {role: "img", "aria-label": "The answer, drawn"});
+  const side = make("div", {}, model.result, model.figures, make("details", {}, make("summary", {}, "Answer as JSON"), model.json));
+  if (spec.note) side.append(make("p", {class: "muted"}, spec.note));
+  model.panel = make("section", {class: "card", "data-name": spec.name, "aria-label": spec.name}, make("h2", {}, spec.name,
+    make("span", {}, size + (spec.quantize === "none" ? "" : `, ${spec.quantize}`))),
+    make("div", {class: "columns"}, ...(drawn ? [make("div", {class: "stage"}, model.canvas)] : []), side));
+  model.panel.hidden = !model.enabled;
+  return model.panel;
+}
+
+function chip(model) {
+  const box = make("input", {type: "checkbox", onchange: () => {
+    model.enabled = box.checked;
+    model.panel.hidden = !box.checked;
+    update();
+  }});
+  box.checked = model.enabled;
+  return make("label", {}, box, model.spec.name);
+}
+
+function showSpeed(model) {
+  const recent = model.times, rows = [[model.withRuntime ? "loading runtime and model" : "loading the model", ms(model.loadMs)], ["first answer", ms(model.firstMs)]];
+  if (recent.length) rows.push([`median of ${recent.length}`, ms(quantile(recent, 0.5))], [`95 % of ${recent.length} within`, ms(quantile(recent, 0.95))]);
+  rows.push(["image to input", ms(quantile(model.prepared, 0.5))]);
+  if (stream && answered.length > 1) rows.push(["frames a second", fixed((answered.length - 1) * 1000 / (answered.at(-1) - answered[0]), 1)]);
+  rows.push(["threads", model.provider === "webgpu" ? "WebGPU" : String(threads)]);
+  model.figures.replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+}
+
+async function refresh(model) {
+  try {
+    await load(model);
+    if (!image) return;
+    const {rows, outputs, prepared, time} = await answer(model, frame);
+    if (Number.isNaN(model.firstMs)) model.firstMs = time;
+    else model.times = [...model.times, time].slice(-RECENT);
+    model.prepared = [...model.prepared, prepared].slice(-RECENT);
+    model.result.replaceChildren(...await SHOWN[kind(model.spec)](model, rows, outputs));
+    model.json.textContent = JSON.stringify(rows);
+    showSpeed(model);
+  } catch (error) {
+    model.result.replaceChildren(make("p", {class: "error"}, `This model cannot be run here: ${error.message ?? error}`));
+  }
+}
+
+async function answerAll() {
+  while (again && ort) {
+    again = false;
+    drawView();
+    for (const model of enabled()) await refresh(model);
+    if (image && !byId("footer").textContent) ready();
+  }
+}
+
+function update() {  // answers the present image by every enabled model, one after the other
+  again = true;
+  running ??= Promise.resolve().then(answerAll).finally(() => {
+    running = null;
+    if (again && ort) update();
+  });
+  return running;
+}
+
+function ready() {
+  byId("footer").textContent = `${DATA.runtime}, ${threads === 1 ? "1 thread" : `${threads} threads`}; first answer ${fixed(performance.now() / 1000, 2)} s after opening.`;
+}
+
+// ---- input
+
+function setFrame(source, width, height) {
+  const scale = Math.min(1, Math.sqrt(LARGEST / (width * height)));
+  frame.canvas.width = Math.max(1, Math.round(width * scale));
+  frame.canvas.height = Math.max(1, Math.round(height * scale));
+  frame.drawImage(source, 0, 0, frame.canvas.width, frame.canvas.height);
+  image = true;
+}
+
+async function openImage(blob, chosen = null) {
+  stopCamera();
+  try {
+    const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none"});
+    await running;
+    setFrame(bitmap, bitmap.width, bitmap.height);
+    bitmap.close();
+  } catch {
+    return say(`${blob.name || "This image"} cannot be decoded here. Choose a JPEG, PNG or WebP image.`);
+  }
+  say("");
+  for (const button of byId("samples").children) button.setAttribute("aria-pressed", String(button === chosen));
+  return update();
+}
+
+async function keepReference() {
+  const copy = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  [copy.canvas.width, copy.canvas.height] = [frame.canvas.width, frame.canvas.height];
+  copy.drawImage(frame.canvas, 0, 0);
+  reference = copy;
+  return update();
+}
+
+const openSample = async (number) => openImage(await (await fetch(DATA.samples[number])).blob(), byId("samples").children[number]);
+
+const CAMERA = {
+  NotAllowedError: "The camera was refused. Allow it in the browser's settings for this page, or choose a photo.",
+  NotFoundError: "This device has no camera. Choose a photo instead.",
+  NotReadableError: "The camera is in use by another program.",
+};
+
+async function startCamera() {
+  stopCamera();
+  say("");
+  if (!navigator.mediaDevices?.getUserMedia) return say("The browser gives a live camera only to https and localhost addresses and files. Choose or take a photo instead.");
+  const video = byId("video");
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: facing, width: {ideal: 640}, height: {ideal: 480}}});
+    video.srcObject = stream;
+    await video.play();
+  } catch (error) {
+    stopCamera();
+    return say(CAMERA[error.name] ?? `The camera cannot be used: ${error.message}`);
+  }
+  const own = stream;
+  answered = [];
+  byId("camera").setAttribute("aria-pressed", "true");
+  byId("flip").hidden = false;
+  for (const button of byId("samples").children) button.setAttribute("aria-pressed", "false");
+  while (stream === own) {
+    if (video.videoWidth) {
+      await running;
+      if (stream !== own) return;
+      setFrame(video, video.videoWidth, video.videoHeight);
+      await update();
+      answered = [...answered, performance.now()].slice(-RECENT);
+    }
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+function stopCamera() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  byId("camera").setAttribute("aria-pressed", "false");
+  byId("flip").hidden = true;
+}
+
+// ---- measuring, by the protocol of tasks.bench
+
+async function measure() {
+  stopCamera();
+  await running;
+  const rows = [], seconds = Number(query.get("seconds")) || MEASURED.seconds;
+  byId("measure").disabled = true;
+  for (const model of enabled()) {
+    byId("progress").textContent = `measuring ${model.spec.name} …`;
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    try {
+      await load(model);
+      const single = await times(model, 1, seconds), full = await times(model, MEASURED.batch, seconds);
+      rows.push({name: model.spec.name, threads, provider: model.provider, median_ms: round(quantile(single, 0.5), 3),
+        p95_ms: round(quantile(single, 0.95), 3), images_per_second: round(MEASURED.batch * 1000 / quantile(full, 0.5), 2),
+        file_mb: model.spec.bytes / 1e6, quantize: model.spec.quantize, sha256: model.spec.sha256});
+    } catch (error) {
+      rows.push({name: model.spec.name, error: String(error.message ?? error)});
+    }
+  }
+  const device = {runtime: DATA.runtime, browser: navigator.userAgent, cores, date: new Date().toISOString().slice(0, 10)};
+  byId("json").value = JSON.stringify({...device, rows}, null, 1);
+  byId("progress").textContent = rows.map((r) => `${r.name}: ${r.error ?? ms(r.median_ms)}`).join("; ");
+  byId("results").hidden = false;
+  byId("measure").disabled = false;
+}
+
+async function copy() {
+  byId("json").select();
+  try {
+    await navigator.clipboard.writeText(byId("json").value);
+    byId("copy").textContent = "Copied";
+  } catch {
+    byId("copy").textContent = "Selected: copy it";
+  }
+}
+
+// ---- start
+
+function wire() {
+  byId("models").append(...models.map(panel));
+  if (models.length > 1) byId("chips").append(...models.map(chip));
+  DATA.samples.forEach((url, i) => byId("samples").append(make("button", {type: "button", "aria-pressed": "false", "aria-label": `Sample ${i + 1}`,
+    onclick: () => openSample(i)}, make("img", {src: url, alt: ""}))));
+  for (const id of ["file", "capture"]) {
+    byId(id).onchange = () => {
+      if (byId(id).files.length) openImage(byId(id).files[0]);
+      byId(id).value = "";
+    };
+  }
+  byId("camera").onclick = () => (stream ? stopCamera() : startCamera());
+  byId("flip").onclick = () => {
+    facing = facing === "user" ? "environment" : "user";
+    startCamera();
+  };
+  addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files][0];
+    if (file) openImage(file);
+  });
+  addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (event.dataTransfer.files.length) openImage(event.dataTransfer.files[0]);
+  });
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; update(); } });
+  byId("measure").onclick = measure;
+  byId("copy").onclick = copy;
+  byId("threads-label").hidden = !crossOriginIsolated;
+  for (let count = 1; count <= cores; count *= 2) byId("threads").append(make("option", {value: count}, String(count)));
+  byId("threads").value = threads;
+  byId("threads").onchange = () => { location.search = `?threads=${byId("threads").value}`; };
+  byId("provider-label").hidden = !(DATA.webgpu && navigator.gpu);
+  byId("provider").onchange = update;
+  byId("isolation").hidden = crossOriginIsolated;
+  byId("isolation").textContent = "One thread: more need a server with cross-origin isolation, as python -m tasks.page serve=true is.";
+}
+
+async function start() {
+  wire();
+  try {
+    await loadRuntime();
+    if (DATA.map) world = await createImageBitmap(await (await fetch(DATA.map)).blob());
+  } catch (error) {
+    byId("measure").disabled = true;
+    return say(`The models cannot be run: ${error.message ?? error}.`);
+  }
+  if (!DATA.samples.length || image) return update();
+  await openSample(0);
+  if (enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {
+    await keepReference();
+    await openSample(1);
+  }
+}
+
+start();

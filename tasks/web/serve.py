@@ -1,0 +1,80 @@
+"""Serves one page, with the headers that let it use threads."""
+
+import http.server
+import socket
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from backbones.errors import UserError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HEADERS = {  # cross-origin isolation, without which there is no shared memory and so one thread
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers every GET of / with the page."""
+
+    def __init__(self, page: Path, *args: object) -> None:
+        self.page = page
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != "/":
+            self.send_error(404)
+            return
+        content = self.page.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def __init__(self, page: Path, host: str, port: int) -> None:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self.address_family = family
+        super().__init__(address[:2], partial(Handler, page))  # type: ignore[arg-type]
+
+
+def server(page: Path, host: str, port: int) -> Server:
+    """A server that listens.
+
+    Raises:
+        UserError: the host is unknown or the port is taken.
+    """
+    try:
+        return Server(page, host, port)
+    except OSError as error:
+        raise UserError(f"host={host} port={port} cannot be served ({error.strerror or error}); try port=0") from error
+
+
+def serve(page: Path, host: str, port: int) -> None:
+    """Serves until interrupted, and says which addresses work."""
+    console = Console(markup=False)
+    with server(page, host, port) as running:
+        port = running.server_address[1]
+        console.print(f"serving http://localhost:{port}/ with threads and camera; Ctrl-C ends it", soft_wrap=True)
+        console.print(f"an Android phone on USB opens the same address after: adb reverse tcp:{port} tcp:{port}")
+        if host not in LOOPBACK:
+            console.print(
+                "other devices reach this machine's address over plain http, where browsers allow one thread and no "
+                "live camera: photos work; for the rest put the page on any https host",
+                soft_wrap=True,
+            )
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            console.print("stopped")
