@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from data.demo.scenes import write_scenes
 from tasks import page
-from tasks.export.formats import onnx
+from tasks.export import to_onnx as onnx
 from tasks.export.speed import spec_of, times
 from tasks.web.serve import server
 from tests.benchmarks.timing import machine

@@ -25,9 +25,10 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from backbones.errors import UserError
 from data.scenes import DemoScenesData
-from tasks import export, page, run
+from tasks import page, run
 from tasks.compare.runs import read_runs
 from tasks.engine.train import show
+from tasks.export import __main__ as export
 from tasks.web import runtime as pinned
 from tasks.web.serve import server
 from tests.benchmarks.compare import write_run
