@@ -183,7 +183,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     view = {
         "layout": config["input"],
         "size": module.resolution,
-        "centre": module.config["data"].get("center_crop"),
+        "center_crop": module.config["data"].get("center_crop"),
         "values": "RGB, 0 to 255",
     }
     cost = module.model.cost(module.resolution)
