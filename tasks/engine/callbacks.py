@@ -44,7 +44,7 @@ class EMA(WeightAveraging):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always whole.
+    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always complete.
 
     Raises:
         UserError: it cannot be written; the previous checkpoint is untouched.
@@ -248,7 +248,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes json whole or not at all.
+    """Writes json atomically.
 
     Raises:
         UserError: it cannot be written.
