@@ -111,7 +111,7 @@ def download(
     pause: float = 1.0,
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Fetches url to path; the file appears under its name only when it is whole, and has the `digest` (such as
+    """Fetches url to path; the file appears under its name only when it is complete and has the `digest` (such as
     md5:0123...), if that is known.
 
     A transfer that breaks off is taken up where it ended, until `tries` in a row, `pause` seconds apart, bring nothing
@@ -159,7 +159,7 @@ def _fetch(url: str, partial: Path, timeout: float, max_bytes: int) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        if error.headers.get("Content-Range") == f"bytes */{have}":  # it was whole already
+        if error.headers.get("Content-Range") == f"bytes */{have}":  # it was complete already
             return
         partial.unlink()  # longer than what is there: of another file
         raise OSError("the part on disk is of another file") from error

@@ -25,7 +25,7 @@ PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}  # of CelebA
 
 
 class Table(NamedTuple):
-    """Names of A attributes, and the values (A,) int8 of each image's: 1, 0, or -1 where nobody knows."""
+    """Names of A attributes, and the values (A,) int8 of each image's: 1, 0, or -1 where unknown."""
 
     names: list[str]
     rows: dict[Path, np.ndarray]
@@ -198,7 +198,7 @@ class CsvFacesData(FacesData):
 class FaceFolderData(FacesData):
     """Images without labels, anywhere below `root`; a share `val` of them, always the same, validates.
 
-    What the attributes are called is said by `attributes`, or else by the task's teacher.
+    The attributes' names are `attributes`, or else those of the task's teacher.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def collate_people(samples: Sequence[Any]) -> ClassificationBatch:
 
 
 class IdentityData(ClassificationData):
-    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images of nobody knows whom.
+    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images without identities.
 
     `pairs` is LFW's pairs.txt for val and test. `images_per_person` images of a person come together in training.
     Nothing but numbers is known of the people later on.

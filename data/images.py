@@ -1,4 +1,4 @@
-"""Reading images: what can go wrong with a file, said with its path."""
+"""Reading images; errors name the path of the file."""
 
 from collections.abc import Callable
 from pathlib import Path

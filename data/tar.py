@@ -18,7 +18,7 @@ from typing import NamedTuple
 from backbones.download import open_address
 from backbones.errors import UserError
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TIMEOUT = 30  # seconds that an address may be silent
 MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
@@ -35,7 +35,7 @@ class Record(NamedTuple):
     @property
     def kind(self) -> str | None:
         """Which of the files is the image."""
-        return next((kind for kind in PICTURES if kind in self.files), None)
+        return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
 
 
 class BadShard(Exception):
@@ -92,7 +92,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) 
     """The samples of a shard with those of their files whose kind is `wanted`.
 
     Raises:
-        BadShard: it cannot be opened, or ends in the middle; the whole samples before that were given.
+        BadShard: it cannot be opened, or ends in the middle; the complete samples before that were given.
     """
     key: str | None = None
     files: dict[str, bytes] = {}

@@ -96,10 +96,10 @@ def layers() -> Table:
     )
     for row in published.content()["layers"]:
         channels, side = row["channels"], row["side"]
-        whole = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        full = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        layer = (nn.Sequential(whole) if row.get("groups") == 1 else nn.Sequential(depthwise, pointwise)).to("meta")
+        layer = (nn.Sequential(full) if row.get("groups") == 1 else nn.Sequential(depthwise, pointwise)).to("meta")
         with counting(layer) as cost:
             layer(torch.empty(1, channels, side, side, device="meta"))
         params = sum(p.numel() for p in layer.parameters())

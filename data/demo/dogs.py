@@ -25,7 +25,7 @@ import numpy as np
 from numpy.random import Generator
 
 from data.demo.breeds import BREEDS, Breed, render
-from data.demo.whole import drawn, make_once
+from data.demo.generate import draw_all, make_once
 
 VERSION = 1  # of the images: raise it when the same seed gives other ones
 
@@ -163,7 +163,7 @@ def write_dogs(
             (folder / job.path).parent.mkdir(parents=True, exist_ok=True)
         for breed in BREEDS:
             (folder / "Annotation" / breed.name).mkdir(parents=True)
-        drawn(partial(write_image, folder, size, seed), jobs, chunk=16)
+        draw_all(partial(write_image, folder, size, seed), jobs, chunk=16)
         for split, names in lists.items():
             write_list(folder / f"{split}_list.mat", names)
         label_map = {web_folder(b): b.name for b in BREEDS}

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
+from data.demo.generate import draw_all, make_once
 from data.demo.scenes import noise
-from data.demo.whole import drawn, make_once
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -200,7 +200,7 @@ def write_earth(
     def make(folder: Path) -> None:
         for split in SPLITS:
             (folder / split).mkdir()
-        rows = drawn(partial(write_photo, folder, size, seed, str(marble or "generated")), jobs, chunk=32)
+        rows = draw_all(partial(write_photo, folder, size, seed, str(marble or "generated")), jobs, chunk=32)
         for split in SPLITS:
             with (folder / f"{split}.csv").open("w", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")

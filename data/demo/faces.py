@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.demo.generate import draw_all, make_once
 from data.demo.portraits import ATTRIBUTES, Person, render
-from data.demo.whole import drawn, make_once
 
 VERSION = 2  # of the images: raise it when the same seed gives other ones
 PAIRS = 60  # at most, same and different each, in a fold
@@ -41,7 +41,7 @@ def numbers(people: int, images: int, seed: int) -> np.ndarray:
 def write_person(root: Path, people: int, images: int, seed: int, person: int) -> list[dict[str, bool]]:
     """Draws a person's images into both layouts, and returns their attributes."""
     places = numbers(people, images, seed)[person]
-    look = Person.drawn(np.random.default_rng([seed, person]))
+    look = Person.random(np.random.default_rng([seed, person]))
     folder = root / ("lfw" if person in held_out(people) else "people") / name(person)
     folder.mkdir(parents=True)
     truths = []
@@ -100,7 +100,7 @@ def write_faces(root: Path, *, people: int = 200, images: int = 10, seed: int = 
 
     def make(folder: Path) -> None:
         (folder / "img_align_celeba").mkdir()
-        truths = drawn(partial(write_person, folder, people, images, seed), range(people), chunk=4)
+        truths = draw_all(partial(write_person, folder, people, images, seed), range(people), chunk=4)
         write_celeba(folder, truths, seed)
         (folder / "pairs.txt").write_text("\n".join([*pair_lines(people, images, seed), ""]))
 

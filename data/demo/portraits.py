@@ -63,7 +63,7 @@ class Person(NamedTuple):
     wears: tuple[float, float, float]  # how often glasses, earrings, a hat
 
     @classmethod
-    def drawn(cls, rng: Generator) -> "Person":
+    def random(cls, rng: Generator) -> "Person":
         bushy, big, hair = bool(rng.random() < 0.35), bool(rng.random() < 0.35), int(rng.choice(5, p=_HAIR_SHARES))
         value = rng.uniform(0.4, 0.92)
         skin = hsv(rng, rng.uniform(0.05, 0.085), 0.75 - 0.42 * value, value, 0.005)
@@ -116,7 +116,7 @@ class Mood(NamedTuple):
     hat: bool
 
     @classmethod
-    def drawn(cls, person: Person, rng: Generator) -> "Mood":
+    def random(cls, person: Person, rng: Generator) -> "Mood":
         glasses, earrings, hat = (bool(rng.random() < share) for share in person.wears)
         smiling, parted = bool(rng.random() < 0.5), bool(rng.random() < 0.4)
         return cls(rng.normal(0, 0.22), rng.normal(0, 0.11), smiling, parted, glasses, earrings, hat)
@@ -288,7 +288,7 @@ def attributes(person: Person, mood: Mood) -> dict[str, bool]:
 
 def render(person: Person, rng: Generator) -> tuple[Image.Image, dict[str, bool]]:
     """An image of the person, aligned as CelebA's are, and its attributes."""
-    mood = Mood.drawn(person, rng)
+    mood = Mood.random(person, rng)
     width, height = SIZE
     image = background(width, height, rng)
     angle, scale = rng.normal(0, 0.06), width * rng.uniform(0.85, 0.95)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
-from data.demo.whole import drawn, make_once
+from data.demo.generate import draw_all, make_once
 
 Array = npt.NDArray[np.floating]
 Points = Array | Sequence[tuple[float, float]]
@@ -60,7 +60,7 @@ def mirrored(right: Points) -> Array:
 
 
 def hsv(rng: Generator, hue: float, saturation: float, value: float, jitter: float = 0.03) -> Colour:
-    """A colour near the one asked for; hue is in turns and wraps."""
+    """A colour near the given one; hue is in turns and wraps."""
     h, s, v = rng.uniform(-1, 1, 3) * (jitter, 0.12, 0.12) + (hue, saturation, value)
     red, green, blue = colorsys.hsv_to_rgb(h % 1, *np.clip([s, v], 0, 1).tolist())
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -362,7 +362,7 @@ def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 32
     def make(folder: Path) -> None:
         for split in SPLITS:
             (folder / split).mkdir()
-        rows = drawn(partial(write_scene, folder, size, seed), jobs)
+        rows = draw_all(partial(write_scene, folder, size, seed), jobs)
         for split, part in (("train", rows[:train]), ("val", rows[train:])):
             images, things = [image for image, _ in part], [thing for _, things in part for thing in things]
             annotations = [{"id": i, "iscrowd": 0, **thing} for i, thing in enumerate(things, 1)]

@@ -175,8 +175,8 @@ class Partition:
         if missing := {*names, "photos", "kept", "cells"} - header.keys():
             raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
         rows = [line.split(",") for line in text.splitlines()[len(header) + 1 :]]
-        whole = bool(rows) and len(rows) == int(header["cells"]) and text.endswith("\n")
-        if not whole or any(len(row) != 4 for row in rows):
+        complete = bool(rows) and len(rows) == int(header["cells"]) and text.endswith("\n")
+        if not complete or any(len(row) != 4 for row in rows):
             raise ValueError(f"it should have {header['cells']} rows of {_COLUMNS}")
         token, count, latitude, longitude = zip(*rows, strict=True)
         settings = PartitionSettings(**{name: int(header[name]) for name in names})

@@ -55,7 +55,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         if self.length is None:
-            raise TypeError("nobody knows how many samples the shards have")
+            raise TypeError("the number of samples in the shards is unknown")
         return self.length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -72,7 +72,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         samples = self._decoded(reader, readers, bad)
         if self.share is not None:
             samples = itertools.islice(samples, self.share)
-        held = None  # one behind, so that what is wrong with the last shard is told as well
+        held = None  # one behind, so that a fault of the last shard is reported as well
         for sample in samples:
             if held:
                 yield held

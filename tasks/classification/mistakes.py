@@ -11,7 +11,7 @@ from tasks.engine.figures import captioned
 
 
 class Mistake(NamedTuple):
-    """An image (3, R, R) uint8 and what was said of it with probability `score`."""
+    """An image (3, R, R) uint8 and the class predicted for it, with probability `score`."""
 
     score: float
     image: Tensor
@@ -42,7 +42,7 @@ class Mistakes:
             self.worst = sorted([*self.worst, mistake], key=lambda m: -m.score)[: self.count]
 
     def page(self, labels: list[str], side: int = 224) -> Tensor | None:
-        """The images in a grid (3, H, W), each with its truth and what was said; None where nothing is wrong."""
+        """The images in a grid (3, H, W), each with its true and predicted class; None where nothing is wrong."""
         if not self.worst:
             return None
         cells = []

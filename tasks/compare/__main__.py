@@ -26,7 +26,7 @@ COLUMNS = (
     *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula may begin
-PICTURES = 24  # in the page, each about 100 kB
+MAX_IMAGES = 24  # in the page, each about 100 kB
 CAPTIONS = {"predictions.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
 
 
@@ -92,7 +92,7 @@ def _cell(value: Any) -> Any:
 
 def write_page(runs: Sequence[Run], path: Path) -> None:
     """The page: one file that needs nothing else."""
-    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -r.quality))[:PICTURES]
+    shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -r.quality))[:MAX_IMAGES]
     entries = []
     for run in runs:
         entry = {c: getattr(run, c) for c in (*COLUMNS, "label", "mode")} | {"folder": str(run.folder)}

@@ -82,12 +82,12 @@ def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
         batch = next(iter(data.val_dataloader()))
         shown = min(count, len(batch.images))
         with torch.inference_mode():
-            said = module.predict(batch.images[:shown], batch.sizes[:shown])
+            predictions = module.predict(batch.images[:shown], batch.sizes[:shown])
         if not rows:
             truths = module.ground_truth(batch)[:shown]
             images = [resize(im, size.tolist()) for im, size in zip(batch.images, batch.sizes, strict=True)]
             rows = [[module.draw(im, truth)] for im, truth in zip(images, truths, strict=False)]
-        for row, image, prediction in zip(rows, images, said, strict=False):
+        for row, image, prediction in zip(rows, images, predictions, strict=False):
             row.append(module.draw(image, prediction))
     pages = [resize(image, [300, 300]) for row in rows for image in row]
     return make_grid(torch.stack(pages), nrow=6, padding=6, pad_value=255)

@@ -53,7 +53,7 @@ class Point:
 
 @cache
 def content() -> dict[str, Any]:
-    """The whole file."""
+    """The content of the file."""
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 
 

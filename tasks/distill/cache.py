@@ -1,4 +1,4 @@
-"""A teacher's answers on disk, so that none is asked for twice."""
+"""A cache on disk of teacher outputs, so that none is computed twice."""
 
 import hashlib
 import os

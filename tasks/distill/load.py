@@ -115,7 +115,7 @@ def _from_timm(name: str, form: Form) -> Teacher:
 
 
 def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Teacher:
-    """A uint8 input takes the pixels as they are; of a float one it must be said how they are normalized."""
+    """A uint8 input takes the pixels as they are; for a float one the normalization must be given."""
     try:
         import onnxruntime
     except ImportError as error:

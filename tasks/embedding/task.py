@@ -57,7 +57,7 @@ class EmbeddingTask(TaskModule):
 
     def check(self, data: SuiteData) -> None:
         if self.learns_people and not self.labels:
-            raise UserError("images of nobody knows whom teach only with a teacher and distill.teacher_weight=1")
+            raise UserError("images without identities need a teacher and distill.teacher_weight=1")
         if (
             self.learns_people
             and self.config["task"]["loss"] == "triplet"

@@ -44,7 +44,7 @@ class EMA(WeightAveraging):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always whole.
+    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always complete.
 
     Raises:
         UserError: it cannot be written; the previous checkpoint is untouched.

@@ -27,25 +27,12 @@ from backbones.errors import UserError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MISSING = "???"
 PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
-PATHS |= {
-    "export",
-    "folder",
-    "source",
-    "teacher",
-    "distill.cache",
-    "data.unlabelled_folder",
-    "reference",
-    "runs",
-    "a",
-    "b",
-}
-PATHS |= {"exports", "samples", "runtime_folder"}
+PATHS |= {"export", "folder", "source", "teacher", "distill.cache", "data.unlabelled_folder", "reference", "runs"}
+PATHS |= {"a", "b", "exports", "samples", "runtime_folder"}
 TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
-YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 SHAPES = {"names": "a list of names", "stages": "names of stages, each with a list of settings"}
 HIDDEN = ("allowed", "_target_")  # keys of the YAML files that are no settings
@@ -357,8 +344,8 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
         below = value < float(high) if closing == ")" else value <= float(high)
         if not (above and below):
             return f"must be in {limit}"
-        whole = wanted in (int, str) or (default is None and float(low) >= 1)  # beside auto and null come counts
-        return "must be of type int" if whole and not isinstance(value, int) else None
+        integral = wanted in (int, str) or (default is None and float(low) >= 1)  # beside auto and null come counts
+        return "must be of type int" if integral and not isinstance(value, int) else None
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return None
     if wanted in (bool, int, float, str) and type(value) is not wanted:

@@ -12,7 +12,7 @@ PACKAGES = ("backbones.", "data.", "tasks.")
 
 def locate(config: Mapping[str, Any], group: str) -> Any:
     """The class or function that the option chosen in a group stands for. A configuration holds the option's name
-    alone; what it means is said by this machine's conf/, and is code of this suite.
+    alone; this machine's conf/ defines what it means, and it is code of this suite.
     """
     name = target(config["groups"], group)
     module, _, attribute = name.rpartition(".")

@@ -90,12 +90,12 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read: it is no plan of stages")
     for name in plan["stages"]:
         plain_name(name, f"{file}: stage")
-    said = {override.partition("=")[0] for override in given}
+    named = {override.partition("=")[0] for override in given}
     for override in (o for row in (plan["overrides"], *plan["stages"].values()) for o in row):
         key, _, value = (part.strip(" +~'\"") for part in override.partition("="))
         if "${" in override:
             raise UserError(f"{file}: {override!r:.80} is no plain setting")
-        if key in (*ASKED, *FIRST) and key not in said and value not in ("null", "false", ""):
+        if key in (*ASKED, *FIRST) and key not in named and value not in ("null", "false", ""):
             raise UserError(f"{file} names {key}={value}, used only on your word; if it is right, add it to resume=")
     return {"stages": plan["stages"], "overrides": plan["overrides"]}
 

@@ -58,15 +58,15 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """What is said on the command line goes for all stages, and above the experiment's own settings."""
+    """Settings of the command line hold for all stages and override the experiment's."""
     groups = [o for o in overrides if o.startswith("experiment=")]
     return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
 
 
 def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """The data settings of a stage, of which a run folder's plan may name what lies below data.root."""
-    said = {override.partition("=")[0] for override in given}
-    own = {k: v for k, v in data.items() if f"data.{k}" not in said or k == "root"}
+    named = {override.partition("=")[0] for override in given}
+    own = {k: v for k, v in data.items() if f"data.{k}" not in named or k == "root"}
     return data | below_root(own, None)
 
 

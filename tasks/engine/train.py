@@ -64,7 +64,7 @@ def setup() -> None:
 
 
 def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
-    """The data set of a configuration, prepared; a demo's is drawn where it is absent, unless told not to `draw`."""
+    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
     if not draw:  # Lightning calls it as well
@@ -324,7 +324,7 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
 
 
 def last_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[Path | None, int]:
-    """The checkpoint to resume from, known to be whole and of this task, and how many epochs it has; None and 0 where
+    """The checkpoint to resume from, known to be complete and of this task, and its number of epochs; None and 0 where
     there is none yet.
     """
     path = folder / "checkpoints" / "last.ckpt"

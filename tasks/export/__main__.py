@@ -15,7 +15,7 @@ def execute(overrides: Sequence[str]) -> Path:
     if config["quantize"] != "none" and not form.int8:
         raise UserError(f"quantize={config['quantize']}: format={form.name} holds the weights as they are")
     if config["part"] == "backbone" and form.name != "torch":
-        raise UserError(f"part=backbone is of format=torch; format={form.name} holds whole models")
+        raise UserError(f"part=backbone is of format=torch; format={form.name} holds complete models")
     form.module()  # a missing package is said before anything is loaded
     from tasks.export.exporter import export
 

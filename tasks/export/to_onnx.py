@@ -37,16 +37,24 @@ def write(job: Job) -> None:
         custom_translation_table=translations(),
         verbose=False,
     )
+    model = program.model_proto
+    remove_metadata(model.graph)
     if not len(job.calibration):
-        onnx.save(program.model_proto, job.path)
+        onnx.save(model, job.path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        whole, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(program.model_proto, whole)
-        quantize(whole, prepared, job.path, job.calibration)
+        exported, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(model, exported)
+        quantize(exported, prepared, job.path, job.calibration)
 
 
-def quantize(whole: Path, prepared: Path, path: Path, calibration: npt.NDArray[Any]) -> None:
+def remove_metadata(graph: Any) -> None:
+    """Removes what the exporter says of the origin of an onnx.GraphProto: stack traces name this machine's folders."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+
+
+def quantize(exported: Path, prepared: Path, path: Path, calibration: npt.NDArray[Any]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -60,7 +68,7 @@ def quantize(whole: Path, prepared: Path, path: Path, calibration: npt.NDArray[A
             return None if batch is None else {"image": batch}
 
     logging.getLogger().setLevel(logging.WARNING)  # it tells of every scale on the root logger
-    quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+    quant_pre_process(exported, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
         path,

@@ -91,15 +91,15 @@ def measure(
 
 @torch.inference_mode()
 def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Of each output the largest difference between file and network; of whole numbers, the share that differs."""
+    """Of each output the largest difference between file and network; of integers, the share that differs."""
     largest: dict[str, list[float]] = {}
     for images in batches:
         pixels = graph.pixels(images)
         expected = graph.named(pixels)
         for (name, wanted), got in zip(expected.items(), runner(pixels.numpy()), strict=True):
             error = np.abs(got.astype(np.float64) - wanted.double().numpy())
-            whole = not wanted.is_floating_point()
-            largest.setdefault(name, []).append(float((error > 0).mean() if whole else error.max()))
+            integers = not wanted.is_floating_point()
+            largest.setdefault(name, []).append(float((error > 0).mean() if integers else error.max()))
     return {name: max(values) for name, values in largest.items()}
 
 

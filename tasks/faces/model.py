@@ -20,7 +20,7 @@ class AttributeNet(PooledNet):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy averaged over the attributes (MobileNets, section 4.5) that are known.
 
-        Targets (B, A) are 1, 0, -1 where nobody knows, or a teacher's probabilities.
+        Targets (B, A) are 1, 0, -1 where unknown, or a teacher's probabilities.
         """
         known = targets >= 0
         each = F.binary_cross_entropy_with_logits(logits.float(), targets.clamp(min=0).float(), reduction="none")

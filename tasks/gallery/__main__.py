@@ -3,12 +3,11 @@
 Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gallery ckpt=<run> mode=build
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backbones.errors import UserError
-from tasks.engine.config import load_config, one_line_errors
+from tasks.engine.config import arguments, load_config, one_line_errors
 
 if TYPE_CHECKING:
     from data.geo.places import GeoData, Places
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     with one_line_errors():
-        config = load_config(sys.argv[1:], "gallery")
+        config = load_config(arguments("gallery"), "gallery")
         run(config)
 
 

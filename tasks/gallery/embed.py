@@ -126,7 +126,7 @@ def shard_path(folder: Path, row: int, size: int) -> Path:
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Writes an array whole or not at all."""
+    """Writes an array atomically."""
     with atomic_write(path) as file:
         np.save(file, array)
 

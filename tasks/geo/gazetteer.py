@@ -12,7 +12,7 @@ from data.geo.sphere import chord_to_km, unit_vectors
 
 @dataclass(frozen=True)
 class Place:
-    """A city, and how far it is from where was asked."""
+    """A city, and its distance from the queried position."""
 
     name: str
     country: str

@@ -32,7 +32,7 @@ class CellTable:
 
     @classmethod
     def from_labels(cls, labels: Sequence[str]) -> "CellTable":
-        """From `Hierarchy.labels`. Labels of another form are one partition whose positions nobody knows."""
+        """From `Hierarchy.labels`. Labels of another form are one partition without positions."""
         rows = [label.replace("/", " ").split() for label in labels]
         if any(len(row) != 4 for row in rows):
             return cls([len(rows)], list(labels), np.zeros((len(rows), 2)), np.empty((0, len(rows)), np.int64))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from data.demo import scenes, whole
+from data.demo import generate, scenes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_same_seed_same_bytes_whatever_the_processes(tmp_path: Path, monkeypatch
     scenes.write_scenes(tmp_path / "one", train=9, val=2, size=128)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))
-    monkeypatch.setattr(whole, "ProcessPoolExecutor", spawned)
+    monkeypatch.setattr(generate, "ProcessPoolExecutor", spawned)
     scenes.write_scenes(tmp_path / "two", train=9, val=2, size=128)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) == 9 + 2 + 2 + 1  # images, json, demo.json
@@ -156,7 +156,7 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_complete_set_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "ProcessPoolExecutor", None)  # drawing anything would fail
+    monkeypatch.setattr(generate, "ProcessPoolExecutor", None)  # drawing anything would fail
     scenes.write_scenes(root, train=60, val=5)
     with pytest.raises(FileExistsError, match=r"delete it or name another folder"):
         scenes.write_scenes(root, train=60, val=5, seed=1)

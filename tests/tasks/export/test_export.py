@@ -26,7 +26,7 @@ from tasks.export import __main__ as export
 from tasks.export import speed
 from tasks.export.formats import FORMATS, installed
 from tasks.export.qat import fine_tune, int8_layers, rounding
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
@@ -88,6 +88,15 @@ def test_an_export_is_where_and_what_it_should_be(onnx: Path, dog: Path) -> None
     assert len(spec["labels"]) == 12
     assert spec["metrics"]["before"] == pytest.approx(spec["metrics"]["after"])
     assert spec["differences"]["probabilities"] < 1e-4
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_file_names_no_folder_of_this_machine(dog: Path, tmp_path: Path, quantize: str) -> None:
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", f"quantize={quantize}", "calibration=8", "max_drop=100")
+    content = (folder / "model.onnx").read_bytes()
+    assert b"stack_trace" not in content
+    for path in (ROOT, Path(sys.prefix).resolve()):
+        assert str(path).encode() not in content
 
 
 def test_onnx_takes_any_batch(onnx: Path, dog: Path) -> None:

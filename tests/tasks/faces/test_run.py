@@ -211,7 +211,7 @@ def test_pairs_of_an_unreadable_image_are_left_out(
 
 
 def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) -> None:
-    """Distilled on images of nobody knows whom; and by triplets, beside the teacher."""
+    """Distilled on images without identities; and by triplets, beside the teacher."""
     alone = ("data=identities", "data.train=img_align_celeba", "data.val=lfw", f"data.root={faces}")
     settings = [*alone, *ANY_DATA, f"paths.runs={tmp_path}", "name=alone", f"teacher={embedding}", "task.dim=16"]
     assert execute(["task=embedding", *settings])["state"] == "finished"

@@ -1,4 +1,4 @@
-"""Demo sets are made once, and whole or not at all."""
+"""Demo sets are generated once and atomically."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def size_of(root: Path) -> int:
     return sum(file.stat().st_size for file in files if file.name != INFO)
 
 
-def drawn(draw: Callable[[Job], Row], jobs: Iterable[Job], chunk: int = 8) -> list[Row]:
+def draw_all(draw: Callable[[Job], Row], jobs: Iterable[Job], chunk: int = 8) -> list[Row]:
     """The rows of all jobs, on all cores."""
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         return list(pool.map(draw, jobs, chunksize=chunk))

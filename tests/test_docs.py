@@ -1,0 +1,284 @@
+"""Documentation that stays true: every command of README.md, CONTRIBUTING.md and docs/ runs, with settings that make
+it fast; links, anchors, files and tests that the pages name exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backbones.errors import UserError
+from tasks.engine.config import load_config
+from tasks.run import jobs
+from tests.conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+# Their commands take hours: they are composed, not run.
+RECIPES = [ROOT / "BENCHMARKS.md", *sorted((ROOT / "conf").glob("**/*.yaml"))]
+MARKDOWN = sorted({*PAGES, *ROOT.glob("*.md")})
+
+# What the pages leave open, and what the test puts there. `tiny` is the first run of each task.
+PLACEHOLDERS = {
+    "<name>": "tiny",
+    "<run>": "runs/detection/tiny",
+    "<run folder>": "runs/detection/tiny",
+    "<image or folder>": "photos",
+    "<folder>": "photos",
+    "<host>": "example.org",
+    "<COCO>": "coco",
+    "<CelebA>": "celeba",
+    "<BCCD>": "bccd",
+    "<folder per breed>": "web",
+    "<facenet.onnx>": "facenet.onnx",
+    "<mobilenet_2_5_224_tf_no_top.h5>": "weights.h5",
+    "<mobilenet_7_5_192_tf_no_top.h5>": "weights.h5",
+    "<Keras .h5, timm state dict, checkpoint>": "weights.h5",
+    "<.npz of an ssd_mobilenet_v1's variables>": "zoo.npz",
+    "<timm name, checkpoint or onnx file>": "resnet18",
+    "<folder of class folders>": "folders",
+    "<a CSV file or a folder of photos with GPS>": "photos",
+    "<its file>": "backbone.safetensors",
+    "<its numbers>": "512",
+}
+# Commands of the pages that are only composed, by how they begin, and why.
+COMPOSED = {
+    "prepare": "downloads a public data set",
+}
+# Other programs in the pages' code blocks.
+OTHERS = {
+    "make": "a target of the Makefile",
+    "pip": "an installation; the extras are looked up in pyproject.toml",
+    "tensorboard": "a server, which does not end",
+}
+COMMANDS = sorted({path.stem for path in (ROOT / "conf").glob("*.yaml")} - {"config", "sources"})  # beside `run`
+FAST = {
+    "run": "backbone.alpha=0.25 task.resolution=96 data.batch_size=8 data.workers=0 trainer.max_epochs=1 "
+    "trainer.validate_every=1 trainer.limit_train_batches=2 trainer.precision=32 trainer.progress_bar=false",
+    "export": "calibration=8 max_drop=100 qat_steps=1",
+    "bench": "seconds=0.01 compile=false",
+}
+# By the data set that a command trains on, where it is one that can be made here.
+DATA = {
+    "demo_scenes": "data.root={scenes} data.train=24 data.val=8",
+    "demo_dogs": "data=dogs data.root={dogs} data.web_labels=web_labels.json",
+    "demo_faces": "data.root={faces} data.people=20 data.images_per_identity=3",
+    "demo_people": "data.root={faces} data.people=20 data.images_per_identity=3",
+    "demo_earth": "data.train=64 data.val=12 data.gallery=40 data.size=64 data.generated=true",
+    "folders": "data.root={dogs} data.train=Images data.val=Images",
+}
+# Runs what it is given in one process, so that torch is imported once.
+DRIVER = """
+import runpy, sys
+for module, *arguments in {commands}:
+    print("$ python -m", f"tasks.{{module}}", *arguments, file=sys.stderr, flush=True)
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(f"tasks.{{module}}", run_name="__main__", alter_sys=False)
+    except SystemExit as end:  # --help ends with 0
+        if end.code:
+            raise
+print("all commands ran")
+"""
+
+
+def code_blocks(text: str) -> Iterator[str]:
+    """The lines of shell code in a page, indented by four spaces or between fences without a language or with sh."""
+    text = re.sub(r"^```(?!sh\b|bash\b|console\b|\n).*?^```$", "", text, flags=re.M | re.S)
+    fenced = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.M | re.S)
+    rest = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    indented = re.findall(r"(?:(?<=\n\n)|\A)((?:    [^\n]*\n)+)", rest)
+    for block in (*fenced, *indented):
+        joined = re.sub(r"\\\n\s*", "", block)
+        yield from (line.strip().removeprefix("$ ") for line in joined.splitlines() if line.strip())
+
+
+def inline_code(text: str) -> Iterator[str]:
+    """What a page has between backticks, in its paragraphs and tables."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    yield from (re.sub(r"\s+", " ", code) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text))
+
+
+def filled(code: str) -> str:
+    """`code` with values in the place of its placeholders; one that the table lacks fails the test."""
+    for placeholder in re.findall(r"<[^<>]+>", code):
+        assert placeholder in PLACEHOLDERS, f"PLACEHOLDERS says nothing of {placeholder} in: {code}"
+        code = code.replace(placeholder, PLACEHOLDERS[placeholder])
+    return code
+
+
+def task_command(code: str) -> list[str] | None:
+    """The command's module and arguments, or None where `code` is something else."""
+    match = re.match(r"python -m tasks\.(\w+)(.*)", code)
+    return [match[1], *shlex.split(filled(match[2]), comments=True)] if match else None
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The commands of a page. In a sentence, one without settings is a name."""
+    text = page.read_text()
+    blocks = [command for line in code_blocks(text) if (command := task_command(line))]
+    named = [command for code in inline_code(text) if (command := task_command(code))]
+    return [*blocks, *(c for c in named if len(c) > 1)]
+
+
+def single_runs(command: list[str]) -> Iterator[list[str]]:
+    """A sweep's runs one by one, for tasks need different settings to be fast; other commands as they are."""
+    module, *arguments = command
+    if {"-m", "--multirun"} & set(arguments):
+        yield from ([module, *job] for job in jobs([a for a in arguments if not a.startswith("-")]))
+    else:
+        yield command
+
+
+def composed(module: str, arguments: list[str]) -> dict[str, object]:
+    """The configuration of a command, which may not name a setting that there is not."""
+    return load_config([a for a in arguments if not a.startswith("-")], "config" if module == "run" else module)
+
+
+def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> list[str]:
+    """The command with settings that make it fast, beside those that it has."""
+    module, *arguments = command
+    if any(a.startswith("-") for a in arguments):
+        return command
+    added = FAST.get(module, "").split()
+    if module == "run":
+        config = load_config(arguments)
+        groups, task = config["groups"], config["task"]["name"]
+        assert groups["data"] in DATA, f"neither DATA nor COMPOSED says how to run this: {command}"
+        runs[task] += 1
+        added += DATA[groups["data"]].format_map(roots).split()
+        added += [f"name=tiny{'' if runs[task] == 1 else runs[task]}"]
+    given = {a.partition("=")[0] for a in arguments}
+    return [*command, *(a for a in added if a.partition("=")[0] not in given)]
+
+
+def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Path) -> None:
+    """Trainings first, then what uses their runs, all in one folder and in the order of the pages."""
+    commands = list(dict.fromkeys(tuple(run) for page in PAGES for c in commands_of(page) for run in single_runs(c)))
+    assert len(commands) > 15
+    runs: Counter[str] = Counter()
+    roots = {"scenes": scenes, "dogs": dogs, "faces": faces}
+    ready = []
+    for command in sorted(commands, key=lambda c: c[0] != "run"):  # a stable sort
+        text = " ".join(command)
+        if any(text.startswith(start) for start in COMPOSED):
+            composed(command[0], list(command[1:]))
+        else:
+            ready.append(hastened(list(command), runs, roots))
+    ready += [[name, "--help"] for name in ("run", *COMMANDS)]
+
+    (tmp_path / "photos").mkdir()
+    photos = sorted((scenes / "val").glob("*.jpg"))
+    for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "photo.jpg", "a.jpg"), photos, strict=False):
+        (tmp_path / name).write_bytes(photo.read_bytes())
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER.format(commands=ready)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.endswith("all commands ran\n")
+
+
+def test_every_other_program_is_known() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in PAGES:
+        for line in code_blocks(page.read_text()):
+            if task_command(line):
+                continue
+            program, *arguments = shlex.split(line, comments=True)
+            assert program in OTHERS, f"{page.name}: OTHERS says nothing of: {line}"
+            if program == "make":
+                assert set(arguments) <= set(targets)
+            if extra := re.search(r"\[(\w+)\]", line):
+                assert extra[1] in extras
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_recipes_are_valid(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == ".yaml":  # commands of the header, over lines that end with a backslash
+        header = re.sub(r"\\\n#\s*", "", text)
+        lines = re.findall(r"^#   (python -m .*)$", header, flags=re.M)
+    else:
+        lines = [*code_blocks(text), *inline_code(text)]
+    for line in lines:
+        if command := task_command(line):
+            for module, *arguments in single_runs(command):
+                missing = [f"{k}={v}" for k, v in needed(module).items() if not any(a.startswith(k) for a in arguments)]
+                composed(module, [*arguments, *missing])
+
+
+@cache
+def needed(module: str) -> dict[str, str]:
+    """Settings that a command must be given."""
+    content = yaml.safe_load((ROOT / f"conf/{'config' if module == 'run' else module}.yaml").read_text())
+    return {key: "x" for key, value in content.items() if value == "???"}
+
+
+SETTINGS = re.compile(r"(?:-m )?(?:[a-z_]+(?:\.[a-z_]+)*=\S+)(?: [a-z_]+(?:\.[a-z_]+)*=\S+)*")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_setting_is_one(page: Path) -> None:
+    """Settings between backticks, as `backbone.alpha=0.5`, are some command's."""
+    for code in inline_code(page.read_text()):
+        if code != "key=value" and SETTINGS.fullmatch(re.sub(r"<[^<>]+>|'[^']*'", "x", code)):
+            arguments = [a for a in shlex.split(filled(code)) if a != "-m"]
+            runs = jobs(arguments)
+            assert all(some_command_takes(tuple(run)) for run in runs), f"no command takes these settings: {code}"
+
+
+@cache
+def some_command_takes(arguments: tuple[str, ...]) -> bool:
+    tasks = [(f"task={path.stem}",) for path in sorted((ROOT / "conf/task").glob("[a-z]*.yaml"))]
+    for module, more in [*(("run", t) for t in tasks), *((command, ()) for command in COMMANDS)]:
+        missing = [f"{k}={v}" for k, v in needed(module).items() if not any(a.startswith(k) for a in arguments)]
+        own = [a for a in more if not any(b.startswith(("task=", "experiment=")) for b in arguments)]
+        try:
+            composed(module, [*own, *missing, *arguments])
+        except UserError:
+            continue
+        return True
+    return False
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets on public hosting."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.M)
+            assert anchor in {slug(h) for h in headings}, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda path: path.name)
+def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").glob("**/test_*.py"))
+    for code in inline_code(page.read_text()):
+        if re.fullmatch(r"(?:backbones|conf|data|docs|tasks|tests)/[\w./-]*", code):
+            assert (ROOT / code).exists(), f"{page.name} names {code}"
+        if re.fullmatch(r"test_\w+", code):
+            assert f"def {code}(" in sources, f"{page.name} names {code}"
