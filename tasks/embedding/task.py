@@ -19,7 +19,7 @@ from tasks.embedding.figures import pairs_page, roc_figure
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.figures import beside, render_figure
+from tasks.engine.figures import render_figure
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 
@@ -144,10 +144,10 @@ class EmbeddingTask(TaskModule):
         """Embeddings and, where there is something to compare with, the most similar images; no verdict whether
         they show the same person, for which the threshold depends on what an error costs.
         """
-        vectors = self.embed(images)
+        answers = super().predict(images, sizes)
         files, known = self.gallery
-        answers: list[dict[str, Any]] = [{"embedding": [round(v, 5) for v in row]} for row in vectors.tolist()]
         if files:
+            vectors = known.new_tensor([answer["embedding"] for answer in answers])
             cosine, places = (vectors @ known.T).topk(min(MATCHES, len(files)))
             for answer, row, where in zip(answers, cosine.tolist(), places.tolist(), strict=True):
                 pairs = zip(row, where, strict=True)
@@ -156,11 +156,3 @@ class EmbeddingTask(TaskModule):
 
     def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{} for _ in batch.labels]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        matches = prediction.get("matches", [])
-        return beside(image, [f"{m['similarity']:.3f} {m['file'].rpartition('/')[2]}" for m in matches])
-
-    def describe(self, prediction: dict[str, Any]) -> str | None:
-        found = [f"{m['similarity']:.3f} {m['file']}" for m in prediction.get("matches", [])]
-        return "similarity " + ", ".join(found) if found else None

@@ -183,7 +183,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     view = {
         "layout": config["input"],
         "size": module.resolution,
-        "centre": module.config["data"].get("center_crop"),
+        "center_crop": module.config["data"].get("center_crop"),
         "values": "RGB, 0 to 255",
     }
     cost = module.model.cost(module.resolution)
@@ -211,8 +211,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     """Writes what lies beside the file."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
-    write_spec(folder, spec, module.export_metadata())
-    text = example(spec, module.model.export_spec, form.module().EXAMPLE, form.needs)
+    write_spec(folder, spec, module.answer_settings() | module.export_metadata())
+    text = example(spec, module.result_type, form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
 
 

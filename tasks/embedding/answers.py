@@ -1,0 +1,32 @@
+"""An embedding, and the images that are most similar."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tasks.engine.answers import Result
+from tasks.engine.drawing import beside
+
+
+class EmbeddingResult(Result):
+    """A unit vector, and the most similar references where the model has some."""
+
+    @property
+    def embedding(self) -> npt.NDArray[np.float32]:
+        """A vector (D,) of length 1: inner products say how alike two faces are."""
+        return np.array(self.plain["embedding"], np.float32)
+
+    @property
+    def matches(self) -> list[dict[str, Any]]:
+        """The most similar references, best first: `file` and `similarity` (cosine)."""
+        found: list[dict[str, Any]] = self.plain.get("matches", [])
+        return found
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        return beside(image, [f"{m['similarity']:.3f} {m['file'].rpartition('/')[2]}" for m in self.matches])
+
+    def describe(self) -> str | None:
+        rows = [f"{m['similarity']:.3f} {m['file']}" for m in self.matches]
+        return "similarity " + ", ".join(rows) if rows else None

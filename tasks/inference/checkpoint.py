@@ -1,0 +1,48 @@
+"""Predicts with a checkpoint, by PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from data.image_file import Pixels
+from tasks.engine.answers import Size
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.task import restore
+from tasks.inference.predictor import Predictor
+
+
+class CheckpointModel(Predictor):
+    """The best checkpoint of a run, or a checkpoint file, on the GPU if there is one."""
+
+    def __init__(self, path: Path, threshold: float | None) -> None:
+        self.module = restore(load_checkpoint(path))
+        settings = self.module.config["task"]
+        if threshold is not None:
+            settings["draw_threshold"] = threshold
+        self.module.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.task, self.class_names, self.result_type = settings["name"], self.module.labels, self.module.result_type
+        self.view_side = self.module.view_side
+
+    def set_references(self, files: list[Path]) -> None:
+        """Takes images for an embedding's results to compare with (`matches`). Unreadable ones are left out.
+
+        Raises:
+            UserError: none can be read, or the task compares no images.
+        """
+        known = [(str(source), view) for source, view, _ in self._read(files, skip_unreadable=True)]
+        if not known:
+            raise UserError("none of the references can be read")
+        names, views = zip(*known, strict=True)
+        with torch.inference_mode():
+            self.module.set_references(list(names), torch.stack(views).to(self.module.device))
+
+    def view(self, pixels: Pixels) -> Tensor:
+        return self.module.prepare_image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+    @torch.inference_mode()
+    def answers(self, views: list[Tensor], sizes: list[Size]) -> list[dict[str, Any]]:
+        device = self.module.device
+        return self.module.predict(torch.stack(views).to(device), torch.tensor(sizes, device=device))
