@@ -66,12 +66,12 @@ class DetectionResult(Scored):
     def annotate(self, image: Image.Image) -> Image.Image:
         canvas, width = image.copy(), max(2, image.width // 200)
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-        rows = zip(self.boxes.tolist(), self.class_ids.tolist(), self.lines(), strict=True)
+        rows = zip(self.boxes.astype(int).tolist(), self.class_ids.tolist(), self.lines(), strict=True)
         for (left, top, right, bottom), index, text in rows:
             colour = COLOURS[index % len(COLOURS)]
             draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
             corner = left + width + 1, top + width + 1
             x0, y0, x1, y1 = draw.textbbox(corner, text, font)
-            draw.rectangle((x0 - 4, y0 - 4, x1 + 4, y1 + 4), fill=colour)
+            draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), fill=colour)
             draw.text(corner, text, fill="white", font=font)
         return canvas

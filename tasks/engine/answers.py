@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from backbones.errors import UserError
+from data.image_file import BadImage
 from data.inputs import ImageInput, read_input
 from tasks.engine.drawing import captioned
 
@@ -56,9 +58,13 @@ class Result:
         """The image, upright and at its own size, with the answer drawn on it. A file is read again.
 
         Raises:
-            BadImage: the file can no longer be read.
+            UserError: the file can no longer be read.
         """
-        return self.annotate(Image.fromarray(read_input(self.source)[0]))
+        try:
+            pixels, _ = read_input(self.source)
+        except BadImage as error:
+            raise UserError("{}: {}".format(*error.args)) from error
+        return self.annotate(Image.fromarray(pixels))
 
     def annotate(self, image: Image.Image) -> Image.Image:
         """The answer drawn on an RGB image, which stays as it is."""

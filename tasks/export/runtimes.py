@@ -1,11 +1,18 @@
 """Runs exported files by their own runtimes. Nothing here needs torch, but executorch's own package brings it."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+def usable_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:

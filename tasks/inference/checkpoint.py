@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class CheckpointModel(Predictor):
             self.module.set_references(list(names), torch.stack(views).to(self.module.device))
 
     def view(self, pixels: Pixels) -> Tensor:
+        pixels = np.require(pixels, requirements=["C", "W"])  # a caller's may be a view that torch does not take
         return self.module.prepare_image(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.inference_mode()

@@ -5,7 +5,6 @@ said by this machine's conf/, and example.py is never executed.
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from data.image_file import Pixels
 from tasks.engine.answers import Size
 from tasks.engine.options import result_type
 from tasks.export.formats import FORMATS
+from tasks.export.runtimes import usable_threads
 from tasks.inference.predictor import Predictor
 
 
@@ -33,7 +33,7 @@ class ExportedModel(Predictor):
         self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
         self.resolution, self.center_crop = spec["input"]["size"], spec["input"]["center_crop"]
         self.view_side = math.ceil(self.resolution / (self.center_crop or 1))
-        self.run = FORMATS[spec["format"]].runner(folder / spec["file"], len(os.sched_getaffinity(0)))
+        self.run = FORMATS[spec["format"]].runner(folder / spec["file"], usable_threads())
 
     def view(self, pixels: Pixels) -> Pixels:
         image = Image.fromarray(pixels)

@@ -16,7 +16,8 @@ import scipy.io
 import torch
 
 from backbones.errors import UserError
-from tasks import bench, predict, run
+from tasks import bench, load, predict, run
+from tasks.engine.answers import Result
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
@@ -136,7 +137,20 @@ def test_every_task_leaves_the_suite(
     folder = make(f"ckpt={tmp_path / task / 'tiny'}")
     metrics = spec_of(folder)["metrics"]
     assert metrics["before"] == pytest.approx(metrics["after"], abs=0.01, nan_ok=True)
-    assert list(run_example(folder, next(scenes.rglob("*.jpg")))) == keys
+    image = next(scenes.rglob("*.jpg"))
+    assert list(run_example(folder, image)) == keys
+    wanted, got = (next(load(path, threshold=0.0).predict(image)) for path in (tmp_path / task / "tiny", folder))
+    assert type(got) is type(wanted) is not Result
+    assert got.to_dict().keys() == wanted.to_dict().keys() >= set(keys)
+    assert got.draw().size == wanted.draw().size
+    if task == "geo":
+        assert got.latitude == pytest.approx(wanted.latitude, abs=0.5)
+        assert [cell["token"] for cell in got.cells] == [cell["token"] for cell in wanted.cells]
+        assert got.describe() == wanted.describe()
+    elif task == "embedding":
+        assert got.embedding @ wanted.embedding > 0.999
+    else:
+        np.testing.assert_allclose(got.scores, wanted.scores, atol=0.02)
 
 
 def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path) -> None:
@@ -174,8 +188,10 @@ def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> No
     assert got.shape == (3, 12)
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(got, wanted, atol=0.05)
+    photos = sorted((dogs / "Images").rglob("*.jpg"))[:3]
+    assert all(len(result.labels) == 5 for result in load(folder).predict(photos))
     if form == "litert":  # the other's runtime for Python stands on torch
-        assert len(run_example(folder, next((dogs / "Images").rglob("*.jpg")))["classes"]) == 5
+        assert len(run_example(folder, photos[0])["classes"]) == 5
 
 
 def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path) -> None:
