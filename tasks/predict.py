@@ -22,14 +22,11 @@ def predict(config: dict[str, Any]) -> None:
     from backbones.console import Console
     from data.image_file import limit_pixels
     from tasks.engine.train import setup
-    from tasks.inference.checkpoint import CheckpointModel
 
     setup()
     limit_pixels(config["max_pixels"])
     model = load(config["ckpt"], threshold=config["threshold"])
     if config["reference"]:
-        if not isinstance(model, CheckpointModel):
-            raise UserError("reference is compared with by checkpoints, not by exports")
         model.set_references(find_images(config["reference"]))
     try:
         output.mkdir(parents=True, exist_ok=True)

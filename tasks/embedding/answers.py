@@ -1,6 +1,6 @@
 """An embedding, and the images that are most similar."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,13 @@ from tasks.engine.drawing import beside
 class EmbeddingResult(Result):
     """A unit vector, and the most similar references where the model has some."""
 
+    compares: ClassVar[bool] = True
+
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
-        """A vector (D,) of length 1: inner products say how alike two faces are."""
+        """A vector (D,) of length 1: inner products say how alike two faces are. No verdict whether two images show
+        one person is given, for the threshold depends on what an error costs.
+        """
         return np.array(self.plain["embedding"], np.float32)
 
     @property

@@ -25,8 +25,6 @@ from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
 
-MATCHES = 5  # that are reported of an image
-
 
 class EmbeddingTask(TaskModule):
     """Trains an embedding; `primary` is the share of pairs of one person that are accepted at a threshold which
@@ -42,7 +40,6 @@ class EmbeddingTask(TaskModule):
         super().__init__(*args, **kwargs)
         self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
         self.teacher: Teacher | None = None
-        self.gallery: tuple[list[str], Tensor] = [], torch.empty(0)
         settings = self.config["task"]
         self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
         self.margin = settings["margin"] or MARGINS[settings["loss"]]
@@ -136,23 +133,6 @@ class EmbeddingTask(TaskModule):
         assert isinstance(dataset, ImageSet)
         roc = render_figure(roc_figure(Roc.of(vectors, people)))
         return {"roc": roc, "hard_pairs": pairs_page(index, people, vectors, dataset)}
-
-    def set_references(self, files: list[str], images: Tensor) -> None:
-        self.gallery = files, self.embed(images)
-
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        """Embeddings and, where there is something to compare with, the most similar images; no verdict whether
-        they show the same person, for which the threshold depends on what an error costs.
-        """
-        answers = super().predict(images, sizes)
-        files, known = self.gallery
-        if files:
-            vectors = known.new_tensor([answer["embedding"] for answer in answers])
-            cosine, places = (vectors @ known.T).topk(min(MATCHES, len(files)))
-            for answer, row, where in zip(answers, cosine.tolist(), places.tolist(), strict=True):
-                pairs = zip(row, where, strict=True)
-                answer["matches"] = [{"file": files[i], "similarity": round(c, 4)} for c, i in pairs]
-        return answers
 
     def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{} for _ in batch.labels]

@@ -44,6 +44,7 @@ class Result:
 
     answer = staticmethod(values)
     helpers: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    compares: ClassVar[bool] = False  # whether it has an `embedding` (D,) of length 1 that images are compared by
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:

@@ -114,10 +114,6 @@ class TaskModule(LightningModule):
         """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
         return math.ceil(self.resolution / (self.config["data"].get("center_crop") or 1))
 
-    def set_references(self, files: list[str], images: Tensor) -> None:
-        """Takes uint8 images (B, 3, R, R) of these files for `predict` to compare with."""
-        raise UserError(f"task={self.config['task']['name']} compares no images; leave out reference")
-
     def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """What `Model.postprocess` gives for uint8 images (B, 3, R, R), by the names of the model's `export_spec`."""
         return self.model.named(self.model.postprocess(self.model(self.model.preprocess(images))))

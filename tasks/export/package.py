@@ -141,7 +141,7 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
         return "outputs is no list of named outputs"
     if not isinstance(image, dict) or image.get("layout") not in ("uint8_nhwc", "float_nchw"):
         return "input.layout is neither uint8_nhwc nor float_nchw"
-    if type(image.get("size")) is not int or not 1 <= image["size"] <= 8192:
+    if type(image.get("size")) is not int or not 1 <= image["size"] <= 4096:
         return "input.size is no number of pixels"
     share = image.get("center_crop")
     if share is not None and not (type(share) in (int, float) and 0 < share <= 1):

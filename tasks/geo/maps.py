@@ -106,7 +106,8 @@ def with_map(photo: Image.Image, prediction: dict[str, Any], least: int = 256) -
     height = max(photo.height, least)
     width = 2 * height
     shrink = min(height / photo.height, width / photo.width)
-    fitted = photo.resize((max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))))
+    sides = (max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink)))
+    fitted = photo.resize(sides, Image.Resampling.BILINEAR)
     image = world(width)
     cells = prediction.get("cells", [])
     if cells:

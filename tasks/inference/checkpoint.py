@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.errors import UserError
 from data.image_file import Pixels
 from tasks.engine.answers import Size
 from tasks.engine.checkpoint import load_checkpoint
@@ -26,19 +25,6 @@ class CheckpointModel(Predictor):
         self.module.to("cuda" if torch.cuda.is_available() else "cpu")
         self.task, self.class_names, self.result_type = settings["name"], self.module.labels, self.module.result_type
         self.view_side = self.module.view_side
-
-    def set_references(self, files: list[Path]) -> None:
-        """Takes images for an embedding's results to compare with (`matches`). Unreadable ones are left out.
-
-        Raises:
-            UserError: none can be read, or the task compares no images.
-        """
-        known = [(str(source), view) for source, view, _ in self._read(files, skip_unreadable=True)]
-        if not known:
-            raise UserError("none of the references can be read")
-        names, views = zip(*known, strict=True)
-        with torch.inference_mode():
-            self.module.set_references(list(names), torch.stack(views).to(self.module.device))
 
     def view(self, pixels: Pixels) -> Tensor:
         pixels = np.require(pixels, requirements=["C", "W"])  # a caller's may be a view that torch does not take

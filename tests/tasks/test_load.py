@@ -26,6 +26,7 @@ from tasks.engine.options import locate, result_type
 from tasks.engine.train import build_data
 from tasks.export.__main__ import execute as export
 from tasks.export.package import read_spec
+from tasks.predict import predict
 from tests.conftest import ROOT
 
 SMALL = ("backbone.alpha=0.25", "task.resolution=96", "data.batch_size=8", "data.workers=0")
@@ -158,13 +159,27 @@ def test_boxes_are_in_pixels_of_the_image(detector: Path, runs: Path) -> None:
 
 
 def test_predictions_jsonl_has_to_dict(detector: Path, runs: Path, tmp_path: Path) -> None:
-    from tasks.predict import predict
-
     model = exported(detector)
     predict(load_config([f"ckpt={model}", f"input={runs / 'a.jpg'}", f"output={tmp_path / 'out'}"], "predict"))
     line = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
     (result,) = load(model).predict(runs / "a.jpg")
     assert line == {"file": str(runs / "a.jpg"), "annotated": str(tmp_path / "out" / "a.jpg.png"), **result.to_dict()}
+
+
+def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, tmp_path: Path) -> None:
+    model = load(untrained(tmp_path / "e", "task=embedding", f"data.root={faces}", "task.dim=16"))
+    image, *others = sorted((faces / "lfw").rglob("*.jpg"))[:8]
+    (tmp_path / "torn.jpg").touch()
+    model.set_references([*others, tmp_path / "torn.jpg", Image.open(image)])
+    (result,) = model.predict(image)
+    assert len(result.matches) == 5
+    assert result.matches[0] == {"file": "image 9", "similarity": pytest.approx(1, abs=1e-3)}
+    assert result.describe().startswith("similarity 1.000 image 9, ")
+    arguments = [f"ckpt={tmp_path / 'e'}", f"input={image}", f"output={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="reference: none of these images can be read"):
+        predict(load_config([*arguments, f"reference={tmp_path / 'torn.jpg'}"], "predict"))
+    with pytest.raises(UserError, match="task=detection compares no images"):
+        load(exported(detector)).set_references([image])
 
 
 # --- images --------------------------------------------------------------------------------------------
@@ -206,6 +221,15 @@ def test_what_is_no_image_is_named(detector: Path, image: Any, message: str) -> 
     with pytest.raises(UserError, match=message) as error:
         next(results)
     assert "\n" not in str(error.value)
+
+
+def test_what_are_no_images_is_said_at_once(detector: Path) -> None:
+    model = load(exported(detector))
+    with pytest.raises(UserError, match="give an image or several, not int"):
+        model.predict(3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="batch_size=0"):
+        model.predict([], batch_size=0)
+    assert list(model.predict([])) == []
 
 
 def test_unreadable_images_can_be_skipped(
