@@ -136,7 +136,11 @@ def test_every_task_leaves_the_suite(
     run.execute([f"task={task}", *own, *common, "trainer.max_epochs=1", "trainer.progress_bar=false"])
     folder = make(f"ckpt={tmp_path / task / 'tiny'}")
     metrics = spec_of(folder)["metrics"]
-    assert metrics["before"] == pytest.approx(metrics["after"], abs=0.01, nan_ok=True)
+    before, after = (
+        {name: value for name, value in metrics[when].items() if not name.startswith("lfw_")}  # one pair decides a fold
+        for when in ("before", "after")
+    )
+    assert before == pytest.approx(after, abs=0.01, nan_ok=True)
     image = next(scenes.rglob("*.jpg"))
     assert list(run_example(folder, image)) == keys
     wanted, got = (next(load(path, threshold=0.0).predict(image)) for path in (tmp_path / task / "tiny", folder))
