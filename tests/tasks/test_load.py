@@ -327,8 +327,12 @@ def test_a_task_that_is_not_ours_answers_with_its_outputs(classifier: Path, tmp_
         assert result.draw().size == (50, 50)
 
 
-def test_results_are_said_by_conf_alone(classifier: Path) -> None:
+def test_results_are_said_by_conf_alone(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result_type("dogs") is ClassResult
     assert read_spec(exported(classifier)).keys().isdisjoint({"_result_", "_target_"})
     with pytest.raises(UserError, match="unknown setting"):
         load_config(["task._result_=tasks.engine.answers.Result"])
+    for name in ("os.system", "tasks.engine.answers.copy.deepcopy", "tasks.engine.answers.copy"):
+        monkeypatch.setattr("tasks.engine.options.target", lambda *_, name=name: name)
+        with pytest.raises((UserError, ImportError)):
+            result_type("dogs")
