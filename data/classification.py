@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.crops import CENTRE, Box, center_box, crop_decoded, random_box, read_crop
+from data.boxes import CENTRE, Box, center_box, random_box
+from data.crops import crop_decoded, read_crop
 from data.images import first_readable, read_image
 
 CACHE_BYTES = 2e9

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from backbones.errors import UserError
 from data.base import Split
+from data.boxes import Box
 from data.classification import ClassificationData, Sample
-from data.crops import Box
 from data.demo.dogs import write_dogs
 from data.folders import class_folders
 from data.text import read_json

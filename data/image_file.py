@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.tar import is_member, read_member
 
@@ -15,6 +17,9 @@ from data.tar import is_member, read_member
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 MAX_BYTES = 1 << 30  # of a file
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
+Pixels = npt.NDArray[np.uint8]
 
 
 class BadImage(Exception):
@@ -90,6 +95,33 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
         raise BadImage(path, _too_large()) from error
     except Exception as error:  # decoders raise nearly anything on a damaged file
         raise BadImage(path, _reason(error)) from error
+
+
+def read_pixels(
+    path: Path, at_least: int, upright: bool = False, content: bytes | None = None
+) -> tuple[Pixels, tuple[int, int]]:
+    """RGB (H, W, 3) uint8 and the file's own (height, width); arguments and errors as of `data.images.read_image`."""
+    with open_image(path, content) as file:
+        width, height = file.size
+        file.draft("RGB", (at_least, at_least))
+        if upright and file.getexif().get(ORIENTATION, 1) in SIDEWAYS:
+            width, height = height, width
+        return rgb_pixels(file, path, upright), (height, width)
+
+
+def rgb_pixels(image: Image.Image, path: Path, upright: bool) -> Pixels:
+    """RGB (H, W, 3) uint8 of Pillow's image of any mode, turned as its EXIF orientation says if `upright`; `path` is
+    its name in errors.
+
+    Raises:
+        BadImage: it has 32-bit values.
+    """
+    if image.mode in WIDE:
+        raise BadImage(path, "nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
+    turned = ImageOps.exif_transpose(image) if upright else image
+    if turned.mode.startswith("I;16"):  # Pillow would clip, not scale
+        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+    return np.array(turned.convert("RGB"))
 
 
 def _reason(error: Exception) -> object:

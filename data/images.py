@@ -4,16 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.image_file import BadImage, open_image
-
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
-WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
+from data.image_file import BadImage, read_pixels
 
 
 def read_image(
@@ -30,19 +25,8 @@ def read_image(
     Raises:
         BadImage: the file is absent, truncated, not an image, has more pixels than the limit, or 32-bit values.
     """
-    with open_image(path, content) as file:
-        width, height = file.size
-        if file.mode in WIDE:
-            raise BadImage(path, "nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
-        file.draft("RGB", (at_least, at_least))
-        image: Image.Image = file
-        if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS:
-            width, height = height, width
-        turned = ImageOps.exif_transpose(image) if upright else image
-        pixels = np.array(turned.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1), (height, width)
+    pixels, size = read_pixels(path, at_least, upright, content)
+    return torch.from_numpy(pixels).permute(2, 0, 1), size
 
 
 def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:

@@ -1,14 +1,26 @@
-"""A classifier's answers from an exported file's outputs."""
+"""A classifier's answers from its outputs."""
 
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from tasks.engine.answers import Outputs
+from tasks.engine.answers import Outputs, Scored
+from tasks.engine.drawing import captioned
 
 
-def classes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def classes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The five most probable classes."""
     scores = outputs["probabilities"]
-    best = np.argsort(-scores)[:5]
-    return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in best]
+    best = [i for i in np.argsort(-scores)[:5] if scores[i] >= spec["postprocess"]["draw_threshold"]]
+    return {"classes": [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in best]}
+
+
+class ClassResult(Scored):
+    """The most probable classes of an image: `labels` and `scores`, best first."""
+
+    answer = staticmethod(classes)
+    key = "classes"
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        return captioned(image, self.lines()[:1])

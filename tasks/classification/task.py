@@ -18,7 +18,7 @@ from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.load import teacher_of
 from tasks.distill.teacher import Network, Teacher
-from tasks.engine.figures import captioned, render_figure
+from tasks.engine.figures import render_figure
 from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
@@ -122,19 +122,5 @@ class ClassificationTask(TaskModule):
         mistakes = self.mistakes.page(self.labels)
         return {"confusion": confusion} | ({} if mistakes is None else {"mistakes": mistakes})
 
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        threshold = self.config["task"]["draw_threshold"]
-        scores, indices = self.probabilities(images).topk(min(TOP, len(self.labels)))
-        answers = []
-        for row, classes in zip(scores.tolist(), indices.tolist(), strict=True):
-            pairs = [(self.labels[i], round(s, 4)) for i, s in zip(classes, row, strict=True) if s >= threshold]
-            answers.append({"classes": [{"label": label, "score": score} for label, score in pairs]})
-        return answers
-
     def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{"classes": [{"label": self.labels[i]}]} for i in batch.labels.tolist()]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        found = prediction["classes"][:1]
-        words = [f"{c['label']} {c['score']:.2f}" if "score" in c else c["label"] for c in found]
-        return captioned(image, words)

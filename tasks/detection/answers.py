@@ -1,11 +1,14 @@
-"""Detections from an exported file's outputs."""
+"""Detections from a network's outputs."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
-from tasks.engine.answers import Outputs
+from tasks.engine.answers import Outputs, Scored
+
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 
 
 def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
@@ -28,18 +31,47 @@ def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[A
     return boxes[best], scores[best], labels[best]
 
 
-def detections(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Boxes (left, top, right, bottom) as shares of the image's width and height, best first."""
+def detections(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Boxes (left, top, right, bottom) in pixels of the image, whose height and width are `size`, best first."""
     if "labels" in outputs:
         boxes, scores, labels = (outputs[name] for name in ("boxes", "scores", "labels"))
     else:
         boxes, scores, labels = numpy_nms(outputs, spec["postprocess"])
-    return [
-        {
-            "label": spec["labels"][int(label)],
-            "score": round(float(score), 4),
-            "box": [round(float(v) / spec["input"]["size"], 4) for v in box],
-        }
+    boxes = boxes * np.array([size[1], size[0]] * 2) / spec["input"]["size"]
+    rows = [
+        {"label": spec["labels"][int(label)], "score": round(float(score), 4), "box": [round(float(v), 1) for v in box]}
         for box, score, label in zip(boxes, scores, labels, strict=True)
         if score > spec["postprocess"]["draw_threshold"]
     ]
+    return {"detections": rows}
+
+
+class DetectionResult(Scored):
+    """Detected objects: `boxes`, `labels`, `class_ids` and `scores`, best first."""
+
+    answer = staticmethod(detections)
+    helpers = (numpy_nms,)
+    key = "detections"
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """Boxes (N, 4): left, top, right, bottom in pixels of the upright image."""
+        return np.array([d["box"] for d in self.plain["detections"]], np.float32).reshape(-1, 4)
+
+    @property
+    def class_ids(self) -> npt.NDArray[np.int64]:
+        """Indices (N,) of the labels in `class_names`."""
+        return np.array([self.class_names.index(label) for label in self.labels], np.int64)
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        canvas, width = image.copy(), max(2, image.width // 200)
+        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+        rows = zip(self.boxes.astype(int).tolist(), self.class_ids.tolist(), self.lines(), strict=True)
+        for (left, top, right, bottom), index, text in rows:
+            colour = COLOURS[index % len(COLOURS)]
+            draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
+            corner = left + width + 1, top + width + 1
+            x0, y0, x1, y1 = draw.textbbox(corner, text, font)
+            draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), fill=colour)
+            draw.text(corner, text, fill="white", font=font)
+        return canvas

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from backbones.base import Backbone
-from tasks.detection.answers import detections, numpy_nms
+from tasks.detection.answers import numpy_nms
 from tasks.detection.nms import nms_mask
 from tasks.engine.model import ExportSpec, Model
 
@@ -35,8 +35,6 @@ class Detector(Model):
             "labels": "index into the class names",
         },
         result=Detections,
-        answer=detections,
-        helpers=(numpy_nms,),
     )
 
     def __init__(

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 
 from data.base import Split
 from data.detection import DetectionBatch, DetectionSet
@@ -17,8 +16,6 @@ from tasks.detection.tf_zoo import read_tf_zoo
 from tasks.engine.figures import render_figure
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
-
-COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 
 
 class DetectionTask(TaskModule):
@@ -45,12 +42,12 @@ class DetectionTask(TaskModule):
         model.score_threshold = self.config["task"]["score_threshold"]
         return model
 
+    def answer_settings(self) -> dict[str, Any]:
+        return {"postprocess": self.model.nms_settings() | super().answer_settings()["postprocess"]}
+
     def export_metadata(self) -> dict[str, Any]:
-        suppression = self.model.nms_settings() | {"draw_threshold": self.config["task"]["draw_threshold"]}
         anchors = self.model.anchor_boxes()
-        return {"postprocess": suppression} | (
-            {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
-        )
+        return {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().load_initial_weights(path)
@@ -60,8 +57,7 @@ class DetectionTask(TaskModule):
 
     def detect(self, images: Tensor, sizes: Tensor) -> Detections:
         """Detections in pixels of the files, whose (height, width) `sizes` (B, 2) are."""
-        outputs = self.model(self.model.preprocess(images))
-        found = self.model.postprocess(outputs, self.config["task"]["score_threshold"])
+        found = Detections(**self.named_outputs(images))
         scale = sizes.flip(1).repeat(1, 2) / self.resolution
         return found._replace(boxes=found.boxes * scale[:, None])
 
@@ -89,19 +85,9 @@ class DetectionTask(TaskModule):
         assert self.precision is not None
         return {"precision_recall": render_figure(precision_recall(self.precision, self.labels))}
 
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        found = self.detect(images, sizes)
-        threshold = self.config["task"]["draw_threshold"]
-        return [
-            {
-                "detections": [
-                    {"label": self.labels[label], "score": round(score, 4), "box": [round(v, 1) for v in box]}
-                    for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
-                    if score > threshold
-                ]
-            }
-            for boxes, scores, labels in zip(*found, strict=True)
-        ]
+    def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = self.model(self.model.preprocess(images))
+        return self.model.postprocess(outputs, self.config["task"]["score_threshold"])._asdict()
 
     def ground_truth(self, batch: DetectionBatch) -> list[dict[str, Any]]:
         scale = batch.sizes.flip(1).repeat(1, 2) / batch.images.shape[-1]
@@ -115,17 +101,3 @@ class DetectionTask(TaskModule):
             }
             for boxes, labels in zip(batch.boxes * scale[:, None], batch.labels, strict=True)
         ]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        found = prediction["detections"]
-        if not found:
-            return image
-        return draw_bounding_boxes(
-            image,
-            torch.tensor([d["box"] for d in found]),
-            [f"{d['label']} {d['score']:.2f}" if "score" in d else d["label"] for d in found],
-            colors=[COLOURS[self.labels.index(d["label"]) % len(COLOURS)] for d in found],
-            width=max(2, image.shape[-1] // 200),
-            label_colors="white",
-            fill_labels=True,
-        )

@@ -19,13 +19,11 @@ from tasks.embedding.figures import pairs_page, roc_figure
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.figures import beside, render_figure
+from tasks.engine.figures import render_figure
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
-
-MATCHES = 5  # that are reported of an image
 
 
 class EmbeddingTask(TaskModule):
@@ -42,7 +40,6 @@ class EmbeddingTask(TaskModule):
         super().__init__(*args, **kwargs)
         self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
         self.teacher: Teacher | None = None
-        self.gallery: tuple[list[str], Tensor] = [], torch.empty(0)
         settings = self.config["task"]
         self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
         self.margin = settings["margin"] or MARGINS[settings["loss"]]
@@ -137,30 +134,5 @@ class EmbeddingTask(TaskModule):
         roc = render_figure(roc_figure(Roc.of(vectors, people)))
         return {"roc": roc, "hard_pairs": pairs_page(index, people, vectors, dataset)}
 
-    def set_references(self, files: list[str], images: Tensor) -> None:
-        self.gallery = files, self.embed(images)
-
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        """Embeddings and, where there is something to compare with, the most similar images; no verdict whether
-        they show the same person, for which the threshold depends on what an error costs.
-        """
-        vectors = self.embed(images)
-        files, known = self.gallery
-        answers: list[dict[str, Any]] = [{"embedding": [round(v, 5) for v in row]} for row in vectors.tolist()]
-        if files:
-            cosine, places = (vectors @ known.T).topk(min(MATCHES, len(files)))
-            for answer, row, where in zip(answers, cosine.tolist(), places.tolist(), strict=True):
-                pairs = zip(row, where, strict=True)
-                answer["matches"] = [{"file": files[i], "similarity": round(c, 4)} for c, i in pairs]
-        return answers
-
     def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [{} for _ in batch.labels]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        matches = prediction.get("matches", [])
-        return beside(image, [f"{m['similarity']:.3f} {m['file'].rpartition('/')[2]}" for m in matches])
-
-    def describe(self, prediction: dict[str, Any]) -> str | None:
-        found = [f"{m['similarity']:.3f} {m['file']}" for m in prediction.get("matches", [])]
-        return "similarity " + ", ".join(found) if found else None

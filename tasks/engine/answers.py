@@ -1,17 +1,97 @@
-"""From what an exported file returned to plain answers, in numpy alone.
+"""From a network's outputs to results: plain values, typed views of them, and drawings. Nothing here needs torch.
 
-An application's answers.py holds its own function: it takes one image's outputs by name and the content of model.json,
-and its source is copied into the export's example.py.
+A task whose answers are more than its outputs by name has a class of its own, in its folder's answers.py, which its
+option in conf/task names as `_result_`. Without torch there, an exported file gives the same results as the checkpoint
+it came from.
 """
 
-from typing import Any
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+
+from backbones.errors import UserError
+from data.image_file import BadImage
+from data.inputs import ImageInput, read_input
+from tasks.engine.drawing import captioned
 
 Outputs = dict[str, npt.NDArray[Any]]
+Size = tuple[int, int]  # height and width in pixels
+SHOWN = 12  # numbers that are drawn
 
 
-def values(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def values(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Every output as it is."""
-    return [{name: np.round(value.astype(float), 5).tolist()} for name, value in outputs.items()]
+    rounded = {name: np.round(value.astype(float), 5) for name, value in outputs.items()}
+    return {name: value.item() if value.size == 1 else value.tolist() for name, value in rounded.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a model says of one image.
+
+    `answer` turns one image's outputs by name into plain values, given the content of model.json and the image's
+    (height, width); it and its `helpers` use numpy alone, for their source is copied into an export's example.py.
+    """
+
+    plain: dict[str, Any]
+    source: ImageInput = field(repr=False)  # the image as it was given
+    class_names: Sequence[str] = field(repr=False)  # that the model knows
+
+    answer = staticmethod(values)
+    helpers: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    compares: ClassVar[bool] = False  # whether it has an `embedding` (D,) of length 1 that images are compared by
+
+    @classmethod
+    def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
+        """The plain values for one image, by `answer` and what this suite knows besides."""
+        return cls.answer(outputs, spec, size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a line of predictions.jsonl has them."""
+        return copy.deepcopy(self.plain)
+
+    def draw(self) -> Image.Image:
+        """The image, upright and at its own size, with the answer drawn on it. A file is read again.
+
+        Raises:
+            UserError: the file can no longer be read.
+        """
+        try:
+            pixels, _ = read_input(self.source)
+        except BadImage as error:
+            raise UserError("{}: {}".format(*error.args)) from error
+        return self.annotate(Image.fromarray(pixels))
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        """The answer drawn on an RGB image, which stays as it is."""
+        numbers = [(name, value) for name, value in self.plain.items() if isinstance(value, int | float)]
+        return captioned(image, [f"{name} {value:.4g}" for name, value in numbers[:SHOWN]])
+
+    def describe(self) -> str | None:
+        """The answer on one line; None where the drawn image says it all."""
+        return None
+
+
+class Scored(Result):
+    """Names with scores, best first: a base of results that are such a list, called `key` in the plain values."""
+
+    key: ClassVar[str]
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of classes, best first."""
+        return [row["label"] for row in self.plain[self.key]]
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """Scores (N,) from 0 to 1, falling."""
+        return np.array([row["score"] for row in self.plain[self.key]], np.float32)
+
+    def lines(self) -> list[str]:
+        """Each name with its score; ground truth has none."""
+        return [f"{r['label']} {r['score']:.2f}" if "score" in r else r["label"] for r in self.plain[self.key]]

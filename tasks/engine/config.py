@@ -2,7 +2,8 @@
 
 A group's YAML file is its own schema: its keys are all there are, a default gives the type, and `allowed`
 gives an interval such as "(0, 2]", a list of choices, or one of `SHAPES`. Which class or function an option stands for
-(`_target_`) is no setting: it is read from conf/ where it is needed, so that no file and no command line names code.
+(`_target_`), or a task's results are of (`_result_`), is no setting: it is read from conf/ where it is needed, so that
+no file and no command line names code.
 """
 
 import copy
@@ -35,7 +36,7 @@ TORCH_MISMATCH = (
 )
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 SHAPES = {"names": "a list of names", "stages": "names of stages, each with a list of settings"}
-HIDDEN = ("allowed", "_target_")  # keys of the YAML files that are no settings
+HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
 YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
 PLAIN = (type(None), bool, int, float, str)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -119,22 +120,17 @@ def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dic
     return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
 
 
-def target(groups: Mapping[str, str], group: str) -> str:
-    """The dotted name of the class or function that the option chosen in `group` stands for.
-
-    Raises:
-        UserError: no option of this group is chosen.
+def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str | None:
+    """The dotted name that the option chosen in `group` gives under `key`: of the class or function that it stands for,
+    or of the class of a task's results (`_result_`). None where it gives none.
     """
-    found = _targets(tuple(sorted(groups.items())))
-    if group not in found:
-        raise UserError(f"{group} is no group of this configuration")
-    return found[group]
+    return _targets(tuple(sorted(groups.items())), key).get(group)
 
 
 @lru_cache
-def _targets(groups: tuple[tuple[str, str], ...]) -> dict[str, str]:
+def _targets(groups: tuple[tuple[str, str], ...], key: str) -> dict[str, str]:
     composed = _compose("config", [f"{group}={option}" for group, option in groups])
-    return {k: v["_target_"] for k, v in composed.items() if isinstance(v, dict) and "_target_" in v}
+    return {k: v[key] for k, v in composed.items() if isinstance(v, dict) and key in v}
 
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
@@ -223,6 +219,11 @@ def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[s
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if "hydra.cc" not in line]
         raise UserError(": ".join(lines[:2])) from error
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return _groups().get(group, [])
 
 
 def _groups() -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """How images of a validation reach TensorBoard and the run folder."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,15 +9,14 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torchvision.io import encode_png
 
 from data.classification import ImageSet
+from tasks.engine import drawing
 
 matplotlib.rcParams["text.parse_math"] = False  # names of classes may hold dollar signs
-
-HEIGHT, WIDTH, LINE = 240, 220, 18  # pixels: the least height of an image, the panel beside it, a line of text
 
 
 def log_image(trainer: Trainer, name: str, image: Tensor) -> None:
@@ -36,31 +34,19 @@ def render_figure(figure: Figure) -> Tensor:
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)
 
 
+def to_pil(image: Tensor) -> Image.Image:
+    """An image (3, H, W) uint8 for Pillow."""
+    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pillow's RGB image as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
 def captioned(image: Tensor, lines: list[str]) -> Tensor:
     """The image (3, H, W) with lines of text on a dark bar at its top."""
-    if not lines:
-        return image
-    canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-    size = max(9, canvas.height // 18)
-    font, draw = ImageFont.load_default(size), ImageDraw.Draw(canvas)
-    draw.rectangle((0, 0, canvas.width, (size + 3) * len(lines) + 3), fill=(20, 20, 20))
-    for i, line in enumerate(lines):
-        draw.text((4, 2 + i * (size + 3)), line, fill=(255, 255, 255), font=font)
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
-
-
-def beside(image: Tensor, lines: Sequence[str]) -> Tensor:
-    """The source (3, H, W) uint8, enlarged where it is small, with lines of text to its right."""
-    source = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-    scale = max(1.0, HEIGHT / source.height)
-    size = max(1, round(source.height * scale / HEIGHT))
-    source = source.resize((round(source.width * scale), round(source.height * scale)))
-    canvas = Image.new("RGB", (source.width + size * WIDTH, source.height), (20, 20, 20))
-    canvas.paste(source)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14 * size)
-    for i, line in enumerate(lines):
-        draw.text((source.width + 8 * size, (4 + i * LINE) * size), line, fill=(255, 255, 255), font=font)
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous()
+    return to_tensor(drawing.captioned(to_pil(image), lines))
 
 
 def thumbnail(dataset: ImageSet, row: int, side: int) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.cost import Cost, measure_cost
-from tasks.engine.answers import Outputs, values
 
 Form = Literal["classes", "attributes", "embedding"]  # what a network's outputs are, for a teacher to match
 
@@ -24,14 +23,11 @@ class ExportSpec:
     """How a model is described in an export.
 
     `outputs` gives the meaning of each tensor of `Model.postprocess`, by name and in order; `result` makes what
-    `postprocess` returns of these tensors. `answer` turns one image's outputs into plain values, given the content of
-    model.json; it and its `helpers` use numpy alone, for their source is copied into the export's example.py.
+    `postprocess` returns of these tensors.
     """
 
     outputs: Mapping[str, str]
     result: Callable[..., Any] = identity
-    answer: Callable[[Outputs, dict[str, Any]], list[dict[str, Any]]] = values
-    helpers: tuple[Callable[..., Any], ...] = ()
 
 
 class Model(nn.Module):
@@ -74,7 +70,10 @@ class Model(nn.Module):
 
         A detector leaves non-maximum suppression out where the format has none (`with_nms`).
         """
-        answers = self.postprocess(self(images))
+        return self.named(self.postprocess(self(images)))
+
+    def named(self, answers: Any) -> dict[str, Tensor]:
+        """What `postprocess` gave, by the names of `export_spec`."""
         answers = (answers,) if isinstance(answers, Tensor) else answers
         return dict(zip(self.export_spec.outputs, answers, strict=True))
 

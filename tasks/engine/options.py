@@ -1,11 +1,12 @@
-"""What an option of conf/ stands for. Only this machine's own files say it, never a checkpoint."""
+"""What an option of conf/ stands for. Only this machine's own files say it, never a checkpoint or an export."""
 
 import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.engine.config import target
+from tasks.engine.answers import Result
+from tasks.engine.config import options, target
 
 PACKAGES = ("backbones.", "data.", "tasks.")
 
@@ -13,15 +14,31 @@ PACKAGES = ("backbones.", "data.", "tasks.")
 def locate(config: Mapping[str, Any], group: str) -> Any:
     """The class or function that the option chosen in a group stands for. A configuration holds the option's name
     alone; this machine's conf/ defines what it means, and it is code of this suite.
+
+    Raises:
+        UserError: no option of this group is chosen.
     """
     name = target(config["groups"], group)
-    module, _, attribute = name.rpartition(".")
-    found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
-    if getattr(found, "__module__", None) != module:  # what a module imports is not its own
-        raise UserError(f"conf/{group}: _target_ {name} is no class or function of {', '.join(PACKAGES)}")
-    return found
+    if name is None:
+        raise UserError(f"{group} is no group of this configuration")
+    return _import(name, f"conf/{group}: _target_")
 
 
 def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
     """Calls what the option of a group stands for with the group's settings."""
     return locate(config, group)(**(config[group] | extra))
+
+
+def result_type(task: str) -> type[Result]:
+    """The class of a task's results; for a task that is no option of conf/task, or names none, outputs by name."""
+    name = target({"task": task}, "task", "_result_") if task in options("task") else None
+    kind: type[Result] = _import(name, "conf/task: _result_") if name else Result
+    return kind
+
+
+def _import(name: str, source: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
+    if getattr(found, "__module__", None) != module:  # what a module imports is not its own
+        raise UserError(f"{source} {name} is no class or function of {', '.join(PACKAGES)}")
+    return found

@@ -19,9 +19,9 @@ from data.base import Split, SuiteData
 from data.crops import centre_view
 from tasks.engine.budget import Budget, lr_factor
 from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
-from tasks.engine.figures import log_image
+from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
-from tasks.engine.options import locate
+from tasks.engine.options import locate, result_type
 
 LOWEST_LR = 1e-3  # share of the peak
 PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets them at the rate of new layers
@@ -30,8 +30,8 @@ PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets 
 class TaskModule(LightningModule):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model`, `compute_losses`, `update_metrics`, `compute_metrics` and `reset_metrics`, and for the
-    commands `predict`, `draw` and `ground_truth`.
+    A task defines `build_model`, `compute_losses`, `update_metrics`, `compute_metrics`, `reset_metrics` and
+    `ground_truth`. What is said and drawn of an image follows from its option in conf/task (see tasks.engine.answers).
     """
 
     primary: ClassVar[str]  # the metric that selects the best checkpoint
@@ -56,6 +56,7 @@ class TaskModule(LightningModule):
         self.config = config
         self.settled = dict(settled or {})
         self.labels = list(labels)
+        self.result_type = result_type(config["groups"]["task"])
         wanted = config["task"].get("num_classes")  # of tasks that have classes
         if wanted not in (None, len(self.labels)):
             raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
@@ -118,31 +119,40 @@ class TaskModule(LightningModule):
         """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
         return math.ceil(self.resolution / (self.config["data"].get("center_crop") or 1))
 
-    def set_references(self, files: list[str], images: Tensor) -> None:
-        """Takes uint8 images (B, 3, R, R) of these files for `predict` to compare with."""
-        raise UserError(f"task={self.config['task']['name']} compares no images; leave out reference")
+    def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What `Model.postprocess` gives for uint8 images (B, 3, R, R), by the names of the model's `export_spec`."""
+        return self.model.named(self.model.postprocess(self.model(self.model.preprocess(images))))
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         """What to say of uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
         values, in pixels of the file.
         """
-        raise NotImplementedError("a task defines predict")
+        outputs = {
+            name: x.cpu().float() if x.is_floating_point() else x.cpu()
+            for name, x in self.named_outputs(images).items()
+        }
+        facts = {"labels": self.labels, "input": {"size": self.resolution}, **self.answer_settings()}
+        return [
+            self.result_type.from_outputs({name: x[i].numpy() for name, x in outputs.items()}, facts, (height, width))
+            for i, (height, width) in enumerate(sizes.tolist())
+        ]
 
     def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        """An image (3, H, W) uint8, at its file's size, with its prediction drawn on it."""
-        raise NotImplementedError("a task defines draw")
+        """An image (3, H, W) uint8, at its file's size, with its prediction, or the ground truth, drawn on it."""
+        return to_tensor(self.result_type(prediction, to_pil(image), self.labels).draw())
 
-    def describe(self, prediction: dict[str, Any]) -> str | None:
-        """A prediction as one line for a person; None where the drawn image says it all."""
-        return None
+    def answer_settings(self) -> dict[str, Any]:
+        """What `Result.answer` needs besides the outputs, plain values that are kept in an export's model.json."""
+        threshold = self.config["task"].get("draw_threshold")
+        return {} if threshold is None else {"postprocess": {"draw_threshold": threshold}}
 
     def export_metadata(self) -> dict[str, Any]:
-        """What an export's model.json says of this task alone, plain values."""
+        """What an export's model.json says besides of this task alone, plain values."""
         return {}
 
     def ground_truth(self, batch: Any) -> list[dict[str, Any]]:
         """The labels of a batch in the form of `predict`'s answers."""
-        raise NotImplementedError("a task defines truths")
+        raise NotImplementedError("a task defines ground_truth")
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         """The tensors that `ckpt` names, by the names of this module's state dict.

@@ -195,7 +195,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         input=facts("image", pixels) | view,
         normalization=module.settled["normalization"],
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
-        answer=module.model.export_spec.answer.__name__,
+        answer=module.result_type.answer.__name__,
         labels=module.labels,
         cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
         versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
@@ -212,8 +212,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     """Writes what lies beside the file."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
-    write_spec(folder, spec, module.export_metadata())
-    text = example(spec, module.model.export_spec, form.module().EXAMPLE, form.needs)
+    write_spec(folder, spec, module.answer_settings() | module.export_metadata())
+    text = example(spec, module.result_type, form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
 
 

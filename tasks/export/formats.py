@@ -3,9 +3,11 @@
 import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from tasks.export.runtimes import RUNNERS
 
 
 def installed(name: str) -> bool:
@@ -23,6 +25,7 @@ class Format:
     suffix: str
     packages: tuple[str, ...]  # modules
     runtime: str  # what runs the file, as pip knows it
+    runtime_module: str
     needs: str  # likewise for example.py
     with_nms: bool  # whether non-maximum suppression can be inside
     free_batch: bool
@@ -38,6 +41,19 @@ class Format:
             raise UserError(f"format={self.name} needs {', '.join(missing)}: pip install -e '.[{self.name}]'")
         return importlib.import_module(f"tasks.export.to_{self.name}")
 
+    def runner(self, path: Path, threads: int) -> Any:
+        """A file of this format, ready to run on arrays, without what writes it.
+
+        Raises:
+            UserError: its runtime is not installed, or cannot run the file.
+        """
+        if not installed(self.runtime_module):
+            raise UserError(f"{path} needs {self.runtime}: pip install {self.runtime}")
+        try:
+            return RUNNERS[self.name](path, threads)
+        except Exception as error:  # of many kinds, the runtimes' own
+            raise UserError(f"{path} cannot be run: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 NUMPY_RUNTIME = "executorch-numpy-runtime (Python 3.12 or later), or executorch, which brings torch"
@@ -45,9 +61,27 @@ LITERT = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 FORMATS = {
     f.name: f
     for f in (
-        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", with_nms=True, free_batch=True),
-        Format("litert", ".tflite", LITERT, "ai-edge-litert", "ai-edge-litert", with_nms=False, free_batch=False),
-        Format("executorch", ".pte", ("executorch",), "executorch", NUMPY_RUNTIME, with_nms=False, free_batch=False),
-        Format("torch", ".safetensors", (), "torch", "this suite", with_nms=True, free_batch=True, int8=False),
+        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", "onnxruntime", with_nms=True, free_batch=True),
+        Format(
+            "litert",
+            ".tflite",
+            LITERT,
+            "ai-edge-litert",
+            "ai_edge_litert",
+            "ai-edge-litert",
+            with_nms=False,
+            free_batch=False,
+        ),
+        Format(
+            "executorch",
+            ".pte",
+            ("executorch",),
+            "executorch",
+            "executorch",
+            NUMPY_RUNTIME,
+            with_nms=False,
+            free_batch=False,
+        ),
+        Format("torch", ".safetensors", (), "torch", "torch", "this suite", with_nms=True, free_batch=True, int8=False),
     )
 }

@@ -1,11 +1,9 @@
 """The network as a device sees it: from pixels, normalisation included, to named answers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -62,10 +60,3 @@ class Job:
     path: Path
     calibration: npt.NDArray[Any]  # inputs to take int8's ranges from; none where the file is to be float
     checkpoint: dict[str, Any]
-
-
-def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
-    """`images` in batches of one size, the last filled up with its last image."""
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])

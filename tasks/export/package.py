@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.model import ExportSpec
+from backbones.errors import UserError
+from tasks.engine.answers import Result
+from tasks.export.formats import FORMATS
 
 VERSION = 1
+MAX_BYTES = 1 << 26  # of model.json: the cells of the Earth take 2 MB
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
@@ -26,9 +29,10 @@ SPEC = json.loads((FOLDER / "model.json").read_text())
 Outputs = dict[str, npt.NDArray[Any]]
 
 
-def read(path: str) -> npt.NDArray[Any]:
-    """An image as the network's input."""
+def read(path: str) -> tuple[npt.NDArray[Any], tuple[int, int]]:
+    """An image as the network's input, and its height and width."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    height, width = image.height, image.width
     if SPEC["input"]["center_crop"]:  # the central square of this share of the shorter side
         side = SPEC["input"]["center_crop"] * min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -38,15 +42,16 @@ def read(path: str) -> npt.NDArray[Any]:
     if SPEC["input"]["layout"] == "float_nchw":
         pixels = pixels.transpose(0, 3, 1, 2).astype(np.float32)
     batch = SPEC["input"]["shape"][0]
-    return np.ascontiguousarray(np.repeat(pixels, batch, axis=0) if isinstance(batch, int) else pixels)
+    pixels = np.repeat(pixels, batch, axis=0) if isinstance(batch, int) else pixels
+    return np.ascontiguousarray(pixels), (height, width)
 
 {run}
 {answer}
 
 for path in sys.argv[1:]:
-    outputs = {{o["name"]: value[0] for o, value in zip(SPEC["outputs"], run(read(path)))}}
-    for row in {name}(outputs, SPEC):
-        print(path, json.dumps(row))
+    pixels, size = read(path)
+    outputs = {{o["name"]: value[0] for o, value in zip(SPEC["outputs"], run(pixels))}}
+    print(path, json.dumps({name}(outputs, SPEC, size)))
 '''
 
 
@@ -58,7 +63,7 @@ class Spec:
     format: str
     quantize: str
     file: str
-    input: dict[str, Any]  # name, shape, type, layout, size, centre, values
+    input: dict[str, Any]  # name, shape, type, layout, size, center_crop, values
     normalization: list[list[float]]  # inside the file
     outputs: list[dict[str, Any]]  # name, shape, type, meaning
     answer: str  # what the outputs are turned into: the name of a function in answers.py
@@ -78,11 +83,11 @@ class Spec:
         return [output["name"] for output in self.outputs]
 
 
-def example(spec: Spec, exports: ExportSpec, run: str, runtime: str) -> str:
+def example(spec: Spec, result: type[Result], run: str, runtime: str) -> str:
     """The text of example.py."""
-    functions = [inspect.getsource(f) for f in (*exports.helpers, exports.answer)]
+    functions = [inspect.getsource(f) for f in (*result.helpers, result.answer)]
     text = "\n".join(("", *functions)).replace("\n\n\n\n", "\n\n\n")
-    return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=exports.answer.__name__)
+    return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=result.answer.__name__)
 
 
 def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
@@ -92,3 +97,57 @@ def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The content of an export's model.json. It may be a stranger's: what this suite uses of it is checked.
+
+    Raises:
+        UserError: there is none, it is damaged, of a newer version, or names a file outside of the folder.
+    """
+    path = folder / "model.json"
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no export's is")
+        content = json.loads(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON file") from error
+    if not isinstance(content, dict) or "format" not in content or type(content.get("version")) is not int:
+        raise UserError(f"{folder} is no export of a model: its model.json does not describe one")
+    if content["version"] > VERSION:
+        raise UserError(f"{path} was written by a newer version of this suite; update to read it")
+    if wrong := _wrong_part(content):
+        raise UserError(f"{path} is damaged: {wrong}")
+    content["postprocess"] = {"draw_threshold": 0.0} | content.get("postprocess", {})
+    return content
+
+
+def _wrong_part(content: dict[str, Any]) -> str | None:
+    """Which part of a model.json is not of its kind; None where all are."""
+    form = FORMATS.get(content["format"]) if isinstance(content["format"], str) else None
+    image, outputs, labels = (content.get(name) for name in ("input", "outputs", "labels"))
+    if form is None:
+        return f"format={content['format']!r:.40} is none of {', '.join(FORMATS)}"
+    if content.get("file") != f"model{form.suffix}":
+        return f"file must be model{form.suffix}"
+    if not isinstance(content.get("task"), str):
+        return "task is no name"
+    if not isinstance(labels, list) or not all(type(label) is str for label in labels):
+        return "labels is no list of names"
+    if not isinstance(outputs, list) or not all(isinstance(o, dict) and type(o.get("name")) is str for o in outputs):
+        return "outputs is no list of named outputs"
+    if not isinstance(image, dict) or image.get("layout") not in ("uint8_nhwc", "float_nchw"):
+        return "input.layout is neither uint8_nhwc nor float_nchw"
+    if type(image.get("size")) is not int or not 1 <= image["size"] <= 4096:
+        return "input.size is no number of pixels"
+    share = image.get("center_crop")
+    if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
+        return "input.center_crop is no share of the image"
+    settings = content.get("postprocess", {})
+    if not isinstance(settings, dict) or not all(type(v) in (int, float) for v in settings.values()):
+        return "postprocess is no table of numbers"
+    return None

@@ -1,6 +1,5 @@
 """How fast networks and files run: each in a process of its own, so that memory and threads are its own."""
 
-import json
 import multiprocessing
 import resource
 import statistics
@@ -23,6 +22,7 @@ from tasks.engine.hardware import keep_freed_memory
 from tasks.engine.task import restore
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph
+from tasks.export.package import read_spec
 
 THREADS, BATCH = (1, 2), 16
 WARMUP = 3
@@ -52,12 +52,7 @@ class Row:
 def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Contender]:
     kinds = ("eager", "compiled") if compiled else ("eager",)
     rows = [Contender(f"PyTorch {kind}", str(find_checkpoint(ckpt)), kind) for kind in kinds] if ckpt else []
-    return rows + [Contender(path.name, str(path), spec_of(path)["format"]) for path in exports]
-
-
-def spec_of(folder: Path) -> dict:
-    content: dict = json.loads((folder / "model.json").read_text())
-    return content
+    return rows + [Contender(path.name, str(path), read_spec(path)["format"]) for path in exports]
 
 
 def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
@@ -104,10 +99,10 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
     """How to run it, images for it, its multiply-adds and its size in MB."""
     path = Path(contender.path)
     if contender.kind in FORMATS:
-        spec = spec_of(path)
+        spec = read_spec(path)
         shape = [BATCH, *spec["input"]["shape"][1:]]
         pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
-        runner = FORMATS[contender.kind].module().Runner(path / Path(spec["file"]).name, threads)  # in its folder
+        runner = FORMATS[contender.kind].module().Runner(path / spec["file"], threads)
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
     madds = restore(checkpoint).model.cost(checkpoint["suite"]["resolution"]).madds

@@ -4,16 +4,15 @@ import contextlib
 import copy
 import io
 import logging
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from tasks.export.graph import Graph, Job, in_batches
+from tasks.export.graph import Graph, Job
+from tasks.export.runtimes import ExecuTorchRunner, in_batches
 
 KEY = "quantization_annotation"  # torchao's
+Runner = ExecuTorchRunner
 EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     try:  # wants Python 3.12, but no torch
@@ -98,22 +97,3 @@ def quantizer(config: Any) -> Any:
             return super().annotate(model)
 
     return Quantizer().set_global(config)
-
-
-class Runner:
-    """A file, run on inputs of any batch, as many images at a time as it takes."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-        from executorch.runtime import Runtime
-
-        _unsafe_reset_threadpool(threads)
-        self.program = Runtime.get().load_program(path)  # which must outlive the method
-        self.method = self.program.load_method("forward")
-        assert self.method
-        self.batch = self.method.metadata.input_tensor_meta(0).sizes()[0]
-
-    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        parts = in_batches(images, self.batch)
-        answers = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
-        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]

@@ -3,14 +3,11 @@
 import contextlib
 import copy
 import io
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from tasks.export.graph import Job, in_batches
+from tasks.export.graph import Job
+from tasks.export.runtimes import LiteRTRunner, in_batches
 
 # What carries the network. Decoding of boxes and the last softmax keep their range in float.
 QUANTIZED = (
@@ -23,6 +20,7 @@ QUANTIZED = (
     "MEAN",
     "TRANSPOSE",
 )
+Runner = LiteRTRunner
 EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     from ai_edge_litert.interpreter import Interpreter
@@ -54,22 +52,3 @@ def quantize(job: Job) -> None:
     ranges = quantizer.calibrate({"serving_default": [{"args_0": batch} for batch in batches]}, num_threads=2)
     result = quantizer.quantize(ranges, enable_progress_report=False)
     job.path.write_bytes(result.quantized_model or b"")
-
-
-class Runner:
-    """A file, run on inputs of any batch, as many images at a time as it takes."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(str(path), num_threads=threads)
-        self.run = interpreter.get_signature_runner()
-        (details,) = self.run.get_input_details().values()
-        self.batch = int(details["shape"][0])
-
-    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        answers = []
-        for part in in_batches(images, self.batch):
-            found = self.run(args_0=part)
-            answers.append([found[f"output_{i}"] for i in range(len(found))])
-        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]

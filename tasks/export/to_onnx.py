@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.export.graph import Job, in_batches
+from tasks.export.graph import Job
+from tasks.export.runtimes import OnnxRunner, in_batches
 
 QUANTIZED = ["Conv", "Gemm", "Clip", "Relu", "GlobalAveragePool", "MaxPool"]
+Runner = OnnxRunner
 EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     import onnxruntime
@@ -103,19 +104,3 @@ def translations() -> dict[Any, Any]:
         return op.ScatterND(zeros, rows, ones)
 
     return {torch.ops.mobilenets.nms_mask.default: nms_mask}
-
-
-class Runner:
-    """A file, run on inputs of any batch."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (self.input,) = self.session.get_inputs()
-
-    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        return [np.asarray(x) for x in self.session.run(None, {self.input.name: images})]

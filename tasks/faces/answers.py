@@ -1,13 +1,30 @@
-"""Face attributes from an exported file's outputs."""
+"""Face attributes from a network's outputs."""
 
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from tasks.engine.answers import Outputs
+from tasks.engine.answers import SHOWN, Outputs, Scored
+from tasks.engine.drawing import beside
 
 
-def attributes(outputs: Outputs, spec: dict[str, Any]) -> list[dict[str, Any]]:
+def attributes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The attributes, most probable first."""
     scores = outputs["probabilities"]
-    return [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in np.argsort(-scores)]
+    rows = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= spec["postprocess"]["draw_threshold"]]
+    return {"attributes": [{"label": spec["labels"][i], "score": round(float(scores[i]), 4)} for i in rows]}
+
+
+class AttributeResult(Scored):
+    """The attributes of a face: `labels` and `scores`, most probable first."""
+
+    answer = staticmethod(attributes)
+    key = "attributes"
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        return beside(image, self.lines()[:SHOWN])
+
+    def describe(self) -> str:
+        rows = zip(self.lines(), self.scores.tolist(), strict=True)
+        return ", ".join(line for line, score in rows if score >= 0.5)

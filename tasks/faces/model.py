@@ -4,14 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.engine.model import ExportSpec, PooledNet
-from tasks.faces.answers import attributes
 
 
 class AttributeNet(PooledNet):
     """Images (B, 3, H, W) to logits (B, A), one for each attribute."""
 
     form = "attributes"
-    export_spec = ExportSpec({"probabilities": "of each attribute, for itself"}, answer=attributes)
+    export_spec = ExportSpec({"probabilities": "of each attribute, for itself"})
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, A)."""

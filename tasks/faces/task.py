@@ -13,13 +13,10 @@ from data.base import Split, SuiteData
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.teacher import Teacher
-from tasks.engine.figures import beside
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 from tasks.faces.figures import worst_attributes
 from tasks.faces.model import AttributeNet
-
-SHOWN = 12  # attributes that are written beside an image
 
 
 class FacesTask(TaskModule):
@@ -130,24 +127,8 @@ class FacesTask(TaskModule):
         assert isinstance(dataset, ImageSet)
         return worst_attributes(self.labels, self.precisions(scores, labels), index, scores, labels, dataset)
 
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        threshold = self.config["task"]["draw_threshold"]
-        answers = []
-        for row in self.probabilities(images).tolist():
-            pairs = sorted(zip(self.labels, row, strict=True), key=lambda pair: -pair[1])
-            found = [{"label": label, "score": round(score, 4)} for label, score in pairs if score >= threshold]
-            answers.append({"attributes": found})
-        return answers
-
     def ground_truth(self, batch: ClassificationBatch) -> list[dict[str, Any]]:
         return [
             {"attributes": [{"label": name} for name, v in zip(self.labels, row, strict=True) if v == 1]}
             for row in batch.labels.tolist()
         ]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        found = prediction["attributes"][:SHOWN]
-        return beside(image, [f"{a['label']} {a['score']:.2f}" if "score" in a else a["label"] for a in found])
-
-    def describe(self, prediction: dict[str, Any]) -> str:
-        return ", ".join(f"{a['label']} {a['score']:.2f}" for a in prediction["attributes"] if a["score"] >= 0.5)

@@ -26,8 +26,9 @@ from tasks.gallery.embed import fingerprint
 from tasks.gallery.gallery import Gallery
 from tasks.gallery.locate import Answer, Locator
 from tasks.geo import maps
+from tasks.geo.answers import in_words, place
 from tasks.geo.gazetteer import nearest_place
-from tasks.geo.task import GeoTask, error_metrics, in_words, place
+from tasks.geo.task import GeoTask, error_metrics
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -127,7 +128,7 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
     with (output / "answers.jsonl").open("w") as lines:
         for rows, answer in answers(module, locator, paths, config["batch_size"]):
             for i, row in enumerate(rows):
-                said = {way: place(positions[i]) for way, positions in answer.positions.items()}
+                said = {way: place(*positions[i].tolist()) for way, positions in answer.positions.items()}
                 near = [
                     {"path": locator.gallery.paths[n], "similarity": round(float(s), 4)}
                     for n, s in zip(answer.neighbours.rows[i], answer.neighbours.similarities[i], strict=True)

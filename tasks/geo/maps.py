@@ -5,11 +5,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
-from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from data.demo.earth import blue_marble
 from data.geo.cells import Partition
@@ -104,20 +101,20 @@ def error_map(truth: Floats, errors_km: Floats, width: int = 1440) -> Image.Imag
     return image
 
 
-def with_map(photo: Tensor, prediction: dict[str, Any], least: int = 256) -> Tensor:
-    """A photo (3, H, W) above a map, on a square page (3, 2h, 2h) with h of `least` or H, whichever is more."""
-    height = max(photo.shape[1], least)
+def with_map(photo: Image.Image, prediction: dict[str, Any], least: int = 256) -> Image.Image:
+    """A photo above a map, on a square page of 2h x 2h pixels, where h is `least` or the photo's height."""
+    height = max(photo.height, least)
     width = 2 * height
-    shrink = min(height / photo.shape[1], width / photo.shape[2])
-    fitted = resize(photo.cpu(), [round(photo.shape[1] * shrink), round(photo.shape[2] * shrink)])
+    shrink = min(height / photo.height, width / photo.width)
+    sides = (max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink)))
+    fitted = photo.resize(sides, Image.Resampling.BILINEAR)
     image = world(width)
     cells = prediction.get("cells", [])
     if cells:
         means = [(cell["latitude"], cell["longitude"]) for cell in cells]
         image = heat(image, means, [cell["probability"] for cell in cells], sigma_km=400)
     dots(image, [(prediction["latitude"], prediction["longitude"])], ANSWER if cells else TRUTH, radius=width / 100)
-    page = torch.full((3, width, width), 255, dtype=torch.uint8)
-    top, left = (height - fitted.shape[1]) // 2, (width - fitted.shape[2]) // 2
-    page[:, top : top + fitted.shape[1], left : left + fitted.shape[2]] = fitted
-    page[:, height:] = pil_to_tensor(image)
+    page = Image.new("RGB", (width, width), (255, 255, 255))
+    page.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
+    page.paste(image, (0, height))
     return page

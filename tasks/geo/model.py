@@ -13,7 +13,6 @@ from backbones.base import Backbone
 from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
 from data.geo.sphere import EARTH_KM, unit_vectors
 from tasks.engine.model import ExportSpec, PooledNet
-from tasks.geo.answers import position
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,6 @@ class GeoLocator(PooledNet):
             "directions": "the position as a unit vector: x to (0, 0), y to (0, 90 east), z to the north pole",
         },
         result=Located,
-        answer=position,
     )
 
     def __init__(

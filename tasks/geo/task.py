@@ -17,7 +17,7 @@ from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.figures import log_image
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
-from tasks.geo.gazetteer import nearest_place
+from tasks.geo.answers import place
 from tasks.geo.model import CellTable, GeoLocator
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Im2GPS, PlaNet)
@@ -74,51 +74,9 @@ class GeoTask(TaskModule):
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
 
-    def export_metadata(self) -> dict[str, Any]:
+    def answer_settings(self) -> dict[str, Any]:
         fine = self.table.positions[-len(self.table.tokens) :]
         return {"cells": {"tokens": self.table.tokens, "positions": fine.round(5).tolist()}}
 
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        located = self.model.postprocess(self.model(self.model.preprocess(images)))
-        answers = positions_of(located.directions.float().cpu().numpy())
-        means = self.table.positions[-len(self.table.tokens) :]
-        return [
-            {
-                **place(answer),
-                "confidence": round(float(p[great_circle_km(answer, means[cells]) <= 200].sum()), 4),
-                "cells": [
-                    {
-                        "token": self.table.tokens[cell],
-                        "latitude": round(float(means[cell, 0]), 4),
-                        "longitude": round(float(means[cell, 1]), 4),
-                        "probability": round(float(share), 4),
-                    }
-                    for cell, share in zip(cells, p, strict=True)
-                ],
-            }
-            for answer, cells, p in zip(
-                answers, located.cells.cpu().numpy(), located.probabilities.float().cpu().numpy(), strict=True
-            )
-        ]
-
     def ground_truth(self, batch: GeoBatch) -> list[dict[str, Any]]:
-        return [place(position) for position in batch.positions.double().cpu().numpy()]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        return maps.with_map(image, prediction)
-
-    def describe(self, prediction: dict[str, Any]) -> str:
-        return f"{in_words(prediction)}; {prediction['confidence']:.0%} within 200 km"
-
-
-def place(position: Floats) -> dict[str, Any]:
-    """A position as it is written down, with the nearest known place."""
-    latitude, longitude = position.tolist()
-    near = nearest_place(latitude, longitude)
-    return {"latitude": round(latitude, 5), "longitude": round(longitude, 5), "place": str(near) if near else None}
-
-
-def in_words(place: dict[str, Any]) -> str:
-    """A position and the nearest known place on one line."""
-    near = f", {place['place']}" if place["place"] else ""
-    return f"{place['latitude']:.3f}, {place['longitude']:.3f}{near}"
+        return [place(*position.tolist()) for position in batch.positions.double().cpu().numpy()]

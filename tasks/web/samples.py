@@ -71,7 +71,7 @@ def face(number: int, rng: Generator) -> Image.Image:
     """Two of each person."""
     from data.demo.portraits import Person, render
 
-    return render(Person.drawn(np.random.default_rng([SEED, number // 2])), rng)[0]
+    return render(Person.random(np.random.default_rng([SEED, number // 2])), rng)[0]
 
 
 def place(_: int, rng: Generator) -> Image.Image:

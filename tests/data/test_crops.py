@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from data.base import Split
+from data.boxes import RATIO, center_box, random_box
 from data.classification import ClassificationData, ImageSet, Sample, collate
-from data.crops import RATIO, center_box, random_box, read_crop
+from data.crops import read_crop
 from data.image_file import BadImage
 
 sides = st.integers(1, 600)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from backbones.errors import UserError
 from data import faces
+from data.boxes import center_box
 from data.coco import read_coco
-from data.crops import center_box, decode_crop, read_crop
+from data.crops import decode_crop, read_crop
 from data.geo import places as geo
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels
 from data.images import read_image

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
+from data.boxes import center_box, random_box
 from data.classification import ImageSet, Sample
-from data.crops import center_box, random_box, read_crop
+from data.crops import read_crop
 from data.folders import FoldersData
 from data.geo.places import exif_position, read_folder
 from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels

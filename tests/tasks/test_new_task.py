@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 MODEL = '''
@@ -35,7 +37,6 @@ from torchmetrics import MeanAbsoluteError
 
 from data.base import Batch, Split
 from tasks.brightness.model import BrightnessNet
-from tasks.engine.figures import captioned
 from tasks.engine.task import TaskModule
 
 
@@ -68,14 +69,8 @@ class BrightnessTask(TaskModule):
     def reset_metrics(self) -> None:
         self.error.reset()
 
-    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        return [{"brightness": round(value, 4)} for (value,) in self.answers(images).tolist()]
-
     def ground_truth(self, batch: Batch) -> list[dict[str, Any]]:
         return [{"brightness": value} for (value,) in self.targets(batch).tolist()]
-
-    def draw(self, image: Tensor, prediction: dict[str, Any]) -> Tensor:
-        return captioned(image, [f"{prediction['brightness']:.2f}"])
 """
 CONF = """# @package _global_
 # How bright an image is.
@@ -93,10 +88,15 @@ defaults: [override /task: brightness]
 trainer: {max_epochs: 1}
 """
 COMMANDS = """
-import runpy, sys
+import glob, runpy, sys
+from tasks import load
 for line in {lines}:
     module, *sys.argv[1:] = line
     runpy.run_module(f"tasks.{{module}}", run_name="__main__", alter_sys=False)
+for path in ("runs/brightness/a", *glob.glob("runs/brightness/a/export/*")):
+    (result,) = load(path).predict({image!r})
+    result.draw().save("drawn.png")
+    print("loaded", result.to_dict()["brightness"])
 """
 
 
@@ -122,7 +122,7 @@ def test_a_new_task_is_one_folder_and_two_yaml_files(dogs: Path, tmp_path: Path)
         ("compare", "runs=runs"),
     ]
     result = subprocess.run(
-        [sys.executable, "-c", COMMANDS.format(lines=lines)],
+        [sys.executable, "-c", COMMANDS.format(lines=lines, image=str(image))],
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -132,6 +132,9 @@ def test_a_new_task_is_one_folder_and_two_yaml_files(dogs: Path, tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     assert 0 <= json.loads((tmp_path / "drawn/predictions.jsonl").read_text())["brightness"] <= 1
+    loaded = [float(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("loaded ")]
+    assert len(loaded) == 2
+    assert loaded[0] == pytest.approx(loaded[1], abs=0.01)
     (spec,) = (tmp_path / "runs/brightness/a/export").glob("*/model.json")
     assert json.loads(spec.read_text())["outputs"][0]["name"] == "brightness"
     runs = {name: json.loads((tmp_path / f"runs/brightness/{name}/metrics.json").read_text()) for name in "ab"}

@@ -1,0 +1,39 @@
+"""Images as a caller has them: files, numpy arrays or Pillow's images. Nothing here needs torch."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backbones.errors import UserError
+from data.image_file import BadImage, Pixels, read_pixels, rgb_pixels
+
+ImageInput = str | os.PathLike[str] | npt.NDArray[Any] | Image.Image
+
+
+def read_input(source: ImageInput, at_least: int = 1 << 30, name: str = "the image") -> tuple[Pixels, tuple[int, int]]:
+    """RGB (H, W, 3) uint8, upright, and the image's own (height, width). A JPEG file is decoded at a smaller scale
+    where both sides stay `at_least` pixels. `name` stands for an array or Pillow's image in errors.
+
+    Raises:
+        BadImage: it cannot be read.
+        UserError: it is no image, or an array of another shape or type than (H, W, 3) uint8.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise UserError(f"{name}: an array must be RGB (H, W, 3) uint8, not {source.shape} {source.dtype}")
+        return source, source.shape[:2]
+    if isinstance(source, Image.Image):
+        try:
+            pixels = rgb_pixels(source, Path(name), upright=True)
+        except (OSError, ValueError, SyntaxError) as error:  # of a file that Pillow reads only now
+            raise BadImage(Path(name), error) from error
+        return pixels, (pixels.shape[0], pixels.shape[1])
+    if isinstance(source, str | os.PathLike):
+        return read_pixels(Path(source), at_least, upright=True)
+    raise UserError(
+        f"{name}: give a file name, an RGB array (H, W, 3) uint8 or a PIL image, not {type(source).__name__}"
+    )

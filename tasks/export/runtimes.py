@@ -1,0 +1,81 @@
+"""Runs exported files by their own runtimes. Nothing here needs torch, but executorch's own package brings it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def usable_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
+    """`images` in batches of one size, the last filled up with its last image."""
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+
+
+class OnnxRunner:
+    """An ONNX file, run on inputs of any batch."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (self.input,) = self.session.get_inputs()
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [np.asarray(x) for x in self.session.run(None, {self.input.name: images})]
+
+
+class LiteRTRunner:
+    """A LiteRT file, run on inputs of any batch, as many images at a time as it takes."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=threads)
+        self.run = interpreter.get_signature_runner()
+        (details,) = self.run.get_input_details().values()
+        self.batch = int(details["shape"][0])
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        answers = []
+        for part in in_batches(images, self.batch):
+            found = self.run(args_0=part)
+            answers.append([found[f"output_{i}"] for i in range(len(found))])
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]
+
+
+class ExecuTorchRunner:
+    """An ExecuTorch program, run on inputs of any batch, as many images at a time as it takes."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads)
+        self.program = Runtime.get().load_program(path)  # which must outlive the method
+        self.method = self.program.load_method("forward")
+        assert self.method
+        self.batch = self.method.metadata.input_tensor_meta(0).sizes()[0]
+
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        import torch
+
+        parts = in_batches(images, self.batch)
+        answers = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]
+
+
+RUNNERS: dict[str, Any] = {"onnx": OnnxRunner, "litert": LiteRTRunner, "executorch": ExecuTorchRunner}

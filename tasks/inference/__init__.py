@@ -1,0 +1,1 @@
+"""Trained models used from Python: load, predict, results."""

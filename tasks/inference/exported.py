@@ -1,0 +1,60 @@
+"""Predicts with an exported file, by its own runtime and numpy.
+
+The folder may be a stranger's: of it the model file is run and the checked model.json is used; what its outputs mean is
+said by this machine's conf/, and example.py is never executed.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backbones.errors import UserError
+from data.boxes import center_box
+from data.image_file import Pixels
+from tasks.engine.answers import Size
+from tasks.engine.options import result_type
+from tasks.export.formats import FORMATS
+from tasks.export.runtimes import usable_threads
+from tasks.inference.predictor import Predictor
+
+
+class ExportedModel(Predictor):
+    """The file in an export's folder."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any], threshold: float | None) -> None:
+        """`spec` is the content of model.json, checked."""
+        if threshold is not None:
+            spec["postprocess"]["draw_threshold"] = threshold
+        self.folder, self.spec = folder, spec
+        self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
+        self.resolution, self.center_crop = spec["input"]["size"], spec["input"]["center_crop"]
+        self.view_side = math.ceil(self.resolution / (self.center_crop or 1))
+        self.run = FORMATS[spec["format"]].runner(folder / spec["file"], usable_threads())
+
+    def view(self, pixels: Pixels) -> Pixels:
+        image = Image.fromarray(pixels)
+        box = (0.0, 0.0, float(image.width), float(image.height))
+        if self.center_crop:
+            box = center_box(image.height, image.width, share=self.center_crop)
+        left, top, right, bottom = map(round, box)
+        part = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+        return np.asarray(part.resize((self.resolution, self.resolution), Image.Resampling.BILINEAR))
+
+    def answers(self, views: list[Pixels], sizes: list[Size]) -> list[dict[str, Any]]:
+        images: npt.NDArray[Any] = np.stack(views)
+        if self.spec["input"]["layout"] == "float_nchw":
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+        names = [output["name"] for output in self.spec["outputs"]]
+        try:
+            outputs = dict(zip(names, self.run(images), strict=True))
+            return [
+                self.result_type.from_outputs({name: value[i] for name, value in outputs.items()}, self.spec, size)
+                for i, size in enumerate(sizes)
+            ]
+        except Exception as error:  # of many kinds, the runtimes' own; or outputs that are not what model.json says
+            words = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{self.folder}: the model file and model.json do not fit: {words:.200}") from error

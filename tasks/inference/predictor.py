@@ -1,0 +1,115 @@
+"""What a checkpoint and an exported file have in common: images in, results out, in batches."""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backbones.errors import UserError
+from data.image_file import BadImage, Pixels
+from data.inputs import ImageInput, read_input
+from tasks.engine.answers import Result, Size
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = (np.ndarray, Image.Image)
+MATCHES = 5  # references that are reported
+BATCH = 16
+
+
+class Seen(NamedTuple):
+    """An image that was read."""
+
+    name: str
+    source: ImageInput
+    view: Any  # what the model sees of it
+    size: Size
+
+
+class Predictor(ABC):
+    """A trained model: `task`, the `class_names` that it knows, and `predict`."""
+
+    task: str
+    class_names: list[str]
+    result_type: type[Result]
+    view_side: int  # pixels that the shorter side of a decoded image must have
+    references: tuple[list[str], npt.NDArray[np.float32]] | None = None  # names, and unit vectors (N, D)
+
+    def predict(
+        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = BATCH, skip_unreadable: bool = False
+    ) -> Iterator[Result]:
+        """A result for each image, in order, while they are asked for: `list(...)` gives all.
+
+        An image is a file name, an RGB array (H, W, 3) uint8 or a PIL image; sizes may differ. Files and PIL images are
+        turned as their EXIF orientation says. An image that cannot be read ends it, or with `skip_unreadable` is named
+        in a warning and has no result.
+
+        Raises:
+            UserError: an image cannot be read, or is none.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        if isinstance(images, (str, os.PathLike, *IN_MEMORY)):
+            images = [images]
+        if not isinstance(images, Iterable):
+            raise UserError(f"give an image or several, not {type(images).__name__}")
+        return (result for _, result in self._results(self._read(images, skip_unreadable), batch_size))
+
+    def set_references(self, images: Iterable[ImageInput]) -> None:
+        """Images that later results are compared with: these have the most similar ones as `matches`. Unreadable ones
+        are left out.
+
+        Raises:
+            UserError: none can be read, or the task compares no images.
+        """
+        if not self.result_type.compares:
+            raise UserError(f"task={self.task} compares no images; leave out reference")
+        self.references = None
+        rows = [(name, result.embedding) for name, result in self._results(self._read(images, True), BATCH)]
+        if not rows:
+            raise UserError("reference: none of these images can be read")
+        names, vectors = zip(*rows, strict=True)
+        self.references = list(names), np.stack(vectors)
+
+    def _matches(self, embedding: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+        assert self.references
+        names, known = self.references
+        cosine = known @ embedding
+        best = np.argsort(-cosine, kind="stable")[:MATCHES].tolist()
+        return [{"file": names[i], "similarity": round(float(cosine[i]), 4)} for i in best]
+
+    def _results(self, images: Iterator[Seen], batch_size: int) -> Iterator[tuple[str, Any]]:
+        """The name and the result of each image."""
+        while batch := list(islice(images, batch_size)):
+            answers = self.answers([image.view for image in batch], [image.size for image in batch])
+            for image, answer in zip(batch, answers, strict=True):
+                result: Any = self.result_type(answer, image.source, self.class_names)
+                if self.references:
+                    answer["matches"] = self._matches(result.embedding)
+                yield image.name, result
+
+    def _read(self, images: Iterable[ImageInput], skip_unreadable: bool) -> Iterator[Seen]:
+        for number, source in enumerate(images, start=1):
+            name = str(source) if isinstance(source, str | os.PathLike) else f"image {number}"
+            try:
+                pixels, size = read_input(source, self.view_side, name)
+            except BadImage as error:
+                if not skip_unreadable:
+                    raise UserError("{}: {}".format(*error.args)) from error
+                log.warning("skipped %s: %s", *error.args)
+                continue
+            yield Seen(name, source, self.view(pixels), size)
+
+    @abstractmethod
+    def view(self, pixels: Pixels) -> Any:
+        """What the model sees of a decoded image (H, W, 3)."""
+
+    @abstractmethod
+    def answers(self, views: list[Any], sizes: list[Size]) -> list[dict[str, Any]]:
+        """The plain values for a batch of views of images of these (height, width)."""
