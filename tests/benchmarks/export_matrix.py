@@ -11,7 +11,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tasks.export.speed import Contender, measure, spec_of
+from tasks.export.package import read_spec
+from tasks.export.speed import Contender, measure
 from tests.benchmarks.timing import machine
 
 DETECTION = ("task=detection", "data.val=250", "backbone.alpha=0.25")
@@ -71,7 +72,7 @@ def row(form: str, quantize: str, folder: Path, error: str, seconds: float) -> s
     made = list(folder.glob(f"*-{form}"))
     if not made:
         return f"{form} | {quantize} | {error} |"
-    facts = spec_of(made[0])
+    facts = read_spec(made[0])
     fast = measure(Contender(form, str(made[0]), form), threads=2, seconds=seconds)
     metrics = facts["metrics"]
     values = " | ".join(f"{metrics[when][metrics['primary']]:.3f}" for when in ("before", "after"))

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, sync_playwright
 from data.demo.scenes import write_scenes
 from tasks import page
 from tasks.export import to_onnx as onnx
-from tasks.export.speed import spec_of, times
+from tasks.export.package import read_spec
+from tasks.export.speed import times
 from tasks.web.serve import server
 from tests.benchmarks.timing import machine
 
@@ -28,7 +29,7 @@ OPENED = 3
 
 def native(folder: Path, threads: int, seconds: float) -> list[float]:
     """Milliseconds of an image, again and again."""
-    spec = spec_of(folder)
+    spec = read_spec(folder)
     shape = [1, *spec["input"]["shape"][1:]]
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
     runner = onnx.Runner(folder / spec["file"], threads)
