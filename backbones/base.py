@@ -41,12 +41,13 @@ class Backbone(nn.Module):
 
     `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first. `settled` holds plain
     values of the builder's settings that were null and that it chose, as weights need them: with these it makes the
-    same network again without the weights.
+    same network again without the weights. Layers on top of it are scaled by its width multiplier `width` too.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalization: Normalization
+    width: float = 1.0
 
     def __init__(self) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ class MobileNetV1(Backbone):
         if not set(strides) <= set(last_block) or list(strides) != sorted(set(strides)):
             raise ValueError(f"strides must be an increasing choice of {list(last_block)}, not {strides}")
 
-        self.alpha = alpha
+        self.width = alpha
         self.depths = depths
         self.strides = tuple(strides)
         self.taps = tuple(last_block[stride] for stride in strides)

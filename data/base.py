@@ -57,7 +57,7 @@ class Batch:
 
 
 class SuiteData(LightningDataModule):
-    """Loaders over the splits of a data set. A format defines `labels`, `build_dataset` and perhaps `prepare_data`.
+    """Loaders over the splits of a data set. A format defines `labels`, `build_dataset` and perhaps `prepare`.
 
     Raises:
         UserError: `root` is absent, or too many images are unreadable.
@@ -88,7 +88,8 @@ class SuiteData(LightningDataModule):
         self.seed = 0  # of shuffles and augmentation
         self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
+        """Makes the files ready, once in each process before anything is read; UserError where there are none."""
         if not self.root.is_dir():
             raise UserError(f"data.root: there is no folder {self.root}")
 

@@ -146,7 +146,7 @@ class DemoDogsData(DogsData):
 
     note = None
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         if not self.root.exists():
             log.info("drawing dogs of twelve breeds")
         try:

@@ -240,7 +240,7 @@ class DemoFacesData(CelebAData):
         super().__init__(root, resolution, **settings)
         self.counts = {"people": people, "images": images_per_identity, "seed": seed}
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         draw_faces(self.root, self.counts)
 
 

@@ -18,7 +18,7 @@ class DemoScenesData(CocoData):
         super().__init__(root, resolution, **files, **settings)
         self.counts = {"train": train, "val": val, "seed": seed}
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         if not self.root.exists():
             log.info("drawing %(train)d + %(val)d scenes", self.counts)
         write_scenes(Path(self.root), **self.counts)

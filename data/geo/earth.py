@@ -32,7 +32,7 @@ class DemoEarthData(GeoData):
         self.counts = {"train": train, "val": val, "gallery": gallery}
         self.look = {"size": size, "seed": seed, "generated": generated}
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         if not self.root.exists():
             log.info("making %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
         try:

@@ -250,8 +250,8 @@ class GeoData(SuiteData):
         self.cache_images = cache_images
         self._places: dict[str, Places] = {}
 
-    def prepare_data(self) -> None:
-        super().prepare_data()
+    def prepare(self) -> None:
+        super().prepare()
         for split in ("val", "test"):  # found to be absent before the first epoch
             if not (source := self.root / self.sources[split]).exists():
                 raise UserError(f"data.{split}: there is neither a file nor a folder {source}")

@@ -138,7 +138,7 @@ class ShardData(SuiteData):
         super().__init__(root, resolution, **settings)  # type: ignore[call-arg]
         self.train_count, self.shuffle = train_count, shuffle
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         for split in ("val", "test"):  # train's are looked for at once, and not at all where nothing trains
             self.shards(split)
 

@@ -79,7 +79,6 @@ class FasterRCNN(Detector):
         num_classes: int,
         resolution: int = 300,
         *,
-        alpha: float = 1.0,
         proposals: int = 300,
         train_proposals: int = 64,
         nms_iou: float = 0.6,

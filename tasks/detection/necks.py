@@ -19,12 +19,12 @@ def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class Extras(nn.Module):
     """SSD's additional maps, each of half the side before: 1 x 1 to half the depth, then 3 x 3 at stride 2."""
 
-    def __init__(self, channels: Sequence[int], alpha: float, depthwise: bool = False) -> None:
+    def __init__(self, channels: Sequence[int], width: float, depthwise: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         self.channels = list(channels)
         for depth in EXTRA_DEPTHS:
-            half, full = (scaled_depth(d, alpha, minimum=16) for d in (depth // 2, depth))
+            half, full = (scaled_depth(d, width, minimum=16) for d in (depth // 2, depth))
             reduce = ConvNormAct(self.channels[-1], half)
             halve = separable(half, full, 2) if depthwise else ConvNormAct(half, full, 3, 2)
             self.blocks.append(nn.Sequential(reduce, halve))

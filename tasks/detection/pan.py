@@ -35,7 +35,6 @@ class PAN(Detector):
         num_classes: int,
         resolution: int = 320,
         *,
-        alpha: float = 1.0,
         channels: int = 96,
         head_layers: int = 2,
         topk: int = 13,

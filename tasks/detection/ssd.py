@@ -101,10 +101,8 @@ class SSD(AnchorDetector):
     strides = (16, 32)
     depthwise = False
 
-    def __init__(
-        self, backbone: Backbone, num_classes: int, resolution: int = 300, *, alpha: float = 1.0, **settings: Any
-    ) -> None:
-        neck = Extras(backbone.channels, alpha, self.depthwise)
+    def __init__(self, backbone: Backbone, num_classes: int, resolution: int = 300, **settings: Any) -> None:
+        neck = Extras(backbone.channels, backbone.width, self.depthwise)
         counts = (3, *(6,) * (len(neck.channels) - 1))
         bias = PRIOR if settings.get("loss", "focal") == "focal" else 0.0
         super().__init__(
@@ -136,7 +134,6 @@ class SSDFPN(AnchorDetector):
         num_classes: int,
         resolution: int = 640,
         *,
-        alpha: float = 1.0,
         channels: int = 256,
         head_layers: int = 4,
         **settings: Any,

@@ -33,11 +33,10 @@ class DetectionTask(TaskModule):
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
         model: Detector = detector(
-            **{k: v for k, v in self.config["detector"].items() if k != "resolution"},
+            **self.config["detector"],
             backbone=self.build_backbone(detector.strides),
             num_classes=len(self.labels),
             resolution=self.resolution,
-            alpha=self.config["backbone"].get("alpha", 1.0),
         )
         model.score_threshold = self.config["task"]["score_threshold"]
         return model

@@ -272,9 +272,8 @@ def _quoted(override: str) -> str:
 def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:
     """Which options of the key's group have it, where the chosen one has not: alpha is MobileNet's own."""
     group, _, name = key.partition(".")
-    having = [
-        o for o in _groups().get(group, []) if name not in HIDDEN and name in OmegaConf.load(CONF / group / f"{o}.yaml")
-    ]
+    files = {o: yaml.safe_load((CONF / group / f"{o}.yaml").read_text()) or {} for o in _groups().get(group, [])}
+    having = [o for o, content in files.items() if name not in HIDDEN and name in content.get(group, content)]
     if not having or group not in chosen:
         return None
     return f": {group}={chosen[group]} has no {name}, only {', '.join(having)}"

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,7 @@ def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
     """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
-    if not draw:  # Lightning calls it as well
-        data.prepare_data = partial(SuiteData.prepare_data, data)  # type: ignore[method-assign]
-    data.prepare_data()
+    data.prepare() if draw else SuiteData.prepare(data)
     return data
 
 

@@ -23,7 +23,7 @@ RUNS = {
     "SSD-FPN": (
         *DETECTION,
         "detector=ssd_fpn",
-        "detector.resolution=320",
+        "task.resolution=320",
         "detector.channels=64",
         "detector.head_layers=2",
     ),

@@ -191,7 +191,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no annotation file"):
         read_coco(tmp_path / "absent.json", tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
-        coco_data(tmp_path / "absent").prepare_data()
+        coco_data(tmp_path / "absent").prepare()
     with pytest.raises(UserError, match=r"there is no list .*Main/train.txt"):
         VocData(str(tmp_path), 64, train="train", val="val").records("train")
 

@@ -204,7 +204,7 @@ def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
 
 def prepared(root: Path, **settings: Any) -> ShardsData:
     found = data(root, **settings)
-    found.prepare_data()
+    found.prepare()
     return found
 
 

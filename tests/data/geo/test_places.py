@@ -177,7 +177,7 @@ def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
 
 def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
     with pytest.raises(UserError, match=r"data\.val: there is neither a file nor a folder .*none\.csv"):
-        data(root, val="none.csv").prepare_data()
+        data(root, val="none.csv").prepare()
 
 
 def test_settings_that_leave_no_cell(root: Path) -> None:

@@ -23,7 +23,7 @@ def detector(kind: type[Detector]) -> Detector:
     """One whose untrained outputs are spread: of many scores, and boxes that overlap."""
     torch.manual_seed(0)
     settings = {"proposals": 40} if kind is FasterRCNN else {}
-    model: Detector = kind(MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, alpha=0.25, **settings)
+    model: Detector = kind(MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, **settings)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.8, 1.2)

@@ -162,7 +162,7 @@ def test_it_overfits_eight_scenes(detector: type[Detector], settings: dict, bar:
     files = {"train_json": "val.json", "train_images": "val", "val_json": "val.json", "val_images": "val"}
     data = CocoData(str(scenes), 160, **files, workers=0, batch_size=8)
     backbone = MobileNetV1(0.25, strides=detector.strides)
-    model = detector(backbone, len(data.labels), 160, alpha=0.25, **settings)
+    model = detector(backbone, len(data.labels), 160, **settings)
     assert train_and_measure(model, data, steps=120) > bar
 
 

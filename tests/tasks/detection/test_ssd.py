@@ -26,7 +26,7 @@ def random_boxes(generator: torch.Generator, *shape: int, side: float = 300) -> 
 
 def make_ssd(num_classes: int = 3, **settings: object) -> SSD:
     torch.manual_seed(0)
-    return SSD(MobileNetV1(0.25, strides=SSD.strides), num_classes, 96, alpha=0.25, **settings)
+    return SSD(MobileNetV1(0.25, strides=SSD.strides), num_classes, 96, **settings)
 
 
 def test_anchors_of_ssd_300() -> None:

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_another_number_of_classes_keeps_the_rest(caplog: pytest.LogCaptureFixture) -> None:
-    old, new = (SSD(MobileNetV1(0.25, strides=SSD.strides), n, 160, alpha=0.25) for n in (3, 5))
+    old, new = (SSD(MobileNetV1(0.25, strides=SSD.strides), n, 160) for n in (3, 5))
     with caplog.at_level(logging.WARNING):
         load_matching_weights(new, old.state_dict(), "old")
     fresh = {name for name, tensor in new.state_dict().items() if not torch.equal(tensor, old.state_dict()[name])}

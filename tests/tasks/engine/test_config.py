@@ -101,3 +101,12 @@ def test_help_lists_groups_and_settings() -> None:
 def test_every_experiment_composes() -> None:
     for file in (ROOT / "conf" / "experiment").glob("*.yaml"):
         load_config([f"experiment={file.stem}"])
+
+
+def test_a_detectors_resolution_has_one_home() -> None:
+    assert load_config(["task=detection", "detector=pan"])["task"]["resolution"] == 320
+    config = load_config(["task=detection", "detector=faster_rcnn", "task.resolution=600"])
+    assert config["task"]["resolution"] == 600
+    assert "resolution" not in config["detector"]
+    with pytest.raises(UserError, match=r"unknown setting 'detector\.resolution'"):
+        load_config(["detector.resolution=416"])
