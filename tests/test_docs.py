@@ -47,6 +47,7 @@ PLACEHOLDERS = {
     "<a CSV file or a folder of photos with GPS>": "photos",
     "<its file>": "backbone.safetensors",
     "<its numbers>": "512",
+    "<dist of onnxruntime-web>": "runtime",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {
@@ -62,7 +63,7 @@ COMMANDS = sorted({path.stem for path in (ROOT / "conf").glob("*.yaml")} - {"con
 FAST = {
     "run": "backbone.alpha=0.25 task.resolution=96 data.batch_size=8 data.workers=0 trainer.max_epochs=1 "
     "trainer.validate_every=1 trainer.limit_train_batches=2 trainer.precision=32 trainer.progress_bar=false",
-    "export": "calibration=8 max_drop=100 qat_steps=1",
+    "export": "calibration=8 max_drop=100 qat_steps=1 overwrite=true",
     "bench": "seconds=0.01 compile=false",
 }
 # By the data set that a command trains on, where it is one that can be made here.
