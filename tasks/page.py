@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from backbones.console import Console
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.web.build import write_page
 from tasks.web.serve import serve
@@ -14,7 +13,7 @@ def execute(overrides: Sequence[str]) -> Path:
     """Writes the page, serves it where asked to, and returns its path."""
     config = load_config(overrides, "page")
     path = write_page(config)
-    console = Console(markup=False)
+    console = Console()
     console.print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB: open it in a browser", soft_wrap=True)
     if config["serve"]:
         serve(path, config["host"], config["port"])

@@ -5,8 +5,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from backbones.console import Console
 from backbones.errors import UserError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -63,7 +62,7 @@ def server(page: Path, host: str, port: int) -> Server:
 
 def serve(page: Path, host: str, port: int) -> None:
     """Serves until interrupted, and says which addresses work."""
-    console = Console(markup=False)
+    console = Console()
     with server(page, host, port) as running:
         port = running.server_address[1]
         console.print(f"serving http://localhost:{port}/ with threads and camera; Ctrl-C ends it", soft_wrap=True)

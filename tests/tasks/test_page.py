@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,10 @@ def test_threads_where_it_is_served(
 def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtime: Path, tmp_path: Path) -> None:
     settings = (f"exports={exports['dogs']}", f"output={tmp_path / 'page.html'}", "serve=true", "port=0")
     command = [sys.executable, "-m", "tasks.page", *settings]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background does not
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as process:
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
         assert process.stdout
         address = next(found[0] for line in process.stdout if (found := re.search(r"http://localhost:\d+/", line)))
         with urllib.request.urlopen(address, timeout=30) as response:
@@ -385,6 +389,7 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtime:
             urllib.request.urlopen(f"{address}model.json", timeout=30)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+        watchdog.cancel()
 
 
 @contextmanager
