@@ -72,7 +72,7 @@ class Budget(Callback):
     def progress(self, step: int, steps: float) -> float:
         """What is done of the training, 0 to 1, after `step` of `steps`; by the clock where there are minutes."""
         if self.limit is None:
-            return step / max(1.0, steps)
+            return (step + 0.5) / max(1.0, steps)  # the middle of the step: neither the first nor the last is idle
         return min(1.0, self.elapsed / max(1.0, self.limit - self.validation))
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:

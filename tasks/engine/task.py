@@ -253,7 +253,7 @@ class TaskModule(LightningModule):
         steps = float(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
-            done = self.budget.progress(step, steps) if self.budget else step / max(1.0, steps)
+            done = self.budget.progress(step, steps) if self.budget else (step + 0.5) / max(1.0, steps)
             return max(LOWEST_LR, lr_factor(done, settings["warmup_fraction"]))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

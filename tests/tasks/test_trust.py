@@ -288,7 +288,7 @@ def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path)
     """So that files of this version stay readable when settings are added."""
     old = changed(content, lambda suite: [suite["config"]["trainer"].clear(), suite["config"].pop("logger")])
     config = load_checkpoint(save(old, tmp_path / "old.ckpt"))["suite"]["config"]
-    assert config["trainer"]["max_epochs"] == 12
+    assert config["trainer"]["warmup_fraction"] == 0.05
     assert config["logger"]["images"] == 8
 
 
