@@ -4,8 +4,11 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -70,6 +73,16 @@ def command(module: str, *arguments: object, timeout: float = 300) -> subprocess
         timeout=timeout,
         check=False,
     )
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], seconds: float = 180) -> None:
+    """Waits for something while a process goes on; fails, and ends the process, if it stops or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"waited in vain for {process.args}, which ended with {process.poll()}")
+        time.sleep(0.01)
 
 
 # a run that takes seconds

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from tasks.distill.load import load_teacher
 from tasks.engine.config import load_config
 from tasks.engine.stages import train_stages
 from tasks.run import execute
-from tests.conftest import ROOT, command, shared
+from tests.conftest import ROOT, command, shared, wait_until
 
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
@@ -160,9 +159,7 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
     last = folder / "1_noisy" / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "tasks.run", *settings(dogs, tmp_path, *more)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not last.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(last.exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = torch.load(last, weights_only=True)

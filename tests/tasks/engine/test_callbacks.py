@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from backbones.errors import UserError
 from tasks.engine.callbacks import EMA, AtomicCheckpointIO
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 
 
 def test_ema_is_that_of_a_plain_loop() -> None:
@@ -48,8 +48,7 @@ def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     )
     for wait in (0.0, 0.013, 0.031):
         process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
-        while not path.exists():
-            time.sleep(0.01)
+        wait_until(path.exists, process)
         time.sleep(0.1 + wait)
         process.send_signal(signal.SIGKILL)
         process.wait()

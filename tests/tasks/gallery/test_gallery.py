@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, wait_until
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -147,9 +146,7 @@ def test_a_killed_build_goes_on(run: Path, tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     shards = tmp_path / "killed" / "embeddings" / "0"
-    while len(list(shards.glob("*.npy"))) < 5:
-        assert process.poll() is None
-        time.sleep(0.002)
+    wait_until(lambda: len(list(shards.glob("*.npy"))) >= 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "gallery.json").exists()
