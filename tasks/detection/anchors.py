@@ -8,6 +8,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 CODER_SCALES = (10.0, 10.0, 5.0, 5.0)  # TF Object Detection API, faster_rcnn_box_coder
 MAX_LOG_SIZE = 4.135  # log(1000 / 16): keeps exp() of an untrained output finite
@@ -75,22 +76,13 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centres - half, centres + half], dim=-1)
 
 
-def pairwise_iou(boxes_BN4: Tensor, anchors_A4: Tensor) -> Tensor:
-    """Intersection over union (B, N, A) of every box with every anchor."""
-    boxes, anchors = boxes_BN4[:, :, None], anchors_A4[None, None]
-    corners = torch.minimum(boxes[..., 2:], anchors[..., 2:]) - torch.maximum(boxes[..., :2], anchors[..., :2])
-    intersection = corners.clamp(min=0).prod(dim=-1)
-    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, anchors)]
-    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-9)
-
-
 def assign(anchors_A4: Tensor, boxes_BN4: Tensor, labels_BN: Tensor, threshold: float) -> Tensor:
     """For each anchor the index (B, A) of the box it is to predict, or -1 for background.
 
     An anchor takes the box it overlaps most if that is at least `threshold`; besides, every box gets its best
     anchor whatever their overlap (of boxes that share a best anchor, the last). Labels below 0 mark padding.
     """
-    iou = pairwise_iou(boxes_BN4, anchors_A4).masked_fill_(labels_BN[..., None] < 0, -1.0)
+    iou = box_iou(boxes_BN4, anchors_A4[None]).masked_fill_(labels_BN[..., None] < 0, -1.0)
     if iou.shape[1] == 0:
         return torch.full((iou.shape[0], iou.shape[2]), -1, device=iou.device)
     overlap_BA, index_BA = iou.max(dim=1)

@@ -5,17 +5,9 @@ Shapes: B images, N ground-truth boxes (padded), A points, C classes.
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 CLASS_POWER, IOU_POWER = 1.0, 6.0  # TOOD, section 3.2
-
-
-def batch_iou(first_BN4: Tensor, second_BA4: Tensor) -> Tensor:
-    """Intersection over union (B, N, A) of the boxes of the same image."""
-    first, second = first_BN4[:, :, None], second_BA4[:, None]
-    corners = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
-    intersection = corners.clamp(min=0).prod(dim=-1)
-    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (first, second)]
-    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-9)
 
 
 def task_aligned(
@@ -32,7 +24,7 @@ def task_aligned(
     if count == 0:
         empty = torch.full((batch, points), -1, device=labels_BN.device)
         return empty, torch.zeros(batch, points, device=labels_BN.device)
-    iou = batch_iou(truth_BN4, boxes_BA4)
+    iou = box_iou(truth_BN4, boxes_BA4)  # (B, N, A)
     labels = labels_BN.clamp(min=0)[:, None].expand(-1, points, -1)
     score_BNA = scores_BAC.gather(2, labels).transpose(1, 2)
     centre = points_A2[None, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.detection.anchors import assign, decode, encode, pairwise_iou, ssd_anchors
+from tasks.detection.anchors import assign, decode, encode, ssd_anchors
 from tasks.detection.losses import hard_negative_cross_entropy, one_hot, sigmoid_focal
 from tasks.detection.ssd import SSD
 from tests.conftest import command
@@ -72,13 +72,6 @@ def test_assignment_is_that_of_a_plain_loop(seed: int, counts: list[int], thresh
     actual = assign(anchors, boxes, labels, threshold)
     for image in range(len(counts)):
         assert actual[image].tolist() == loop_assign(anchors, boxes[image], labels[image], threshold)
-
-
-def test_iou_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    boxes, anchors = random_boxes(generator, 2, 5), random_boxes(generator, 7)
-    expected = torch.stack([box_iou(b, anchors) for b in boxes])
-    torch.testing.assert_close(pairwise_iou(boxes, anchors), expected)
 
 
 @given(seed=st.integers(0, 10_000))
