@@ -146,7 +146,9 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
 
     first = (folder / "1_noisy" / "metrics.json").read_bytes()
     shutil.rmtree(folder / "2_clean")
-    again = execute([f"resume={folder}"])
+    with pytest.raises(UserError, match="used only on your word"):
+        execute([f"resume={folder}"])
+    again = execute([f"resume={folder}", weights])
     assert again["state"] == "finished"
     assert (folder / "1_noisy" / "metrics.json").read_bytes() == first
     assert (folder / "2_clean" / "checkpoints" / "best.ckpt").exists()
