@@ -46,7 +46,7 @@ def compare_pair(config: dict[str, Any]) -> None:
     output = Path(config["output"] or ".")
     output.mkdir(parents=True, exist_ok=True)
     write_png(page, str(output / "pair.png"))
-    console.print(f"images     {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
+    console.print(f"images       {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
 
 
 def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:

@@ -347,7 +347,7 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
         console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
     console.print(f"run folder   {folder}", soft_wrap=True)
     if (folder / "predictions.png").exists():
-        console.print(f"images     {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
+        console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
     console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
     console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
     commands = f"python -m tasks.export ckpt={folder} && python -m tasks.page exports={folder}"
