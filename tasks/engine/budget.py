@@ -46,7 +46,9 @@ def lr_factor(progress: float, warmup: float) -> float:
 class Budget(Callback):
     """Says how much of the training is done, ends it when its minutes are over, and decides when to validate.
 
-    The minutes hold training, validations and the final report; a resumed run has what its earlier lives left.
+    The minutes hold training and validations, not the start of the program; a resumed run has what its earlier lives
+    left. Of several processes the first one's clock counts for all: else their learning rates would differ, and one
+    would stop while the others wait for it.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -54,6 +56,7 @@ class Budget(Callback):
         self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
         self.spent = 0.0  # seconds of earlier lives
         self.started = time.monotonic()
+        self.clock = 0.0  # seconds of all lives, as of the end of the last step
         self.validation = 0.0  # seconds of the longest one
         self.validations = 0
         self.first_step: tuple[int, float] | None = None
@@ -64,6 +67,7 @@ class Budget(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.spent, self.validation = float(state["spent"]), float(state["validation"])
         self.validations = int(state["validations"])
+        self.clock = self.spent
 
     @property
     def elapsed(self) -> float:
@@ -73,9 +77,14 @@ class Budget(Callback):
         """What is done of the training, 0 to 1, after `step` of `steps`; by the clock where there are minutes."""
         if self.limit is None:
             return (step + 0.5) / max(1.0, steps)  # the middle of the step: neither the first nor the last is idle
-        return min(1.0, self.elapsed / max(1.0, self.limit - self.validation))
+        return min(1.0, self.clock / max(1.0, self.limit - self.validation))
+
+    def read_clock(self, trainer: Trainer) -> None:
+        now = self.elapsed, self.validation
+        self.clock, self.validation = trainer.strategy.broadcast(now) if trainer.world_size > 1 else now
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.read_clock(trainer)
         every = self.settings["validate_every"]
         if self.limit is None:
             last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -95,6 +104,7 @@ class Budget(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
+        self.read_clock(trainer)
         self.tell_time(trainer)
         if self.limit is not None and self.progress(0, 0) >= 1:
             trainer.check_val_every_n_epoch = 1  # the end is measured
