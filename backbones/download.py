@@ -7,9 +7,13 @@ import hashlib
 import http.client
 import io
 import os
+import socket
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -93,6 +97,29 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def open_address(request: str | urllib.request.Request, timeout: float) -> Any:
     """As urllib.request.urlopen, for reading as a stream that ends with TimeoutError where it is too slow."""
     return urllib.request.build_opener(_Handler, _SafeHandler, _Redirects).open(request, timeout=timeout)
+
+
+def reachable(url: str, seconds: float = 3) -> bool:
+    """Whether the server of an address, or the proxy to it, takes a connection in time. Looking its name up, which no
+    timeout ends, is left to a thread. Nothing is reachable where HF_HUB_OFFLINE is set, which timm heeds too.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    scheme = urllib.parse.urlsplit(url).scheme
+    parts = urllib.parse.urlsplit(urllib.request.getproxies().get(scheme, url))
+    answered = threading.Event()
+
+    def connect() -> None:
+        with (
+            suppress(OSError),
+            socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), seconds),
+        ):
+            answered.set()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
 
 
 def cache_folder() -> Path:

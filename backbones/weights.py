@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from backbones.base import Normalization
-from backbones.download import cache_folder, download
+from backbones.download import cache_folder, download, reachable
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import BLOCKS, MobileNetV1, Padding
 
@@ -220,8 +220,9 @@ PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
 MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
 
 
-def fetch_pretrained(alpha: float, resolution: int, url: str) -> Path:
-    """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache.
+def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = False) -> Path:
+    """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache. In a
+    `hurry` a server that cannot be reached within seconds is given up.
 
     Raises:
         UserError: there is no public file for this alpha, or it cannot be had.
@@ -232,14 +233,27 @@ def fetch_pretrained(alpha: float, resolution: int, url: str) -> Path:
     name = f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{nearest}_tf_no_top.h5"
     path = cache_folder() / name
     if not path.exists():
+        if hurry and not reachable(url):
+            raise UserError(f"{url} cannot be reached; put {name} into {path.parent}, or set backbone.weights=<file>")
         download(f"{url.rstrip('/')}/{name}", path, max_bytes=MAX_BYTES)
     return path
+
+
+def available_pretrained(alpha: float, resolution: int, url: str) -> str | None:
+    """As `fetch_pretrained`, but None where the file cannot be had, after seconds rather than minutes."""
+    try:
+        path = fetch_pretrained(alpha, resolution, url, hurry=True)
+    except UserError as error:
+        log.warning("no ImageNet weights, training starts from scratch: %s", error)
+        return None
+    log.info("starts from ImageNet weights: %s", path)
+    return str(path)
 
 
 def build_mobilenet_v1(
     *,
     weights: str | None = None,
-    pretrained: bool = False,
+    pretrained: bool | Literal["auto"] = False,
     pretrained_url: str = "",
     padding: Padding | None = None,
     norm_eps: float | None = None,
@@ -250,17 +264,23 @@ def build_mobilenet_v1(
     """A MobileNetV1 with the weights that the settings name, or random ones.
 
     `padding` and `norm_eps` are those that the weights were trained with, unless given; `normalization` always is. The
-    result's `settled` rebuild the same network without the weights file.
+    result's `settled` rebuild the same network without the weights file. Where `pretrained` is auto, ImageNet weights
+    are taken if they can be had, and it is said which.
     """
-    if pretrained and weights is None:
-        weights = str(fetch_pretrained(settings.get("alpha", 1.0), resolution, pretrained_url))
+    if weights is None and pretrained:
+        alpha, plain = settings.get("alpha", 1.0), settings.get("variant", "separable") == "separable"
+        if pretrained != "auto":
+            weights = str(fetch_pretrained(alpha, resolution, pretrained_url))
+        elif plain and settings.get("activation", "relu6") == "relu6":
+            weights = available_pretrained(alpha, resolution, pretrained_url)
+        pretrained = weights is not None
     source = read_weights(Path(weights)) if weights else Weights("random", {})
     if padding not in (None, source.padding):
         log.warning("%s was trained with padding=%s; padding=%s costs accuracy", weights, source.padding, padding)
     padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
     settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}
     network = MobileNetV1(**settings, strides=strides)
-    network.settled = {"padding": padding, "norm_eps": norm_eps}
+    network.settled = {"padding": padding, "norm_eps": norm_eps, "pretrained": bool(pretrained)}
     if weights:
         load_weights(network, source)
         network.classifier = source.classifier

@@ -17,6 +17,8 @@ from data.demo.dogs import write_dogs
 from data.demo.faces import write_faces
 from data.demo.scenes import write_scenes
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
+
 settings.register_profile("shared", deadline=None)  # other processes may use the machine
 settings.load_profile("shared")
 

@@ -66,7 +66,8 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     begun = (folder / "checkpoints" / "last.ckpt").exists()
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
-    names = [key for key in (*ASKED, *(() if begun else FIRST[:-1])) if key not in given and _get(saved, key)]
+    kept = (*ASKED, *(() if begun else FIRST[:-1]))
+    names = [key for key in kept if key not in given and _get(saved, key) not in (None, False, "auto", "")]
     if names:
         again = " ".join(f"{key}={_get(saved, key)}" for key in names)
         raise UserError(
@@ -95,7 +96,7 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
         key, _, value = (part.strip(" +~'\"") for part in override.partition("="))
         if "${" in override:
             raise UserError(f"{file}: {override!r:.80} is no plain setting")
-        if key in (*ASKED, *FIRST) and key not in named and value not in ("null", "false", ""):
+        if key in (*ASKED, *FIRST) and key not in named and value not in ("null", "false", "auto", ""):
             raise UserError(f"{file} names {key}={value}, used only on your word; if it is right, add it to resume=")
     return {"stages": plan["stages"], "overrides": plan["overrides"]}
 

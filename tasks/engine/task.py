@@ -171,10 +171,14 @@ class TaskModule(LightningModule):
         settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
         if not self.load_weights:
             settings |= {"weights": None, "pretrained": False}
+        elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_drawn(self.config)):
+            settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
         if "normalization" in self.settled:
             backbone.normalization = Normalization.of(self.settled["normalization"])
-        self.settled = {**backbone.settled, "normalization": [list(row) for row in backbone.normalization]}
+        self.settled = (
+            backbone.settled | self.settled | {"normalization": [list(row) for row in backbone.normalization]}
+        )
         return backbone
 
     def training_step(self, batch: Any, _: int) -> Tensor:
@@ -218,9 +222,9 @@ class TaskModule(LightningModule):
 
     def backbone_share(self) -> float:
         """The backbone's learning rate as a share of the rest's."""
-        share, backbone = self.config["trainer"]["backbone_lr_scale"], self.config["backbone"]
+        share, backbone = self.config["trainer"]["backbone_lr_scale"], self.config["backbone"] | self.settled
         if share is None:
-            return PRETRAINED_SHARE if backbone.get("weights") or backbone.get("pretrained") else 1.0
+            return PRETRAINED_SHARE if backbone.get("weights") or backbone.get("pretrained") is True else 1.0
         return float(share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -277,6 +281,11 @@ class TaskModule(LightningModule):
             "metrics": self.last_metrics,
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }
+
+
+def is_drawn(config: Mapping[str, Any]) -> bool:
+    """Whether the data set of a configuration is a demo's, which is drawn: ImageNet's photographs help little there."""
+    return str(config["groups"]["data"]).startswith("demo_")
 
 
 def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:

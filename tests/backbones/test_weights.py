@@ -3,6 +3,7 @@
 import http.server
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,27 @@ def test_pretrained_is_downloaded_once(server: str, tmp_path: Path, monkeypatch:
     assert cached.read_bytes() == (tmp_path / "www" / name).read_bytes()
     (tmp_path / "www" / name).unlink()
     assert fetch_pretrained(0.25, 170, server) == cached
+
+
+def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And says so; a name that is never resolved does not hang."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    keras_file(tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5", 0.25)
+    start = time.monotonic()
+    for url, alpha in (("http://127.0.0.1:9", 0.25), ("http://nowhere.invalid", 0.25), (server, 0.3)):
+        caplog.clear()
+        network = build_mobilenet_v1(alpha=alpha, pretrained="auto", pretrained_url=url, resolution=160)
+        assert network.settled["pretrained"] is False
+        assert "no ImageNet weights, training starts from scratch" in caplog.text
+    assert time.monotonic() - start < 10
+    network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
+    assert network.settled["pretrained"] is True
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was fetched once stays
+    again = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
+    assert torch.equal(*(next(n.parameters()) for n in (again, network)))
 
 
 def test_a_download_that_ends_early_leaves_nothing(server: str, tmp_path: Path) -> None:
