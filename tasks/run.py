@@ -14,8 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
+from backbones.console import Console
 from backbones.errors import UserError
 from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
+from tasks.engine.layout import recognized
 from tasks.engine.names import check_names
 from tasks.engine.saved import is_staged
 from tasks.engine.signals import STOP, Stopped
@@ -39,8 +41,11 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     staged = bool(resume) and is_staged(resume[-1])
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
+    overrides, layout = recognized(overrides)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
+    if layout:
+        Console().print(f"data: {layout.told} (data={layout.option})", soft_wrap=True)
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
@@ -87,7 +92,7 @@ def run() -> None:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         if SWEEP & set(flags):
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
-                check_names(load_config(job))
+                check_names(load_config(recognized(job)[0]))
         elif not flags:
             execute(overrides)
             return

@@ -99,6 +99,15 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     return _settings_of(config) | {"groups": chosen}
 
 
+def chosen_options(overrides: Sequence[str]) -> dict[str, str]:
+    """The option of each group that a command line means.
+
+    Raises:
+        UserError: one is not offered.
+    """
+    return _schema("config", overrides)[0]
+
+
 def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """The options that overrides choose, by an experiment file too, and what these options set by themselves.
 

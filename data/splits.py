@@ -1,0 +1,69 @@
+"""Train and val splits drawn for data that comes without them, the same in every run. Nothing here needs torch."""
+
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+from data.files import atomic_write
+from data.text import read_json
+
+log = logging.getLogger(__name__)
+
+FILE = "splits.json"  # in the data's root: {"train": [keys], "val": [keys]}
+VAL_SHARE = 0.2
+
+
+def draw_splits(
+    root: Path,
+    keys: Sequence[str],
+    strata: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> dict[str, str]:
+    """The split, train or val, of each key, such as an image's path below `root`: as `root`/splits.json says, which is
+    written where it is absent or lacks keys.
+
+    A fifth of each of the `strata`, such as classes, comes to val; keys of one of the `groups`, such as photographs by
+    one sender, stay together.
+    """
+    saved = _saved(root / FILE)
+    if saved.keys() >= set(keys):
+        return {key: saved[key] for key in keys}
+    splits = _drawn(keys, strata or [0] * len(keys), groups or list(keys)) | {k: saved[k] for k in keys if k in saved}
+    lists = {name: [key for key in keys if splits[key] == name] for name in ("train", "val")}
+    try:
+        with atomic_write(root / FILE, "w") as file:
+            json.dump(lists, file, indent=0)
+    except OSError:  # a folder that may only be read: the same draw next time, unless images are added
+        log.info("%s cannot be written; the splits are drawn anew, and alike, in every run", root / FILE)
+    return splits
+
+
+def _saved(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    lists = content if isinstance(content, dict) else {}
+    return {key: name for name in ("train", "val") for key in lists.get(name, []) if isinstance(key, str)}
+
+
+def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Hashable]) -> dict[str, str]:
+    """Greedy: the largest groups first, each comes to val where that brings the strata nearer to their share."""
+    rows: dict[Hashable, list[int]] = {}
+    for i in sorted(range(len(keys)), key=lambda i: keys[i]):
+        rows.setdefault(groups[i], []).append(i)
+    order = list(rows)
+    random.Random(0).shuffle(order)
+    order.sort(key=lambda group: -len(rows[group]))
+    missing = {stratum: VAL_SHARE * count for stratum, count in Counter(strata).items()}
+    val: set[int] = set()
+    for group in order:
+        counts = Counter(strata[i] for i in rows[group])
+        change = sum(abs(missing[s] - n) - abs(missing[s]) for s, n in counts.items())
+        if change < 0:
+            val.update(rows[group])
+            for stratum, count in counts.items():
+                missing[stratum] -= count
+    return {key: "val" if i in val else "train" for i, key in enumerate(keys)}

@@ -1,0 +1,44 @@
+"""Chooses the data option that fits `data.root` where the command line names none. Nothing here imports torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.layouts import Layout, recognize
+from tasks.engine.config import CONF, chosen_options
+
+CHOSEN_BY = ("data=", "experiment=", "resume=")  # overrides that say which option of conf/data is meant
+
+
+def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
+    """The overrides with the data option, and its settings, that their `data.root` is recognised as, and the layout.
+    They come as they are where they have no `data.root`, or say which option it is of.
+
+    Raises:
+        UserError: nothing in the folder is known, or an override names an option that there is not.
+    """
+    roots = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("data.root=")]
+    if not roots or any(o.startswith(CHOSEN_BY) for o in overrides):
+        return list(overrides), None
+    layout = recognize(Path(roots[-1]), family(chosen_options(overrides)["data"]))
+    settings = [f"data.{key}={_value(value)}" for key, value in layout.settings.items()]
+    return [f"data={layout.option}", *settings, *overrides], layout
+
+
+def family(option: str) -> str:
+    """The file of shared settings, such as _detection, that an option of conf/data begins with."""
+    bases = (yaml.safe_load((CONF / "data" / f"{option}.yaml").read_text()) or {}).get("defaults", [])
+    base = next((b for b in bases if isinstance(b, str) and b != "_self_"), "")
+    return base if base.startswith("_") or not base else family(base)
+
+
+def _value(value: Any) -> str:
+    """A setting's value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return "null" if value is None else str(value).lower()
