@@ -107,12 +107,13 @@ def reachable(url: str, seconds: float = 3) -> bool:
         return False
     scheme = urllib.parse.urlsplit(url).scheme
     parts = urllib.parse.urlsplit(urllib.request.getproxies().get(scheme, url))
+    address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     answered = threading.Event()
 
     def connect() -> None:
         with (
             suppress(OSError),
-            socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), seconds),
+            socket.create_connection(address, seconds),
         ):
             answered.set()
 

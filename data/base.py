@@ -133,6 +133,10 @@ class SuiteData(LightningDataModule):
         """How many images an item of the split's dataset brings."""
         return 1
 
+    def examples(self) -> dict[str, int]:
+        """How many training examples each class has; empty where that is not known, or there are no classes."""
+        return {}
+
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """How often (N,) each training sample is wanted; None where all alike."""
         return None

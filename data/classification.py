@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -163,5 +164,10 @@ class ClassificationData(SuiteData):
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
             return ImageSet(samples, self.resolution, cache_images=keep, **crops)
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
+
+    def examples(self) -> dict[str, int]:
+        samples = getattr(self.dataset("train"), "samples", [])
+        counts = Counter(s.label for s in samples if isinstance(s.label, int))
+        return {name: counts[i] for i, name in enumerate(self.labels)} if counts else {}
 
     collate = staticmethod(collate)

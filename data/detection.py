@@ -195,6 +195,12 @@ class DetectionData(SuiteData):
         cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         return DetectionSet(records, size, detection_transforms(*steps), cache, self.mosaic if train else 0.0)
 
+    def examples(self) -> dict[str, int]:
+        dataset = self.dataset("train")
+        assert isinstance(dataset, DetectionSet)
+        counts = Counter(label for record in dataset.records for label in record.labels[~record.crowd].tolist())
+        return {name: counts[i] for i, name in enumerate(self.labels)}
+
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than
         `balance`, is wanted sqrt(balance / f) times as often, and an image as often as its most wanted class.

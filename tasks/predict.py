@@ -1,6 +1,7 @@
 """python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob>; mode=test measures instead."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from backbones.errors import UserError
 from data.files import find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.engine.layout import recognized
 
 
 def predict(config: dict[str, Any]) -> None:
@@ -52,25 +54,53 @@ def predict(config: dict[str, Any]) -> None:
 
 
 def test(config: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from backbones.console import Console
     from tasks.engine.checkpoint import load_checkpoint
     from tasks.engine.task import restore
     from tasks.engine.train import evaluate, saved_data, setup
 
     setup()
     module = restore(load_checkpoint(config["ckpt"]), config["teacher"])
+    show_metrics(module, evaluate(module, saved_data(module.config, config["root"])))
+
+
+def show_metrics(module: Any, metrics: dict[str, float]) -> None:
+    from rich.table import Table
+
+    from backbones.console import Console
+
     table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
-    for name, value in evaluate(module, saved_data(module.config, config["root"])).items():
+    for name, value in metrics.items():
         if name != "primary":
             table.add_row(name, f"{value:.4f}")
     Console().print(table)
 
 
+def test_weights(overrides: Sequence[str]) -> None:
+    """Measures a classifier that comes with `backbone.weights` on the test split of `data.root`, without training.
+
+    Raises:
+        UserError: the weights have no classifier of the data's classes, or a setting is wrong.
+    """
+    given = [override for override in overrides if not override.startswith("mode=")]
+    task = [] if any(override.startswith("task=") for override in given) else ["task=classification"]
+    config = load_config(recognized([*task, *given])[0])
+
+    from tasks.engine.train import evaluate, prepare, setup
+
+    setup()
+    data, module = prepare(config)
+    if not module.starts_complete:
+        raise UserError("the weights have no classifier of the data's classes; train, and give ckpt=<run>")
+    show_metrics(module, evaluate(module.eval(), data))
+
+
 def main() -> None:
     with one_line_errors():
-        config = load_config(arguments("predict"), "predict")
+        given = arguments("predict")
+        if any(o.startswith("backbone.") for o in given) and "mode=test" in given:
+            test_weights(given)
+            return
+        config = load_config(given, "predict")
         if not Path(config["ckpt"]).exists():
             raise UserError(f"there is no checkpoint {config['ckpt']}")
         test(config) if config["mode"] == "test" else predict(config)

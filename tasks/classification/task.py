@@ -13,6 +13,7 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch
 from tasks.classification.figures import confusion_figure
+from tasks.classification.imagenet import imagenet_rows
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
 TOP = 5
+IMAGENET_CLASSES = 1000
 
 
 class ClassificationTask(TaskModule):
@@ -55,15 +57,23 @@ class ClassificationTask(TaskModule):
         return model
 
     def _use_classifier(self, model: Classifier, classifier: Mapping[str, Tensor]) -> None:
-        """Starts from the classifier that came with the weights, if it has the classes of the data."""
+        """Starts from the classifier that came with the weights, if the labels of the data are among its classes, which
+        are known where they are ImageNet's.
+        """
         count = classifier["bias"].numel()
-        if all(classifier[name].shape == own.shape for name, own in model.head.named_parameters()):
+        rows = imagenet_rows(self.labels) if count == IMAGENET_CLASSES else None
+        if rows is not None and classifier["weight"].shape[1:] == model.head.weight.shape[1:]:
+            self.starts_complete = True
+            model.head.load_state_dict({name: tensor[rows] for name, tensor in classifier.items()})
+            log.info("starts from the weights' classifier, from its rows of the %d classes of the data", len(rows))
+        elif all(classifier[name].shape == own.shape for name, own in model.head.named_parameters()):
+            self.starts_complete = True
             model.head.load_state_dict(classifier)
-            log.info(
-                "starting from the weights' classifier, whose %d classes must be in the order of the data's", count
-            )
+            log.info("starts from the weights' classifier, whose %d classes must be in the order of the data's", count)
         else:
-            log.info("the weights' classifier of %d classes is left out: the data has %d", count, len(self.labels))
+            log.info(
+                "the weights' classifier of %d classes is left out: the data has others, %d", count, len(self.labels)
+            )
 
     def check(self, data: SuiteData) -> None:
         if self.config["teacher"]:

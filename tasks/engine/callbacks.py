@@ -20,6 +20,7 @@ from data.base import SuiteData
 from data.files import atomic_write
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
+from tasks.engine.limits import Point
 from tasks.engine.signals import STOP
 from tasks.engine.task import TaskModule
 
@@ -160,6 +161,25 @@ class StopOnSignal(Callback):
         STOP.deferred = False
 
 
+class Losses:
+    """The mean of a training's losses, kept on their device: reading each would stall a GPU."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, loss: Tensor) -> None:
+        loss = loss.detach().float()
+        self.total = loss.clone() if self.total is None else self.total + loss
+        self.count += 1
+
+    def mean(self) -> float:
+        """Of those since the last call; not a number where there were none."""
+        mean = float("nan") if self.total is None else float(self.total) / self.count
+        self.total, self.count = None, 0
+        return mean
+
+
 class RunReport(Callback):
     """Keeps metrics.json in the run folder: state, best metrics, cost and settings. A resumed run goes on from what
     the file and the checkpoint say.
@@ -172,6 +192,8 @@ class RunReport(Callback):
         self.began = False
         before = read_json(self.path)
         self.best: dict[str, float] = before.get("metrics", {})
+        self.history: list[Point] = []  # of all lives
+        self.losses = Losses()
         self.before = float(before.get("seconds", 0))  # of earlier lives of this run
 
     @property
@@ -179,9 +201,10 @@ class RunReport(Callback):
         return round(self.before + time.monotonic() - self.started, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "history": [list(point) for point in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history = [Point(*map(float, row)) for row in state.get("history", [])]
         self.before = max(self.before, state["seconds"])  # a kill leaves the file as of the last validation
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -191,6 +214,7 @@ class RunReport(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         assert isinstance(module, TaskModule)
+        self.losses.add(outputs["loss"])
         if batch_index % module.config["trainer"]["log_every"] == 0 and not torch.isfinite(outputs["loss"]):
             raise UserError(
                 f"the loss is not finite at step {trainer.global_step}; lower trainer.lr, or try trainer.precision=32"
@@ -207,6 +231,9 @@ class RunReport(Callback):
             sign = 1 if module.mode == "max" else -1
             if not sign * module.last_metrics["primary"] < sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics
+            steps = float(trainer.estimated_stepping_batches)
+            done = module.budget.progress(trainer.global_step, steps) if module.budget else 1.0
+            self.history.append(Point(done, self.losses.mean(), module.last_metrics["primary"]))
             self.write(trainer, "running", self.best)
             if trainer.progress_bar_callback is None:  # no terminal: a line a validation
                 loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
@@ -223,6 +250,7 @@ class RunReport(Callback):
             "step": trainer.global_step,
             "seconds": self.seconds,
             "metrics": metrics,
+            "history": [point._asdict() for point in self.history],
             **self.facts,
         }
         if trainer.is_global_zero:

@@ -40,6 +40,7 @@ class TaskModule(LightningModule):
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     budget: Budget | None = None  # how long it trains, where a run says so
+    starts_complete: bool = False  # whether the weights it starts from are those of its every layer
     asks_teacher: bool = True  # false where only a file names the teacher
     model: Model
 

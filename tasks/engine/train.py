@@ -37,6 +37,7 @@ from tasks.engine.callbacks import (
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
 from tasks.engine.hardware import keep_freed_memory, latency_ms, precision
+from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
 from tasks.engine.options import build, locate
 from tasks.engine.saved import below_root, is_staged, resumed_config
@@ -264,6 +265,8 @@ def fit(
 
     metrics = load_checkpoint(folder)["suite"]["metrics"]
     report = next(c for c in callbacks if isinstance(c, RunReport))
+    by_class = {k.partition("/")[2]: v for k, v in metrics.items() if k.startswith(f"{module.primary}/")}
+    facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class)
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
         if isinstance(trainer.logger, RunLogger):
@@ -346,6 +349,8 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     console.print(table)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)
+    for sentence in content["limits"]:
+        console.print(sentence, soft_wrap=True)
     for split, bad in data.bad.items():
         console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
     console.print(f"run folder   {folder}", soft_wrap=True)

@@ -36,7 +36,7 @@ TINY = (
 WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 
 
-@pytest.mark.parametrize(("classes", "words"), [(7, "starting from the weights' classifier"), (9, "is left out")])
+@pytest.mark.parametrize(("classes", "words"), [(7, "starts from the weights' classifier"), (9, "is left out")])
 def test_a_classifier_that_comes_with_the_weights(
     classes: int, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,66 @@
+"""Says after a training what limited its result, from the curves of loss and metric and the number of examples."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+STILL_IMPROVING = 0.02  # of the best value, gained in the last quarter of the training
+FELL_BACK = 0.03  # of the best value, lost since
+FEW = 30  # training examples of a class
+
+
+class Point(NamedTuple):
+    """A validation: the share of the training that was done, the mean loss since the one before, and the metric."""
+
+    done: float
+    loss: float
+    primary: float
+
+
+def what_limited(
+    history: Sequence[Point],
+    mode: Literal["max", "min"],
+    examples: Mapping[str, int] | None = None,
+    by_class: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Sentences on a finished training, none where nothing stands out. `examples` of training and the metric `by_class`
+    are by the names of the classes.
+    """
+    points = [p for p in history if math.isfinite(p.primary)]
+    told = _curve(points, 1 if mode == "max" else -1) if len(points) > 1 else ""
+    return [text for text in (told, _few_examples(examples or {}, by_class or {})) if text]
+
+
+def _curve(points: Sequence[Point], sign: int) -> str:
+    best = max(points, key=lambda p: sign * p.primary)
+    last, before = points[-1], [p for p in points if p.done <= 0.75 * points[-1].done]
+    scale = max(abs(best.primary), 1e-9)
+    if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
+        return (
+            f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "
+            "shorter training, will do better"
+        )
+    if before:
+        gain = sign * (last.primary - max(sign * p.primary for p in before) * sign) / scale
+        if gain > STILL_IMPROVING:
+            return (
+                f"still improving: {gain:.0%} of the result came in the last quarter; a longer training "
+                "(trainer.minutes, trainer.steps) will do better"
+            )
+    return (
+        "levelled off: a longer training will add little; more images, a higher task.resolution or backbone.alpha may"
+    )
+
+
+def _few_examples(examples: Mapping[str, int], by_class: Mapping[str, float]) -> str:
+    """Classes with few examples that do worse than the others."""
+    mean = sum(by_class.values()) / len(by_class) if by_class else 0.0
+    few = [
+        name
+        for name, count in sorted(examples.items(), key=lambda item: item[1])
+        if count < FEW and by_class.get(name, -1.0) < mean
+    ]
+    if not few or len(few) == len(examples):
+        return ""
+    named = ", ".join(f"{name} ({examples[name]})" for name in few[:5])
+    return f"few examples: {named}{' and others' if len(few) > 5 else ''}; more images of these will help most"

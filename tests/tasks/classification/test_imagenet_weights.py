@@ -1,0 +1,47 @@
+"""Weights that come with ImageNet's classifier, on folders of photographs."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from backbones.errors import UserError
+from data.crops import centre_view
+from data.images import read_image
+from tasks import predict
+from tasks.classification.imagenet import imagenet_rows
+
+
+def test_labels_are_found_among_imagenets_classes() -> None:
+    assert imagenet_rows(["n02085620-Chihuahua", "Siberian_husky", "toy poodle", "tench"]) == [151, 250, 265, 0]
+    assert imagenet_rows(["tench", "no such class"]) is None
+    assert imagenet_rows(["tench", "n01440764"]) is None  # one class twice
+
+
+def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against timm's own network, whose best of the folders' classes must be the one that the folder names."""
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv1_100").eval()
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    classes, rows = ["n01440764", "n02085620", "tabby"], [0, 151, 281]
+    generator, right, total = torch.Generator().manual_seed(1), 0, 0
+    for row, name in enumerate(classes):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = torch.randint(0, 255, (7, 7, 3), dtype=torch.uint8, generator=generator).numpy()
+            path = tmp_path / "val" / name / f"{i}.png"
+            Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC).save(path)
+            view = centre_view(read_image(path, 256)[0], 0.875, 224)
+            with torch.inference_mode():
+                logits = network(view[None] / 127.5 - 1)[0, rows]
+            right, total = right + (int(logits.argmax()) == row), total + 1
+    data = [f"data.root={tmp_path}", "data=folders", "data.train=val", "data.val=val", "data.workers=0"]
+    settings = [f"backbone.weights={tmp_path / 'timm.pth'}", *data, "mode=test", "trainer.precision=32"]
+    predict.test_weights(settings)
+    shown = capsys.readouterr().out
+    assert f"{right / total:.4f}" in next(line for line in shown.splitlines() if "top1" in line)
+    (tmp_path / "val" / "tabby").rename(tmp_path / "val" / "my cat")
+    with pytest.raises(UserError, match="no classifier of the data's classes; train"):
+        predict.test_weights(settings)

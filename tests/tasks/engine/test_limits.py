@@ -1,0 +1,41 @@
+"""What is said of a training's curves."""
+
+from typing import Literal
+
+import pytest
+
+from tasks.engine.limits import Point, what_limited
+
+RISING = [Point(i / 10, 2 - i / 10, 0.05 * i) for i in range(1, 11)]
+FLAT = [Point(i / 10, 1 / i, min(0.5, 0.1 * i)) for i in range(1, 11)]
+FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("history", "mode", "words"),
+    [
+        (RISING, "max", "still improving: 30% of the result came in the last quarter"),
+        (FLAT, "max", "levelled off"),
+        (FALLING, "max", "overfitting: the best was at 40%"),
+        ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best was at 40%"),
+        ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
+        ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
+    ],
+)
+def test_a_curve_says_what_limited_it(history: list[Point], mode: Literal["max", "min"], words: str) -> None:
+    assert what_limited(history, mode)[0].startswith(words)
+
+
+def test_a_single_validation_says_nothing() -> None:
+    assert what_limited(RISING[:1], "max") == []
+    assert what_limited([Point(0.5, 1.0, float("nan")), *RISING[:1]], "max") == []
+
+
+def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
+    examples, by_class = (
+        {"car": 500, "bus": 12, "tram": 9, "van": 25},
+        {"car": 0.8, "bus": 0.2, "tram": 0.9, "van": 0.4},
+    )
+    (sentence,) = what_limited([], "max", examples, by_class)
+    assert sentence == "few examples: bus (12), van (25); more images of these will help most"
+    assert what_limited([], "max", {"a": 5, "b": 6}, {"a": 0.1, "b": 0.1}) == []
