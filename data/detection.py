@@ -27,7 +27,9 @@ CACHE_BYTES = 2e9
 
 @dataclass(frozen=True)
 class Record:
-    """One annotated image. Boxes (N, 4) are xyxy pixels of the file; labels (N,) index the label names."""
+    """One annotated image. Boxes (N, 4) are xyxy pixels of the file in float64, as they are measured; labels (N,)
+    index the label names.
+    """
 
     path: Path
     image_id: int
@@ -35,6 +37,7 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
+    difficult: np.ndarray  # (N,) bool: objects that may be found or not
 
 
 def usable(
@@ -45,7 +48,8 @@ def usable(
 
     `size` is the annotated (width, height). Where it is not positive, or a box is outside by it, the file decides.
     """
-    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(boxes.astype(np.float32)).all(axis=1)  # as training takes them
     solid = finite & (boxes[:, 2:] > boxes[:, :2] + least).all(axis=1)
 
     def inside(width: float, height: float) -> np.ndarray:
@@ -61,7 +65,7 @@ def usable(
     return kept
 
 
-def report_dropped(source: Path, dropped: Counter[str]) -> None:
+def report_dropped(source: Path | str, dropped: Counter[str]) -> None:
     """Says how many boxes of an annotation file are not used, and why."""
     for reason, count in dropped.items():
         if count:
@@ -110,13 +114,12 @@ class DetectionSet(Dataset[dict[str, Any]]):
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2, np.float32)
+        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2)
         objects = ~record.crowd
+        boxes = (record.boxes[objects] * scale).astype(np.float32)
         sample = {
             "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(record.boxes[objects] * scale), format="XYXY", canvas_size=image.shape[1:]
-            ),
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=image.shape[1:]),
             "labels": torch.from_numpy(record.labels[objects]),
         }
         return self.transforms(sample) | {"image_id": record.image_id, "size": size}

@@ -52,7 +52,9 @@ def test_batches(scenes: Path) -> None:
         count = len(record.labels)
         assert batch.labels[i].tolist() == [*record.labels, *[-1] * (batch.labels.shape[1] - count)]
         scale = 64 / batch.sizes[i].flip(0).repeat(2)
-        torch.testing.assert_close(batch.boxes[i, :count], torch.from_numpy(record.boxes) * scale, atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            batch.boxes[i, :count], torch.from_numpy(record.boxes).float() * scale, atol=0.01, rtol=0
+        )
 
 
 def test_boxes_follow_the_image_through_augmentation() -> None:
