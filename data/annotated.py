@@ -1,6 +1,7 @@
 """What the formats share that name the class of each object, and splits by lists, by folders or not at all."""
 
 import logging
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +13,10 @@ import numpy as np
 from backbones.errors import UserError
 from data.base import SPLITS
 from data.detection import DetectionData, Record, Split, report_dropped, usable
-from data.layouts.folder import with_val
-from data.splits import draw_splits
 
 log = logging.getLogger(__name__)
+
+NUMBERED = re.compile(r"class\d{1,5}")
 
 
 @dataclass
@@ -50,6 +51,7 @@ class AnnotatedData(DetectionData):
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
+        self._records: dict[Split, list[Record]] = {}
         self.given = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
 
     def find(self) -> dict[str, str]:
@@ -70,22 +72,30 @@ class AnnotatedData(DetectionData):
 
     @cached_property
     def splits(self) -> dict[Split, list[Annotated]]:
-        """The images of each split."""
-        sources = with_val(self.given if "train" in self.given else self.find() | self.given)
+        """The images of each split that has its own."""
+        sources = self.with_val(self.given if "train" in self.given else self.find() | self.given)
         images = {name: self.read(name) for name in dict.fromkeys(sources.values())}
         if "val" in sources:
-            return {split: images[sources.get(split, sources["val"])] for split in SPLITS}
+            return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]
-        keys = [image.path.relative_to(self.root).as_posix() for image in everything]
-        drawn = draw_splits(self.root, keys, rarest([image.names for image in everything]))
-        train, val = ([i for i, key in zip(everything, keys, strict=True) if drawn[key] == s] for s in SPLITS[:2])
-        return {"train": train, "val": val, "test": val}
+        wanted = self.draw([image.path for image in everything], [image.names for image in everything])
+        return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in SPLITS[:2]}
 
     @cached_property
     def labels(self) -> list[str]:
-        return sorted({name for images in self.splits.values() for image in images for name in image.names})
+        names = {name for images in self.splits.values() for image in images for name in image.names}
+        numbers = [int(name[5:]) for name in names if NUMBERED.fullmatch(name)]
+        if len(numbers) == len(names):  # classes that have no other names
+            return [f"class{i}" for i in range(max(numbers, default=-1) + 1)]
+        return sorted(names)
 
     def records(self, split: Split) -> list[Record]:
+        own: Split = split if split in self.splits else "val"
+        if own not in self._records:
+            self._records[own] = self._records_of(own)
+        return self._records[own]
+
+    def _records_of(self, split: Split) -> list[Record]:
         label = {name: i for i, name in enumerate(self.labels)}
         dropped: Counter[str] = Counter()
         records = []
@@ -99,12 +109,6 @@ class AnnotatedData(DetectionData):
             records.append(Record(image.path, i, boxes, labels, areas, np.zeros(len(boxes), bool), difficult))
         report_dropped(f"{self.root}, {split}", dropped)
         return records
-
-
-def rarest(names: list[list[str]]) -> list[str]:
-    """Of each image's classes the one that is in the fewest images; empty where it has none."""
-    images = Counter(name for of_image in names for name in set(of_image))
-    return [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
 
 
 def left_out(source: Path, kind: str, names: list[str], total: int) -> None:

@@ -1,6 +1,7 @@
 """What the data of every task shares: loaders, and the account of images that could not be read."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -65,6 +66,7 @@ class SuiteData(LightningDataModule):
 
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
+    told = ""  # how its splits were chosen, where they were not given
 
     def __init__(
         self,
@@ -122,6 +124,12 @@ class SuiteData(LightningDataModule):
         for split in SPLITS[:2]:
             self.dataset(split)
         self.build_dataset("test")
+
+    def summary(self) -> str:
+        """How many images the splits have that are opened, as far as is known."""
+        counts = {split: self.num_images(split) for split in self.datasets}
+        known = [f"{count:g} {split}" for split, count in counts.items() if math.isfinite(count)]
+        return f"{', '.join(known)} images" if known else ""
 
     @property
     def place(self) -> dict[str, int]:

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
-from data.annotated import rarest
 from data.detection import DetectionData, Record, Split, report_dropped, usable
 from data.files import find_below
 from data.layouts.detection import coco_files
-from data.layouts.folder import Folder, with_val
-from data.splits import draw_splits
+from data.layouts.folder import Folder
 from data.text import read_json
 
 log = logging.getLogger(__name__)
@@ -139,24 +137,21 @@ class CocoData(DetectionData):
                 if not images.is_dir():
                     raise UserError(f"data.{split}_images: there is no folder {images}")
                 files[split] = self.root / name, images
-        return with_val(files)
+        return self.with_val(files)
 
     def read(self, split: Split) -> tuple[list[str], list[Record]]:
         return self._read(*self.files[split])
 
     @cached_property
-    def drawn(self) -> dict[str, str]:
-        """The split of each image's path where there are files for train alone."""
+    def drawn(self) -> list[str]:
+        """The split of each image where there are files for train alone."""
         labels, records = self.read("train")
-        names = [[labels[i] for i in record.labels] for record in records]
-        keys = [record.path.relative_to(self.root).as_posix() for record in records]
-        return draw_splits(self.root, keys, rarest(names))
+        return self.draw([r.path for r in records], [[labels[i] for i in r.labels] for r in records])
 
     def records(self, split: Split) -> list[Record]:
         if "val" not in self.files:
             wanted = "train" if split == "train" else "val"
-            records = self.read("train")[1]
-            return [r for r in records if self.drawn[r.path.relative_to(self.root).as_posix()] == wanted]
+            return [r for r, s in zip(self.read("train")[1], self.drawn, strict=True) if s == wanted]
         labels, records = self.read(split if split in self.files else "val")
         if labels != self.labels:
             raise UserError(f"{self.root}: the {split} split has other categories than val: {labels}")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,17 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.base import Batch, Split, SuiteData
+from data.base import SPLITS, Batch, Split, SuiteData
 from data.image_file import image_size
 from data.images import first_readable, read_image
+from data.layouts.detection import split_of
+from data.splits import FILE as SPLITS_FILE
+from data.splits import draw_splits
 from data.transforms import detection_transforms, mosaic
 
 log = logging.getLogger(__name__)
 
+Source = TypeVar("Source")
 CACHE_BYTES = 2e9
 
 
@@ -176,6 +180,28 @@ class DetectionData(SuiteData):
         self.mosaic, self.balance = mosaic, balance
         self.cache_images = cache_images
 
+    def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
+        """The sources of splits, of which test is val's where there is none."""
+        if "val" not in sources and "test" in sources:
+            self.told = "val is test"
+            return {"val" if split == "test" else split: source for split, source in sources.items()}
+        return sources
+
+    def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
+        """The split of each image, of which there are the path and the names of its objects: as its folder says, or as
+        they are drawn, where a fifth is val's.
+        """
+        keys = [path.relative_to(self.root).as_posix() for path in paths]
+        splits = [next(filter(None, map(split_of, key.split("/")[:-1])), None) for key in keys]
+        if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
+            val = "val" if "val" in splits else "test"
+            return [("val" if split == val else split) or "" for split in splits]
+        images = Counter(name for of_image in names for name in set(of_image))
+        rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
+        self.told = f"a fifth drawn for val ({SPLITS_FILE})"
+        drawn = draw_splits(self.root, keys, rarest)
+        return [drawn[key] for key in keys]
+
     def records(self, split: Split) -> list[Record]:
         """The images of a split.
 
@@ -197,6 +223,12 @@ class DetectionData(SuiteData):
         needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
         cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         return DetectionSet(records, size, detection_transforms(*steps), cache, self.mosaic if train else 0.0)
+
+    def summary(self) -> str:
+        records = {split: self.records(split) for split in SPLITS}
+        if [r.path for r in records["test"]] == [r.path for r in records["val"]]:
+            del records["test"]
+        return f"{', '.join(f'{len(r)} {split}' for split, r in records.items())} images, {len(self.labels)} classes"
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than

@@ -61,8 +61,7 @@ class YoloData(AnnotatedData):
     def labels(self) -> list[str]:
         if self.names:
             return self.names
-        used = [int(name[5:]) for images in self.splits.values() for image in images for name in image.names]
-        return [f"class{i}" for i in range(max([*used, int(self.content[0].get("nc") or 0) - 1]) + 1)]
+        return super().labels
 
     def read(self, source: str) -> list[Annotated]:
         path = below(self.root, source)

@@ -14,7 +14,7 @@ from data.layouts.folder import Folder, Layout
 
 # By the file of shared settings that a family's options in conf/data begin with.
 FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
-    "_detection": (detection.coco, detection.voc, detection.yolo),
+    "_detection": (detection.coco, detection.voc, detection.yolo, detection.box_csv, detection.box_jsonl),
     "_classification": (),
     "_faces": (),
     "_identities": (),

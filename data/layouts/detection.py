@@ -1,5 +1,6 @@
 """Layouts of detection data. What a finder says of a folder is what the data class of its option reads."""
 
+import csv
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, find_below
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout, split_lists, with_val
+from data.layouts.folder import SPLIT_NAMES, Folder, Layout, split_lists
 from data.text import read_plain_yaml
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
@@ -18,6 +19,18 @@ XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
 TXT_FOLDERS = ("labels", "label", "annotations")
 JSON_FOLDERS = ("annotations", "annotation", "labels", "json")
 YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+NUMBER = re.compile(r"[-+.\deE]+")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+COLUMNS = {  # of a CSV file of boxes, and what they are called
+    "image": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path"),
+    "class": ("class", "label", "name", "category", "class_name"),
+    "xmin": ("xmin", "x_min", "x1", "left"),
+    "ymin": ("ymin", "y_min", "y1", "top"),
+    "xmax": ("xmax", "x_max", "x2", "right"),
+    "ymax": ("ymax", "y_max", "y2", "bottom"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+}
 LISTS = Path("ImageSets") / "Main"
 PEEK = 1 << 18  # bytes at both ends of a JSON file that recognition reads
 
@@ -44,7 +57,7 @@ def image_folder(folder: Folder) -> Folder | None:
 
 def arranged(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
     """The folders of images of each split: images/train, train/images or train/; all are train's where there are no
-    splits, and test is val's where there is no val. Empty where train's images are not `labelled`.
+    splits. Empty where train's images are not `labelled`.
     """
     inner = [
         {s: images.folders[n] for s, n in images.split_folders().items()} for images in folder.named(*IMAGE_FOLDERS)
@@ -54,24 +67,15 @@ def arranged(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path
     for splits in every:
         found = {s: f.path for s, f in splits.items() if f and f.images}
         if "train" in found and labelled(found["train"]):
-            return with_val({s: path for s, path in found.items() if s != "test" or labelled(path)})
+            return {s: path for s, path in found.items() if s != "test" or labelled(path)}
     return {}
 
 
-def told(kind: str, splits: Mapping[str, Path | str]) -> str:
-    """What to say of a layout and its splits, which lists, files or folders give."""
-    if "val" not in splits:
-        return f"{kind}, a fifth drawn for val (splits.json)"
-    path = Path(splits["val"])
-    name = path.parent.name if path.name.lower() in IMAGE_FOLDERS else path.name
-    return kind if split_of(Path(name).stem) == "val" else f"{kind}, val is {name}"
-
-
 def voc_lists(folder: Folder) -> dict[str, str]:
-    """The lists of the splits in ImageSets/Main, where there are such for training and validation."""
+    """The lists of the splits in ImageSets/Main, where there are such."""
     lists = folder.path / LISTS
     splits = split_lists(name[:-4] for name in Folder(lists).files(".txt")) if lists.is_dir() else {}
-    return splits if {"train", "val"} <= splits.keys() else {}
+    return splits if "train" in splits and len(splits) > 1 else {}
 
 
 def voc_splits(folder: Folder) -> dict[str, Path]:
@@ -83,8 +87,8 @@ def voc_splits(folder: Folder) -> dict[str, Path]:
 
 def voc(folder: Folder) -> Iterator[Layout]:
     """Pascal VOC's .xml files in Annotations/, or beside their images, with lists, folders of splits or neither."""
-    if splits := voc_splits(folder):
-        yield Layout("voc", told("Pascal VOC", voc_lists(folder) or splits))
+    if voc_splits(folder):
+        yield Layout("voc", "Pascal VOC")
 
 
 def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], Path | None]:
@@ -122,7 +126,7 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, Path]:
     if "train" not in splits:
         return lying
     # some name the same images for train and val
-    return with_val(lying | {s: path for s, path in splits.items() if s == "train" or path != splits["train"]})
+    return lying | {s: path for s, path in splits.items() if s == "train" or path != splits["train"]}
 
 
 def _has_rows(labels: Path) -> bool:
@@ -144,8 +148,8 @@ def _lists_images(path: Path) -> bool:
 
 def yolo(folder: Folder) -> Iterator[Layout]:
     """YOLO's txt files, in labels/ or beside their images, with data.yaml or without."""
-    if splits := yolo_splits(folder, yolo_yaml(folder)[0]):
-        yield Layout("yolo", told("YOLO", splits))
+    if yolo_splits(folder, yolo_yaml(folder)[0]):
+        yield Layout("yolo", "YOLO")
 
 
 def coco_files(folder: Folder) -> dict[str, str]:
@@ -155,22 +159,30 @@ def coco_files(folder: Folder) -> dict[str, str]:
     Raises:
         UserError: several files may be meant.
     """
-    splits = folder.split_folders()
-    places = {folder.path: None} | {f.path: None for f in folder.named(*JSON_FOLDERS)}
-    found: dict[str, list[Path]] = {}
-    for place, of in (places | {folder.path / name: split for split, name in splits.items()}).items():
-        for name in Folder(place).files(".json"):
-            if _is_coco(place / name):
-                found.setdefault(of or split_of(Path(name).stem) or "all", []).append(place / name)
-    chosen = with_val({split: _only(split, files) for split, files in found.items()})
-    if "train" not in chosen:
-        chosen = {"train": chosen["all"]} if list(chosen) == ["all"] else {}
     settings: dict[str, str] = {}
-    for split, path in chosen.items():
+    for split, path in split_files(folder, ".json", _is_coco).items():
         if images := _images_of(folder, path, split):
             settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
             settings |= {f"{split}_images": images.relative_to(folder.path).as_posix()}
     return settings if "train_json" in settings else {}
+
+
+def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
+    """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split's
+    name in its own. The only one is train's; empty where there is none for train.
+
+    Raises:
+        UserError: several files may be meant.
+    """
+    splits = {folder.path / name: split for split, name in folder.split_folders().items()}
+    found: dict[str, list[Path]] = {}
+    for place in (folder.path, *(f.path for f in folder.named(*JSON_FOLDERS)), *splits):
+        for path in (place / name for name in Folder(place).files(suffix)):
+            if fits(path):
+                found.setdefault(splits.get(place) or split_of(path.stem) or "all", []).append(path)
+    if "train" in found:
+        return {split: _only(split, files) for split, files in found.items() if split != "all"}
+    return {"train": _only("train", found["all"])} if list(found) == ["all"] else {}
 
 
 def split_of(stem: str) -> str | None:
@@ -193,7 +205,7 @@ def _only(split: str, files: list[Path]) -> Path:
     wanted = [path for path in files if path.name.startswith("instances")] or files
     if len(wanted) > 1:
         names = " and ".join(path.name for path in wanted[:2])
-        raise UserError(f"{files[0].parent} has {names}, both in COCO's format: give data.{split}_json and the others")
+        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by data= and its settings")
     return wanted[0]
 
 
@@ -214,6 +226,55 @@ def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
 
 def coco(folder: Folder) -> Iterator[Layout]:
     """COCO's JSON files, wherever their images lie."""
-    if files := coco_files(folder):
-        names = {s: files[f"{s}_json"] for s in SPLIT_NAMES if f"{s}_json" in files}
-        yield Layout("coco", told("COCO", names), files)
+    if coco_files(folder):
+        yield Layout("coco", "COCO")
+
+
+def csv_columns(header: Sequence[str]) -> dict[str, int]:
+    """Where the columns of objects stand in a CSV file that begins with `header`, by the keys of COLUMNS; without names
+    in the order of RetinaNet's files, which are recognised by their numbers.
+    """
+    words = [word.strip().lower() for word in header]
+    found = {key: next((words.index(n) for n in names if n in words), None) for key, names in COLUMNS.items()}
+    columns = {key: column for key, column in found.items() if column is not None}
+    if not columns and len(words) == 6 and all(NUMBER.fullmatch(word or "0") for word in words[1:5]):
+        return {key: i for i, key in enumerate(("image", *CORNERS, "class"))}
+    return columns
+
+
+def split_row(line: str) -> list[str]:
+    """The cells of a line of a CSV file, at commas, or semicolons where there are more of these."""
+    delimiter = ";" if line.count(";") > line.count(",") else ","
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _is_box_csv(path: Path) -> bool:
+    """Whether a CSV file has boxes, perhaps with a column missing."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        columns = csv_columns(split_row(file.readline(4096)))
+    return len(columns.keys() & {*CORNERS}) >= 2 and len(columns.keys() & {"image", "class", *CORNERS}) >= 4
+
+
+def box_csv_files(folder: Folder) -> dict[str, Path]:
+    return split_files(folder, ".csv", _is_box_csv)
+
+
+def box_csv(folder: Folder) -> Iterator[Layout]:
+    """CSV files of a row for each box."""
+    if box_csv_files(folder):
+        yield Layout("box_csv", "CSV files of boxes")
+
+
+def _is_box_jsonl(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"objects"' in file.readline(PEEK)
+
+
+def box_jsonl_files(folder: Folder) -> dict[str, Path]:
+    return split_files(folder, ".jsonl", _is_box_jsonl)
+
+
+def box_jsonl(folder: Folder) -> Iterator[Layout]:
+    """Hugging Face's imagefolder with boxes in metadata.jsonl."""
+    if box_jsonl_files(folder):
+        yield Layout("box_jsonl", "Hugging Face imagefolder")

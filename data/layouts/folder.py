@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES
 
-Source = TypeVar("Source")
 SAMPLE = 1000  # entries of a folder that are looked at
 SPLIT_NAMES = {
     "train": ("train", "training", "train2017"),
@@ -71,11 +70,4 @@ def split_lists(names: Iterable[str]) -> dict[str, str]:
     known = set(names)
     if {"trainval", "test"} <= known and "val" not in known:
         return {"train": "trainval", "val": "test"}
-    return with_val({split: name for split, options in SPLIT_NAMES.items() for name in options if name in known})
-
-
-def with_val(splits: dict[str, Source]) -> dict[str, Source]:
-    """Splits of which test is val where there is none."""
-    if "val" in splits or "test" not in splits:
-        return splits
-    return {"val" if split == "test" else split: name for split, name in splits.items()}
+    return {split: name for split, options in SPLIT_NAMES.items() for name in options if name in known}
