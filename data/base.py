@@ -1,6 +1,7 @@
 """What the data of every task shares: loaders, and the account of images that could not be read."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -65,6 +66,7 @@ class SuiteData(LightningDataModule):
 
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
+    told = ""  # how its splits were chosen, where they were not given
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class SuiteData(LightningDataModule):
         limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
         self.datasets: dict[Split, Dataset] = {}
+        self.done: Callable[[], float] = lambda: 0.0  # share of the training, which a run knows
         self.seed = 0  # of shuffles and augmentation
         self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
 
@@ -123,6 +126,12 @@ class SuiteData(LightningDataModule):
             self.dataset(split)
         self.build_dataset("test")
 
+    def summary(self) -> str:
+        """How many images the splits have that are opened, as far as is known."""
+        counts = {split: self.num_images(split) for split in self.datasets}
+        known = [f"{count:g} {split}" for split, count in counts.items() if math.isfinite(count)]
+        return f"{', '.join(known)} images" if known else ""
+
     @property
     def place(self) -> dict[str, int]:
         """Seed, number of the first epoch, and rank among how many processes: what random numbers follow from."""
@@ -147,7 +156,8 @@ class SuiteData(LightningDataModule):
         train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two images")
-        sampler = ShuffledEpochs(dataset, self.sampling_weights(dataset), **self.place) if train else None
+        weights = self.sampling_weights(dataset) if train else None
+        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), **self.place) if train else None
         return DataLoader(
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,

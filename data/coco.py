@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from backbones.errors import UserError
 from data.detection import DetectionData, Record, Split, report_dropped, usable
+from data.files import find_below
+from data.layouts.detection import coco_files
+from data.layouts.folder import Folder
 from data.text import read_json
 
 log = logging.getLogger(__name__)
@@ -34,8 +37,8 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         records = []
         dropped: Counter[str] = Counter()
         for i, image in enumerate(content["images"]):  # numbered anew: the file's own ids may be of any kind
-            path, own = images / image["file_name"], rows[image["id"]]
-            boxes = np.array([box for box, *_ in own], np.float32).reshape(-1, 4)
+            path, own = image_path(images, image["file_name"]), rows[image["id"]]
+            boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             kept = usable(boxes, (float(image.get("width") or 0), float(image.get("height") or 0)), path, dropped)
             records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -44,6 +47,11 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         raise UserError(f"{annotations} has no categories")
     report_dropped(annotations, dropped)
     return list(names.values()), records
+
+
+def image_path(images: Path, name: str) -> Path:
+    """Where an image of a folder lies that a file names, perhaps by a path of another machine."""
+    return images / name if Path(name).name == name else find_below(images, name) or images / Path(name).name
 
 
 def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[Row]]:
@@ -60,8 +68,7 @@ def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> 
                 f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
             )
         x, y, width, height = annotation["bbox"]
-        with np.errstate(over="ignore"):  # becomes infinite, and is dropped
-            box = np.array([x, y, x + width, y + height], np.float64).astype(np.float32)
+        box = np.array([x, y, x + width, y + height], np.float64)
         area = float(annotation.get("area", width * height))
         area = area if math.isfinite(area) else float(width * height)
         crowd = bool(annotation.get("iscrowd", 0))
@@ -84,47 +91,72 @@ def record(path: Path, image_id: int, rows: list[Row]) -> Record:
     return Record(
         path,
         image_id,
-        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(boxes, np.float64).reshape(-1, 4),
         np.array(labels, np.int64),
-        np.array(areas, np.float32),
+        np.array(areas, np.float64),
         np.array(crowd, bool),
+        np.zeros(len(rows), bool),
     )
 
 
 class CocoData(DetectionData):
-    """COCO-format data; paths are relative to `root`. The test split is val's where it names no files."""
+    """COCO-format data; paths are relative to `root`. Where train_json is null, the files are those that lie in `root`;
+    where there is none for val, a fifth of train's images is drawn for it. The test split is val's where it names no
+    files.
+    """
 
     def __init__(
         self,
         root: str,
         resolution: int,
         *,
-        train_json: str,
-        train_images: str,
-        val_json: str,
-        val_images: str,
+        train_json: str | None = None,
+        train_images: str | None = None,
+        val_json: str | None = None,
+        val_images: str | None = None,
         test_json: str | None = None,
         test_images: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
-        self.files = {
-            "train": (train_json, train_images),
-            "val": (val_json, val_images),
-            "test": (test_json or val_json, test_images or val_images),
-        }
+        given = {"train_json": train_json, "train_images": train_images, "val_json": val_json}
+        given |= {"val_images": val_images, "test_json": test_json, "test_images": test_images}
+        self.given = {key: name for key, name in given.items() if name is not None}
         self._read = cache(read_coco)
 
+    @cached_property
+    def files(self) -> dict[str, tuple[Path, Path]]:
+        """The JSON file and the folder of images of each split that has its own."""
+        found = self.given if "train_json" in self.given else coco_files(Folder(self.root)) | self.given
+        if "train_json" not in found:
+            raise UserError(f"{self.root} has no JSON files in COCO's format: give data.train_json and the others")
+        files: dict[str, tuple[Path, Path]] = {}
+        for split in ("train", "val", "test"):
+            if name := found.get(f"{split}_json"):
+                images = self.root / found.get(f"{split}_images", "")
+                if not images.is_dir():
+                    raise UserError(f"data.{split}_images: there is no folder {images}")
+                files[split] = self.root / name, images
+        return self.with_val(files)
+
     def read(self, split: Split) -> tuple[list[str], list[Record]]:
-        annotations, images = self.files[split]
-        return self._read(self.root / annotations, self.root / images)
+        return self._read(*self.files[split])
+
+    @cached_property
+    def drawn(self) -> list[str]:
+        """The split of each image where there are files for train alone."""
+        labels, records = self.read("train")
+        return self.draw([r.path for r in records], [[labels[i] for i in r.labels] for r in records])
 
     def records(self, split: Split) -> list[Record]:
-        labels, records = self.read(split)
+        if "val" not in self.files:
+            wanted = "train" if split == "train" else "val"
+            return [r for r, s in zip(self.read("train")[1], self.drawn, strict=True) if s == wanted]
+        labels, records = self.read(split if split in self.files else "val")
         if labels != self.labels:
             raise UserError(f"{self.root}: the {split} split has other categories than val: {labels}")
         return records
 
     @property
     def labels(self) -> list[str]:
-        return self.read("val")[0]
+        return self.read("val" if "val" in self.files else "train")[0]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,19 +15,26 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.base import Batch, Split, SuiteData
+from data.base import SPLITS, Batch, Split, SuiteData
 from data.image_file import image_size
 from data.images import first_readable, read_image
-from data.transforms import detection_transforms, mosaic
+from data.layouts.detection import split_of
+from data.splits import FILE as SPLITS_FILE
+from data.splits import draw_splits
+from data.transforms import detection_transforms, light, mosaic
 
 log = logging.getLogger(__name__)
 
+Source = TypeVar("Source")
 CACHE_BYTES = 2e9
+MOSAIC_UNTIL = 0.8  # of the training: the end sees images as they are (YOLOX, arXiv 2107.08430, section 2.1)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One annotated image. Boxes (N, 4) are xyxy pixels of the file; labels (N,) index the label names."""
+    """One annotated image. Boxes (N, 4) are xyxy pixels of the file in float64, as they are measured; labels (N,)
+    index the label names.
+    """
 
     path: Path
     image_id: int
@@ -35,6 +42,7 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
+    difficult: np.ndarray  # (N,) bool: objects that may be found or not
 
 
 def usable(
@@ -45,7 +53,8 @@ def usable(
 
     `size` is the annotated (width, height). Where it is not positive, or a box is outside by it, the file decides.
     """
-    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(boxes.astype(np.float32)).all(axis=1)  # as training takes them
     solid = finite & (boxes[:, 2:] > boxes[:, :2] + least).all(axis=1)
 
     def inside(width: float, height: float) -> np.ndarray:
@@ -61,7 +70,7 @@ def usable(
     return kept
 
 
-def report_dropped(source: Path, dropped: Counter[str]) -> None:
+def report_dropped(source: Path | str, dropped: Counter[str]) -> None:
     """Says how many boxes of an annotation file are not used, and why."""
     for reason, count in dropped.items():
         if count:
@@ -87,36 +96,36 @@ class DetectionSet(Dataset[dict[str, Any]]):
         transforms: v2.Compose,
         cache_images: bool,
         mosaic: float = 0.0,
+        photometric: float = 0.0,
     ) -> None:
         self.records = records
         self.resolution = resolution
         self.transforms = transforms
         self.mosaic = mosaic
+        self.light = light(photometric)
+        self.done = 0.0  # of the training
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = first_readable(self._sample, index, len(self))
-        if not self.mosaic or torch.rand(()) >= self.mosaic:
-            return sample
-        samples = [
-            sample,
-            *(first_readable(self._sample, i, len(self)) for i in torch.randint(len(self), (3,)).tolist()),
-        ]
-        return mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}
+        samples = [first_readable(self._sample, index, len(self))]
+        if self.done < MOSAIC_UNTIL and torch.rand(()) < self.mosaic:
+            others = torch.randint(len(self), (3,)).tolist()
+            samples += [first_readable(self._sample, i, len(self)) for i in others]
+            samples = [mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}]
+        return samples[0] | {"image": self.light(samples[0]["image"])}
 
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2, np.float32)
+        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2)
         objects = ~record.crowd
+        boxes = (record.boxes[objects] * scale).astype(np.float32)
         sample = {
             "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(record.boxes[objects] * scale), format="XYXY", canvas_size=image.shape[1:]
-            ),
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=image.shape[1:]),
             "labels": torch.from_numpy(record.labels[objects]),
         }
         return self.transforms(sample) | {"image_id": record.image_id, "size": size}
@@ -162,16 +171,38 @@ class DetectionData(SuiteData):
         flip: bool = True,
         photometric: float = 0.5,
         zoom_out: float = 0.0,
-        mosaic: float = 0.0,
+        mosaic: float = 0.5,
         balance: float = 0.0,
         cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.resolution = resolution
-        self.augmentation = (crop, flip, photometric, zoom_out)
-        self.mosaic, self.balance = mosaic, balance
+        self.augmentation = (crop, flip, zoom_out)
+        self.photometric, self.mosaic, self.balance = photometric, mosaic, balance
         self.cache_images = cache_images
+
+    def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
+        """The sources of splits, of which test is val's where there is none."""
+        if "val" not in sources and "test" in sources:
+            self.told = "val is test"
+            return {"val" if split == "test" else split: source for split, source in sources.items()}
+        return sources
+
+    def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
+        """The split of each image, of which there are the path and the names of its objects: as its folder says, or as
+        they are drawn, where a fifth is val's.
+        """
+        keys = [path.relative_to(self.root).as_posix() for path in paths]
+        splits = [next(filter(None, map(split_of, key.split("/")[:-1])), None) for key in keys]
+        if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
+            val = "val" if "val" in splits else "test"
+            return [("val" if split == val else split) or "" for split in splits]
+        images = Counter(name for of_image in names for name in set(of_image))
+        rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
+        self.told = f"a fifth drawn for val ({SPLITS_FILE})"
+        drawn = draw_splits(self.root, keys, rarest)
+        return [drawn[key] for key in keys]
 
     def records(self, split: Split) -> list[Record]:
         """The images of a split.
@@ -188,18 +219,25 @@ class DetectionData(SuiteData):
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         train = split == "train"
-        steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False, 0.0)
+        steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False)
         # training crops are enlarged, so they want more pixels than the network's input has
         size = self.resolution * 3 // 2 if train else self.resolution
         needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
         cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
-        return DetectionSet(records, size, detection_transforms(*steps), cache, self.mosaic if train else 0.0)
+        drawn = (self.mosaic, self.photometric) if train else (0.0, 0.0)
+        return DetectionSet(records, size, detection_transforms(*steps), cache, *drawn)
 
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")
         assert isinstance(dataset, DetectionSet)
         counts = Counter(label for record in dataset.records for label in record.labels[~record.crowd].tolist())
         return {name: counts[i] for i, name in enumerate(self.labels)}
+
+    def summary(self) -> str:
+        records = {split: self.records(split) for split in SPLITS}
+        if [r.path for r in records["test"]] == [r.path for r in records["val"]]:
+            del records["test"]
+        return f"{', '.join(f'{len(r)} {split}' for split, r in records.items())} images, {len(self.labels)} classes"
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from backbones.errors import UserError
@@ -85,3 +85,14 @@ def output_paths(files: list[Path], output: Path) -> list[Path]:
     full = [os.path.abspath(file) for file in files]
     base = os.path.commonpath([os.path.dirname(file) for file in full])
     return [output / f"{os.path.relpath(file, base)}.png" for file in full]
+
+
+def find_below(folder: Path, name: str) -> Path | None:
+    """The file or folder that a name, such as a file of another machine has it, means in `folder`: of
+    ../train/images or /home/me/set/train/images the longest end that exists there. None where no end of it does;
+    nothing outside of `folder` is found.
+    """
+    parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("/") not in ("", ".", "..")]
+    if "\0" in name:
+        return None
+    return next((path for i in range(len(parts)) if (path := folder.joinpath(*parts[i:])).exists()), None)

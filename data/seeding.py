@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,9 @@ def ignore_signals(_: int) -> None:
 
 
 class Seeded(Dataset[Any]):
-    """A data set whose items are drawn as `(row, seed)`: augmentation depends on the seed alone, not on the process."""
+    """A data set whose items are drawn as `(row, seed, done)`: augmentation depends on the seed and the share of the
+    training that is done, which the data set finds in its `done`, not on the process.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -37,27 +39,38 @@ class Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, item: tuple[int, int]) -> Any:
-        row, seed = item
+    def __getitem__(self, item: tuple[int, int, float]) -> Any:
+        row, seed, done = item
         seed_all(seed)
+        self.dataset.done = done  # type: ignore[attr-defined]
         return self.dataset[row]
 
 
-class ShuffledEpochs(DistributedSampler[tuple[int, int]]):
-    """The rows of a data set in random order, each with a seed, as `seed` and the number of the epoch say.
+class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
+    """The rows of a data set in random order, each with a seed, as `seed` and the number of the epoch say, and the
+    share of the training that is `done` where the epoch begins.
 
     With `weights` (N,) rows are drawn with replacement. It shares the rows out over processes by itself: Lightning
     leaves a DistributedSampler as it is. Whoever does not set the epoch gets the next one at each iteration.
     """
 
     def __init__(
-        self, dataset: Dataset, weights: Tensor | None, *, seed: int, epoch: int, rank: int, ranks: int
+        self,
+        dataset: Dataset,
+        weights: Tensor | None,
+        done: Callable[[], float],
+        *,
+        seed: int,
+        epoch: int,
+        rank: int,
+        ranks: int,
     ) -> None:
         super().__init__(dataset, num_replicas=ranks, rank=rank, seed=seed)
         self.weights = weights
+        self.done = done
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, float]]:
         count = len(self.dataset)  # type: ignore[arg-type]
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
@@ -69,4 +82,5 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int]]):
         rows = rows.repeat(-(-self.total_size // count))[: self.total_size]  # equal shares for all processes
         seeds = torch.randint(2**62, rows.shape, generator=generator)
         own = slice(self.rank, None, self.num_replicas)
-        return ((int(row), int(seed)) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))
+        done = self.done()
+        return ((int(row), int(seed), done) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))

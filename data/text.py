@@ -1,10 +1,15 @@
-"""Text files of data sets: lists, tables, JSON."""
+"""Text files of data sets: lists, tables, JSON, YAML."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from backbones.errors import UserError
+
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -34,3 +39,26 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not json: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path} is not json that can be read: it is nested too deeply") from error
+
+
+def read_plain_yaml(path: Path) -> Any:
+    """The content of a YAML file that may be a stranger's: plain values, without anchors, at most a megabyte.
+
+    Raises:
+        UserError: it cannot be read, or is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(YAML_BYTES + 1)
+        if len(data) > YAML_BYTES:
+            raise UserError(f"{path} is larger than a megabyte, which no configuration is")
+        depth = 0
+        for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
+                raise UserError(f"{path} is no plain YAML: it has anchors or is nested too deep")
+        return yaml.load(data, Loader=LOADER)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{path} is no YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error

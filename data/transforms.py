@@ -80,10 +80,8 @@ def mosaic(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return samples[0] | {"image": image, "boxes": inside[kept], "labels": labels[kept]}
 
 
-def detection_transforms(
-    resolution: int, crop: bool, flip: bool, photometric: float, zoom_out: float = 0.0
-) -> v2.Compose:
-    """SSD's augmentation; light and colour are changed after resizing, where there are fewest pixels."""
+def detection_transforms(resolution: int, crop: bool, flip: bool, zoom_out: float = 0.0) -> v2.Compose:
+    """SSD's augmentation of an image and its boxes, but for light and colour, to (3, resolution, resolution)."""
     # SanitizeBoundingBoxes would drop a box that leaves the image by a rounding error
     steps: list[torch.nn.Module] = [v2.ClampBoundingBoxes()]
     if zoom_out:
@@ -93,6 +91,9 @@ def detection_transforms(
     steps.append(v2.Resize((resolution, resolution)))
     if flip:
         steps.append(v2.RandomHorizontalFlip())
-    if photometric:
-        steps.append(v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], photometric))
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)])
+
+
+def light(probability: float) -> torch.nn.Module:
+    """Changes light and colour of an image with a probability; comes last, where there are fewest pixels."""
+    return v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], probability) if probability else torch.nn.Identity()

@@ -1,94 +1,110 @@
-"""Pascal VOC folders: Annotations/*.xml, ImageSets/Main/<split>.txt, JPEGImages/."""
+"""Pascal VOC's .xml annotations: in Annotations/ and JPEGImages/ with lists of splits in ImageSets/Main, in folders of
+splits, or beside their images.
+"""
 
-import logging
-from collections import Counter
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
 from backbones.errors import UserError
-from data.coco import record
-from data.detection import DetectionData, Record, Split, report_dropped, usable
+from data.annotated import Annotated, AnnotatedData, left_out
+from data.files import IMAGE_SUFFIXES, find_below
+from data.layouts.detection import (
+    IMAGE_FOLDERS,
+    LISTS,
+    XML_FOLDERS,
+    image_folder,
+    label_places,
+    voc_lists,
+    voc_splits,
+)
+from data.layouts.folder import Folder
 from data.text import read_lines
 
-log = logging.getLogger(__name__)
-
-Objects = list[tuple[str, np.ndarray]]
+UNREADABLE = (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError)  # LookupError: an unknown encoding
 
 
-def read_voc(root: Path, split: str) -> dict[str, Objects]:
-    """Objects (name, xyxy box) of each image that ImageSets/Main/<split>.txt lists.
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The images in a folder by their names without suffix, of which there are many."""
+    found = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), reverse=True)
+    return {path.stem: path for path in found}
 
-    Unusable boxes and unreadable annotation files are counted, named and left out.
+
+def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[Annotated]:
+    """The images below `root` in a folder that have a .xml file of their name, or are named in one; all, or those of
+    which a list gives the names without suffix.
+
+    What has no image, or cannot be read, is left out and counted.
 
     Raises:
-        UserError: the list is absent or not UTF-8.
+        UserError: nothing is left.
     """
-    listing = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not listing.is_file():
-        raise UserError(f"there is no list {listing}; data.root must be a Pascal VOC folder with that split")
-    found: dict[str, Objects] = {}
-    dropped: Counter[str] = Counter()
-    # some lists of a single class have a second column
-    for name in (line.split()[0] for line in read_lines(listing) if line.strip()):
-        annotation = root / "Annotations" / f"{name}.xml"
-        try:
-            tree = ElementTree.parse(annotation)
-            objects, size = [_object(node) for node in tree.iter("object")], _size(tree)
-        # LookupError: of an unknown encoding
-        except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError) as error:
-            log.warning("skipped %s: %s", annotation, error)
+    files = {p.stem: p for folder in label_places(root, images, XML_FOLDERS) for p in folder.glob("*.[xX][mM][lL]")}
+    known = images_by_stem(images)
+    missing, broken, alone, found = [], [], [], []
+    wanted = sorted(files) if stems is None else stems
+    for stem in wanted:
+        if stem not in files:
+            missing.append(f"{stem}.xml")
             continue
-        boxes = np.array([box for _, box in objects], np.float32).reshape(-1, 4)
-        # one pixel is what equal corners enclose
-        kept = usable(boxes, size, root / "JPEGImages" / f"{name}.jpg", dropped, least=1)
-        found[name] = [row for row, keep in zip(objects, kept, strict=True) if keep]
-    report_dropped(listing, dropped)
+        try:
+            tree = ElementTree.parse(files[stem])
+            image = _annotated(tree)
+        except UNREADABLE as error:
+            broken.append(f"{files[stem]}: {error}")
+            continue
+        name = tree.findtext("filename") or ""
+        path = known.get(stem) or find_below(images, name) or find_below(root, name)
+        if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
+            alone.append(files[stem].name)
+            continue
+        image.path = path
+        found.append(image)
+    used = {image.path for image in found}
+    extra = [path.name for path in known.values() if path not in used] if stems is None else []
+    left_out(images, "names without an .xml file", missing, len(wanted))
+    left_out(images, ".xml files that cannot be read", broken, len(wanted))
+    left_out(images, ".xml files without an image", alone, len(wanted))
+    left_out(images, "images without an .xml file", extra, len(known))
     return found
 
 
-def _size(tree: Any) -> tuple[float, float]:
-    """The width and height that an annotation gives; 0 where it gives none."""
-    return float(tree.findtext("size/width") or 0), float(tree.findtext("size/height") or 0)
+def _annotated(tree: Any) -> Annotated:
+    """The objects of an .xml file, and the size that it gives."""
+    size = float(tree.findtext("size/width") or 0), float(tree.findtext("size/height") or 0)
+    image = Annotated(Path(), size=size)
+    for node in tree.iter("object"):
+        left, top, right, bottom = (
+            float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
+        )
+        if not (name := node.findtext("name", "").strip()):
+            raise ValueError("an object without a name")
+        image.names.append(name)
+        image.boxes.append([left - 1, top - 1, right, bottom])  # VOC counts pixels from 1 and includes the last one
+        image.difficult.append(node.findtext("difficult", "0").strip() == "1")
+    return image
 
 
-def _object(node: ElementTree.Element) -> tuple[str, np.ndarray]:
-    corners = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
-    name = node.findtext("name", "").strip()
-    if not name:
-        raise ValueError("an object without a name")
-    # VOC counts pixels from 1 and includes the last one
-    return name, np.array(corners, np.float32) - np.array([1, 1, 0, 0], np.float32)
+class VocData(AnnotatedData):
+    """Pascal VOC; the sources of splits are lists in ImageSets/Main, else folders of images."""
 
+    least = 1.0  # one pixel is what equal corners enclose
 
-class VocData(DetectionData):
-    """A Pascal VOC folder; `train`, `val` and `test` name its lists. The test split is val's where null."""
+    def find(self) -> dict[str, str]:
+        folder = Folder(self.root)
+        found = voc_lists(folder) or {s: str(p.relative_to(self.root)) for s, p in voc_splits(folder).items()}
+        if not found:
+            raise UserError(f"{self.root} has no images with .xml files, as Pascal VOC has them")
+        return found
 
-    def __init__(
-        self, root: str, resolution: int, *, train: str, val: str, test: str | None = None, **settings: Any
-    ) -> None:
-        super().__init__(root, resolution, **settings)
-        self.lists = {"train": train, "val": val, "test": test or val}
-
-    @cached_property
-    def _objects(self) -> dict[str, dict[str, Objects]]:
-        return {name: read_voc(self.root, name) for name in dict.fromkeys(self.lists.values())}
-
-    @property
-    def labels(self) -> list[str]:
-        names = {label for found in self._objects.values() for objects in found.values() for label, _ in objects}
-        return sorted(names)
-
-    def records(self, split: Split) -> list[Record]:
-        label = {name: i for i, name in enumerate(self.labels)}
-        return [
-            record(
-                self.root / "JPEGImages" / f"{name}.jpg",
-                i,
-                [(box, label[key], float(np.prod(box[2:] - box[:2])), False) for key, box in objects],
-            )
-            for i, (name, objects) in enumerate(self._objects[self.lists[split]].items())
-        ]
+    def read(self, source: str) -> list[Annotated]:
+        listing = self.root / LISTS / f"{source}.txt"
+        folder = Folder(self.root)
+        if listing.is_file():
+            images = next(iter(folder.named(*IMAGE_FOLDERS)), folder).path
+            # some lists of a single class have a second column
+            stems = [line.split()[0] for line in read_lines(listing) if line.strip()]
+            return read_voc(self.root, images, stems)
+        if not (self.root / source).is_dir():
+            raise UserError(f"there is no list {listing}, nor a folder {self.root / source}")
+        return read_voc(self.root, (image_folder(Folder(self.root / source)) or folder).path)

@@ -14,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from backbones.console import Console
 from backbones.errors import UserError
 from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
 from tasks.engine.layout import recognized
@@ -44,13 +43,11 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     overrides, layout = recognized(overrides)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
-    if layout:
-        Console().print(f"data: {layout.told} (data={layout.option})", soft_wrap=True)
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
 
-    return train(config, overrides)
+    return train(config, overrides, layout=layout.told if layout else "")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

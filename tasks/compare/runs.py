@@ -10,7 +10,7 @@ from typing import Any
 
 from backbones.console import plain
 from backbones.errors import UserError
-from tasks.engine.config import read_plain_yaml
+from data.text import read_plain_yaml
 
 # of what a run folder says; a stranger's may say anything
 LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200

@@ -83,6 +83,12 @@ class Budget(Callback):
         now = self.elapsed, self.validation
         self.clock, self.validation = trainer.strategy.broadcast(now) if trainer.world_size > 1 else now
 
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        def done() -> float:
+            return self.progress(trainer.global_step, float(trainer.estimated_stepping_batches))
+
+        trainer.datamodule.done = done  # type: ignore[attr-defined]
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.read_clock(trainer)
         every = self.settings["validate_every"]

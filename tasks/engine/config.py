@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backbones.console import plain
 from backbones.errors import UserError
+from data.text import read_plain_yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MISSING = "???"
@@ -37,9 +38,7 @@ TORCH_MISMATCH = (
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 SHAPES = {"names": "a list of names", "stages": "names of stages, each with a list of settings"}
 HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
-YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
 PLAIN = (type(None), bool, int, float, str)
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @contextmanager
@@ -183,29 +182,6 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
 
 def _plain(value: Any) -> bool:
     return type(value) in PLAIN or (type(value) is list and all(type(item) in PLAIN for item in value))
-
-
-def read_plain_yaml(path: Path) -> Any:
-    """The content of a YAML file that may be a stranger's: plain values, without anchors, at most a megabyte.
-
-    Raises:
-        UserError: it cannot be read, or is no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(YAML_BYTES + 1)
-        if len(data) > YAML_BYTES:
-            raise UserError(f"{path} is larger than a megabyte, which no configuration is")
-        depth = 0
-        for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
-                raise UserError(f"{path} is no plain YAML: it has anchors or is nested too deep")
-        return yaml.load(data, Loader=LOADER)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is no YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.engine.config import read_plain_yaml, run_config, shaped
+from data.text import read_plain_yaml
+from tasks.engine.config import run_config, shaped
 from tasks.engine.names import plain_name
 
 PLAN = "stages.yaml"

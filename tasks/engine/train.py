@@ -198,10 +198,15 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
 
 
 def train(
-    config: dict[str, Any], overrides: Sequence[str] = (), folder: Path | None = None, draw: bool = True
+    config: dict[str, Any],
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+    draw: bool = True,
+    layout: str = "",
 ) -> dict[str, Any]:
     """Trains in `folder`, or in one of its own, and returns what metrics.json holds. A demo's data is drawn where it is
-    absent, unless a run is resumed, whose folder may be a stranger's, and `overrides` do not say where.
+    absent, unless a run is resumed, whose folder may be a stranger's, and `overrides` do not say where. `layout` is
+    what the data was recognised as.
 
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
@@ -221,6 +226,8 @@ def train(
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     differing = changed(config)
     data, module = prepare(config, draw=draw)
+    found = ", ".join(part for part in (layout, data.summary(), data.told) if part)
+    console.print(f"data: {found} (data={config['groups']['data']})", soft_wrap=True)
     if folder is None:
         folder = new_folder(config)
     else:

@@ -52,7 +52,9 @@ def test_batches(scenes: Path) -> None:
         count = len(record.labels)
         assert batch.labels[i].tolist() == [*record.labels, *[-1] * (batch.labels.shape[1] - count)]
         scale = 64 / batch.sizes[i].flip(0).repeat(2)
-        torch.testing.assert_close(batch.boxes[i, :count], torch.from_numpy(record.boxes) * scale, atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            batch.boxes[i, :count], torch.from_numpy(record.boxes).float() * scale, atol=0.01, rtol=0
+        )
 
 
 def test_boxes_follow_the_image_through_augmentation() -> None:
@@ -60,7 +62,7 @@ def test_boxes_follow_the_image_through_augmentation() -> None:
     torch.manual_seed(0)
     image = torch.zeros(3, 90, 120, dtype=torch.uint8)
     image[:, 30:60, 40:80] = 255
-    transforms = detection_transforms(64, crop=True, flip=True, photometric=0.5)
+    transforms = detection_transforms(64, crop=True, flip=True)
     seen = 0
     for _ in range(40):
         boxes = tv_tensors.BoundingBoxes([[40.0, 30, 80, 60]], format="XYXY", canvas_size=(90, 120))
@@ -224,7 +226,7 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
 
 
 def test_boxes_at_the_border_are_kept() -> None:
-    transforms = detection_transforms(64, crop=False, flip=False, photometric=0)
+    transforms = detection_transforms(64, crop=False, flip=False)
     corners = [[-0.5, 10.0, 50.0, 333.4], [100.0, 100, 557.0, 333.0]]
     boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(333, 557))
     image = tv_tensors.Image(torch.zeros(3, 333, 557, dtype=torch.uint8))
@@ -287,6 +289,16 @@ def test_mosaic_and_zooming_out_in_a_loader(scenes: Path) -> None:
     assert batch.images.shape == (4, 3, 64, 64)
     assert (batch.labels >= 0).sum() > 8
     assert ((boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= 0 and boxes.max() <= 64).item()
+
+
+def test_the_end_of_a_training_sees_images_as_they_are(scenes: Path) -> None:
+    batches = {}
+    for share, done in ((1.0, 0.5), (1.0, 0.9), (0.0, 0.9)):
+        data = coco_data(scenes, mosaic=share, crop=False, photometric=0.0, workers=0)
+        data.done = lambda done=done: done
+        batches[share, done] = next(iter(data.train_dataloader()))
+    counts = {key: int((batch.labels >= 0).sum()) for key, batch in batches.items()}
+    assert counts[1.0, 0.9] == counts[0.0, 0.9] < counts[1.0, 0.5]
 
 
 def test_rare_classes_are_shown_more_often(scenes: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.weights import build_mobilenet_v1
+from data.text import read_plain_yaml
 from tasks import predict
 from tasks.classification.model import Classifier
 from tasks.compare.pair import compare_pair
@@ -23,7 +24,7 @@ from tasks.distill.load import load_teacher, teacher_labels
 from tasks.engine import config as configuration
 from tasks.engine.callbacks import AtomicCheckpointIO
 from tasks.engine.checkpoint import load_checkpoint
-from tasks.engine.config import load_config, read_plain_yaml, run_config, saved_groups
+from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
 from tasks.engine.saved import below_root, read_plan
 from tasks.engine.task import restore

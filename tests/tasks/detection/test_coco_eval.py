@@ -28,7 +28,9 @@ def random_case(seed: int, images: int = 45) -> tuple[list[Record], CocoEvaluato
         boxes = np.concatenate([corner, corner + rng.uniform(5, 150, (count, 2)).round()], axis=1).astype(np.float32)
         labels = rng.integers(0, 2, count)  # there are no owls
         sides = boxes[:, 2:] - boxes[:, :2]
-        records.append(Record(Path(), image_id, boxes, labels, sides.prod(axis=1), rng.random(count) < 0.1))
+        records.append(
+            Record(Path(), image_id, boxes, labels, sides.prod(axis=1), rng.random(count) < 0.1, np.zeros(count, bool))
+        )
         others = 260 if image_id == 7 else 2
         shift = rng.normal(0, 6, boxes.shape).round()
         found = np.concatenate([boxes + shift, rng.uniform(0, 200, (others, 4))]).astype(np.float32)

@@ -1,0 +1,128 @@
+"""What the formats share that name the class of each object, and splits by lists, by folders or not at all."""
+
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbones.errors import UserError
+from data.base import SPLITS
+from data.detection import DetectionData, Record, Split, report_dropped, usable
+
+log = logging.getLogger(__name__)
+
+NUMBERED = re.compile(r"class\d{1,5}")
+
+
+@dataclass
+class Annotated:
+    """An image with its objects: names of their classes, boxes (N, 4) xyxy in pixels of the file, whether they are
+    difficult, and the annotated width and height, 0 where there are none.
+    """
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    size: tuple[float, float] = (0.0, 0.0)
+
+
+class AnnotatedData(DetectionData):
+    """`train`, `val` and `test` each name a source below `root`. Where train is null, a format's `find` says which
+    there are; where there is none for val, a fifth of train's images is drawn for it. The test split is val's where
+    null.
+    """
+
+    least = 0.0  # a box's sides are longer than that
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self._records: dict[Split, list[Record]] = {}
+        self.given = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
+
+    def find(self) -> dict[str, str]:
+        """The sources of the splits, at least of train.
+
+        Raises:
+            UserError: there are none.
+        """
+        raise NotImplementedError("a data format defines find")
+
+    def read(self, source: str) -> list[Annotated]:
+        """The images of a source.
+
+        Raises:
+            UserError: it is absent, or holds nothing of use.
+        """
+        raise NotImplementedError("a data format defines read")
+
+    @cached_property
+    def splits(self) -> dict[Split, list[Annotated]]:
+        """The images of each split that has its own."""
+        sources = self.with_val(self.given if "train" in self.given else self.find() | self.given)
+        images = {name: self.read(name) for name in dict.fromkeys(sources.values())}
+        if "val" in sources:
+            return {split: images[sources[split]] for split in SPLITS if split in sources}
+        everything = images[sources["train"]]
+        wanted = self.draw([image.path for image in everything], [image.names for image in everything])
+        return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in SPLITS[:2]}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        names = {name for images in self.splits.values() for image in images for name in image.names}
+        numbers = [int(name[5:]) for name in names if NUMBERED.fullmatch(name)]
+        if len(numbers) == len(names):  # classes that have no other names
+            return [f"class{i}" for i in range(max(numbers, default=-1) + 1)]
+        return sorted(names)
+
+    def records(self, split: Split) -> list[Record]:
+        own: Split = split if split in self.splits else "val"
+        if own not in self._records:
+            self._records[own] = self._records_of(own)
+        return self._records[own]
+
+    def _records_of(self, split: Split) -> list[Record]:
+        label = {name: i for i, name in enumerate(self.labels)}
+        dropped: Counter[str] = Counter()
+        records = []
+        for i, image in enumerate(self.splits[split]):
+            boxes = np.array(image.boxes, np.float64).reshape(-1, 4)
+            kept = usable(boxes, image.size, image.path, dropped, self.least)
+            boxes = boxes[kept]
+            labels = np.array([label[name] for name in image.names], np.int64)[kept]
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            difficult = np.array(image.difficult or [False] * len(kept), bool)[kept]
+            records.append(Record(image.path, i, boxes, labels, areas, np.zeros(len(boxes), bool), difficult))
+        report_dropped(f"{self.root}, {split}", dropped)
+        return records
+
+
+def left_out(source: Path, kind: str, names: list[str], total: int) -> None:
+    """One line on what of a source is not used."""
+    if names:
+        log.warning("%s: left out %d of %d %s; the first is %s", source, len(names), total, kind, names[0])
+
+
+def below(root: Path, name: str) -> Path:
+    """A file or folder of a setting.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (root / name).exists():
+        raise UserError(f"there is no file or folder {root / name}")
+    return root / name

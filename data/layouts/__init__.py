@@ -1,0 +1,56 @@
+"""Recognises how a folder holds a data set, so that `data.root` alone is enough. Nothing here needs torch.
+
+A layout is an option of conf/data with settings. Folders are looked at two levels deep, and their files by sample, so
+that a data set of ImageNet's size is recognised in seconds.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from backbones.errors import UserError
+from data.layouts import detection
+from data.layouts.folder import Folder, Layout
+
+# By the file of shared settings that a family's options in conf/data begin with.
+FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
+    "_detection": (detection.coco, detection.voc, detection.yolo, detection.box_csv, detection.box_jsonl),
+    "_classification": (),
+    "_faces": (),
+    "_identities": (),
+    "_geo": (),
+}
+
+
+def recognize(root: Path, family: str) -> Layout:
+    """The layout of the data in `root`, of those that a family of conf/data reads.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it that is known.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no folder {root}")
+    folder = Folder(root)
+    found = {layout.option: layout for find in reversed(FAMILIES.get(family, ())) for layout in find(folder)}
+    if len(found) > 1:
+        both = " and ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
+        raise UserError(f"{root} can be read in several ways: choose {both}")
+    if not found:
+        raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one by data=")
+    return next(iter(found.values()))
+
+
+LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
+
+
+def seen(folder: Folder) -> str:
+    """What is in a folder, two levels deep, for an error."""
+    folders = [folder, *folder.folders.values()]
+    folders += [inner for outer in folders[1:] for inner in outer.folders.values()]
+    images = sum(len(f.images) for f in folders)
+    labels = Counter(suffix for f in folders for suffix in LABELS for _ in f.files(suffix))
+    said = ", ".join(f"{count} {suffix}" for suffix, count in labels.items())
+    if not images:
+        return f"it has no images{f' but {said} files' if said else ''}"
+    names = f" in {', '.join(list(folder.folders)[:5])}" if folder.folders else ""
+    return f"it has {images} images{names}, {f'with {said} files' if said else 'but no files of labels'}"

@@ -1,0 +1,280 @@
+"""Layouts of detection data. What a finder says of a folder is what the data class of its option reads."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from data.files import IMAGE_SUFFIXES, find_below
+from data.layouts.folder import SPLIT_NAMES, Folder, Layout, split_lists
+from data.text import read_plain_yaml
+
+IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
+XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
+TXT_FOLDERS = ("labels", "label", "annotations")
+JSON_FOLDERS = ("annotations", "annotation", "labels", "json")
+YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+NUMBER = re.compile(r"[-+.\deE]+")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+COLUMNS = {  # of a CSV file of boxes, and what they are called
+    "image": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path"),
+    "class": ("class", "label", "name", "category", "class_name"),
+    "xmin": ("xmin", "x_min", "x1", "left"),
+    "ymin": ("ymin", "y_min", "y1", "top"),
+    "xmax": ("xmax", "x_max", "x2", "right"),
+    "ymax": ("ymax", "y_max", "y2", "bottom"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+}
+LISTS = Path("ImageSets") / "Main"
+PEEK = 1 << 18  # bytes at both ends of a JSON file that recognition reads
+
+
+def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
+    """The folders in which the labels of the images in a folder below `root` may lie: beside a folder of images one of
+    labels, as a/images/train and a/labels/train, or one in it, or the folder itself.
+    """
+    parts = images.relative_to(root).parts
+    found = []
+    for i in reversed(range(len(parts))):
+        if parts[i].lower() in IMAGE_FOLDERS:
+            beside = Folder(root.joinpath(*parts[:i])).named(*names)
+            found = [folder.path.joinpath(*parts[i + 1 :]) for folder in beside]
+            break
+    found += [folder.path for folder in Folder(images).named(*names)]
+    return [*(folder for folder in found if folder.is_dir()), images]
+
+
+def image_folder(folder: Folder) -> Folder | None:
+    """Where images lie in a folder: in a sub-folder of the usual name, or in itself."""
+    return next((f for f in (*folder.named(*IMAGE_FOLDERS), folder) if f.images), None)
+
+
+def arranged(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
+    """The folders of images of each split: images/train, train/images or train/; all are train's where there are no
+    splits. Empty where train's images are not `labelled`.
+    """
+    inner = [
+        {s: images.folders[n] for s, n in images.split_folders().items()} for images in folder.named(*IMAGE_FOLDERS)
+    ]
+    outer = {s: image_folder(folder.folders[n]) for s, n in folder.split_folders().items()}
+    every: list[Mapping[str, Folder | None]] = [*inner, outer, {"train": image_folder(folder)}]
+    for splits in every:
+        found = {s: f.path for s, f in splits.items() if f and f.images}
+        if "train" in found and labelled(found["train"]):
+            return {s: path for s, path in found.items() if s != "test" or labelled(path)}
+    return {}
+
+
+def voc_lists(folder: Folder) -> dict[str, str]:
+    """The lists of the splits in ImageSets/Main, where there are such."""
+    lists = folder.path / LISTS
+    splits = split_lists(name[:-4] for name in Folder(lists).files(".txt")) if lists.is_dir() else {}
+    return splits if "train" in splits and len(splits) > 1 else {}
+
+
+def voc_splits(folder: Folder) -> dict[str, Path]:
+    """The folders of images of each split that have .xml files."""
+    return arranged(
+        folder, lambda images: any(Folder(p).files(".xml") for p in label_places(folder.path, images, XML_FOLDERS))
+    )
+
+
+def voc(folder: Folder) -> Iterator[Layout]:
+    """Pascal VOC's .xml files in Annotations/, or beside their images, with lists, folders of splits or neither."""
+    if voc_splits(folder):
+        yield Layout("voc", "Pascal VOC")
+
+
+def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], Path | None]:
+    """What YOLO's data.yaml in a folder holds, and which file that is; nothing where there is none.
+
+    Raises:
+        UserError: there are several, or the one of that `name` is not such a file.
+    """
+    names = [name] if name else folder.files(".yaml", ".yml")
+    contents = {folder.path / n: read_plain_yaml(folder.path / n) for n in names}
+    found = {path: content for path, content in contents.items() if isinstance(content, dict) and "names" in content}
+    if len(found) > 1:
+        first, second = (path.name for path in list(found)[:2])
+        raise UserError(f"{folder.path} has {first} and {second}, both with names: choose one by data.yaml=")
+    if name and not found:
+        raise UserError(f"{folder.path / name} does not give the classes' names, as YOLO's data.yaml does")
+    return next(((content, path) for path, content in found.items()), ({}, None))
+
+
+def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, Path]:
+    """Folders, or lists, of the images of each split: as a data.yaml says, where its paths exist below `folder`, which
+    they often do not, else as they lie there.
+    """
+    base = str(content.get("path") or "")
+    listed = {split: next((content[n] for n in names if content.get(n)), None) for split, names in SPLIT_NAMES.items()}
+    if not any(listed.values()):  # a list without a data.yaml
+        listed = {s: f"{s}.txt" for s in SPLIT_NAMES if _lists_images(folder.path / f"{s}.txt")}
+    paths = {
+        s: find_below(folder.path, f"{base}/{p}") or find_below(folder.path, p)
+        for s, p in listed.items()
+        if isinstance(p, str)
+    }
+    splits: dict[str, Path] = {s: path for s, path in paths.items() if path}
+    lying = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
+    if "train" not in splits:
+        return lying
+    # some name the same images for train and val
+    return lying | {s: path for s, path in splits.items() if s == "train" or path != splits["train"]}
+
+
+def _has_rows(labels: Path) -> bool:
+    """Whether a folder has YOLO's files of labels, of which some may be empty."""
+    for name in islice(Folder(labels).files(".txt"), 100):
+        with (labels / name).open(encoding="utf-8-sig", errors="replace") as file:
+            if YOLO_ROW.fullmatch(file.readline(4096)):
+                return True
+    return False
+
+
+def _lists_images(path: Path) -> bool:
+    """Whether a file is a list of images."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return Path(file.readline(4096).strip()).suffix.lower() in IMAGE_SUFFIXES
+
+
+def yolo(folder: Folder) -> Iterator[Layout]:
+    """YOLO's txt files, in labels/ or beside their images, with data.yaml or without."""
+    if yolo_splits(folder, yolo_yaml(folder)[0]):
+        yield Layout("yolo", "YOLO")
+
+
+def coco_files(folder: Folder) -> dict[str, str]:
+    """The settings train_json, train_images and so on of data=coco, as far as files of COCO's format lie in a folder or
+    one further down. Those of val are missing where splits must be drawn.
+
+    Raises:
+        UserError: several files may be meant.
+    """
+    settings: dict[str, str] = {}
+    for split, path in split_files(folder, ".json", _is_coco).items():
+        if images := _images_of(folder, path, split):
+            settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
+            settings |= {f"{split}_images": images.relative_to(folder.path).as_posix()}
+    return settings if "train_json" in settings else {}
+
+
+def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
+    """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split's
+    name in its own. The only one is train's; empty where there is none for train.
+
+    Raises:
+        UserError: several files may be meant.
+    """
+    splits = {folder.path / name: split for split, name in folder.split_folders().items()}
+    found: dict[str, list[Path]] = {}
+    for place in (folder.path, *(f.path for f in folder.named(*JSON_FOLDERS)), *splits):
+        for path in (place / name for name in Folder(place).files(suffix)):
+            if fits(path):
+                found.setdefault(splits.get(place) or split_of(path.stem) or "all", []).append(path)
+    if "train" in found:
+        return {split: _only(split, files) for split, files in found.items() if split != "all"}
+    return {"train": _only("train", found["all"])} if list(found) == ["all"] else {}
+
+
+def split_of(stem: str) -> str | None:
+    """The split that a word of a file's name means, as train in instances_train2017 or train_labels."""
+    words = re.split(r"[^a-z0-9]+", stem.lower())
+    return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether both ends of a JSON file look like COCO's; image_info_* has no boxes."""
+    with path.open("rb") as file:
+        text = file.read(PEEK)
+        file.seek(max(len(text), os.fstat(file.fileno()).st_size - PEEK))
+        text += file.read(PEEK)
+    return all(f'"{key}"'.encode() in text for key in ("images", "categories")) and b'"file_name"' in text
+
+
+def _only(split: str, files: list[Path]) -> Path:
+    """Of several files the one of objects, as COCO names it."""
+    wanted = [path for path in files if path.name.startswith("instances")] or files
+    if len(wanted) > 1:
+        names = " and ".join(path.name for path in wanted[:2])
+        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by data= and its settings")
+    return wanted[0]
+
+
+def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
+    """The folder that has the first image that a COCO file names."""
+    with path.open("rb") as file:
+        match = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', file.read(PEEK))
+    name = json.loads(match[1]) if match else ""
+    around = [image_folder(Folder(path.parent)), *folder.named(*SPLIT_NAMES.get(split, ()), path.stem)]
+    for images in folder.named(*IMAGE_FOLDERS):
+        around += [*images.named(*SPLIT_NAMES.get(split, ())), images]
+    places = [f for f in (*around, folder) if f]
+    return next(
+        (f.path for f in places if name and find_below(f.path, name)),
+        next((f.path for f in places if f.images), None),
+    )
+
+
+def coco(folder: Folder) -> Iterator[Layout]:
+    """COCO's JSON files, wherever their images lie."""
+    if coco_files(folder):
+        yield Layout("coco", "COCO")
+
+
+def csv_columns(header: Sequence[str]) -> dict[str, int]:
+    """Where the columns of objects stand in a CSV file that begins with `header`, by the keys of COLUMNS; without names
+    in the order of RetinaNet's files, which are recognised by their numbers.
+    """
+    words = [word.strip().lower() for word in header]
+    found = {key: next((words.index(n) for n in names if n in words), None) for key, names in COLUMNS.items()}
+    columns = {key: column for key, column in found.items() if column is not None}
+    if not columns and len(words) == 6 and all(NUMBER.fullmatch(word or "0") for word in words[1:5]):
+        return {key: i for i, key in enumerate(("image", *CORNERS, "class"))}
+    return columns
+
+
+def split_row(line: str) -> list[str]:
+    """The cells of a line of a CSV file, at commas, or semicolons where there are more of these."""
+    delimiter = ";" if line.count(";") > line.count(",") else ","
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _is_box_csv(path: Path) -> bool:
+    """Whether a CSV file has boxes, perhaps with a column missing."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        columns = csv_columns(split_row(file.readline(4096)))
+    return len(columns.keys() & {*CORNERS}) >= 2 and len(columns.keys() & {"image", "class", *CORNERS}) >= 4
+
+
+def box_csv_files(folder: Folder) -> dict[str, Path]:
+    return split_files(folder, ".csv", _is_box_csv)
+
+
+def box_csv(folder: Folder) -> Iterator[Layout]:
+    """CSV files of a row for each box."""
+    if box_csv_files(folder):
+        yield Layout("box_csv", "CSV files of boxes")
+
+
+def _is_box_jsonl(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"objects"' in file.readline(PEEK)
+
+
+def box_jsonl_files(folder: Folder) -> dict[str, Path]:
+    return split_files(folder, ".jsonl", _is_box_jsonl)
+
+
+def box_jsonl(folder: Folder) -> Iterator[Layout]:
+    """Hugging Face's imagefolder with boxes in metadata.jsonl."""
+    if box_jsonl_files(folder):
+        yield Layout("box_jsonl", "Hugging Face imagefolder")

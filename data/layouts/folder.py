@@ -1,0 +1,73 @@
+"""Folders as the recognition of layouts looks at them: of a large one a sample. Nothing here needs torch."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from data.files import IMAGE_SUFFIXES
+
+SAMPLE = 1000  # entries of a folder that are looked at
+SPLIT_NAMES = {
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An option of conf/data, the settings of it that the folder asks for, and what to tell the user about it."""
+
+    option: str
+    told: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Folder:
+    """A folder's entries, of a large one a sample."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def entries(self) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path) as entries:
+                return [e for e in islice(entries, SAMPLE) if not e.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    @cached_property
+    def folders(self) -> dict[str, "Folder"]:
+        return {e.name: Folder(Path(e.path)) for e in sorted(self.entries, key=lambda e: e.name) if e.is_dir()}
+
+    def files(self, *suffixes: str) -> list[str]:
+        """Names of the files that end so, in any case."""
+        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and not e.is_dir())
+
+    @property
+    def images(self) -> list[str]:
+        return self.files(*IMAGE_SUFFIXES)
+
+    def named(self, *names: str) -> list["Folder"]:
+        """The sub-folders of these names, in any case, in the order of the names."""
+        return [folder for name in names for found, folder in self.folders.items() if found.lower() == name]
+
+    def split_folders(self) -> dict[str, str]:
+        """Names of the sub-folders that are splits by their names, of those that there are."""
+        names = {name.lower(): name for name in self.folders}
+        found = {split: [names[n] for n in known if n in names] for split, known in SPLIT_NAMES.items()}
+        return {split: names[0] for split, names in found.items() if names}
+
+
+def split_lists(names: Iterable[str]) -> dict[str, str]:
+    """Which of some lists are the splits': train, or train and val together where there is a test split but no val."""
+    known = set(names)
+    if {"trainval", "test"} <= known and "val" not in known:
+        return {"train": "trainval", "val": "test"}
+    return {split: name for split, options in SPLIT_NAMES.items() for name in options if name in known}

@@ -1,0 +1,127 @@
+"""YOLO's txt files, a row of class, centre, width and height (as shares of the image's) for each object."""
+
+import logging
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from data.annotated import Annotated, AnnotatedData, below, left_out
+from data.files import IMAGE_SUFFIXES, find_below
+from data.image_file import image_size
+from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_splits, yolo_yaml
+from data.layouts.folder import Folder
+from data.text import read_lines
+
+log = logging.getLogger(__name__)
+
+NAMES = ("classes.txt", ".names", "_darknet.labels")
+MOST = 100_000  # classes
+
+
+class YoloData(AnnotatedData):
+    """YOLO's format. The sources of splits are folders of images, or .txt lists of images. Names of the classes are
+    those of data.yaml, a list of names beside the labels, or class0, class1 and so on. An image without a txt file has
+    no objects.
+    """
+
+    def __init__(self, root: str, resolution: int, *, yaml: str | None = None, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        self.yaml = yaml
+
+    @cached_property
+    def content(self) -> tuple[dict[str, Any], Path | None]:
+        return yolo_yaml(Folder(self.root), self.yaml)
+
+    def find(self) -> dict[str, str]:
+        found = yolo_splits(Folder(self.root), self.content[0])
+        if not found:
+            raise UserError(f"{self.root} has no images with txt files, as YOLO has them")
+        return {split: str(path.relative_to(self.root)) for split, path in found.items()}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names that a file gives; empty where none does."""
+        content, path = self.content
+        names = content.get("names")
+        if isinstance(names, dict):
+            numbers = {int(key): str(name) for key, name in names.items() if str(key).isdigit()}
+            names = [numbers.get(i, f"class{i}") for i in range(min(max(numbers, default=-1) + 1, MOST))]
+        if not isinstance(names, list):
+            folders = (Folder(self.root), *Folder(self.root).named(*TXT_FOLDERS))
+            path = next((f.path / name for f in folders for name in f.files(*NAMES)), None)
+            names = [line.strip() for line in read_lines(path) if line.strip()] if path else []
+        names = [str(name) for name in names]
+        if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+            raise UserError(f"{path} has two classes of the name {twice!r}")
+        return names
+
+    @cached_property
+    def labels(self) -> list[str]:
+        if self.names:
+            return self.names
+        return super().labels
+
+    def read(self, source: str) -> list[Annotated]:
+        path = below(self.root, source)
+        if path.is_file():
+            listed = [(name, find_below(self.root, name)) for name in read_lines(path) if name.strip()]
+            left_out(path, "names without an image", [name for name, image in listed if not image], len(listed))
+            images = [image for _, image in listed if image]
+        else:
+            folder = image_folder(Folder(path)) or Folder(path)
+            images = sorted(p for p in folder.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        places = {folder: label_places(self.root, folder, TXT_FOLDERS) for folder in {i.parent for i in images}}
+        labels = [_label(image, places[image.parent]) for image in images]
+        if images and not any(labels):
+            raise UserError(f"{path} has {len(images)} images but no txt files of labels")
+        if without := labels.count(None):
+            log.info("%s: %d of %d images have no txt file: they count as without objects", path, without, len(images))
+        wrong: list[str] = []
+        found = [self._annotated(image, label, wrong) for image, label in zip(images, labels, strict=True)]
+        left_out(path, "rows of labels that are not: class x y width height", wrong, sum(len(i.names) for i in found))
+        return found
+
+    def _annotated(self, image: Path, label: Path | None, wrong: list[str]) -> Annotated:
+        """An image with its objects; rows that cannot be used are added to `wrong`."""
+        rows = _rows(label, wrong) if label else []
+        size = image_size(image) if rows else None
+        if size is None:  # a photograph of nothing, or one that will count as unreadable
+            return Annotated(image)
+        for index, _ in rows:
+            if index < 0 or (index >= len(self.names) and (self.names or index >= MOST)):
+                known = f"the names are of {len(self.names)} classes, 0 to {len(self.names) - 1}" if self.names else ""
+                raise UserError(f"{label} has an object of class {index}; {known or f'at most {MOST} are read'}")
+        width, height = size
+        boxes = [[x0 * width, y0 * height, x1 * width, y1 * height] for _, (x0, y0, x1, y1) in rows]
+        names = [self.names[index] if self.names else f"class{index}" for index, _ in rows]
+        return Annotated(image, names, boxes, size=(float(width), float(height)))
+
+
+def _label(image: Path, places: list[Path]) -> Path | None:
+    """The txt file of an image."""
+    names = (folder / f"{image.stem}.txt" for folder in places)
+    return next((path for path in names if path.is_file()), None)
+
+
+def _rows(label: Path, wrong: list[str]) -> list[tuple[int, tuple[float, float, float, float]]]:
+    """Class and box (xyxy, as shares of the image's sides) of each object; of an outline the box around it."""
+    rows = []
+    for number, line in enumerate(read_lines(label), start=1):
+        words = line.split()
+        try:
+            index, values = float(words[0]) if words else 0.0, [float(word) for word in words[1:]]
+            if not index.is_integer():
+                raise ValueError
+        except ValueError:
+            values = [0.0]
+        if len(values) == 4:
+            x, y, width, height = values
+            rows.append((int(index), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            across, down = values[::2], values[1::2]
+            rows.append((int(index), (min(across), min(down), max(across), max(down))))
+        elif words:
+            wrong.append(f"{label}, line {number}")
+    return rows
