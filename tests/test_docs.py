@@ -41,7 +41,6 @@ PLACEHOLDERS = {
     "<mobilenet_2_5_224_tf_no_top.h5>": "weights.h5",
     "<mobilenet_7_5_192_tf_no_top.h5>": "weights.h5",
     "<Keras .h5, timm state dict, checkpoint>": "weights.h5",
-    "<.npz of an ssd_mobilenet_v1's variables>": "zoo.npz",
     "<timm name, checkpoint or onnx file>": "resnet18",
     "<folder of class folders>": "folders",
     "<a CSV file or a folder of photos with GPS>": "photos",

@@ -12,7 +12,7 @@ from data.detection import DetectionBatch, DetectionSet
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.figures import precision_recall
-from tasks.detection.tf_zoo import read_tf_zoo
+from tasks.detection.tf_zoo import fetch_coco, read_tf_zoo
 from tasks.engine.figures import render_figure
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
@@ -49,7 +49,11 @@ class DetectionTask(TaskModule):
         return {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
-        return read_tf_zoo(Path(path)) if path.endswith(".npz") else super().load_initial_weights(path)
+        if path == "coco":
+            path = str(fetch_coco(self.config["backbone"].get("alpha", 1.0)))
+        if path.endswith((".tar.gz", ".pb")):
+            return read_tf_zoo(Path(path), self.labels, self.state_dict())
+        return super().load_initial_weights(path)
 
     def compute_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)

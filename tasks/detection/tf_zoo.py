@@ -1,19 +1,39 @@
-"""Weights of the TensorFlow detection zoo's ssd_mobilenet_v1 models, given as an .npz of their variables."""
+"""Weights of the TensorFlow detection zoo's ssd_mobilenet_v1 models, trained on COCO, as it publishes them."""
 
+import itertools
+import logging
 import re
-import zipfile
-from collections.abc import Iterator
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.models._meta import _COCO_CATEGORIES
 
+from backbones.download import cache_folder, download
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import BLOCKS
 
 BACKBONE = "FeatureExtractor/MobilenetV1/"
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+ZOO = "http://download.tensorflow.org/models/object_detection"
+PUBLISHED = {
+    1.0: "ssd_mobilenet_v1_coco_2018_01_28.tar.gz",
+    0.75: "ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync_2018_07_03.tar.gz",
+}
+GRAPH = "frozen_inference_graph.pb"
+MAX_BYTES = 300_000_000
+VARIABLE = re.compile(r"FeatureExtractor/|BoxPredictor_\d/")
+COLUMNS = 91  # COCO's category ids, which leave some out, and 0 for background
+PREDICTORS = {
+    (theirs, kind): (ours, "weight" if kind == "weights" else "bias")
+    for theirs, ours in (("BoxEncodingPredictor", "box_head"), ("ClassPredictor", "class_head"))
+    for kind in ("weights", "biases")
+}
+log = logging.getLogger(__name__)
 XYWH = (1, 0, 3, 2)  # TF's box code is (y, x, height, width)
 
 
@@ -29,36 +49,115 @@ def layers() -> Iterator[tuple[str, str]]:
         yield rf"Conv2d_{last}_pointwise_2_Conv2d_{i + 2}_3x3_s2_\d+", f"neck.blocks.{i}.1"
 
 
-def read_tf_zoo(path: Path) -> dict[str, Tensor]:
-    """The file's tensors under the names of our SSD, as a task's state dict has them.
+def published(alpha: float) -> str:
+    """The zoo's address of the SSD of a width.
+
+    Raises:
+        UserError: it has none.
+    """
+    if alpha not in PUBLISHED:
+        raise UserError(f"ckpt=coco: the zoo has backbone.alpha {sorted(PUBLISHED)}, not {alpha}")
+    return PUBLISHED[alpha]
+
+
+def fetch_coco(alpha: float) -> Path:
+    """The zoo's archive for a width, downloaded once into the cache; UserError where it cannot be had."""
+    name = published(alpha)
+    path = cache_folder() / name
+    if not path.exists():
+        download(f"{ZOO}/{name}", path, max_bytes=MAX_BYTES)
+    return path
+
+
+def read_graph(path: Path) -> dict[str, np.ndarray]:
+    """The constants of a frozen graph, by name: of a .pb file, or of the one in an archive as the zoo publishes it.
+
+    Raises:
+        UserError: it cannot be read, or is too large.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.util.tensor_util import make_ndarray
+
+    try:
+        graph = GraphDef.FromString(_graph_bytes(path))
+        constants = (node for node in graph.node if node.op == "Const" and VARIABLE.match(node.name))
+        return {node.name: make_ndarray(node.attr["value"].tensor) for node in constants}
+    except (OSError, tarfile.TarError, EOFError, zlib.error, DecodeError, ValueError, TypeError) as error:
+        raise UserError(f"ckpt={path} cannot be read: {error}") from error
+
+
+def _graph_bytes(path: Path) -> bytes:
+    if path.suffix == ".pb":
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"ckpt={path} is larger than a graph of such a model")
+        return path.read_bytes()
+    with tarfile.open(path, "r|gz") as archive:  # as a stream: nothing is unpacked
+        for member in archive:
+            if member.isfile() and member.name.endswith(GRAPH):
+                if member.size > MAX_BYTES:
+                    raise UserError(f"ckpt={path}: {GRAPH} is larger than that of such a model")
+                file = archive.extractfile(member)
+                assert file is not None
+                return file.read()
+    raise UserError(f"ckpt={path} has no {GRAPH}")
+
+
+def read_tf_zoo(path: Path, labels: Sequence[str], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an ssd_mobilenet_v1 as the zoo publishes it (tar.gz or .pb), under the names of a task's state
+    dict. Class predictors keep the rows of those `labels` that COCO has by the same name, said in one line; the others
+    are those of `fresh`, the state dict of the new model.
 
     Raises:
         UserError: it cannot be read, or holds no such variables.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            variables = {name.removesuffix(":0"): file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"ckpt={path} cannot be read: {error}") from error
+    variables = read_graph(path)
     state: dict[str, Tensor] = {}
     for pattern, ours in layers():
         match = re.compile(f"{BACKBONE}{pattern}/(.+)")
         for name, array in variables.items():
             if found := match.fullmatch(name):
                 state |= _layer(ours, found[1], torch.from_numpy(array))
-    for i in range(6):
-        for theirs, ours in (("BoxEncodingPredictor", "box_head"), ("ClassPredictor", "class_head")):
-            for kind in ("weights", "biases"):
-                array = variables.get(f"BoxPredictor_{i}/{theirs}/{kind}")
-                if array is not None:
-                    tensor = torch.from_numpy(array)
-                    if ours == "box_head":
-                        tensor = tensor.unflatten(-1, (-1, 4))[..., XYWH].flatten(-2)
-                    tensor = tensor.permute(3, 2, 0, 1) if kind == "weights" else tensor
-                    state[f"model.{ours}.predictors.{i}.{'weight' if kind == 'weights' else 'bias'}"] = tensor
     if not state:
         raise UserError(f"ckpt={path} has no variables of an ssd_mobilenet_v1, such as {BACKBONE}Conv2d_0/weights")
+    rows = class_rows(labels)
+    for i, (theirs, kind) in itertools.product(range(6), PREDICTORS):
+        variable = f"BoxPredictor_{i}/{theirs}/{kind}"
+        if variable not in variables:
+            continue
+        tensor = torch.from_numpy(variables[variable])
+        name = f"model.{PREDICTORS[theirs, kind][0]}.predictors.{i}.{PREDICTORS[theirs, kind][1]}"
+        if theirs == "BoxEncodingPredictor":
+            tensor = tensor.unflatten(-1, (-1, 4))[..., XYWH].flatten(-2)
+        tensor = tensor.permute(3, 2, 0, 1) if kind == "weights" else tensor
+        if theirs == "ClassPredictor" and name in fresh and len(tensor) % COLUMNS == 0:
+            tensor = _chosen(tensor, rows, fresh[name])
+        state[name] = tensor
+    kept = [label for label, row in zip(labels, rows, strict=True) if row is not None]
+    log.info(
+        "ckpt=%s: %d of %d classes are COCO's (%s); the others start fresh",
+        *(path.name, len(kept), len(labels), ", ".join(kept[:10]) or "none"),
+    )
     return state
+
+
+def class_rows(labels: Sequence[str]) -> list[int | None]:
+    """COCO's category id of each label; None where it has no class of that name."""
+    names = {name.lower(): i for i, name in enumerate(_COCO_CATEGORIES) if name != "N/A"}
+    return [names.get(label.replace("_", " ").lower()) for label in labels]
+
+
+def _chosen(theirs: Tensor, rows: Sequence[int | None], fresh: Tensor) -> Tensor:
+    """A class predictor (anchors * (1 + labels), ...) from the zoo's (anchors * 91, ...): background and the classes
+    that have a row; the others as in `fresh`.
+    """
+    anchors = len(theirs) // COLUMNS
+    result = fresh.detach().clone().unflatten(0, (anchors, 1 + len(rows)))
+    source = theirs.unflatten(0, (anchors, COLUMNS))
+    for column, row in enumerate([0, *rows]):
+        if row is not None:
+            result[:, column] = source[:, row]
+    return result.flatten(0, 1)
 
 
 def _layer(ours: str, variable: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -1,15 +1,25 @@
 """Detectors that start from other weights: of another number of classes, and of TensorFlow's detection zoo."""
 
+import http.server
+import io
 import itertools
 import logging
+import tarfile
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.util.tensor_util import make_tensor_proto
+from torchvision.models._meta import _COCO_CATEGORIES
 
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
+from tasks.detection import tf_zoo
+from tasks.detection.heads import PRIOR
 from tasks.detection.ssd import SSD
 from tasks.detection.tf_zoo import read_tf_zoo
 from tasks.engine.checkpoint import load_matching_weights
@@ -20,7 +30,7 @@ EXTRAS = ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 64, 128))
 MAPS = (512, 1024, 512, 256, 256, 128)
 
 
-def zoo_file(path: Path, classes: int = 4) -> dict[str, np.ndarray]:
+def zoo_file(path: Path, classes: int = 90) -> dict[str, np.ndarray]:
     """Random variables as ssd_mobilenet_v1_coco has them, and an optimizer's that must not disturb."""
     rng = np.random.default_rng(0)
     variables: dict[str, np.ndarray] = {"global_step": np.array(7)}
@@ -49,16 +59,40 @@ def zoo_file(path: Path, classes: int = 4) -> dict[str, np.ndarray]:
             variables[f"BoxPredictor_{i}/{name}/weights"] = rng.normal(0, 0.05, (1, 1, depth, anchors * columns))
             variables[f"BoxPredictor_{i}/{name}/biases"] = rng.normal(0, 0.1, anchors * columns)
     variables = {name: array.astype(np.float32) for name, array in variables.items()}
-    np.savez(path, **variables)
+    write_graph(path, variables)
     return variables
+
+
+def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
+    """An archive as the zoo's, with a frozen graph that has the variables as constants, and an operation."""
+    graph = GraphDef()
+    graph.node.add(name="Preprocessor/mul", op="Mul")
+    for name, array in variables.items():
+        graph.node.add(name=name, op="Const").attr["value"].tensor.CopyFrom(make_tensor_proto(array))
+    content = graph.SerializeToString()
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("model/checkpoint", "model/frozen_inference_graph.pb"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content) if name.endswith(".pb") else 0
+            archive.addfile(member, io.BytesIO(content) if member.size else None)
+
+
+def starting(path: Path, labels: list[str], resolution: int = 160) -> torch.nn.Module:
+    """A module with an SSD for the labels that starts from a file of the zoo's."""
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    module.model = SSD(MobileNetV1(strides=SSD.strides), len(labels), resolution).eval()
+    load_matching_weights(module, read_tf_zoo(path, labels, module.state_dict()), path.name)
+    return module
+
+
+COCO = [name for name in _COCO_CATEGORIES[1:] if name != "N/A"]
 
 
 def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
     """The last extra map and the first and last predictors, against TensorFlow's arithmetic written out in numpy."""
-    variables = zoo_file(tmp_path / "ssd.npz")
-    model = torch.nn.Module()
-    model.model = SSD(MobileNetV1(strides=SSD.strides), 4, 160).eval()
-    load_matching_weights(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
+    variables = zoo_file(tmp_path / "ssd.tar.gz")
+    model = starting(tmp_path / "ssd.tar.gz", COCO)
     maps: list[torch.Tensor] = []
     model.model.neck.register_forward_hook(lambda _module, _inputs, outputs: maps.extend(outputs))
     with torch.no_grad():
@@ -86,22 +120,80 @@ def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
         )
         y, x_, height, width = boxes.reshape(-1, 4)[row]
         np.testing.assert_allclose(deltas[0, row].numpy(), [x_, y, width, height], atol=1e-3)
-        np.testing.assert_allclose(logits[0, row].numpy(), classes.reshape(-1, 5)[row], atol=1e-3)
+        ids = [0, *(i for i, name in enumerate(_COCO_CATEGORIES) if i and name != "N/A")]
+        np.testing.assert_allclose(logits[0, row].numpy(), classes.reshape(-1, 91)[row, ids], atol=1e-3)
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    zoo_file(tmp_path / "ssd.npz", classes=90)
-    model = torch.nn.Module()
-    model.model = SSD(MobileNetV1(strides=SSD.strides), 4, 160)
-    with caplog.at_level(logging.WARNING):
-        load_matching_weights(model, read_tf_zoo(tmp_path / "ssd.npz"), "ssd.npz")
-    assert "ckpt=ssd.npz: 12 tensors do not fit and start fresh" in caplog.text
-    assert "model.class_head.predictors.0.bias, (15,) here and (273,) there" in caplog.text
-    np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    (tmp_path / "torn.npz").write_bytes((tmp_path / "ssd.npz").read_bytes()[:1000])
-    for name, words in (("other", "no variables of an ssd_mobilenet_v1"), ("torn", "cannot be read")):
+def test_the_zoos_boxes_and_scores(tmp_path: Path) -> None:
+    """Anchors, box coding and the scores of what is detected, against TensorFlow's formulas written out in numpy."""
+    zoo_file(tmp_path / "ssd.tar.gz")
+    model = starting(tmp_path / "ssd.tar.gz", COCO).model
+    with torch.no_grad():
+        outputs = model(torch.randn(1, 3, 160, 160))
+    deltas, logits = (output[0].double().numpy() for output in outputs)
+    scales = [*np.linspace(0.2, 0.95, 6), 1.0]
+    anchors = []
+    for i, side in enumerate((10, 5, 3, 2, 1, 1)):
+        shapes = [(scales[i], r) for r in (1, 2, 0.5, 3, 1 / 3)] + [((scales[i] * scales[i + 1]) ** 0.5, 1)]
+        shapes = [(0.1, 1), (scales[0], 2), (scales[0], 0.5)] if i == 0 else shapes
+        for y, x in itertools.product((np.arange(side) + 0.5) / side, (np.arange(side) + 0.5) / side):
+            anchors += [(x, y, scale * ratio**0.5, scale / ratio**0.5) for scale, ratio in shapes]
+    x, y, width, height = np.array(anchors).T
+    centre = deltas[:, 0] / 10 * width + x, deltas[:, 1] / 10 * height + y
+    half = np.exp(deltas[:, 2] / 5) * width / 2, np.exp(deltas[:, 3] / 5) * height / 2
+    wanted = np.stack([centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]], axis=1)
+    wanted = (wanted * 160).clip(0, 160)
+    found = model.postprocess(outputs, 0.3)
+    scores = 1 / (1 + np.exp(-logits[:, 1:]))
+    best = int(scores.max(axis=1).argmax())  # nothing suppresses the highest score
+    np.testing.assert_allclose(found.boxes[0, 0].numpy(), wanted[best], atol=0.01)
+    assert found.scores[0, 0].item() == pytest.approx(scores.max(), abs=1e-5)
+    assert found.labels[0, 0].item() == scores[best].argmax()
+
+
+def test_classes_are_kept_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    variables = zoo_file(tmp_path / "ssd.tar.gz")
+    with caplog.at_level(logging.INFO):
+        module = starting(tmp_path / "ssd.tar.gz", ["raccoon", "Traffic_light", "person"])
+    assert "2 of 3 classes are COCO's (Traffic_light, person); the others start fresh" in caplog.text
+    bias = module.model.class_head.predictors[0].bias.detach().numpy().reshape(3, 4)
+    theirs = variables["BoxPredictor_0/ClassPredictor/biases"].reshape(3, 91)
+    np.testing.assert_array_equal(bias[:, [0, 2, 3]], theirs[:, [0, 10, 1]])
+    assert np.allclose(bias[:, 1], PRIOR)
+
+
+def test_the_zoos_file_comes_from_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo_file(tmp_path / "ssd_mobilenet_v1_coco_2018_01_28.tar.gz")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setattr(tf_zoo, "ZOO", f"http://127.0.0.1:{running.server_port}")
+        path = tf_zoo.fetch_coco(1.0)
+        running.shutdown()
+    assert path == tf_zoo.fetch_coco(1.0)  # of the cache: nobody answers any more
+    assert len(read_tf_zoo(path, ["person"], {})) > 150
+    with pytest.raises(UserError, match=r"the zoo has backbone.alpha \[0.75, 1.0\], not 0.5"):
+        tf_zoo.fetch_coco(0.5)
+
+
+def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
+    zoo_file(tmp_path / "ssd.tar.gz")
+    write_graph(tmp_path / "other.tar.gz", {"x": np.zeros(3, np.float32)})
+    (tmp_path / "torn.tar.gz").write_bytes((tmp_path / "ssd.tar.gz").read_bytes()[:1000])
+    (tmp_path / "noise.pb").write_bytes(b"\xff" * 100)
+    with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
+        pass
+    reasons = {
+        "other.tar.gz": "no variables of an ssd_mobilenet_v1",
+        "torn.tar.gz": "cannot be read",
+        "noise.pb": "cannot be read",
+        "empty.tar.gz": "has no frozen_inference_graph.pb",
+        "absent.pb": "cannot be read: .*No such file",
+    }
+    for name, words in reasons.items():
         with pytest.raises(UserError, match=words):
-            read_tf_zoo(tmp_path / f"{name}.npz")
+            read_tf_zoo(tmp_path / name, ["person"], {})
 
 
 def test_another_number_of_classes_keeps_the_rest(caplog: pytest.LogCaptureFixture) -> None:
