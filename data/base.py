@@ -66,6 +66,7 @@ class SuiteData(LightningDataModule):
 
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
+    read_only = False  # true where a file names `root`: then nothing is written there
     told = ""  # how its splits were chosen, where they were not given
 
     def __init__(

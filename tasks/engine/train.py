@@ -66,6 +66,7 @@ def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
     """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
+    data.read_only = not draw
     if draw:
         data.prepare()
     else:  # only what all data sets have: whether the folder is there

@@ -214,6 +214,7 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
+    Image.new("RGB", (9, 9)).save(tmp_path / "JPEGImages" / "good.jpg")
     (tmp_path / "Annotations" / "good.xml").write_text(f"<a><object><name>cell</name>{box}</object></a>")
     (tmp_path / "Annotations" / "torn.xml").write_text("<a><object>")
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("good\ntorn\nabsent\n")
@@ -221,8 +222,9 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
         data = VocData(str(tmp_path), 64, train="train", val="train")
         (record,) = data.records("train")
     assert record.boxes.tolist() == [[0, 0, 5, 9]]
-    assert "torn.xml" in caplog.text
-    assert "absent.xml" in caplog.text
+    assert "left out 1 of 3 .xml files that cannot be read; the first is" in caplog.text
+    assert "torn.xml: no element found" in caplog.text
+    assert "left out 1 of 3 names without an .xml file; the first is absent.xml" in caplog.text
 
 
 def test_boxes_at_the_border_are_kept() -> None:
@@ -413,7 +415,7 @@ def test_annotations_in_an_unknown_encoding_are_left_out(
     path.write_bytes(b'<?xml version="1.0" encoding="' + encoding + b'"?>' + path.read_bytes())
     with caplog.at_level(logging.WARNING):
         assert len(data.records("train")) == 1
-    assert f"skipped {path}: " in caplog.text
+    assert f"left out 1 of 2 .xml files that cannot be read; the first is {path}: " in caplog.text
 
 
 @pytest.mark.parametrize(
