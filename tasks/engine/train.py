@@ -355,7 +355,10 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)
     for split, bad in data.bad.items():
-        console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
+        if bad:
+            console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
+    for split, salvaged in data.salvaged.items():
+        console.print(f"salvaged {len(salvaged)} truncated images of {split}, for example {min(salvaged)}")
     console.print(f"run folder   {folder}", soft_wrap=True)
     if (folder / "predictions.png").exists():
         console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)

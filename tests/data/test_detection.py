@@ -126,18 +126,19 @@ def test_bad_images_are_replaced_counted_and_limited(scenes: Path, tmp_path: Pat
     for image in (scenes / "train").iterdir():
         (root / "train" / image.name).write_bytes(image.read_bytes())
     whole = (root / "train" / "000003.jpg").read_bytes()
-    (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 2])
-    (root / "train" / "000005.jpg").write_bytes(b"")
+    (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 4])
+    for i in range(5, 9):
+        (root / "train" / f"00000{i}.jpg").write_bytes(b"")
 
-    data = coco_data(root, max_bad=0.1)
+    data = coco_data(root, max_bad=0.3)
     batches = list(data.train_dataloader())
     assert all(len(b.images) == 4 for b in batches)
     problems = {problem for batch in batches for problem in batch.bad}
-    assert {Path(path).name for path, _ in problems} == {"000003.jpg", "000005.jpg"}
+    assert {Path(path).name for path, _ in problems} == {f"00000{i}.jpg" for i in (3, 5, 6, 7, 8)}
     data.record_bad_images(problems, "train")
-    assert len(data.bad["train"]) == 2
-    data.max_bad = 0.05
-    with pytest.raises(UserError, match=r"2 of 24 train images cannot be read, more than data.max_bad=0.05"):
+    assert len(data.bad["train"]) == 5
+    data.max_bad = 0.2
+    with pytest.raises(UserError, match=r"5 of 24 train images cannot be read, more than data.max_bad=0.2"):
         data.record_bad_images(problems, "train")
 
 
