@@ -57,14 +57,14 @@ def test(config: dict[str, Any]) -> None:
     from backbones.console import Console
     from tasks.engine.checkpoint import load_checkpoint
     from tasks.engine.task import restore
-    from tasks.engine.train import evaluate, saved_data, setup
+    from tasks.engine.train import chosen_metrics, evaluate, saved_data, setup
 
     setup()
     module = restore(load_checkpoint(config["ckpt"]), config["teacher"])
     table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
-    for name, value in evaluate(module, saved_data(module.config, config["root"])).items():
-        if name != "primary":
-            table.add_row(name, f"{value:.4f}")
+    found = evaluate(module, saved_data(module.config, config["root"]))
+    for name, value in chosen_metrics(found, module.primary).items():
+        table.add_row(name, f"{value:.4f}")
     Console().print(table)
 
 
