@@ -32,6 +32,8 @@ PLACEHOLDERS = {
     "<run folder>": "runs/detection/tiny",
     "<image or folder>": "photos",
     "<folder>": "photos",
+    "<file>": "train.json",
+    "<folder of photographs with boxes>": "scenes",
     "<host>": "example.org",
     "<COCO>": "coco",
     "<CelebA>": "celeba",
@@ -175,6 +177,7 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
             ready.append(hastened(list(command), runs, roots))
     ready += [[name, "--help"] for name in ("run", *COMMANDS)]
 
+    (tmp_path / "scenes").symlink_to(scenes)
     (tmp_path / "photos").mkdir()
     photos = sorted((scenes / "val").glob("*.jpg"))
     for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "photo.jpg", "a.jpg"), photos, strict=False):

@@ -65,7 +65,7 @@ def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     mixing = ("task.mixup=0.2", "task.cutmix=1.0", "task.label_smoothing=0.1")
     result = command(
-        *("run", "task=classification", *TINY, *mixing, "data=folders", f"data.root={tree}"),
+        *("run", "task=classification", *TINY, *mixing, f"data.root={tree}"),
         *(f"paths.runs={runs}", "name=tiny", "data.max_bad=0.05"),
     )
     assert result.returncode == 0, result.stderr
@@ -215,7 +215,7 @@ def test_a_teacher_is_learned_from_and_not_saved(run: Path, tree: Path, tmp_path
         "backbone.alpha=0.5",
         "logger.images=0",
     )
-    place = ("data=folders", f"data.root={tree}", f"paths.runs={tmp_path}", "name=student", "data.max_bad=0.05")
+    place = (f"data.root={tree}", f"paths.runs={tmp_path}", "name=student", "data.max_bad=0.05")
     execute(["task=classification", *TINY, *more, *place])
     content = torch.load(tmp_path / "classification" / "student" / "checkpoints" / "best.ckpt", weights_only=True)
     assert not any("teacher" in name for name in content["state_dict"])
@@ -283,5 +283,5 @@ def test_one_class_and_no_data(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "train" / "n02110958-pug", tmp_path / "one" / "train" / "pug")
     for root, words in ((tmp_path / "one", r"has 1 class folders \(pug\)"), (tmp_path / "no", "there is no folder")):
         with pytest.raises(UserError, match=words) as error:
-            execute(["task=classification", "data=folders", f"data.root={root}", *TINY, f"paths.runs={tmp_path}"])
+            execute(["task=classification", f"data.root={root}", *TINY, f"paths.runs={tmp_path}"])
         assert "\n" not in str(error.value)

@@ -35,8 +35,7 @@ TINY = (*ANY_DATA, "data.people=20", "data.images_per_identity=3")
 
 
 def train(task: str, faces: Path, runs: Path, name: str, *more: str) -> Path:
-    demo = {"faces": "demo_faces", "embedding": "demo_people"}[task]
-    place = (f"data={demo}", f"data.root={faces}", f"paths.runs={runs}", f"name={name}")
+    place = (f"data.root={faces}", f"paths.runs={runs}", f"name={name}")
     assert execute([f"task={task}", *TINY, *place, *more])["state"] == "finished"
     return runs / task / name
 
@@ -231,15 +230,12 @@ def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("task=embedding", "data=demo_people", "task.loss=triplet"), r"set data\.images_per_person"),
-        (
-            ("task=embedding", "data=demo_people", "teacher={embedding}"),
-            r"of 16, the student of 128 numbers; set task\.dim=16",
-        ),
-        (("task=embedding", "data=demo_people", "teacher={attributes}"), "whose answers are no embedding"),
-        (("task=embedding", "data=demo_people", "data.train=img_align_celeba"), "need a teacher and"),
-        (("task=faces", "data=demo_faces", "teacher={embedding}"), "whose answers are no attributes"),
-        (("task=faces", "data=demo_faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
+        (("task=embedding", "task.loss=triplet"), r"set data\.images_per_person"),
+        (("task=embedding", "teacher={embedding}"), r"of 16, the student of 128 numbers; set task\.dim=16"),
+        (("task=embedding", "teacher={attributes}"), "whose answers are no embedding"),
+        (("task=embedding", "data.train=img_align_celeba"), "need a teacher and"),
+        (("task=faces", "teacher={embedding}"), "whose answers are no attributes"),
+        (("task=faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
     ],
 )
 def test_settings_that_do_not_go_together(
@@ -335,14 +331,7 @@ def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) ->
 
 
 def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:
-    settings = [
-        "task=classification",
-        "data=folders",
-        f"data.root={dogs}",
-        "data.train=Images",
-        "data.val=Images",
-        "task.cutmix=1",
-    ]
+    settings = ["task=classification", f"data.root={dogs}", "data.train=Images", "data.val=Images", "task.cutmix=1"]
     names = sorted(p.name for p in (dogs / "Images").iterdir())
     rows = [[p.name, *([1 / 12] * 12)] for p in (dogs / "Images").rglob("*.jpg")]
     with (tmp_path / "t.csv").open("w") as file:
