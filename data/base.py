@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
-from data.image_file import MAX_PIXELS, limit_pixels
+from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
+FEW_BAD = 5  # unreadable images from which on their share counts
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -35,7 +36,7 @@ class Batch:
     """What every task's batch has; a task adds its targets, tensors with the batch first.
 
     `images` are (B, 3, R, R) uint8, `sizes` (B, 2) the height and width of each file, `bad` path and reason of each
-    image that could not be read.
+    image that could not be read, or (SALVAGED) not to its end.
     """
 
     images: Tensor
@@ -66,6 +67,7 @@ class SuiteData(LightningDataModule):
 
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
+    read_only = False  # true where a file names `root`: then nothing is written there
     told = ""  # how its splits were chosen, where they were not given
 
     def __init__(
@@ -86,6 +88,7 @@ class SuiteData(LightningDataModule):
         self.max_pixels = max_pixels
         limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
+        self.salvaged: dict[Split, set[str]] = {}  # truncated ones that are used as far as they go
         self.datasets: dict[Split, Dataset] = {}
         self.done: Callable[[], float] = lambda: 0.0  # share of the training, which a run knows
         self.seed = 0  # of shuffles and augmentation
@@ -189,17 +192,19 @@ class SuiteData(LightningDataModule):
         return self.loader("test")
 
     def record_bad_images(self, problems: Iterable[tuple[str, str]], split: Split) -> None:
-        """Counts unreadable images of a split, each once.
+        """Counts unreadable and salvaged images of a split, each once.
 
         Raises:
-            UserError: their share passes `data.max_bad`.
+            UserError: the share of unreadable ones passes `data.max_bad`, and they are at least five or it is 0.
         """
         bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:
-            if path not in bad:
+            if reason == SALVAGED:
+                self.salvaged.setdefault(split, set()).add(path)
+            elif path not in bad:
                 bad[path] = reason
                 log.warning("skipped %s: %s", path, reason)
-        if len(bad) > self.max_bad * total:
+        if len(bad) > self.max_bad * total and (len(bad) >= FEW_BAD or not self.max_bad):
             path, reason = next(iter(bad.items()))
             raise UserError(
                 f"{len(bad)} of {total} {split} images cannot be read, more than data.max_bad={self.max_bad:g} "

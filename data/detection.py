@@ -1,6 +1,7 @@
 """What all detection data sets share: records, samples, batches and loaders."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class DetectionData(SuiteData):
         """The split of each image, of which there are the path and the names of its objects: as its folder says, or as
         they are drawn, where a fifth is val's.
         """
-        keys = [path.relative_to(self.root).as_posix() for path in paths]
+        keys = [os.path.relpath(path, self.root) for path in paths]
         splits = [next(filter(None, map(split_of, key.split("/")[:-1])), None) for key in keys]
         if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
             val = "val" if "val" in splits else "test"
@@ -201,7 +202,7 @@ class DetectionData(SuiteData):
         images = Counter(name for of_image in names for name in set(of_image))
         rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
         self.told = f"a fifth drawn for val ({SPLITS_FILE})"
-        drawn = draw_splits(self.root, keys, rarest)
+        drawn = draw_splits(self.root, keys, rarest, write=not self.read_only)
         return [drawn[key] for key in keys]
 
     def records(self, split: Split) -> list[Record]:
@@ -232,6 +233,12 @@ class DetectionData(SuiteData):
         assert isinstance(dataset, DetectionSet)
         counts = Counter(label for record in dataset.records for label in record.labels[~record.crowd].tolist())
         return {name: counts[i] for i, name in enumerate(self.labels)}
+
+    def check(self) -> None:
+        super().check()
+        seen = {s: {int(label) for r in self.records(s) for label in r.labels} for s in SPLITS[:2]}
+        if lacking := [self.labels[label] for label in sorted(seen["val"] - seen["train"])]:
+            log.warning("%s: val has classes that train lacks: %s", self.root, ", ".join(lacking))
 
     def summary(self) -> str:
         records = {split: self.records(split) for split in SPLITS}

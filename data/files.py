@@ -93,6 +93,5 @@ def find_below(folder: Path, name: str) -> Path | None:
     nothing outside of `folder` is found.
     """
     parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("/") not in ("", ".", "..")]
-    if "\0" in name:
-        return None
-    return next((path for i in range(len(parts)) if (path := folder.joinpath(*parts[i:])).exists()), None)
+    # os.path.exists, unlike Path's, takes names that no file can have
+    return next((path for i in range(len(parts)) if os.path.exists(path := folder.joinpath(*parts[i:]))), None)

@@ -5,6 +5,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,12 @@ MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 MAX_BYTES = 1 << 30  # of a file
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
+START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
+GREY = 128
+LEAST_ROWS = 0.5  # share of a truncated JPEG's rows with which it is used
+SALVAGED = "it is truncated, and used as far as it goes"
 Pixels = npt.NDArray[np.uint8]
+_salvaged: ContextVar[list[tuple[str, str]] | None] = ContextVar("salvaged", default=None)
 
 
 class BadImage(Exception):
@@ -101,12 +107,52 @@ def read_pixels(
     path: Path, at_least: int, upright: bool = False, content: bytes | None = None
 ) -> tuple[Pixels, tuple[int, int]]:
     """RGB (H, W, 3) uint8 and the file's own (height, width); arguments and errors as of `data.images.read_image`."""
+    try:
+        return _read_pixels(path, at_least, upright, content)
+    except BadImage as error:
+        whole = _completed(path, content) if "truncated" in error.args[1] else None
+        if whole is None:
+            raise
+    found = _read_pixels(path, at_least, upright, whole)
+    if (noted := _salvaged.get()) is not None:
+        noted.append((str(path), SALVAGED))
+    return found
+
+
+def _read_pixels(path: Path, at_least: int, upright: bool, content: bytes | None) -> tuple[Pixels, tuple[int, int]]:
     with open_image(path, content) as file:
         width, height = file.size
         file.draft("RGB", (at_least, at_least))
         if upright and file.getexif().get(ORIENTATION, 1) in SIDEWAYS:
             width, height = height, width
         return rgb_pixels(file, path, upright), (height, width)
+
+
+def _completed(path: Path, content: bytes | None) -> bytes | None:
+    """A truncated JPEG with an end, so that it can be decoded; None where it lacks too many of its rows, or is none.
+
+    What is missing becomes grey, which libjpeg makes of blocks without coefficients.
+    """
+    whole = (read_content(path) if content is None else content) + END_OF_JPEG
+    if not whole.startswith(START_OF_JPEG):
+        return None
+    try:
+        pixels, _ = _read_pixels(path, 1 << 30, False, whole)
+    except BadImage:
+        return None
+    rows = np.flatnonzero((pixels != GREY).any(axis=(1, 2)))
+    return whole if len(rows) and rows[-1] + 1 >= LEAST_ROWS * len(pixels) else None
+
+
+@contextmanager
+def noting_salvaged() -> Iterator[list[tuple[str, str]]]:
+    """A list to which each truncated image that is used all the same is added: its path, and SALVAGED as the reason."""
+    found: list[tuple[str, str]] = []
+    token = _salvaged.set(found)
+    try:
+        yield found
+    finally:
+        _salvaged.reset(token)
 
 
 def rgb_pixels(image: Image.Image, path: Path, upright: bool) -> Pixels:

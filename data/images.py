@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.image_file import BadImage, read_pixels
+from data.image_file import BadImage, noting_salvaged, read_pixels
 
 
 def read_image(
@@ -23,7 +23,8 @@ def read_image(
     faster, and the rest of the resizing has less to read. `content` is what the file holds, if it was read already.
 
     Raises:
-        BadImage: the file is absent, truncated, not an image, has more pixels than the limit, or 32-bit values.
+        BadImage: the file is absent, not an image, truncated (of a JPEG, more than half of the rows), has more pixels
+            than the limit, or 32-bit values.
     """
     pixels, size = read_pixels(path, at_least, upright, content)
     return torch.from_numpy(pixels).permute(2, 0, 1), size
@@ -31,7 +32,7 @@ def read_image(
 
 def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:
     """What `read` gives for the first of `count` rows, cyclically from `index`, whose image can be read, with `bad`:
-    path and reason of those before.
+    path and reason of those before, and of one that is salvaged.
 
     Raises:
         UserError: none can be read.
@@ -39,7 +40,8 @@ def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int
     bad: list[tuple[str, str]] = []
     for step in range(count):
         try:
-            return read((index + step) % count) | {"bad": bad}
+            with noting_salvaged() as salvaged:
+                return read((index + step) % count) | {"bad": [*bad, *salvaged]}
         except BadImage as error:
             bad.append(error.args)
     raise UserError(f"none of the {count} images can be read, for example {bad[0][0]}: {bad[0][1]}")

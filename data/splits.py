@@ -21,9 +21,10 @@ def draw_splits(
     keys: Sequence[str],
     strata: Sequence[Hashable] | None = None,
     groups: Sequence[Hashable] | None = None,
+    write: bool = True,
 ) -> dict[str, str]:
     """The split, train or val, of each key, such as an image's path below `root`: as `root`/splits.json says, which is
-    written where it is absent or lacks keys.
+    written where it is absent or lacks keys, unless `write` is False.
 
     A fifth of each of the `strata`, such as classes, comes to val; keys of one of the `groups`, such as photographs by
     one sender, stay together.
@@ -32,6 +33,8 @@ def draw_splits(
     if saved.keys() >= set(keys):
         return {key: saved[key] for key in keys}
     splits = _drawn(keys, strata or [0] * len(keys), groups or list(keys)) | {k: saved[k] for k in keys if k in saved}
+    if not write:
+        return splits
     lists = {name: [key for key in keys if splits[key] == name] for name in ("train", "val")}
     try:
         with atomic_write(root / FILE, "w") as file:

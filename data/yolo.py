@@ -80,7 +80,12 @@ class YoloData(AnnotatedData):
             log.info("%s: %d of %d images have no txt file: they count as without objects", path, without, len(images))
         wrong: list[str] = []
         found = [self._annotated(image, label, wrong) for image, label in zip(images, labels, strict=True)]
-        left_out(path, "rows of labels that are not: class x y width height", wrong, sum(len(i.names) for i in found))
+        left_out(
+            path,
+            "rows of labels that are not: class x y width height",
+            wrong,
+            len(wrong) + sum(len(image.names) for image in found),
+        )
         return found
 
     def _annotated(self, image: Path, label: Path | None, wrong: list[str]) -> Annotated:

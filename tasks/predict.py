@@ -67,11 +67,11 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
+    from tasks.engine.train import chosen_metrics
 
     table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
-    for name, value in metrics.items():
-        if name != "primary":
-            table.add_row(name, f"{value:.4f}")
+    for name, value in chosen_metrics(metrics, module.primary).items():
+        table.add_row(name, f"{value:.4f}")
     Console().print(table)
 
 

@@ -32,6 +32,8 @@ PLACEHOLDERS = {
     "<run folder>": "runs/detection/tiny",
     "<image or folder>": "photos",
     "<folder>": "photos",
+    "<file>": "train.json",
+    "<folder of photographs with boxes>": "scenes",
     "<host>": "example.org",
     "<COCO>": "coco",
     "<CelebA>": "celeba",
@@ -67,12 +69,12 @@ FAST = {
 }
 # By the data set that a command trains on, where it is one that can be made here.
 DATA = {
-    "demo_scenes": "data.root={scenes} data.train=24 data.val=8",
+    "demo_scenes": "data=demo_scenes data.root={scenes} data.train=24 data.val=8",
     "demo_dogs": "data=dogs data.root={dogs} data.web_labels=web_labels.json",
-    "demo_faces": "data.root={faces} data.people=20 data.images_per_identity=3",
-    "demo_people": "data.root={faces} data.people=20 data.images_per_identity=3",
+    "demo_faces": "data=demo_faces data.root={faces} data.people=20 data.images_per_identity=3",
+    "demo_people": "data=demo_people data.root={faces} data.people=20 data.images_per_identity=3",
     "demo_earth": "data.train=64 data.val=12 data.gallery=40 data.size=64 data.generated=true",
-    "folders": "data.root={dogs} data.train=Images data.val=Images",
+    "folders": "data=folders data.root={dogs} data.train=Images data.val=Images",
 }
 # Runs what it is given in one process, so that torch is imported once.
 DRIVER = """
@@ -174,6 +176,7 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
             ready.append(hastened(list(command), runs, roots))
     ready += [[name, "--help"] for name in ("run", *COMMANDS)]
 
+    (tmp_path / "scenes").symlink_to(scenes)
     (tmp_path / "photos").mkdir()
     photos = sorted((scenes / "val").glob("*.jpg"))
     for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "photo.jpg", "a.jpg"), photos, strict=False):

@@ -76,7 +76,7 @@ def test_a_run_is_resumed(files: Path, task: str) -> None:
 
 def test_a_run_starts_from_a_checkpoint(files: Path) -> None:
     """Without training in between, the new run is as good as the old."""
-    where = [f"data.root={files / 'data'}", f"paths.runs={files / 'runs'}", "name=next"]
+    where = ["data=folders", f"data.root={files / 'data'}", f"paths.runs={files / 'runs'}", "name=next"]
     same = ["backbone.alpha=0.05", "task.resolution=32", "data.batch_size=4", "data.workers=0", "trainer.precision=32"]
     still = ["trainer.lr=1e-9", "trainer.bn_momentum=1e-9", "trainer.ema_decay=0", "trainer.max_epochs=1"]
     often = ["trainer.validate_every=1", "trainer.progress_bar=false", "logger.images=0"]

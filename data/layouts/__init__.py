@@ -33,8 +33,8 @@ def recognize(root: Path, family: str) -> Layout:
     folder = Folder(root)
     found = {layout.option: layout for find in reversed(FAMILIES.get(family, ())) for layout in find(folder)}
     if len(found) > 1:
-        both = " and ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
-        raise UserError(f"{root} can be read in several ways: choose {both}")
+        ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
+        raise UserError(f"{root} can be read in several ways: choose {ways}")
     if not found:
         raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one by data=")
     return next(iter(found.values()))

@@ -39,6 +39,7 @@ def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
     """The folders in which the labels of the images in a folder below `root` may lie: beside a folder of images one of
     labels, as a/images/train and a/labels/train, or one in it, or the folder itself.
     """
+    root = root if images.is_relative_to(root) else Path(images.anchor)
     parts = images.relative_to(root).parts
     found = []
     for i in reversed(range(len(parts))):
@@ -102,7 +103,7 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
     found = {path: content for path, content in contents.items() if isinstance(content, dict) and "names" in content}
     if len(found) > 1:
         first, second = (path.name for path in list(found)[:2])
-        raise UserError(f"{folder.path} has {first} and {second}, both with names: choose one by data.yaml=")
+        raise UserError(f"{folder.path} has {first} and {second}, both with names: choose one by data=yolo data.yaml=")
     if name and not found:
         raise UserError(f"{folder.path / name} does not give the classes' names, as YOLO's data.yaml does")
     return next(((content, path) for path, content in found.items()), ({}, None))
@@ -160,16 +161,16 @@ def coco_files(folder: Folder) -> dict[str, str]:
         UserError: several files may be meant.
     """
     settings: dict[str, str] = {}
-    for split, path in split_files(folder, ".json", _is_coco).items():
+    for split, path in split_files(folder, ".json", _is_coco, "data=coco data.{}_json").items():
         if images := _images_of(folder, path, split):
             settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
             settings |= {f"{split}_images": images.relative_to(folder.path).as_posix()}
     return settings if "train_json" in settings else {}
 
 
-def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
+def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setting: str) -> dict[str, Path]:
     """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split's
-    name in its own. The only one is train's; empty where there is none for train.
+    name in its own. The only one is train's; empty where there is none for train. `setting` names that of a split.
 
     Raises:
         UserError: several files may be meant.
@@ -181,8 +182,8 @@ def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool]) -> di
             if fits(path):
                 found.setdefault(splits.get(place) or split_of(path.stem) or "all", []).append(path)
     if "train" in found:
-        return {split: _only(split, files) for split, files in found.items() if split != "all"}
-    return {"train": _only("train", found["all"])} if list(found) == ["all"] else {}
+        return {s: _only(s, files, setting.format(s)) for s, files in found.items() if s != "all"}
+    return {"train": _only("train", found["all"], setting.format("train"))} if list(found) == ["all"] else {}
 
 
 def split_of(stem: str) -> str | None:
@@ -200,12 +201,12 @@ def _is_coco(path: Path) -> bool:
     return all(f'"{key}"'.encode() in text for key in ("images", "categories")) and b'"file_name"' in text
 
 
-def _only(split: str, files: list[Path]) -> Path:
+def _only(split: str, files: list[Path], setting: str) -> Path:
     """Of several files the one of objects, as COCO names it."""
     wanted = [path for path in files if path.name.startswith("instances")] or files
     if len(wanted) > 1:
         names = " and ".join(path.name for path in wanted[:2])
-        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by data= and its settings")
+        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by {setting}=")
     return wanted[0]
 
 
@@ -256,7 +257,7 @@ def _is_box_csv(path: Path) -> bool:
 
 
 def box_csv_files(folder: Folder) -> dict[str, Path]:
-    return split_files(folder, ".csv", _is_box_csv)
+    return split_files(folder, ".csv", _is_box_csv, "data=box_csv data.{}")
 
 
 def box_csv(folder: Folder) -> Iterator[Layout]:
@@ -271,7 +272,7 @@ def _is_box_jsonl(path: Path) -> bool:
 
 
 def box_jsonl_files(folder: Folder) -> dict[str, Path]:
-    return split_files(folder, ".jsonl", _is_box_jsonl)
+    return split_files(folder, ".jsonl", _is_box_jsonl, "data=box_jsonl data.{}")
 
 
 def box_jsonl(folder: Folder) -> Iterator[Layout]:

@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData, start_worker
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
-from data.image_file import BadImage
+from data.image_file import BadImage, noting_salvaged
 from data.seeding import seed_all
 from data.tar import BadShard, Record, find_shards, is_address, read_records
 from data.text import read_lines
@@ -89,10 +89,12 @@ class ShardSet(IterableDataset[dict[str, Any]]):
                 if self.share is not None:  # augmentation, too
                     seed_all(self.random.getrandbits(62))
                 try:
-                    sample = self.decode(record)
+                    with noting_salvaged() as salvaged:
+                        sample = self.decode(record)
                 except BadImage as error:
                     bad.append(error.args)
                     continue
+                bad += salvaged
                 if sample is not None:
                     count += 1
                     yield sample

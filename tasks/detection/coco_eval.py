@@ -5,36 +5,113 @@ import gc
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from data.detection import Record
 
 MOST = 100  # detections of a class in an image that COCO counts
-GROUP = 20  # images evaluated as one
-APART = 2.0**16  # pixels between them; adding a power of two to float32 corners is exact in float64
+FEWER = (1, 10)  # recall is told of so many, too
+GROUP = 20  # images evaluated as one: the library's time is per image and class
 SIZES = ("small", "medium", "large")
+RECALLS = (*(f"ar{count}" for count in (*FEWER, MOST)), *(f"ar_{size}" for size in SIZES))
+
+
+@dataclass
+class Table:
+    """Objects or detections of all images: boxes (N, 4) as left, top, width and height, and what belongs to each."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    more: dict[str, np.ndarray]  # score of detections, iscrowd and ignore of objects
+
+    def rows(self) -> list[dict]:
+        """As the library wants them."""
+        table = {
+            "id": range(1, len(self.boxes) + 1),
+            "image_id": (self.images // GROUP).tolist(),
+            "category_id": self.labels.tolist(),
+            "bbox": self.boxes.tolist(),
+            "area": self.areas.tolist(),
+            **{name: values.tolist() for name, values in self.more.items()},
+        }
+        return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+
+    def pairs(self) -> dict[tuple[int, int], np.ndarray]:
+        """The rows of each group of images and class."""
+        groups, labels = self.images // GROUP, self.labels
+        order = np.lexsort((labels, groups))
+        ends = np.flatnonzero((np.diff(groups[order]) != 0) | (np.diff(labels[order]) != 0)) + 1
+        parts = np.split(order, ends) if len(order) else []
+        return {(int(groups[part[0]]), int(labels[part[0]])): part for part in parts}
+
+    def best(self, count: int) -> "Table":
+        """The detections of highest score, so many of each image and class."""
+        order = np.lexsort((-self.more["score"], self.labels, self.images))
+        new = np.diff(self.images[order], prepend=-1) != 0
+        new |= np.diff(self.labels[order], prepend=-1) != 0
+        first = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+        kept = np.sort(order[np.arange(len(order)) - first < count])
+        more = {name: values[kept] for name, values in self.more.items()}
+        return Table(self.images[kept], self.labels[kept], self.boxes[kept], self.areas[kept], more)
 
 
 class _Evaluation(COCOeval_faster):
     """Takes plain rows. The library's own loading costs more than the evaluation."""
 
-    def __init__(self, truth: list[dict], found: list[dict], groups: int, classes: int) -> None:
+    def __init__(self, truth: Table, found: Table, groups: int, classes: int, all_sizes: bool = True) -> None:
         super().__init__(iouType="bbox", print_function=lambda *_: None, extra_calc=False)
-        self.rows = truth, found
+        self.truth, self.found = truth, found
+        self.truth_rows, self.found_rows = truth.pairs(), found.pairs()
         self.params.imgIds, self.params.catIds = list(range(groups)), list(range(classes))
-        self.params.maxDets = [1, 10, MOST * GROUP]
+        self.params.maxDets = [MOST * GROUP]
+        if not all_sizes:
+            self.params.areaRng, self.params.areaRngLbl = self.params.areaRng[:1], self.params.areaRngLbl[:1]
+        self.evaluate()
+        self.accumulate()
 
     def _prepare(self) -> None:
-        pairs = []
-        for dataset, rows in zip((self.gt_dataset, self.dt_dataset), self.rows, strict=True):
+        for dataset, table in ((self.gt_dataset, self.truth), (self.dt_dataset, self.found)):
             dataset.clean()
-            for row in rows:
+            for row in table.rows():
                 dataset.append_ref(row["image_id"], row["category_id"], row)
-            pairs.append({(row["image_id"], row["category_id"]) for row in rows})
-        self._nonempty_iou_pairs = pairs[0] & pairs[1]
+        self._nonempty_iou_pairs = self.truth_rows.keys() & self.found_rows.keys()
+
+    def computeIoU(self, imgId: int, catId: int) -> np.ndarray:
+        """Of detections, best first, and objects; 0 where they are of different images of the group. By pycocotools'
+        own arithmetic: one at a threshold would come to its other side by the last bit of another.
+        """
+        truth, found = self.truth_rows[imgId, catId], self.found_rows[imgId, catId]
+        found = found[np.argsort(-self.found.more["score"][found], kind="stable")]
+        crowd = self.truth.more["iscrowd"][truth]
+        ious: np.ndarray = mask.iou(self.found.boxes[found], self.truth.boxes[truth], crowd.astype(np.uint8))
+        ious[self.found.images[found][:, None] != self.truth.images[truth]] = 0
+        return ious
+
+
+class _Reference(COCOeval):
+    """pycocotools', which lets a crowd's flag take the place of `ignore`."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for rows in self._gts.values():
+            for row in rows:
+                row["ignore"] = row["iscrowd"] or row["difficult"]
+
+
+class Figures(NamedTuple):
+    """What COCO's figures are means of; -1 where there is no object."""
+
+    precision: np.ndarray  # (10, 101, C, 4) at IoU 0.5:0.95, at recall 0:1, of each class, and for objects of all
+    # sizes, small, medium and large ones
+    recall: np.ndarray  # (10, C, 6) at IoU 0.5:0.95, of each class, in the order of RECALLS
 
 
 @dataclass
@@ -53,53 +130,49 @@ class CocoEvaluator:
             rows = rows[np.sort(np.concatenate(best))]
         self.found[image_id] = rows
 
-    def precision(self, records: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
-        """Precision (10, 101, C, 4) at IoU 0.5:0.95, at recall 0:1, of each class, and for objects of all sizes, small,
-        medium and large ones; -1 where there is no object. Only images that were added are counted.
-        """
+    def evaluate(self, records: Sequence[Record], labels: Sequence[str]) -> Figures:
+        """The figures of the images that were added."""
         seen = [record for record in records if record.image_id in self.found]
         if not seen:
-            return np.full((10, 101, len(labels), 4), -1.0)
-        evaluate = {"faster": self._faster, "pycocotools": self._pycocotools}[self.backend]
-        return evaluate(seen, labels)[..., -1]
+            return Figures(np.full((10, 101, len(labels), 4), -1.0), np.full((10, len(labels), len(RECALLS)), -1.0))
+        return {"faster": self._faster, "pycocotools": self._pycocotools}[self.backend](seen, labels)
 
-    def _faster(self, seen: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
-        # Moved apart, the images of a group are evaluated as one: the library's time is per image and class.
-        counts = [len(r.labels) for r in seen]
-        boxes, classes, areas, crowd = (
-            np.concatenate([getattr(r, name) for r in seen]) for name in ("boxes", "labels", "areas", "crowd")
+    def _faster(self, seen: Sequence[Record], labels: Sequence[str]) -> Figures:
+        image = np.arange(len(seen))
+        boxes, classes, areas, crowd, difficult = (
+            np.concatenate([getattr(r, name) for r in seen])
+            for name in ("boxes", "labels", "areas", "crowd", "difficult")
         )
-        found = np.concatenate([self.found[r.image_id] for r in seen])
-        found_counts = [len(self.found[r.image_id]) for r in seen]
-        found_areas = (found[:, 2:4] - found[:, :2]).prod(axis=1)
+        flags = {"iscrowd": crowd.astype(int), "ignore": (crowd | difficult).astype(int)}
+        truth = Table(image.repeat([len(r.labels) for r in seen]), classes, xywh(boxes), areas, flags)
+        rows = np.concatenate([self.found[r.image_id] for r in seen])
+        places = xywh(rows[:, :4])
+        scores = {"score": rows[:, 4]}
+        image = image.repeat([len(self.found[r.image_id]) for r in seen])
+        found = Table(image, rows[:, 5].astype(int), places, places[:, 2:].prod(axis=1), scores)
+        shape = -(-len(seen) // GROUP), len(labels)
         with _no_collection():
-            evaluation = _Evaluation(
-                _rows(boxes, counts, classes, areas, iscrowd=crowd.astype(int), ignore=crowd.astype(int)),
-                _rows(found[:, :4], found_counts, found[:, 5], found_areas, score=found[:, 4]),
-                -(-len(seen) // GROUP),
-                len(labels),
-            )
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return evaluation.eval["precision"]
+            figures = _Evaluation(truth, found, *shape).eval
+            fewer = [_Evaluation(truth, found.best(count), *shape, all_sizes=False).eval for count in FEWER]
+        recall = [few["recall"][..., 0, 0] for few in fewer] + [*np.moveaxis(figures["recall"][..., 0], -1, 0)]
+        return Figures(figures["precision"][..., 0], np.stack(recall, axis=-1))
 
-    def _pycocotools(self, seen: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
+    def _pycocotools(self, seen: Sequence[Record], labels: Sequence[str]) -> Figures:
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
             truth.dataset = ground_truth(seen, labels)
             truth.createIndex()
             rows = np.concatenate([np.insert(self.found[r.image_id], 0, r.image_id, axis=1) for r in seen])
-            rows[:, 3:5] -= rows[:, 1:3]
+            rows[:, 1:5] = xywh(rows[:, 1:5])
             rows[:, 6] += 1
-            evaluation = COCOeval(truth, truth.loadRes(rows), "bbox") if len(rows) else COCOeval(truth, COCO(), "bbox")
+            evaluation = _Reference(truth, truth.loadRes(rows) if len(rows) else COCO(), "bbox")
             evaluation.params.imgIds = sorted(r.image_id for r in seen)
             evaluation.params.catIds = list(range(1, len(labels) + 1))
             evaluation.evaluate()
             evaluation.accumulate()
-        return evaluation.eval["precision"]
+        found = evaluation.eval["recall"]  # by size and by how many detections
+        recall = [found[..., 0, i] for i in range(len(FEWER))] + [*np.moveaxis(found[..., -1], -1, 0)]
+        return Figures(evaluation.eval["precision"][..., -1], np.stack(recall, axis=-1))
 
 
 @contextlib.contextmanager
@@ -114,24 +187,11 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _rows(
-    boxes: np.ndarray, counts: Sequence[int], classes: np.ndarray, areas: np.ndarray, **more: np.ndarray
-) -> list[dict]:
-    """The library's rows of objects or detections, whose boxes (N, 4) are xyxy; `counts` are those of each image."""
-    image = np.repeat(np.arange(len(counts)), counts)
-    boxes = boxes.astype(np.float64)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    corner = boxes[:, :2] + np.stack([image % GROUP * APART, np.zeros(len(boxes))], axis=1)
-    table = {
-        "id": range(1, len(boxes) + 1),
-        "image_id": (image // GROUP).tolist(),
-        "category_id": classes.astype(int).tolist(),
-        "bbox": np.concatenate([corner, sizes], axis=1).tolist(),
-        "area": areas.astype(np.float64).tolist(),
-    }
-    table |= {name: values.tolist() for name, values in more.items()}
-    names = tuple(table)
-    return [dict(zip(names, row, strict=True)) for row in zip(*table.values(), strict=True)]
+def xywh(boxes: np.ndarray) -> np.ndarray:
+    """Left, top, width and height of boxes (N, 4) xyxy. Sides are rounded to twelve decimals, more than files have: the
+    difference of two corners is not quite the side that made one from the other.
+    """
+    return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).round(12)], axis=1)
 
 
 def ground_truth(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
@@ -141,12 +201,15 @@ def ground_truth(records: Sequence[Record], labels: Sequence[str]) -> dict[str, 
             "id": 0,
             "image_id": r.image_id,
             "category_id": int(label) + 1,
-            "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+            "bbox": box,
             "area": float(area),
             "iscrowd": int(crowd),
+            "difficult": int(difficult),
         }
         for r in records
-        for (x0, y0, x1, y1), label, area, crowd in zip(r.boxes, r.labels, r.areas, r.crowd, strict=True)
+        for box, label, area, crowd, difficult in zip(
+            xywh(r.boxes).tolist(), r.labels, r.areas, r.crowd, r.difficult, strict=True
+        )
     ]
     for i, annotation in enumerate(annotations, start=1):
         annotation["id"] = i
@@ -163,14 +226,18 @@ def average(precision: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def summary(precision: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
-    """AP over IoU 0.5:0.95, AP50, AP75, AP by size, and `ap/<label>`, `ap50/<label>`; 0..1, -1 without objects."""
+def summary(figures: Figures, labels: Sequence[str]) -> dict[str, float]:
+    """COCO's twelve figures: AP over IoU 0.5:0.95, AP50, AP75, AP by size, average recall of 1, 10 and 100 detections
+    an image, and of 100 by size; and `ap/<label>`, `ap50/<label>`. 0..1, -1 without objects.
+    """
+    precision, recall = figures
     metrics = {
         "ap": average(precision[..., 0]),
         "ap50": average(precision[0, ..., 0]),
         "ap75": average(precision[5, ..., 0]),
     }
     metrics |= {f"ap_{size}": average(precision[..., i]) for i, size in enumerate(SIZES, start=1)}
+    metrics |= {name: average(recall[..., i]) for i, name in enumerate(RECALLS)}
     for i, label in enumerate(labels):
         metrics |= {f"ap/{label}": average(precision[:, :, i, 0]), f"ap50/{label}": average(precision[0, :, i, 0])}
     return metrics

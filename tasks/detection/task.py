@@ -28,7 +28,7 @@ class DetectionTask(TaskModule):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
-        self.precision: np.ndarray | None = None  # as CocoEvaluator gives it, of the last evaluation
+        self.precision: np.ndarray | None = None  # as Figures has it, of the last evaluation
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
@@ -78,8 +78,9 @@ class DetectionTask(TaskModule):
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, evaluator.found)
             evaluator.found = {i: rows for part in parts for i, rows in part.items()}
-        self.precision = evaluator.precision(dataset.records, self.labels)
-        return summary(self.precision, self.labels)
+        figures = evaluator.evaluate(dataset.records, self.labels)
+        self.precision = figures.precision
+        return summary(figures, self.labels)
 
     def reset_metrics(self) -> None:
         self.evaluator = CocoEvaluator(self.evaluator.backend)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
-from data.base import SuiteData
+from data.base import Split, SuiteData
 from data.files import atomic_write
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
@@ -244,6 +245,7 @@ class RunReport(Callback):
 
     def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:
         """Writes the file, and returns what is in it."""
+        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
         content = {
             "state": state,
             "epoch": trainer.current_epoch,
@@ -251,11 +253,16 @@ class RunReport(Callback):
             "seconds": self.seconds,
             "metrics": metrics,
             "history": [point._asdict() for point in self.history],
+            "images": {"unreadable": _counts(data.bad), "salvaged": _counts(data.salvaged)},
             **self.facts,
         }
         if trainer.is_global_zero:
             write_json(self.path, content)
         return content
+
+
+def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
+    return {split: len(paths) for split, paths in images.items() if paths}
 
 
 def read_json(path: Path) -> dict[str, Any]:

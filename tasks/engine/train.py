@@ -47,6 +47,8 @@ from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
 console = Console()
+MOST_CLASSES = 12  # that the final table has rows of
+ABSENT = -1.0  # COCO's figure of what there is none of
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
@@ -67,6 +69,7 @@ def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
     """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
     resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
+    data.read_only = not draw
     if draw:
         data.prepare()
     else:  # only what all data sets have: whether the folder is there
@@ -347,19 +350,36 @@ def last_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[Path | None, 
         raise UserError(f"{path} does not say where training was; it cannot be resumed") from error
 
 
+def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
+    """The metrics to print: without those that nothing was there to measure for (-1), and of more than MOST_CLASSES
+    classes the primary metric alone, of the best and the worst.
+    """
+    metrics = {name: value for name, value in metrics.items() if name != "primary" and value != ABSENT}
+    of_classes = {name: value for name, value in metrics.items() if "/" in name}
+    if len({name.partition("/")[2] for name in of_classes}) <= MOST_CLASSES:
+        return metrics
+    whose = next((name for name in of_classes if name.startswith(f"{primary}/")), next(iter(of_classes)))
+    alike = [name for name in of_classes if name.partition("/")[0] == whose.partition("/")[0]]
+    ranked = sorted(alike, key=lambda name: -metrics[name])
+    ranked = [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
+    return {name: metrics[name] for name in (*(name for name in metrics if "/" not in name), *ranked)}
+
+
 def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     """Prints the metrics and where to look next."""
     table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
-    for name, value in content["metrics"].items():
-        if name != "primary":
-            table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
+    for name, value in chosen_metrics(content["metrics"], content["primary"]).items():
+        table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
     console.print(table)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)
     for sentence in content["limits"]:
         console.print(sentence, soft_wrap=True)
     for split, bad in data.bad.items():
-        console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
+        if bad:
+            console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
+    for split, salvaged in data.salvaged.items():
+        console.print(f"salvaged {len(salvaged)} truncated images of {split}, for example {min(salvaged)}")
     console.print(f"run folder   {folder}", soft_wrap=True)
     if (folder / "predictions.png").exists():
         console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)

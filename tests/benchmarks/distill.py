@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs, data = Path(folder), arguments.data or Path(folder) / "demo_faces"
         write_faces(data)
-        common = ["task=faces", f"data.root={data}", "data.workers=0"]
+        common = ["task=faces", "data=demo_faces", f"data.root={data}", "data.workers=0"]
         quick = ["trainer.max_epochs=1", "data.labelled_fraction=0.05", "logger.images=0", "trainer.progress_bar=false"]
         execute([*common, *quick, "backbone.alpha=1", f"paths.runs={runs}", "name=teacher"])
         student = [*common, "backbone.alpha=0.25"]

@@ -26,6 +26,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs:
         shared = [
             f"backbone.weights={arguments.weights}",
+            "data=demo_dogs",
+            "data=demo_dogs",
             f"data.root={arguments.data or Path(runs) / 'demo_dogs'}",
             f"paths.runs={runs}",
             "logger.images=0",

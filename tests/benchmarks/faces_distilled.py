@@ -26,6 +26,7 @@ from tasks.engine.train import evaluate, saved_data
 from tasks.run import execute
 from tests.benchmarks.timing import machine
 
+DEMOS = {"faces": "data=demo_faces", "embedding": "data=demo_people"}
 EPOCHS = {"teacher": 40, "attributes": 30, "embedding": 18}
 MORE = 960  # people on the unlabelled images
 FEW = 0.1  # share of the labels
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, float]:
 def teacher(task: str, runs: Path, common: Sequence[str]) -> Job:
     epochs = EPOCHS["teacher"]
     measured = f"trainer.validate_every={10 if task == 'faces' else epochs}"
-    job = (f"task={task}", *common, "backbone.alpha=1", f"trainer.max_epochs={epochs}", measured)
+    job = (f"task={task}", DEMOS[task], *common, "backbone.alpha=1", f"trainer.max_epochs={epochs}", measured)
     return str(runs / task / "teacher"), job
 
 
@@ -68,7 +69,7 @@ def students(task: str, runs: Path, more: Path, seeds: int, common: Sequence[str
     found = {}
     for alpha in ALPHAS if task == "faces" else ALPHAS[1:]:
         for seed in range(seeds):
-            here = (f"task={task}", *common, f"backbone.alpha={alpha}", f"seed={seed}")
+            here = (f"task={task}", DEMOS[task], *common, f"backbone.alpha={alpha}", f"seed={seed}")
             found[f"distilled-{alpha}-{seed}"] = (*here, *taught, *unlabelled)
             if task == "faces":
                 found[f"few-{alpha}-{seed}"] = (*here, *few, "trainer.validate_every=100")

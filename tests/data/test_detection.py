@@ -126,18 +126,19 @@ def test_bad_images_are_replaced_counted_and_limited(scenes: Path, tmp_path: Pat
     for image in (scenes / "train").iterdir():
         (root / "train" / image.name).write_bytes(image.read_bytes())
     whole = (root / "train" / "000003.jpg").read_bytes()
-    (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 2])
-    (root / "train" / "000005.jpg").write_bytes(b"")
+    (root / "train" / "000003.jpg").write_bytes(whole[: len(whole) // 4])
+    for i in range(5, 9):
+        (root / "train" / f"00000{i}.jpg").write_bytes(b"")
 
-    data = coco_data(root, max_bad=0.1)
+    data = coco_data(root, max_bad=0.3)
     batches = list(data.train_dataloader())
     assert all(len(b.images) == 4 for b in batches)
     problems = {problem for batch in batches for problem in batch.bad}
-    assert {Path(path).name for path, _ in problems} == {"000003.jpg", "000005.jpg"}
+    assert {Path(path).name for path, _ in problems} == {f"00000{i}.jpg" for i in (3, 5, 6, 7, 8)}
     data.record_bad_images(problems, "train")
-    assert len(data.bad["train"]) == 2
-    data.max_bad = 0.05
-    with pytest.raises(UserError, match=r"2 of 24 train images cannot be read, more than data.max_bad=0.05"):
+    assert len(data.bad["train"]) == 5
+    data.max_bad = 0.2
+    with pytest.raises(UserError, match=r"5 of 24 train images cannot be read, more than data.max_bad=0.2"):
         data.record_bad_images(problems, "train")
 
 
@@ -214,6 +215,7 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
+    Image.new("RGB", (9, 9)).save(tmp_path / "JPEGImages" / "good.jpg")
     (tmp_path / "Annotations" / "good.xml").write_text(f"<a><object><name>cell</name>{box}</object></a>")
     (tmp_path / "Annotations" / "torn.xml").write_text("<a><object>")
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("good\ntorn\nabsent\n")
@@ -221,8 +223,9 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
         data = VocData(str(tmp_path), 64, train="train", val="train")
         (record,) = data.records("train")
     assert record.boxes.tolist() == [[0, 0, 5, 9]]
-    assert "torn.xml" in caplog.text
-    assert "absent.xml" in caplog.text
+    assert "left out 1 of 3 .xml files that cannot be read; the first is" in caplog.text
+    assert "torn.xml: no element found" in caplog.text
+    assert "left out 1 of 3 names without an .xml file; the first is absent.xml" in caplog.text
 
 
 def test_boxes_at_the_border_are_kept() -> None:
@@ -423,7 +426,7 @@ def test_annotations_in_an_unknown_encoding_are_left_out(
     path.write_bytes(b'<?xml version="1.0" encoding="' + encoding + b'"?>' + path.read_bytes())
     with caplog.at_level(logging.WARNING):
         assert len(data.records("train")) == 1
-    assert f"skipped {path}: " in caplog.text
+    assert f"left out 1 of 2 .xml files that cannot be read; the first is {path}: " in caplog.text
 
 
 @pytest.mark.parametrize(

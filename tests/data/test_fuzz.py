@@ -17,16 +17,19 @@ from PIL import Image
 
 from backbones.errors import UserError
 from data import faces
+from data.box_files import BoxCsvData, BoxJsonlData
 from data.boxes import center_box
 from data.coco import read_coco
 from data.crops import decode_crop, read_crop
 from data.geo import places as geo
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels
 from data.images import read_image
+from data.layouts import recognize
 from data.shards.classification import class_of
 from data.shards.places import position_of
 from data.tar import BadShard, read_records
 from data.voc import VocData
+from data.yolo import YoloData
 
 EACH = 20  # files of each format
 TOKENS = (b"NaN", b"-1", b"1e999", b"null", b'"', b"[", b"}", b"<", b"&x;", b"]]>", b"\0", b"\xff\xfe", b"\n", b",")
@@ -131,9 +134,31 @@ def voc(path: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
     (root / "Annotations" / "a.xml").write_bytes(path.read_bytes())
+    photo(root / "JPEGImages")
     data = VocData(str(root), 32, train="train", val="train", workers=0)
     assert all(np.isfinite(record.boxes).all() for record in data.records("train"))
     data.dataset("train")
+
+
+def photo(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "a.jpg").write_bytes(image("JPEG"))
+
+
+def yolo(path: Path) -> None:
+    photo(path.parent)
+    (path.parent / "b.txt").write_bytes(b"0 .5 .5 .1 .1")
+    data = YoloData(str(path.parent), 32, train=".", val=".", workers=0)
+    assert all(np.isfinite(record.boxes).all() for record in data.records("train"))
+    recognize(path.parent, "_detection")
+
+
+def box_table(path: Path) -> None:
+    photo(path.parent)
+    kind = BoxCsvData if path.suffix == ".csv" else BoxJsonlData
+    data = kind(str(path.parent), 32, train=path.name, val=path.name, workers=0)
+    assert all(np.isfinite(record.boxes).all() for record in data.records("train"))
+    recognize(path.parent, "_detection")
 
 
 def coco(path: Path) -> None:
@@ -186,6 +211,8 @@ COCO = json.dumps(
     }
 ).encode()
 PLACES = b"path,latitude,longitude\n" + b"".join(b"%d.jpg,%d.5,-%d.25\n" % (i, i, 3 * i) for i in range(6))
+BOXES = b"filename,class,xmin,ymin,xmax,ymax\n" + b"".join(b"a.jpg,cat,%d,2,9,9.5\n" % i for i in range(4))
+OBJECTS = b'{"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4], [3, 4, 5, 6.5]], "categories": [0, 1]}}'
 FACES = b"path,Smiling,Young\na.jpg,1,0\nb.jpg,-1,\n"
 LABEL = b'{"label": 1, "latitude": 3, "longitude": 5}'
 SHARD = {f"{i}.{kind}": c for i in range(3) for kind, c in (("jpg", image("JPEG")), ("cls", b"1"), ("json", LABEL))}
@@ -201,6 +228,10 @@ FORMATS: dict[str, tuple[str, bytes, Change, Callable[[Path], object]]] = {
     "lzw tiff": ("a.tif", image("TIFF", compression="tiff_lzw"), mutated, open_image_file),
     "voc": ("source.xml", XML, mutated_words, voc),
     "coco": ("a.json", COCO, mutated_json, coco),
+    "yolo": ("a.txt", b"0 .5 .5 .1 .1\n1 .1 .1 .5 .1 .5 .5\n", mutated, yolo),
+    "yolo's names": ("data.yaml", b"train: images\nnc: 2\nnames:\n  0: cat\n  1: dog\n", mutated, yolo),
+    "boxes": ("a.csv", BOXES, mutated_words, box_table),
+    "boxes by line": ("a.jsonl", OBJECTS, mutated_json, box_table),
     "places": ("a.csv", PLACES, mutated_words, lambda path: geo.read_csv(path, path.parent, 1.0)),
     "faces": ("a.csv", FACES, mutated_words, face_table),
     "tar": ("a.tar", tarred(SHARD), mutated, shard),

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
+from data.base import SuiteData
 from data.boxes import center_box, random_box
 from data.classification import ImageSet, Sample
 from data.crops import read_crop
 from data.folders import FoldersData
 from data.geo.places import exif_position, read_folder
-from data.image_file import MAX_PIXELS, BadImage, image_size, limit_pixels
-from data.images import read_image
+from data.image_file import MAX_PIXELS, SALVAGED, BadImage, image_size, limit_pixels, noting_salvaged
+from data.images import first_readable, read_image
 from tests.conftest import png_header
 
 
@@ -153,3 +154,71 @@ def test_unreadable_photos_of_a_folder_are_of_one_kind(tmp_path: Path) -> None:
     message = str(error.value)
     assert "12 of 12 rows cannot be used: 10 that cannot be read (first: 0.jpg, it is not an image" in message
     assert "2 with a GPS position out of range (first: far0.jpg)" in message
+
+
+def photograph(side: int = 256, **settings: object) -> bytes:
+    """A JPEG of noise, grey nowhere."""
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 100, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(content, "JPEG", **settings)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}], ids=str)
+def test_a_jpeg_that_lacks_its_end_is_used_and_noted(settings: dict[str, object], tmp_path: Path) -> None:
+    content, path = photograph(**settings), tmp_path / "a.jpg"
+    path.write_bytes(content)
+    whole, size = read_image(path, 1 << 30)
+    crop, _ = read_crop(path, center_box, 64)
+    path.write_bytes(content[:-20])
+    with noting_salvaged() as noted:
+        image, size_of_rest = read_image(path, 1 << 30)
+        crop_of_rest, _ = read_crop(path, center_box, 64)
+    assert noted == [(str(path), SALVAGED)] * 2
+    assert size_of_rest == size
+    assert torch.equal(image[:, :200], whole[:, :200]) or "progressive" in settings
+    assert (image.float() - whole.float())[:, :200].abs().mean() < 2
+    assert (crop_of_rest.float() - crop.float()).abs().mean() < 2
+    with noting_salvaged() as noted:
+        assert first_readable(lambda _: {"image": read_image(path, 64)}, 0, 1)["bad"] == [(str(path), SALVAGED)]
+    assert not noted
+
+
+def test_the_rest_of_a_jpeg_is_turned_and_read_from_memory(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = photograph(exif=exif)
+    content = content[: len(content) * 3 // 4]
+    image, _ = read_image(tmp_path / "a.jpg", 1 << 30, upright=True, content=content)
+    assert (image[:, :, :40] == 128).all()  # the last rows, which are the left columns
+    assert not (image[:, :, 200:] == 128).all(dim=(0, 1)).any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_a_jpeg_that_lacks_most_of_its_rows_is_bad(share: float, tmp_path: Path) -> None:
+    content = photograph()
+    (tmp_path / "a.jpg").write_bytes(content[: int(len(content) * share)])
+    refused(tmp_path / "a.jpg", "truncated")
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP"])
+def test_other_formats_are_read_whole_or_not_at_all(form: str, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.effect_noise((256, 256), 90).convert("RGB").save(content, form)
+    (tmp_path / "a").write_bytes(content.getvalue()[:-2000])
+    refused(tmp_path / "a", "")
+
+
+def test_salvaged_images_are_counted_apart_and_few_bad_ones_forgiven(tmp_path: Path) -> None:
+    data = SuiteData(str(tmp_path))
+    data.datasets["val"] = [None] * 41  # type: ignore[assignment]  # only their number counts
+    data.record_bad_images([("a.jpg", SALVAGED), ("a.jpg", SALVAGED), ("b.jpg", "torn")], "val")
+    assert data.salvaged == {"val": {"a.jpg"}}
+    assert data.bad == {"val": {"b.jpg": "torn"}}
+    data.record_bad_images([(f"{i}.jpg", "torn") for i in range(3)], "val")
+    with pytest.raises(UserError, match=r"5 of 41 val images cannot be read, more than data\.max_bad=0\.01 allows"):
+        data.record_bad_images([("d.jpg", "torn")], "val")
+    strict = SuiteData(str(tmp_path), max_bad=0)
+    strict.datasets["val"] = data.datasets["val"]
+    with pytest.raises(UserError, match="1 of 41"):
+        strict.record_bad_images([("b.jpg", "torn")], "val")

@@ -40,15 +40,15 @@ SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 MORE = ("trainer.max_epochs=15", "trainer.validate_every=15", "trainer.lr=0.02")  # until scores differ
 TASKS = {
-    "detection": ("data.root={scenes}", "task.draw_threshold=0.2", *TINY, *MORE),
+    "detection": ("data=demo_scenes", "data.root={scenes}", "task.draw_threshold=0.2", *TINY, *MORE),
     "dogs": (
         "data=dogs",
         "data.root={dogs}",
         "data.center_crop=0.875",
         *(s for s in TINY if not s.startswith(("data.train", "data.val"))),
     ),
-    "faces": ("data.root={faces}", *FEW),
-    "embedding": ("data.root={faces}", "task.dim=16", *FEW),
+    "faces": ("data=demo_faces", "data.root={faces}", *FEW),
+    "embedding": ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW),
     "geo": ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
 }
 BOTH = ("detection", "dogs")  # that are exported in int8 too

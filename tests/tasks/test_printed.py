@@ -7,7 +7,7 @@ import pytest
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.engine.config import one_line_errors
-from tasks.engine.train import show
+from tasks.engine.train import chosen_metrics, show
 
 NAMES = ("[/nope]", "[red]cat[/]", ":dog:", "\x1b[2J")
 
@@ -25,6 +25,16 @@ def test_the_report_of_a_run_prints_names_as_they_are(
     for words in (*NAMES[:3], "a note [/of the data]", "[x]/[/y].jpg", "[run]"):
         assert words in printed
     assert "\x1b" not in printed
+
+
+def test_of_many_classes_the_best_and_the_worst_are_printed() -> None:
+    metrics = {"ap": 0.5, "ap_small": -1.0, "primary": 0.5}
+    for i in range(80):
+        metrics |= {f"ap/{i:02}": i / 100 if i else -1.0, f"ap50/{i:02}": i / 90 if i else -1.0}
+    kept = chosen_metrics(metrics, "ap")
+    assert list(kept) == ["ap", *(f"ap/{i:02}" for i in (79, 78, 77, 76, 75, 74, 6, 5, 4, 3, 2, 1))]
+    few = {"ap": 0.5, "ap75": -1.0, "ap/cat": 0.5, "ap50/cat": 0.6, "ap/owl": -1.0, "ap50/owl": -1.0}
+    assert chosen_metrics(few, "ap") == {"ap": 0.5, "ap/cat": 0.5, "ap50/cat": 0.6}
 
 
 def test_an_error_is_one_line_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,17 @@
 
 import contextlib
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from data.coco import read_coco
 from data.detection import Record
 from tasks.detection.coco_eval import CocoEvaluator, ground_truth, summary
 
@@ -16,6 +20,7 @@ LABELS = ["cat", "dog", "owl"]
 
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+NAMES += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
 
 
 def random_case(seed: int, images: int = 45) -> tuple[list[Record], CocoEvaluator]:
@@ -41,25 +46,31 @@ def random_case(seed: int, images: int = 45) -> tuple[list[Record], CocoEvaluato
 
 
 def figures(records: list[Record], evaluator: CocoEvaluator) -> dict[str, float]:
-    return summary(evaluator.precision(records, LABELS), LABELS)
+    return summary(evaluator.evaluate(records, LABELS), LABELS)
+
+
+def pycocotools_figures(truth: dict[str, Any], rows: np.ndarray) -> list[float]:
+    """Of rows of image, left, top, width, height, score and category."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        reference = COCOeval(coco, coco.loadRes(rows), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    return [float(value) for value in reference.stats]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_agrees_with_pycocotools(seed: int) -> None:
     records, evaluator = random_case(seed)
     ours = figures(records, evaluator)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = ground_truth(records, LABELS)
-        truth.createIndex()
-        rows = np.concatenate([np.insert(rows, 0, i, axis=1) for i, rows in evaluator.found.items()])
-        rows[:, 3:5] -= rows[:, 1:3]
-        rows[:, 6] += 1
-        reference = COCOeval(truth, truth.loadRes(rows), "bbox")
-        reference.evaluate()
-        reference.accumulate()
-        reference.summarize()
-    assert [ours[n] for n in NAMES] == pytest.approx(list(reference.stats[:6]), abs=1e-9)
+    rows = np.concatenate([np.insert(rows, 0, i, axis=1) for i, rows in evaluator.found.items()])
+    rows[:, 3:5] -= rows[:, 1:3]
+    rows[:, 6] += 1
+    reference = pycocotools_figures(ground_truth(records, LABELS), rows)
+    assert [ours[n] for n in NAMES] == pytest.approx(reference, abs=1e-9)
     assert ours["ap/owl"] == ours["ap50/owl"] == -1
 
     evaluator.backend = "pycocotools"
@@ -83,3 +94,63 @@ def test_nothing_found(backend: str) -> None:
     assert figures(records, evaluator)["ap"] == 0
     evaluator.found = {}
     assert figures(records, evaluator)["ap"] == -1
+
+
+def tenths(rng: np.random.Generator, low: int, high: int) -> float:
+    """A number with one decimal, as files have them: the nearest float64."""
+    return int(rng.integers(10 * low, 10 * high)) / 10
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, tmp_path: Path) -> None:
+    """Many detections overlap their objects by just a threshold, 0.5, 0.55 and so on."""
+    rng = np.random.default_rng(0)
+    images, objects, rows = 60, [], []
+    for i in range(images):
+        for label in rng.integers(0, 3, rng.integers(1, 12)).tolist():
+            left, top, height, width = (
+                *(tenths(rng, 0, 900) for _ in "xy"),
+                tenths(rng, 9, 300),
+                2 * int(rng.integers(5, 150)),
+            )
+            objects.append({"id": len(objects) + 1, "image_id": i, "category_id": label + 1, "iscrowd": 0})
+            objects[-1] |= {"bbox": [left, top, width, height], "area": round(width * height, 2)}
+            for _ in range(rng.integers(0, 4)):
+                part = round(width * rng.integers(10, 21) / 20, 1)
+                rows.append([i, left, top, part, height, rng.random(), label + 1])
+    categories = [{"id": i, "name": name} for i, name in enumerate(LABELS, start=1)]
+    truth = {"images": [{"id": i, "file_name": f"{i}.jpg", "width": 2000, "height": 2000} for i in range(images)]}
+    truth |= {"annotations": objects, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    _, records = read_coco(tmp_path / "truth.json", tmp_path)
+    found = np.array(rows)
+
+    evaluator = CocoEvaluator(backend)
+    for i in range(images):
+        own = found[found[:, 0] == i]
+        corners = np.concatenate([own[:, 1:3], own[:, 1:3] + own[:, 3:5]], axis=1)
+        evaluator.add(i, corners, own[:, 5], own[:, 6] - 1)
+    expected = pytest.approx(pycocotools_figures(truth, found), abs=1e-6)
+    ours = figures(records, evaluator)
+    assert [ours[name] for name in NAMES] == expected
+    short = [replace(r, boxes=r.boxes.astype(np.float32)) for r in records]
+    less = figures(short, evaluator)
+    assert [less[name] for name in NAMES] != expected
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_difficult_objects_count_neither_for_nor_against(backend: Any) -> None:
+    """Found or not; but a second detection of one is a false one, as of any object and unlike in a crowd."""
+    boxes = np.array([[0.0, 0, 50, 50], [100, 100, 150, 150]])
+    areas, none = np.array([2500.0, 2500]), np.zeros(2, bool)
+
+    def ap(difficult: list[bool], *detected: tuple[int, float]) -> float:
+        record = Record(Path(), 0, boxes, np.zeros(2, int), areas, none, np.array(difficult))
+        evaluator = CocoEvaluator(backend)
+        scores = np.array([score for _, score in detected])
+        evaluator.add(0, boxes[[i for i, _ in detected]], scores, np.zeros(len(detected)))
+        return figures([record], evaluator)["ap"]
+
+    assert ap([False, False], (0, 0.9)) == pytest.approx(0.5, abs=0.01)
+    assert ap([False, True], (0, 0.9)) == ap([False, True], (1, 0.95), (0, 0.9)) == pytest.approx(1)
+    assert ap([False, True], (1, 0.95), (1, 0.94), (0, 0.9)) == pytest.approx(0.5)

@@ -192,4 +192,4 @@ def train_and_measure(model: Detector, data: CocoData, steps: int) -> float:
         kept = found.scores[i].numpy() > 0
         boxes, scores, labels = (table[i].numpy()[kept] for table in found)
         evaluator.add(image_id, boxes * scale[i], scores, labels)
-    return summary(evaluator.precision(data.records("val"), data.labels), data.labels)["ap50"]
+    return summary(evaluator.evaluate(data.records("val"), data.labels), data.labels)["ap50"]

@@ -54,6 +54,7 @@ def test_minutes_leave_time_for_the_last_validation_and_outlive_a_stop() -> None
 def test_a_run_of_a_fraction_of_a_minute_ends_measured(scenes: Path, tmp_path: Path) -> None:
     more = (
         "task=detection",
+        "data=demo_scenes",
         f"data.root={scenes}",
         f"paths.runs={tmp_path}",
         "name=short",

@@ -17,7 +17,7 @@ BAD = {
     "backbone.alpha=wide": r"backbone.alpha=wide: must be a number in \(0, 2\]",
     "backbone.alpha=": "must be a number",
     "task=segmentation": "task=segmentation: choose from classification, detection, ",
-    "data=imagenot": "data=imagenot: choose from celeba, ",
+    "data=imagenot": "data=imagenot: choose from box_csv, ",
     "detector=yolo": "detector=yolo: choose from faster_rcnn, pan, ssd",
     "backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",
     "+backbone.alfa=1": "unknown setting 'backbone.alfa'; did you mean 'backbone.alpha'",

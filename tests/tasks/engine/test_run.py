@@ -25,7 +25,7 @@ from tests.conftest import ROOT, TINY, command, png_header, wait_until
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
-    return [*TINY, f"data.root={scenes}", f"paths.runs={runs}", *more]
+    return [*TINY, "data=demo_scenes", f"data.root={scenes}", f"paths.runs={runs}", *more]
 
 
 @pytest.fixture(scope="module")

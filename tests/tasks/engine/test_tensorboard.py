@@ -28,7 +28,7 @@ def trained(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) 
         f"paths.runs={runs}",
     )
     tiny = [a for a in TINY if not a.startswith(("backbone.", "trainer."))]
-    result = command("run", "-m", *short, *tiny, f"data.root={scenes}", "backbone.alpha=0.25,0.5")
+    result = command("run", "-m", *short, *tiny, "data=demo_scenes", f"data.root={scenes}", "backbone.alpha=0.25,0.5")
     assert result.returncode == 0, result.stderr
     few = ("task.resolution=64", "data.batch_size=8", "data.workers=0", "backbone.alpha=0.25", f"data.root={dogs}")
     execute(

@@ -130,9 +130,9 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
 @pytest.mark.parametrize(
     ("task", "settings", "keys"),
     [
-        ("detection", ("data.root={scenes}", "task.draw_threshold=0", *TINY), ["detections"]),
-        ("faces", ("data.root={faces}", *FEW), ["attributes"]),
-        ("embedding", ("data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
+        ("detection", ("data=demo_scenes", "data.root={scenes}", "task.draw_threshold=0", *TINY), ["detections"]),
+        ("faces", ("data=demo_faces", "data.root={faces}", *FEW), ["attributes"]),
+        ("embedding", ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
         (
             "geo",
             ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),

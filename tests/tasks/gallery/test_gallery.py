@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("geo")
     tiny = ["backbone.alpha=0.25", "task.resolution=64", "data.batch_size=16", "data.workers=0", "data.size=64"]
     counts = ["data.train=160", "data.val=12", "data.gallery=60", "data.generated=true"]
-    where = [f"data.root={root / 'earth'}", f"paths.runs={root / 'runs'}", "name=tiny"]
+    where = ["data=demo_earth", f"data.root={root / 'earth'}", f"paths.runs={root / 'runs'}", "name=tiny"]
     result = command("run", "task=geo", *tiny, *counts, *where, "trainer.max_epochs=2", "logger.images=2")
     assert result.returncode == 0, result.stderr
     return root / "runs" / "geo" / "tiny"
