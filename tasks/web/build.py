@@ -117,7 +117,7 @@ def policy(script: str, style: str, cdn: str | None) -> str:
 
 def blob(name: str, content: bytes) -> str:
     """A script element that holds gzip-compressed bytes in base64."""
-    text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    text = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
     return f'<script type="text/plain" id="{name}">{text}</script>'
 
 

@@ -45,7 +45,7 @@ async function startOnnx([script, wasm]) {
 
 // A module with one instruction of relaxed SIMD, i8x16.relaxed_swizzle, which is valid where browsers have it.
 const relaxed = () => WebAssembly.validate(Uint8Array.of(
-  0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 128, 2, 26, 11));
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 10, 16, 1, 14, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 128, 2, 26, 11));
 const ELEMENTS = {1: Float32Array, 2: Int32Array, 3: Uint8Array, 4: BigInt64Array, 6: Uint8Array, 9: Int8Array};  // litert::ElementType
 
 function listed(vector) {
