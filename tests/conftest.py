@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from data.demo.dogs import write_dogs
 from data.demo.faces import write_faces
 from data.demo.scenes import write_scenes
+from tasks.engine.config import load_config
+from tasks.engine.options import locate
+from tasks.engine.train import build_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
 
@@ -48,6 +52,18 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "faces"
     write_faces(root, people=20, images=3)
     return root
+
+
+def untrained(folder: Path, *overrides: str) -> Path:
+    """A run folder of a network as it starts."""
+    config = load_config(overrides)
+    torch.manual_seed(0)
+    module = locate(config, "task")(config, build_data(config).labels)
+    content: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "checkpoints" / "best.ckpt")
+    return folder
 
 
 def shared(path: str) -> Path:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.web import runtime
 from tasks.web.exports import Export, find_exports
+from tasks.web.runtime import RUNTIMES, runtime_names
 from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("models.js", "show.js", "page.js")  # one after the other
+SCRIPTS = ("runtimes.js", "models.js", "show.js", "page.js")  # one after the other
 MAP_WIDTH = 720  # pixels
 
 
@@ -24,7 +24,7 @@ def write_page(config: dict[str, Any]) -> Path:
     """Writes the page that `conf/page.yaml` describes, and returns its path.
 
     Raises:
-        UserError: see `find_exports`, `read_samples` and `runtime_files`; or the page cannot be written.
+        UserError: see `find_exports`, `read_samples` and `Runtime.files`; or the page cannot be written.
     """
     exports = find_exports(config["exports"])
     samples = read_samples(config["samples"]) if config["samples"] else own_samples(exports)
@@ -51,32 +51,40 @@ def own_samples(exports: Sequence[Export]) -> list[bytes]:
 
 def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[bytes]) -> str:
     """The text of the page."""
-    names = runtime.WEBGPU if config["webgpu"] else runtime.WASM
-    blobs: dict[str, bytes] = {}
+    forms = list(dict.fromkeys(export.spec["format"] for export in exports))
+    linked = config["runtime"] == "link"
+    if config["webgpu"] and "onnx" not in forms:
+        raise UserError("webgpu=true runs format=onnx alone, and there is none among the exports")
     content: dict[str, Any] = {
-        "runtime": f"{runtime.PACKAGE} {runtime.VERSION}",
+        "runtimes": {form: described(form, config) for form in forms},
         "webgpu": config["webgpu"],
         "exports": [export.spec for export in exports],
         "samples": [data_url(sample) for sample in samples],
         "map": data_url(world_map()) if any("cells" in export.spec for export in exports) else None,
-        "link": None,
     }
-    if config["runtime"] == "link":
-        base = f"{config['cdn'].rstrip('/')}/{runtime.PACKAGE}@{runtime.VERSION}/dist"
-        content["link"] = [{"url": f"{base}/{name}", "integrity": runtime.INTEGRITY[name]} for name in names]
-    else:
-        blobs["module"], blobs["wasm"] = runtime.runtime_files(config["webgpu"], config["runtime_folder"])
-    blobs |= {f"model-{i}": export.model for i, export in enumerate(exports)}
+    blobs = {f"model-{i}": export.model for i, export in enumerate(exports)}
+    for form in () if linked else forms:
+        files = RUNTIMES[form].files(runtime_names(form, config["webgpu"]), config["runtime_folder"])
+        blobs |= {f"{form}-{i}": file for i, file in enumerate(files)}
     script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
     style = (HERE / "page.css").read_text()
     fields = {
-        "policy": policy(script, style, config["cdn"] if content["link"] else None),
+        "policy": policy(script, style, config["cdn"] if linked else None),
         "style": style,
         "data": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),  # so that no name ends the script
         "blobs": "\n".join(blob(name, value) for name, value in blobs.items()),
         "script": script,
     }
     return fill((HERE / "template.html").read_text(), fields)
+
+
+def described(form: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the page knows of the runtime of a format: its name, and where its files are if not in the page."""
+    runtime = RUNTIMES[form]
+    base = f"{config['cdn'].rstrip('/')}/{runtime.release}/{runtime.folder}"
+    names = runtime_names(form, config["webgpu"])
+    link = [{"url": f"{base}/{name}", "integrity": runtime.integrity[name]} for name in names]
+    return {"name": f"{runtime.package} {runtime.version}", "link": link if config["runtime"] == "link" else None}
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
@@ -109,7 +117,7 @@ def policy(script: str, style: str, cdn: str | None) -> str:
 
 def blob(name: str, content: bytes) -> str:
     """A script element that holds gzip-compressed bytes in base64."""
-    text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    text = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
     return f'<script type="text/plain" id="{name}">{text}</script>'
 
 

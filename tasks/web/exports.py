@@ -12,6 +12,8 @@ from typing import Any
 
 from backbones.errors import UserError
 
+MODELS = {"onnx": "model.onnx", "litert": "model.tflite"}  # the formats that a browser runs
+NMS = ("score_threshold", "candidates", "nms_iou", "max_detections")  # settings of non-maximum suppression
 LAYOUTS = ("uint8_nhwc", "float_nchw")
 SIDE_LIMIT = 4096
 LARGEST_SPEC = 1 << 26  # bytes
@@ -19,7 +21,7 @@ LARGEST_SPEC = 1 << 26  # bytes
 
 @dataclass(frozen=True)
 class Export:
-    """An ONNX export: the model file, and the part of model.json that goes into the page."""
+    """An export: the model file, and the part of model.json that goes into the page."""
 
     name: str
     folder: Path
@@ -29,7 +31,7 @@ class Export:
 
 
 def find_exports(exports: str) -> list[Export]:
-    """The ONNX exports in the given folders or below, which commas join.
+    """The exports in the given folders or below, which commas join, that a browser runs.
 
     Raises:
         UserError: a folder is absent or has no export, the exports are of other formats, or one is damaged.
@@ -43,10 +45,10 @@ def find_exports(exports: str) -> list[Export]:
         if not found:
             raise UserError(f"exports={part}: there is no export in it; make one with python -m tasks.export ckpt=...")
         folders |= {folder.resolve(): form for folder, form in found.items()}
-    usable = [folder for folder, form in folders.items() if form == "onnx"]
+    usable = [folder for folder, form in folders.items() if form in MODELS]
     if not usable:
         forms = ", ".join(sorted(set(folders.values())))
-        raise UserError(f"exports={exports}: a browser runs format=onnx, not {forms}; export again with format=onnx")
+        raise UserError(f"exports={exports}: a browser runs format=litert or onnx, not {forms}; export again with one")
     return [read_export(folder, name) for folder, name in zip(usable, names(usable), strict=True)]
 
 
@@ -93,7 +95,7 @@ def read_export(folder: Path, name: str) -> Export:
         data = content["provenance"]["config"]["groups"]["data"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(file) from error
-    path = folder / "model.onnx"
+    path = folder / MODELS[spec["format"]]
     if not path.is_file():
         raise UserError(f"there is no {path}; export again with overwrite=true")
     model = path.read_bytes()
@@ -118,16 +120,18 @@ def page_spec(content: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(view)
     spec = {
         "task": str(content["task"]),
+        "format": content["format"],
         "quantize": str(content["quantize"]),
         "answer": str(content.get("answer", "values")),  # exports of older versions show their outputs as they are
         "input": view,
         "outputs": [{key: str(output[key]) for key in ("name", "meaning")} for output in content["outputs"]],
         "labels": [str(label) for label in content["labels"]],
         "note": str(content["note"]) if content.get("note") else None,
-        "madds_m": number(content["cost"]["madds_m"]),
+        "postprocess": {"draw_threshold": 0.0} | {k: number(v) for k, v in content.get("postprocess", {}).items()},
     }
-    if "postprocess" in content:
-        spec["draw_threshold"] = number(content["postprocess"]["draw_threshold"])
+    if spec["answer"] == "detections" and "labels" not in [output["name"] for output in spec["outputs"]]:
+        for name in NMS:  # which the page does
+            spec["postprocess"][name] = number(content["postprocess"][name])
     if "threshold_far1e-2" in content["metrics"].get("after", {}):
         spec["threshold"] = number(content["metrics"]["after"]["threshold_far1e-2"])
     if "cells" in content:

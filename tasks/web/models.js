@@ -1,61 +1,29 @@
-"use strict";
-// The models: the runtime, images as their input, their outputs as answers, and how fast they are.
+// The models: images as their input, their outputs as answers, and how fast they are.
 
-const byId = (id) => document.getElementById(id);
-const DATA = JSON.parse(byId("data").textContent);
 const MEASURED = {warmup: 3, least: 5, seconds: 2, batch: 16};  // as tasks.bench
-const query = new URLSearchParams(location.search);
-const cores = navigator.hardwareConcurrency || 1;
-const threads = crossOriginIsolated ? Math.max(1, Number(query.get("threads")) || Math.min(4, cores)) : 1;
-let ort;
-
-// ---- runtime and models
-
-async function unpack(id) {
-  const packed = await fetch(`data:application/octet-stream;base64,${byId(id).textContent}`);
-  return new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-}
-
-async function download({url, integrity}) {
-  const answer = await fetch(url, {integrity, referrerPolicy: "no-referrer"});
-  if (!answer.ok) throw new Error(`${url} answers ${answer.status}`);
-  return answer.arrayBuffer();
-}
-
-async function loadRuntime() {
-  try {
-    await WebAssembly.instantiate(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0));  // an empty module
-  } catch {
-    throw new Error("WebAssembly is blocked or missing in this browser; allow it for this page, or open the page in another one");
-  }
-  let parts;
-  try {
-    parts = await Promise.all(DATA.link ? DATA.link.map(download) : [unpack("module"), unpack("wasm")]);
-  } catch (error) {
-    if (!DATA.link) throw error;
-    throw new Error(`The runtime cannot be loaded from ${new URL(DATA.link[0].url).host}. Is this device offline? A page made with runtime=inline needs no network`);
-  }
-  const url = URL.createObjectURL(new Blob([parts[0]], {type: "text/javascript"}));
-  ort = await import(url);
-  ort.env.logLevel = "error";
-  ort.env.wasm.wasmBinary = parts[1];
-  ort.env.wasm.numThreads = threads;
-}
 
 async function load(model) {  // once, and again where another provider is chosen
-  const provider = byId("provider").value === "webgpu" && model.spec.quantize === "none" ? "webgpu" : "wasm";
+  const {spec} = model, provider = byId("provider").value === "webgpu" && webgpu(spec) ? "webgpu" : "wasm";
   if (model.session && model.provider === provider) return;
-  const start = performance.now(), withRuntime = !models.some((m) => m.session);
+  const withRuntime = !models.some((m) => m.session && m.spec.format === spec.format), {loader, ms} = await runtime(spec.format);
+  const start = performance.now();
   model.bytes ??= new Uint8Array(await unpack(`model-${model.index}`));
   await model.session?.release();
   model.session = null;
-  model.session = await ort.InferenceSession.create(model.bytes, {executionProviders: [provider], logSeverityLevel: 3});
-  Object.assign(model, {provider, withRuntime, loadMs: performance.now() - start, firstMs: NaN, times: [], prepared: []});
+  model.session = await loader(spec, model.bytes, provider);
+  const loadMs = performance.now() - start + (withRuntime ? ms : 0);
+  Object.assign(model, {provider, withRuntime, loadMs, firstMs: NaN, times: [], prepared: []});
 }
 
-async function run(model, tensor) {
-  const start = performance.now();
-  const outputs = await model.session.run({[model.spec.input.name]: tensor});
+const webgpu = ({format, quantize}) => format === "onnx" && quantize === "none";
+
+async function run(model, data, images) {  // the outputs of the first image, and milliseconds
+  const {spec} = model, start = performance.now();
+  let outputs = await model.session.run(data, images);
+  for (const [name, {data, dims}] of Object.entries(outputs)) {
+    outputs[name] = {data: data.subarray(0, data.length / (dims[0] || 1)), dims: [1, ...dims.slice(1)]};
+  }
+  if (spec.answer === "detections" && !outputs.labels) outputs = suppress(outputs, spec.postprocess);
   return [outputs, performance.now() - start];
 }
 
@@ -114,31 +82,60 @@ function resize(pixels, stride, [left, top, right, bottom], size) {  // RGBA of 
   return result;
 }
 
-function tensor({layout, size}, pixels, batch = 1) {  // uint8 (batch, size, size, 3) as the network takes it
-  if (layout === "uint8_nhwc") return new ort.Tensor("uint8", pixels, [batch, size, size, 3]);
+function arranged({layout, size}, pixels) {  // uint8 (batch, size, size, 3) as the network takes it
+  if (layout === "uint8_nhwc") return pixels;
   const plane = size * size, values = new Float32Array(pixels.length);
   for (let i = 0; i < pixels.length; i++) {
     const channel = i % 3, place = (i - channel) / 3, item = Math.floor(place / plane);
     values[(3 * item + channel) * plane + place % plane] = pixels[i];
   }
-  return new ort.Tensor("float32", values, [batch, 3, size, size]);
+  return values;
 }
 
 // ---- answers: as each export's example.py makes them of the outputs of one image
 
 const round = (value, digits) => Number(Number(value).toFixed(digits));
-const ranked = (scores, labels) => Array.from(scores, (score, i) => ({label: labels[i] ?? String(i), score: round(score, 4)}))
-  .map((row, i) => [scores[i], row]).sort((a, b) => b[0] - a[0]).map(([, row]) => row);
+function ranked({data}, {labels, postprocess}) {  // names with scores, best first
+  const order = Array.from(data.keys()).filter((i) => data[i] >= postprocess.draw_threshold).sort((a, b) => data[b] - data[a]);
+  return order.map((i) => ({label: labels[i] ?? String(i), score: round(data[i], 4)}));
+}
 const degrees = (radians) => round(radians * 180 / Math.PI, 5);
-const listed = (outputs) => Object.fromEntries(Object.entries(outputs).map(([name, o]) => [name, Array.from(o.data, (v) => round(v, 5))]));
+const plain = (outputs) => Object.fromEntries(Object.entries(outputs).map(([name, o]) => [name, Array.from(o.data, (v) => round(v, 5))]));
+
+function suppress({boxes, scores}, settings) {  // class-wise non-maximum suppression, where a format has none inside
+  const classes = scores.dims.at(-1), given = scores.data;
+  let order = Array.from(given.keys()).filter((i) => given[i] > settings.score_threshold);
+  if (order.length > settings.candidates) {  // sorts fewer, as `given` is long
+    const least = Float32Array.from(order, (i) => given[i]).sort().at(-settings.candidates);
+    order = order.filter((i) => given[i] >= least);
+  }
+  order = order.sort((a, b) => given[b] - given[a]).slice(0, settings.candidates);
+  const kept = [];
+  for (const i of order) {
+    const label = i % classes, at = 4 * (i - label) / classes, box = boxes.data.subarray(at, at + 4);
+    if (!kept.some((other) => other.label === label && overlap(other.box, box) > settings.nms_iou)) kept.push({label, box, score: given[i]});
+  }
+  const best = kept.slice(0, settings.max_detections), count = best.length;
+  return {
+    boxes: {data: Float32Array.from(best.flatMap(({box}) => [...box])), dims: [1, count, 4]},
+    scores: {data: Float32Array.from(best, ({score}) => score), dims: [1, count]},
+    labels: {data: Int32Array.from(best, ({label}) => label), dims: [1, count]},
+  };
+}
+
+function overlap(a, b) {  // intersection over union of boxes (left, top, right, bottom)
+  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
+  const shared = Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  return shared > 0 ? shared / (area(a) + area(b) - shared) : 0;
+}
 
 const ANSWERS = {
-  classes: (outputs, spec) => ranked(outputs.probabilities.data, spec.labels).slice(0, 5),
-  attributes: (outputs, spec) => ranked(outputs.probabilities.data, spec.labels),
+  classes: ({probabilities}, spec) => ranked(probabilities, spec).slice(0, 5),
+  attributes: ({probabilities}, spec) => ranked(probabilities, spec),
   detections({boxes, scores, labels}, spec) {
     const rows = [];
     for (let i = 0; i < scores.data.length; i++) {
-      if (!(scores.data[i] > spec.draw_threshold)) continue;
+      if (!(scores.data[i] > spec.postprocess.draw_threshold)) continue;
       const box = Array.from(boxes.data.slice(4 * i, 4 * i + 4), (v) => round(v / spec.input.size, 4));
       rows.push({label: spec.labels[Number(labels.data[i])] ?? String(labels.data[i]), score: round(scores.data[i], 4), box});
     }
@@ -149,17 +146,17 @@ const ANSWERS = {
     const found = Array.from(cells.data, (cell, i) => ({token: spec.cells.tokens[Number(cell)], probability: round(probabilities.data[i], 4)}));
     return [{latitude: degrees(Math.atan2(z, Math.hypot(x, y))), longitude: degrees(Math.atan2(y, x)), cells: found}];
   },
-  embedding: ({embedding}) => [listed({embedding})],
-  values: (outputs) => [listed(outputs)],
+  embedding: ({embedding}) => [plain({embedding})],
+  values: (outputs) => [plain(outputs)],
 };
 const kind = (spec) => (Object.hasOwn(ANSWERS, spec.answer) ? spec.answer : "values");
 
 async function answer(model, context) {  // rows for the image in a canvas's context
   const {width, height} = context.canvas, start = performance.now();
   const pixels = context.getImageData(0, 0, width, height).data;
-  const input = tensor(model.spec.input, resize(pixels, width, region(model.spec.input, width, height), model.spec.input.size));
+  const input = arranged(model.spec.input, resize(pixels, width, region(model.spec.input, width, height), model.spec.input.size));
   const prepared = performance.now() - start;
-  const [outputs, time] = await run(model, input);
+  const [outputs, time] = await run(model, input, 1);
   return {rows: ANSWERS[kind(model.spec)](outputs, model.spec), outputs, prepared, time};
 }
 
@@ -172,12 +169,12 @@ function quantile(values, share) {  // as numpy's percentile
 
 async function times(model, batch, seconds) {
   const {size} = model.spec.input, pixels = Uint8Array.from({length: batch * size * size * 3}, () => 256 * Math.random());
-  const input = tensor(model.spec.input, pixels, batch), found = [];
+  const input = arranged(model.spec.input, pixels), found = [];
   const begun = performance.now();  // warm-up is as long as measuring: browsers run slow code until they have compiled fast code
-  for (let i = 0; i < MEASURED.warmup || performance.now() - begun < 1000 * seconds; i++) await run(model, input);
+  for (let i = 0; i < MEASURED.warmup || performance.now() - begun < 1000 * seconds; i++) await run(model, input, batch);
   let total = 0, shown = performance.now();
   while (found.length < MEASURED.least || total < 1000 * seconds) {
-    const [, time] = await run(model, input);
+    const [, time] = await run(model, input, batch);
     found.push(time);
     total += time;
     if (performance.now() - shown > 200) {  // lets the browser draw

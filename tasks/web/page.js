@@ -5,7 +5,7 @@ const LARGEST = 16e6;  // pixels of a canvas that every phone can hold
 
 const models = DATA.exports.map((spec, index) => ({spec, index, enabled: spec.task === DATA.exports[0].task}));
 const enabled = () => models.filter((m) => m.enabled);
-let image = null, stream = null, facing = "environment", running = null, again = false;
+let image = null, stream = null, facing = "environment", able = false, running = null, again = false;
 let answered = [];  // when the last ones were answered
 
 function say(words) {
@@ -46,7 +46,7 @@ function showSpeed(model) {
   if (recent.length) rows.push([`median of ${recent.length}`, ms(quantile(recent, 0.5))], [`95 % of ${recent.length} within`, ms(quantile(recent, 0.95))]);
   rows.push(["image to input", ms(quantile(model.prepared, 0.5))]);
   if (stream && answered.length > 1) rows.push(["frames a second", fixed((answered.length - 1) * 1000 / (answered.at(-1) - answered[0]), 1)]);
-  rows.push(["threads", model.provider === "webgpu" ? "WebGPU" : String(threads)]);
+  rows.push(["threads", model.provider === "webgpu" ? "WebGPU" : String(model.session.threads)]);
   model.figures.replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
@@ -67,7 +67,7 @@ async function refresh(model) {
 }
 
 async function answerAll() {
-  while (again && ort) {
+  while (again && able) {
     again = false;
     drawView();
     for (const model of enabled()) await refresh(model);
@@ -79,13 +79,14 @@ function update() {  // answers the present image by every enabled model, one af
   again = true;
   running ??= Promise.resolve().then(answerAll).finally(() => {
     running = null;
-    if (again && ort) update();
+    if (again && able) update();
   });
   return running;
 }
 
 function ready() {
-  byId("footer").textContent = `${DATA.runtime}, ${threads === 1 ? "1 thread" : `${threads} threads`}; first answer ${fixed(performance.now() / 1000, 2)} s after opening.`;
+  const used = [...new Set(enabled().map(({spec}) => DATA.runtimes[spec.format].name))], count = enabled()[0].session?.threads ?? 1;
+  byId("footer").textContent = `${used.join(", ")}, ${count === 1 ? "1 thread" : `${count} threads`}; first answer ${fixed(performance.now() / 1000, 2)} s after opening.`;
 }
 
 // ---- input
@@ -179,14 +180,14 @@ async function measure() {
     try {
       await load(model);
       const single = await times(model, 1, seconds), full = await times(model, MEASURED.batch, seconds);
-      rows.push({name: model.spec.name, threads, provider: model.provider, median_ms: round(quantile(single, 0.5), 3),
+      rows.push({name: model.spec.name, runtime: DATA.runtimes[model.spec.format].name, threads: model.session.threads, provider: model.provider, median_ms: round(quantile(single, 0.5), 3),
         p95_ms: round(quantile(single, 0.95), 3), images_per_second: round(MEASURED.batch * 1000 / quantile(full, 0.5), 2),
         file_mb: model.spec.bytes / 1e6, quantize: model.spec.quantize, sha256: model.spec.sha256});
     } catch (error) {
       rows.push({name: model.spec.name, error: String(error.message ?? error)});
     }
   }
-  const device = {runtime: DATA.runtime, browser: navigator.userAgent, cores, date: new Date().toISOString().slice(0, 10)};
+  const device = {browser: navigator.userAgent, cores, date: new Date().toISOString().slice(0, 10)};
   byId("json").value = JSON.stringify({...device, rows}, null, 1);
   byId("progress").textContent = rows.map((r) => `${r.name}: ${r.error ?? ms(r.median_ms)}`).join("; ");
   byId("results").hidden = false;
@@ -249,12 +250,14 @@ function wire() {
 async function start() {
   wire();
   try {
-    await loadRuntime();
+    await checkWebAssembly();
+    await Promise.all(enabled().map(({spec}) => runtime(spec.format)));
     if (DATA.map) world = await createImageBitmap(await (await fetch(DATA.map)).blob());
   } catch (error) {
     byId("measure").disabled = true;
     return say(`The models cannot be run: ${error.message ?? error}.`);
   }
+  able = true;
   if (!DATA.samples.length || image) return update();
   await openSample(0);
   if (enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {

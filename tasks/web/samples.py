@@ -85,9 +85,9 @@ def place(_: int, rng: Generator) -> Image.Image:
 
 # by the name of the data set's configuration
 DRAWN: dict[str, Callable[[int, Generator], Image.Image]] = {
-    "scenes": scene,
+    "demo_scenes": scene,
     "demo_dogs": dog,
     "demo_faces": face,
     "demo_people": face,
-    "earth": place,
+    "demo_earth": place,
 }

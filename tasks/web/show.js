@@ -95,7 +95,7 @@ function boxes(model, rows) {
   const counts = new Map();
   for (const {label} of rows) counts.set(label, (counts.get(label) ?? 0) + 1);
   const words = [...counts].map(([label, count]) => `${count} × ${label}`).join(", ");
-  return [make("p", {}, words || `Nothing scores above ${model.spec.draw_threshold}.`)];
+  return [make("p", {}, words || `Nothing scores above ${model.spec.postprocess.draw_threshold}.`)];
 }
 
 function map(model, [{latitude, longitude, cells}]) {

@@ -22,34 +22,23 @@ from tasks.classification.answers import ClassResult
 from tasks.detection.answers import DetectionResult
 from tasks.engine.answers import Result
 from tasks.engine.config import load_config
-from tasks.engine.options import locate, result_type
-from tasks.engine.train import build_data
+from tasks.engine.options import result_type
 from tasks.export.__main__ import execute as export
 from tasks.export.package import read_spec
 from tasks.predict import predict
-from tests.conftest import ROOT
+from tests.conftest import ROOT, untrained
 
 SMALL = ("backbone.alpha=0.25", "task.resolution=96", "data.batch_size=8", "data.workers=0")
-
-
-def untrained(folder: Path, *overrides: str) -> Path:
-    """A run folder of a network as it starts."""
-    config = load_config([*SMALL, *overrides])
-    torch.manual_seed(0)
-    module = locate(config, "task")(config, build_data(config).labels)
-    content: dict[str, Any] = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(content)
-    (folder / "checkpoints").mkdir(parents=True)
-    torch.save(content, folder / "checkpoints" / "best.ckpt")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def runs(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/detection/x and runs/dogs/y, their ONNX exports, and two photos."""
     root = tmp_path_factory.mktemp("python")
-    run = untrained(root / "runs/detection/x", "data.train=24", "data.val=8", f"data.root={scenes}")
-    other = untrained(root / "runs/dogs/y", "task=dogs", "data=dogs", f"data.root={dogs}")
+    run = untrained(
+        root / "runs/detection/x", *SMALL, "data=demo_scenes", "data.train=24", "data.val=8", f"data.root={scenes}"
+    )
+    other = untrained(root / "runs/dogs/y", *SMALL, "task=dogs", "data=dogs", f"data.root={dogs}")
     for folder in (run, other):
         export([f"ckpt={folder}", "max_drop=100"])
     shutil.copy(scenes / "val" / "000000.jpg", root / "a.jpg")
@@ -168,7 +157,7 @@ def test_predictions_jsonl_has_to_dict(detector: Path, runs: Path, tmp_path: Pat
 
 def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, tmp_path: Path) -> None:
     few = ("data=demo_people", "data.people=20", "data.images_per_identity=3", f"data.root={faces}")
-    model = load(untrained(tmp_path / "e", "task=embedding", "task.dim=16", *few))
+    model = load(untrained(tmp_path / "e", *SMALL, "task=embedding", "task.dim=16", *few))
     image, *others = sorted((faces / "lfw").rglob("*.jpg"))[:8]
     (tmp_path / "torn.jpg").touch()
     model.set_references([*others, tmp_path / "torn.jpg", Image.open(image)])

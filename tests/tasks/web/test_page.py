@@ -1,0 +1,272 @@
+"""How the page is made, served and loaded, and what is said where something is wrong."""
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from backbones.errors import UserError
+from data.scenes import DemoScenesData
+from tasks import page
+from tasks.engine.train import show
+from tasks.web.runtime import LITERT, ONNX
+from tasks.web.samples import DRAWN
+from tasks.web.serve import server
+from tests.conftest import ROOT
+from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python
+
+
+def test_threads_where_it_is_served(
+    exports: dict[str, Path], dogs_page: Path, chromium: Browser, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(dogs_page, "localhost", 0) as running:
+        assert running.server_address[0] in ("127.0.0.1", "::1")
+        threading.Thread(target=running.serve_forever).start()
+        address = f"http://localhost:{running.server_address[1]}/"
+        with opened(chromium, f"{address}?threads=2") as tab:
+            answered(tab)
+            assert "2 threads" in tab.inner_text("#footer")
+            for folder in (exports["dogs-onnx"], exports["dogs-int8-litert"]):
+                wanted, _ = python(folder, photo, monkeypatch)
+                got = answer(tab, folder, photo)
+                assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=1e-2)
+                assert "threads2" in panel_of(tab, folder).locator("dl").inner_text().replace("\n", "")
+        running.shutdown()
+    with server(dogs_page, "localhost", 0) as taken, pytest.raises(UserError, match="cannot be served"):
+        server(dogs_page, "localhost", taken.server_address[1])
+
+
+def test_a_browser_without_relaxed_simd(
+    exports: dict[str, Path], dogs_page: Path, chromium: Browser, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Safari: LiteRT's other pair of files answers. (Shared memory, which the first pair needs, is refused too.)"""
+    script = """WebAssembly.validate = () => false;
+        WebAssembly.Memory = class extends WebAssembly.Memory {
+            constructor(kind) { if (kind.shared) throw new Error("shared"); super(kind); }
+        };"""
+    folder = exports["dogs-int8-litert"]
+    wanted, _ = python(folder, photo, monkeypatch)
+    with opened(chromium, dogs_page.as_uri(), script=script) as tab:
+        answered(tab)
+        got = answer(tab, folder, photo)
+    assert [row["score"] for row in got] == pytest.approx([row["score"] for row in wanted], abs=1e-2)
+
+
+def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes: Path, tmp_path: Path) -> None:
+    settings = (f"exports={exports['dogs-onnx']}", f"output={tmp_path / 'page.html'}", "serve=true", "port=0")
+    command = [sys.executable, "-m", "tasks.page", *settings]
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background does not
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as process:
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        assert process.stdout
+        address = next(found[0] for line in process.stdout if (found := re.search(r"http://localhost:\d+/", line)))
+        with urllib.request.urlopen(address, timeout=30) as response:
+            assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+            assert response.read() == (tmp_path / "page.html").read_bytes()
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{address}model.json", timeout=30)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        watchdog.cancel()
+
+
+@contextmanager
+def cdn(modules: Path, change: Callable[[bytes], bytes] = lambda content: content) -> Iterator[str]:
+    """The address of a host that answers everybody with the packages' files, perhaps changed."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            runtime = next(r for r in (ONNX, LITERT) if self.path.startswith(f"/npm/{r.release}/{r.folder}/"))
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+            self.wfile.write(change((modules / runtime.package / runtime.folder / Path(self.path).name).read_bytes()))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/npm"
+        running.shutdown()
+
+
+def test_linked_runtime(
+    exports: dict[str, Path], runtimes: Path, chromium: Browser, tmp_path: Path, photo: Path
+) -> None:
+    """It is loaded from the address given, and from a host that changed it, it is not."""
+    both = (exports["dogs-int8-litert"], exports["dogs-onnx"])
+    with cdn(runtimes) as address:
+        path = build(tmp_path, *both, settings=("runtime=link", f"cdn={address}", f"samples={photo}"))
+        assert path.stat().st_size < 2e6
+        with opened(chromium, path.as_uri(), outside=address) as tab:
+            answered(tab)
+            for folder in both:
+                assert len(answer(tab, folder, photo)) == 5
+    with cdn(runtimes, lambda content: content + b"\n") as address:
+        path = build(tmp_path, *both, settings=("runtime=link", f"cdn={address}", f"samples={photo}"))
+        with opened(chromium, path.as_uri(), outside=address, problems=("integrity", "digest")) as tab:
+            expect(tab.locator("#message")).to_contain_text("cannot be loaded from 127.0.0.1")
+
+
+def changed(folder: Path, target: Path, **fields: Any) -> Path:
+    """A copy of an export with other fields in its model.json."""
+    shutil.copytree(folder, target)
+    spec = json.loads((target / "model.json").read_text())
+    (target / "model.json").write_text(json.dumps(spec | fields))
+    return target
+
+
+def test_a_strangers_export_is_text(
+    exports: dict[str, Path], runtimes: Path, chromium: Browser, tmp_path: Path, photo: Path
+) -> None:
+    evil = "</script><img src=x onerror=alert(1)>{{script}}"
+    fields = {"labels": [f"{evil}{i}" for i in range(12)], "note": evil, "task": evil, "file": "../../../etc/passwd"}
+    hostile = changed(exports["dogs-litert"], tmp_path / "<b onclick=alert(2)>", **fields)
+    stranger = changed(exports["dogs-litert"], tmp_path / "stranger", answer="constructor", task=evil)
+    path = build(tmp_path, hostile, stranger, settings=(f"runtime_folder={runtimes}",))
+    with opened(chromium, path.as_uri()) as tab:
+        tab.set_input_files("#file", photo)
+        first, second = tab.locator("#models section").all()
+        expect(first.locator(".bars")).to_contain_text(evil)
+        assert first.locator("h2").inner_text().startswith("<b onclick=alert(2)>")
+        expect(second.locator("table")).to_contain_text("probabilities")
+        expect(second.locator("table")).to_contain_text("1 \u00d7 12")
+        assert tab.locator("img[src=x]").count() == 0
+        answered(tab)
+
+
+def test_nothing_of_the_machine_goes_along(exports: dict[str, Path], whole: Path) -> None:
+    """model.json knows the paths of the machine that trained."""
+    text = whole.read_text()
+    root = str(exports["dogs-onnx"].parents[3])
+    assert root in (exports["dogs-onnx"] / "model.json").read_text()
+    assert root not in text
+    assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", text) == []
+
+
+def test_what_goes_wrong_in_the_browser(
+    whole: Path, chromium: Browser, launch: Callable[..., Browser], tmp_path: Path
+) -> None:
+    message = "#message"
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8torn")
+    with opened(chromium, whole.as_uri()) as tab:
+        answered(tab)
+        tab.set_input_files("#file", tmp_path / "torn.jpg")
+        expect(tab.locator(message)).to_contain_text("torn.jpg cannot be decoded")
+        tab.locator("#samples button").first.click()
+        expect(tab.locator(message)).to_be_hidden()
+        tab.click("#camera")
+        expect(tab.locator(message)).to_contain_text("device has no camera")
+    with launch("--use-fake-device-for-media-stream") as own, opened(own, whole.as_uri()) as tab:
+        tab.click("#camera")
+        expect(tab.locator(message)).to_contain_text("The camera was refused")
+
+
+def test_webassembly_that_is_blocked(whole: Path, chromium: Browser) -> None:
+    """As by a host whose policy does not allow it."""
+    policy = {"Content-Security-Policy": "script-src 'unsafe-inline' blob:"}
+    with opened(chromium, "about:blank", outside="http://page.test/") as tab:
+        tab.route("http://page.test/", lambda route: route.fulfill(path=whole, headers=policy))
+        tab.goto("http://page.test/")
+        expect(tab.locator("#message")).to_contain_text("WebAssembly is blocked")
+        expect(tab.locator("#measure")).to_be_disabled()
+
+
+def test_a_model_that_cannot_be_run(
+    exports: dict[str, Path], runtimes: Path, chromium: Browser, tmp_path: Path, photo: Path
+) -> None:
+    """Its panel says so, and the others run."""
+    bad = []
+    for name, file, content in (
+        ("dogs-onnx", "model.onnx", (exports["dogs-onnx"] / "model.onnx").read_bytes()[:5000]),
+        ("dogs-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()[:5000]),
+        ("geo-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()),  # of other outputs
+    ):
+        folder = changed(exports[name], tmp_path / name, task="dogs", sha256=hashlib.sha256(content).hexdigest())
+        (folder / file).write_bytes(content)
+        bad.append(folder)
+    good = (exports["dogs-onnx"], exports["dogs-litert"])
+    path = build(tmp_path, *bad, *good, settings=(f"runtime_folder={runtimes}", f"samples={photo}"))
+    with opened(chromium, path.as_uri()) as tab:
+        panels = tab.locator("#models section").all()
+        for panel in panels[: len(bad)]:
+            expect(panel.locator(".answer")).to_contain_text("This model cannot be run here")
+        for panel in panels[len(bad) :]:
+            expect(panel.locator(".bars")).to_contain_text("%")
+
+
+def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dogs, lite = exports["dogs-onnx"], exports["dogs-int8-litert"]
+    (tmp_path / "empty").mkdir()
+    executorch = changed(dogs, tmp_path / "executorch", format="executorch")
+    limits = changed(exports["detection-litert"], tmp_path / "limits", postprocess={"draw_threshold": 0.2})
+    (torn := changed(dogs, tmp_path / "torn") / "model.json").write_text('{"format": "onn')
+    lacking = changed(dogs, tmp_path / "lacking", input={"size": 96})
+    other = changed(dogs, tmp_path / "other", sha256="0" * 64)
+    pipe = changed(dogs, tmp_path / "pipe")
+    (pipe / "model.json").unlink()
+    os.mkfifo(pipe / "model.json")
+    (headless := changed(dogs, tmp_path / "headless") / "model.onnx").unlink()
+    for runtime in (ONNX, LITERT):
+        (folder := tmp_path / "modules" / runtime.package / runtime.folder).mkdir(parents=True)
+        (folder / next(iter(runtime.integrity))).write_text("something else")
+    output = f"output={tmp_path / 'page.html'}"
+    for settings, words in (
+        ([f"exports={tmp_path / 'absent'}"], "there is no such folder"),
+        ([f"exports={tmp_path / 'empty'}"], "there is no export in it; make one with python -m tasks.export"),
+        ([f"exports={executorch}"], "a browser runs format=litert or onnx, not executorch"),
+        ([f"exports={limits}"], "is damaged; export again"),
+        ([f"exports={torn.parent}"], "is damaged; export again"),
+        ([f"exports={lacking}"], "is damaged; export again"),
+        ([f"exports={pipe}"], "is damaged; export again"),
+        ([f"exports={headless.parent}"], "there is no"),
+        ([f"exports={other}"], "is not the file that model.json describes"),
+        ([f"exports={dogs}", f"runtime_folder={tmp_path / 'empty'}"], "cannot be read"),
+        ([f"exports={dogs}", f"runtime_folder={tmp_path / 'modules'}"], "is not that of onnxruntime-web@"),
+        ([f"exports={lite}", f"runtime_folder={tmp_path / 'modules'}"], "is not that of @litertjs/core@"),
+        ([f"exports={lite}", "webgpu=true"], "webgpu=true runs format=onnx alone"),
+        ([f"exports={dogs}", f"samples={tmp_path / 'empty'}"], "there is no image of that name"),
+        ([f"exports={dogs}", "runtime=link", "cdn=ftp://host"], "is not an address"),
+        ([f"exports={dogs}", "runtime=remote"], "choose from inline, link"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)) as error:
+            page.execute([*settings, output])
+        assert "\n" not in str(error.value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="npm, which is not installed"):
+        page.execute([f"exports={dogs}", output])
+    (tmp_path / "npm").write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with pytest.raises(UserError, match=r"npm cannot fetch .* \(no network\); or download"):
+        page.execute([f"exports={dogs}", output])
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_samples_are_drawn_for_data_sets_that_there_are() -> None:
+    assert DRAWN.keys() <= {path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")}
+
+
+def test_a_run_ends_by_saying_how_to_open_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"task": "detection", "epoch": 1, "metrics": {"ap": 0.5}, "primary": "ap"}
+    show(content, tmp_path, DemoScenesData(str(tmp_path), 96, train=1, val=1, seed=0))
+    assert f"python -m tasks.page exports={tmp_path}" in capsys.readouterr().out.replace("\n", "")
