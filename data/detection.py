@@ -2,10 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from data.transforms import detection_transforms, mosaic
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2e9
+NOTED = 10_000  # unusable boxes that are kept one by one
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,37 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
+
+
+class Unusable(NamedTuple):
+    """A box (left, top, right, bottom) in pixels that is not used, and what is wrong with it."""
+
+    path: Path
+    reason: str
+    box: tuple[float, ...]
+
+
+@dataclass
+class Notes:
+    """What readers saw beside the records that they return."""
+
+    boxes: list[Unusable] = field(default_factory=list)  # the first NOTED
+    dropped: Counter[str] = field(default_factory=Counter)  # all, by what is wrong with them
+    sizes: dict[Path, tuple[float, float]] = field(default_factory=dict)  # annotated width and height
+
+
+_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[Notes]:
+    """Within it, what any reader of annotations drops is kept, so that it can be shown."""
+    notes = Notes()
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 def usable(
@@ -55,14 +89,25 @@ def usable(
     if (kept != solid).any():
         found = image_size(path)
         kept = solid & inside(*found) if found else solid if min(size) <= 0 else kept
-    dropped["that are not finite"] += int((~finite).sum())
-    dropped["without area"] += int((finite & ~solid).sum())
-    dropped["outside of their images"] += int((solid & ~kept).sum())
+    faults = {
+        "that are not finite": ~finite,
+        "without area": finite & ~solid,
+        "outside of their images": solid & ~kept,
+    }
+    for reason, rows in faults.items():
+        dropped[reason] += int(rows.sum())
+    if notes := _notes.get():
+        notes.sizes[path] = size
+        for reason, rows in faults.items():
+            left = NOTED - len(notes.boxes)
+            notes.boxes += [Unusable(path, reason, tuple(box)) for box in boxes[rows][:left].tolist()]
     return kept
 
 
 def report_dropped(source: Path, dropped: Counter[str]) -> None:
     """Says how many boxes of an annotation file are not used, and why."""
+    if notes := _notes.get():
+        notes.dropped.update(dropped)
     for reason, count in dropped.items():
         if count:
             log.warning("%s: dropped %d boxes %s", source, count, reason)

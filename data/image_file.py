@@ -58,13 +58,14 @@ def read_content(path: Path) -> bytes:
     try:
         if is_member(path):
             return read_member(path)
-        _check_file(path)
+        check_file(path)
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise BadImage(path, _reason(error)) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises BadImage where a file is no regular one or larger than MAX_BYTES, and OSError where it is absent."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(path, "it is not a regular file")
@@ -83,7 +84,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
         if content is None and is_member(path):
             content = read_member(path)
         if content is None:
-            _check_file(path)
+            check_file(path)
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as file:
             check_pixels(path, *file.size)
             yield file
