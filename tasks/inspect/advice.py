@@ -52,8 +52,8 @@ def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) ->
     if images < SOME_IMAGES:
         yield Advice("backbone.pretrained=true", f"{images:,} training images: begin with ImageNet's weights")
     if len(known) and np.median(known) > WASTE * resolution**2:
-        megapixels = np.median(known) / 1e6
-        yield Advice("", f"half of the images have over {megapixels:.1f} megapixels: loading them smaller copies is faster")
+        words = f"half of the images have over {np.median(known) / 1e6:.1f} megapixels: smaller copies load faster"
+        yield Advice("", words)
 
 
 def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> Iterator[Advice]:
@@ -63,7 +63,8 @@ def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> Iterator
     # enlarging shows nothing new
     most = min(HIGHEST, int(math.sqrt(np.median(pixels)) if len(pixels) else HIGHEST) // STEP * STEP)
     advised = min(max(wanted, LOWEST), max(most, LOWEST))
-    words = f"a tenth of the boxes are under {tenth:.1%} of their image's side, {tenth * advised:.0f} of {advised} pixels"
+    shown = f"{tenth * advised:.0f} of {advised} pixels"
+    words = f"a tenth of the boxes are under {tenth:.1%} of their image's side, {shown}"
     yield Advice(f"detector=pan task.resolution={advised}", words)
     small = float((sides * advised < WANTED).mean())
     if small > 0.1:
@@ -80,4 +81,5 @@ def _balanced(contents: Contents) -> Iterator[Advice]:
         return
     share = float(f"{min(1.0, np.median(there) / contents.count('train')):.1g}")
     rarest = contents.names[int(np.where(images > 0, images, images.max() + 1).argmin())]
-    yield Advice(f"data.balance={share:g}", f"{rarest} is in {there.min():,} images, the median class in {np.median(there):,.0f}")
+    words = f"{rarest} is in {there.min():,} images, the median class in {np.median(there):,.0f}"
+    yield Advice(f"data.balance={share:g}", words)

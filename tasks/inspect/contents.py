@@ -1,7 +1,7 @@
 """What the splits of a data set hold, in columns: images, and the labels on them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from backbones.errors import UserError
-from data.base import SPLITS, SuiteData
+from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationData, Sample
 from data.detection import DetectionData, Notes, Record, noted
 from data.geo.places import GeoData
 from data.shards.classification import ShardsData
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 NO_BOX = np.full(4, np.nan)
 
 
@@ -34,9 +36,9 @@ class Contents:
     split: Ints  # (N,) indices of `splits`
     row: Ints  # (M,) the image of a label
     label: Ints  # (M,) indices of `names`
-    boxes: npt.NDArray[np.float64] | None  # (M, 4) left, top, right, bottom in pixels of the file
-    crowd: npt.NDArray[np.bool_]  # (M,) regions to ignore
-    difficult: npt.NDArray[np.bool_]  # (M,)
+    boxes: Floats | None  # (M, 4) left, top, right, bottom in pixels of the file
+    crowd: Flags  # (M,) regions to ignore
+    difficult: Flags  # (M,)
     notes: Notes = field(default_factory=Notes)  # of what the readers left out
     warnings: list[str] = field(default_factory=list)  # that the readers gave
 
@@ -89,7 +91,7 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def _columns(
-    names: list[str], rows: dict[str, Sequence[Record]] | dict[str, Sequence[Sample]], notes: Notes, warnings: list[str]
+    names: list[str], rows: Mapping[Split, Sequence[Record | Sample]], notes: Notes, warnings: list[str]
 ) -> Contents:
     paths: list[Path] = []
     splits: list[str] = []
@@ -124,7 +126,7 @@ def _columns(
     )
 
 
-def _labels(image: Record | Sample) -> tuple[Ints, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _labels(image: Record | Sample) -> tuple[Ints, Floats, Flags, Flags]:
     """An image's labels (K,), boxes (K, 4), and which are crowd and difficult (K,)."""
     if isinstance(image, Record):
         difficult = getattr(image, "difficult", None)
@@ -136,4 +138,3 @@ def _labels(image: Record | Sample) -> tuple[Ints, npt.NDArray[np.float64], npt.
         label = np.array([image.label] if image.label >= 0 else [], np.int64)
     none = np.zeros(len(label), bool)
     return label, np.tile(NO_BOX, (len(label), 1)), none, none
-

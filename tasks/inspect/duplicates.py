@@ -24,10 +24,12 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     again = [Example(path, f"{n} times in {contents.splits[s]}") for (s, path), n in listed.items() if n > 1]
     yield from finding("listed_twice", "images that a split lists more than once", again, "list each once")
 
-    across, within, differing = [], [], []
+    across: list[Example] = []
+    within: list[Example] = []
+    differing: list[Example] = []
     first = {path: i for i, path in reversed(list(enumerate(paths)))}
-    groups = copies(paths, seen, [i for i, path in enumerate(paths) if first[path] == i or split[first[path]] != split[i]])
-    for rows in groups:
+    once = [i for i, path in enumerate(paths) if first[path] == i or split[first[path]] != split[i]]
+    for rows in copies(paths, seen, once):
         where = sorted({split[i] for i in rows})
         words = f"{len(rows)} copies in {' and '.join(contents.splits[s] for s in where)}"
         example = Example(paths[rows[-1]], words, other=paths[rows[0]])
@@ -94,7 +96,7 @@ def near(split: npt.NDArray[np.int64], seen: Sequence[Seen]) -> list[tuple[int, 
     flat = pixels.reshape(len(pixels), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    found = []
+    found: list[tuple[int, int]] = []
     for number in range(1, int(own.max()) + 1):
         (late,), (early,) = np.nonzero(own == number), np.nonzero(own < number)
         for start in range(0, len(late) if len(early) else 0, TURN):
@@ -102,6 +104,6 @@ def near(split: npt.NDArray[np.int64], seen: Sequence[Seen]) -> list[tuple[int, 
             apart = np.bitwise_count(hashes[turn][:, None] ^ hashes[early][None])
             alike = np.where(apart <= BITS, flat[turn] @ flat[early].T, 0)
             best = alike.argmax(axis=1)
-            for i in np.flatnonzero(alike.max(axis=1) >= ALIKE):
-                found.append((int(rows[turn[i]]), int(rows[early[best[i]]])))
+            chosen = np.flatnonzero(alike.max(axis=1) >= ALIKE)
+            found += zip(rows[turn[chosen]].tolist(), rows[early[best[chosen]]].tolist(), strict=True)
     return found

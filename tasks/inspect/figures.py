@@ -25,20 +25,16 @@ def by_split(survey: Survey) -> list[tuple[str, list[str]]]:
     """The rows of a table whose columns are the splits: images, labels, classes that are shown."""
     contents = survey.contents
     splits = [*contents.splits, *contents.same]
-
-    def row(name: str, values: list[str]) -> tuple[str, list[str]]:
-        return name, [f"as {contents.same[s]}" if s in contents.same else v for s, v in zip(splits, values, strict=True)]
-
-    rows = [row("images", [f"{contents.count(s):,}" for s in splits])]
+    images = [contents.count(s) for s in splits]
+    rows = [("images", [f"{n:,}" for n in images])]
     if contents.names:
         counts = [contents.count(s, objects=True) for s in splits]
-        word = "labels" if contents.boxes is None else "boxes"
-        rows.append(row(word, [f"{n:,}" for n in counts]))
+        rows.append(("labels" if contents.boxes is None else "boxes", [f"{n:,}" for n in counts]))
         if contents.boxes is not None:
-            rows.append(row("an image", [f"{n / max(1, contents.count(s)):.1f}" for n, s in zip(counts, splits, strict=True)]))
-        shown = [int((contents.per_class(s) > 0).sum()) for s in splits]
-        rows.append(row("classes", [f"{n:,}" for n in shown]))
-    return rows
+            rows.append(("an image", [f"{n / max(1, i):.1f}" for n, i in zip(counts, images, strict=True)]))
+        rows.append(("classes", [f"{(contents.per_class(s) > 0).sum():,}" for s in splits]))
+    words = {i: f"as {contents.same[s]}" for i, s in enumerate(splits) if s in contents.same}
+    return [(name, [words.get(i, value) for i, value in enumerate(row)]) for name, row in rows]
 
 
 def formats(survey: Survey) -> str:

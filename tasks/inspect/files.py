@@ -40,7 +40,7 @@ class Seen(NamedTuple):
     length: int = 0  # bytes
     digest: bytes = b""  # of the content, or of both ends of it
     thumb: bytes | None = None  # grey, THUMB; None where the pixels were not looked at
-    rows: float = 1.0  # share of the rows that a truncated file has
+    rows: float | None = None  # of a JPEG that ends early, the share of its rows that is there
 
 
 def look(path: Path, decode: bool) -> Seen:
@@ -102,11 +102,12 @@ def truncated_allowed() -> Iterator[None]:
 
 
 def rows_of(path: Path) -> float:
-    """The share of a truncated JPEG's rows that can be decoded; rows at the end that are black count as lacking."""
+    """The share of a truncated JPEG's rows that are there; libjpeg makes the others grey."""
     try:
         with truncated_allowed(), open_image(path) as image:
             image.draft("L", (2 * THUMB[0], 2 * THUMB[1]))
-            filled = np.flatnonzero(np.asarray(image.convert("L")).any(axis=1))
+            grey = np.abs(np.asarray(image.convert("L"), np.int16) - 128) <= 1
+            filled = np.flatnonzero(~grey.all(axis=1))
             return float(filled[-1] + 1) / image.height if len(filled) else 0.0
     except BadImage:
         return 0.0

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 EXAMPLES = 24  # of a kind that are kept
 
 Box = tuple[float, ...]  # left, top, right, bottom in pixels of the file

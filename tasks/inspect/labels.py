@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.inspect.contents import Contents
+from tasks.inspect.contents import Contents, Flags
 from tasks.inspect.files import Seen
 from tasks.inspect.findings import Box, Example, Finding, finding
 
 OVER = 2.0  # pixels that a box may be over its image's edge, as tools count differently
 SAME = 1.0  # pixels in which two boxes of one object may differ
-
-Flags = npt.NDArray[np.bool_]
 
 
 def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -31,7 +28,7 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     # the readers' own words, but for what the boxes above say
     words = [w for w in contents.warnings if ": dropped " not in w]
     hint = "correct them; what they label is left out"
-    yield from finding("warnings", "things that the reader of the labels warns of", [Example(None, w) for w in words], hint)
+    yield from finding("warnings", "warnings of the reader", [Example(None, w) for w in words], hint)
 
 
 def _dropped(contents: Contents) -> Iterator[Finding]:
@@ -43,7 +40,8 @@ def _dropped(contents: Contents) -> Iterator[Finding]:
             if why == reason:
                 found.setdefault(path, []).append(box)
         examples = [Example(path, _corners(boxes[0]), tuple(boxes)) for path, boxes in found.items()]
-        yield from finding(reason, f"boxes {reason}", examples, "correct or remove them; they are left out", count=count)
+        hint = "correct or remove them; they are left out"
+        yield from finding(reason, f"boxes {reason}", examples, hint, count=count)
 
 
 def _corners(box: Box) -> str:
@@ -91,14 +89,15 @@ def _twice(contents: Contents) -> Iterator[Finding]:
 
 
 def _flagged(contents: Contents, flags: Flags, kind: str, title: str, hint: str) -> Iterator[Finding]:
-    yield from finding(kind, title, _examples(contents, flags, lambda k: contents.names[contents.label[k]]), hint, False)
+    examples = _examples(contents, flags, lambda k: contents.names[contents.label[k]])
+    yield from finding(kind, title, examples, hint, False)
 
 
 def _examples(contents: Contents, flags: Flags, words: Callable[[int], str]) -> list[Example]:
     """One for each label that is flagged."""
     assert contents.boxes is not None
     return [
-        Example(contents.paths[contents.row[k]], words(k), (tuple(contents.boxes[k].tolist()),))
+        Example(contents.paths[contents.row[k]], words(int(k)), (tuple(contents.boxes[k].tolist()),))
         for k in np.flatnonzero(flags)
     ]
 

@@ -95,7 +95,7 @@ def _bars(bars: Sequence[tuple[str, int]]) -> str:
 
 def _finding(finding: Finding, pictures: "Pictures") -> str:
     style = "fault" if finding.fault else "muted"
-    parts = [f"<h2><span class={style}>{finding.count:,}</span> {text(finding.title)}</h2>"]
+    parts = [f"<h2>{text(finding.title)}: <span class={style}>{finding.count:,}</span></h2>"]
     parts.append(f"<p class=muted>{text(finding.hint)}</p>")
     shown = [e for e in finding.examples if e.path][:SHOWN]
     words = [e.words for e in finding.examples if not e.path][:WORDS]
@@ -150,7 +150,7 @@ class Pictures:
         """A picture with its name and what is odd about it."""
         assert example.path
         shown = "".join(
-            f"<img src='{address}' alt='' loading=lazy>" if address else "<div class=none>not readable</div>"
+            f"<img src='{address}' alt=''>" if address else "<div class=none>not readable</div>"
             for address in (self.address(p, example.boxes) for p in (example.path, example.other) if p)
         )
         names = " and ".join(text(self.name(p)) for p in (example.path, example.other) if p)
@@ -194,7 +194,9 @@ class Pictures:
                 label = int(self.contents.label[k])
                 colour = COLOURS[label % len(COLOURS)]
                 canvas.rectangle(corners, outline=colour, width=2)
-                canvas.text((corners[0] + 3, corners[1] + 1), plain(self.contents.names[label]), colour, font)
+                corner, words = (corners[0] + 3, corners[1] + 3), plain(self.contents.names[label])
+                canvas.rectangle(canvas.textbbox(corner, words, font), fill=colour)
+                canvas.text(corner, words, "white", font)
         for box in marked:
             if np.isfinite(box).all():
                 canvas.rectangle(_scaled(box, scale, image.size), outline=MARK, width=4)

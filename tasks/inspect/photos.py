@@ -41,7 +41,7 @@ def _unreadable(path: Path, seen: Seen) -> str:
 
 
 def _truncated(path: Path, seen: Seen) -> str:
-    return f"{seen.rows:.0%} of its rows are there" if seen.rows < 1 else ""
+    return f"{seen.rows:.0%} of its rows are there" if seen.rows is not None else ""
 
 
 def _misnamed(path: Path, seen: Seen) -> str:
@@ -80,7 +80,7 @@ TESTS: tuple[tuple[str, str, Test, str, bool], ...] = (
     ("truncated", "JPEGs that end early", _truncated, "fetch them again; what is there of them is used", True),
     ("flat", "images of a single colour", _flat, "look whether something went wrong when they were made", True),
     ("tiny", f"images with a side under {LEAST_SIDE} pixels", _tiny, "look whether they are thumbnails", True),
-    ("long", f"images more than {LONG:g} times as long as wide", _long, "cut them: they are squeezed to a square", False),
+    ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are squeezed to a square", False),
     ("misnamed", "files that are not what their names end with", _misnamed, "they are read all the same", False),
     ("mode", "images of unusual pixels", _mode, "convert them to RGB if that is not what is meant", False),
 )
@@ -97,7 +97,7 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
         hint = "training sees them as they are stored, prediction turns them upright: turn the files"
     yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)
     lone = [Example(path, "no split lists it") for path in _unlisted(contents.paths)]
-    yield from finding("unlisted", "images beside the others that no split lists", lone, "label them or leave them", False)
+    yield from finding("unlisted", "images that no split lists", lone, "they are not used", False)
 
 
 def _unlisted(paths: Sequence[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from tasks.inspect.contents import Contents, read
 from tasks.inspect.files import DECODED, Seen, look_at_all
 from tasks.inspect.findings import Finding
 
+
 @dataclass(frozen=True)
 class Survey:
     contents: Contents
