@@ -2,12 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +18,12 @@ from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
 from data.image_file import image_size
 from data.images import first_readable, read_image
+from data.notes import note_boxes, note_dropped
 from data.transforms import detection_transforms, mosaic
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2e9
-NOTED = 10_000  # unusable boxes that are kept one by one
 
 
 @dataclass(frozen=True)
@@ -38,37 +36,6 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
-
-
-class Unusable(NamedTuple):
-    """A box (left, top, right, bottom) in pixels that is not used, and what is wrong with it."""
-
-    path: Path
-    reason: str
-    box: tuple[float, ...]
-
-
-@dataclass
-class Notes:
-    """What readers saw beside the records that they return."""
-
-    boxes: list[Unusable] = field(default_factory=list)  # the first NOTED
-    dropped: Counter[str] = field(default_factory=Counter)  # all, by what is wrong with them
-    sizes: dict[Path, tuple[float, float]] = field(default_factory=dict)  # annotated width and height
-
-
-_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
-
-
-@contextmanager
-def noted() -> Iterator[Notes]:
-    """Within it, what any reader of annotations drops is kept, so that it can be shown."""
-    notes = Notes()
-    token = _notes.set(notes)
-    try:
-        yield notes
-    finally:
-        _notes.reset(token)
 
 
 def usable(
@@ -96,18 +63,13 @@ def usable(
     }
     for reason, rows in faults.items():
         dropped[reason] += int(rows.sum())
-    if notes := _notes.get():
-        notes.sizes[path] = size
-        for reason, rows in faults.items():
-            left = NOTED - len(notes.boxes)
-            notes.boxes += [Unusable(path, reason, tuple(box)) for box in boxes[rows][:left].tolist()]
+    note_boxes(path, size, boxes, faults)
     return kept
 
 
 def report_dropped(source: Path, dropped: Counter[str]) -> None:
     """Says how many boxes of an annotation file are not used, and why."""
-    if notes := _notes.get():
-        notes.dropped.update(dropped)
+    note_dropped(dropped)
     for reason, count in dropped.items():
         if count:
             log.warning("%s: dropped %d boxes %s", source, count, reason)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationData, Sample
-from data.detection import DetectionData, Notes, Record, noted
+from data.detection import DetectionData, Record
 from data.geo.places import GeoData
+from data.notes import Notes, noted
 from data.shards.classification import ShardsData
 
 Ints = npt.NDArray[np.int64]
