@@ -12,7 +12,7 @@ from tasks.engine.layout import recognized
 if TYPE_CHECKING:
     from tasks.inspect.survey import Survey
 
-TASKS = ("detection", "classification", "faces", "embedding", "geo")  # the order in which a folder is tried
+TASKS = ("detection", "classification", "geo", "faces", "embedding")  # the order in which a folder is tried
 CHOSEN = ("task=", "data=", "experiment=")  # overrides that say what the data is
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.inspect.advice import box_sides
 from tasks.inspect.survey import Survey
 
-SIZES = (64, 128, 256, 512, 1024, 2048, 4096)  # pixels
+SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # pixels
 SIDES = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # shares of an image's side
 OBJECTS = (0, 1, 2, 4, 8, 16, 32, 64)  # boxes of an image
 MOST = 3  # formats or sizes that are named
@@ -48,8 +48,10 @@ def sizes(survey: Survey) -> str:
 
 
 def _named(counts: Counter[str]) -> str:
-    words = [f"{name} ({count:,})" for name, count in counts.most_common(MOST)]
-    return ", ".join([*words, *([f"{len(counts) - MOST:,} others"] if len(counts) > MOST else [])])
+    shown = counts.most_common(MOST)
+    words = [f"{name} ({count:,})" for name, count in shown]
+    rest = counts.total() - sum(count for _, count in shown)
+    return ", ".join([*words, *([f"others ({rest:,})"] if rest else [])])
 
 
 def histograms(survey: Survey) -> list[Histogram]:

@@ -45,7 +45,7 @@ def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> It
     faults = sum(f.fault for f in survey.findings)
     yield f"<h1>{text(root.name)}</h1>"
     images = len(set(survey.contents.paths))
-    kinds = f"{faults} kinds of faults" if faults else "no faults"
+    kinds = f"kinds of faults: {faults}" if faults else "no faults"
     yield f"<p class=muted>{text(told)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"
     if survey.decoded < images:
         words = f"The pixels of {survey.decoded:,} images were looked at: faults of pixels and likenesses are of these."

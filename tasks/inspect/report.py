@@ -11,6 +11,7 @@ from tasks.inspect.findings import Finding
 from tasks.inspect.survey import Survey
 
 WIDTH = 80  # columns at most
+NAME = 24  # characters of a file's name
 BAR = 24  # columns of a histogram's longest bar
 
 
@@ -53,10 +54,15 @@ def _bars(histogram: Histogram) -> Table:
 def _odd(findings: list[Finding]) -> Table:
     table = _table("", "what is odd", "for example")
     table.columns[0].justify = "right"
-    table.columns[1].max_width = 40
+    table.columns[1].min_width = 34
     table.columns[2].no_wrap = True
     for finding in findings:
         example = finding.examples[0]
-        words = " ".join(filter(None, [example.path.name if example.path else "", example.words]))
-        table.add_row(f"{finding.count:,}", finding.title, words, style="" if finding.fault else "dim")
+        name = f"{_short(example.path.name)}: " if example.path else ""
+        table.add_row(f"{finding.count:,}", finding.title, name + example.words, style="" if finding.fault else "dim")
     return table
+
+
+def _short(name: str) -> str:
+    """A file's name without its middle where it is long."""
+    return name if len(name) <= NAME else f"{name[: NAME // 2 - 1]}…{name[-NAME // 2 :]}"
