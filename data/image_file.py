@@ -64,13 +64,13 @@ def read_content(path: Path) -> bytes:
         raise BadImage(path, _reason(error)) from error
 
 
-def check_file(path: Path) -> None:
-    """Raises BadImage where a file is no regular one or larger than MAX_BYTES, and OSError where it is absent."""
+def check_file(path: Path, most: int | None = MAX_BYTES) -> None:
+    """Raises BadImage where a file is no regular one or larger than `most` bytes, and OSError where it is absent."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(path, "it is not a regular file")
-    if status.st_size > MAX_BYTES:
-        raise BadImage(path, f"it has more than {MAX_BYTES >> 20} MiB")
+    if most is not None and status.st_size > most:
+        raise BadImage(path, f"it has more than {most >> 20} MiB")
 
 
 @contextmanager
