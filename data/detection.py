@@ -20,6 +20,7 @@ from data.base import SPLITS, Batch, Split, SuiteData
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.layouts.detection import split_of
+from data.notes import note_boxes, note_dropped
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits
 from data.transforms import detection_transforms, light, mosaic
@@ -65,14 +66,20 @@ def usable(
     if (kept != solid).any():
         found = image_size(path)
         kept = solid & inside(*found) if found else solid if min(size) <= 0 else kept
-    dropped["that are not finite"] += int((~finite).sum())
-    dropped["without area"] += int((finite & ~solid).sum())
-    dropped["outside of their images"] += int((solid & ~kept).sum())
+    faults = {
+        "that are not finite": ~finite,
+        "without area": finite & ~solid,
+        "outside of their images": solid & ~kept,
+    }
+    for reason, rows in faults.items():
+        dropped[reason] += int(rows.sum())
+    note_boxes(path, size, boxes, faults)
     return kept
 
 
 def report_dropped(source: Path | str, dropped: Counter[str]) -> None:
     """Says how many boxes of an annotation file are not used, and why."""
+    note_dropped(dropped)
     for reason, count in dropped.items():
         if count:
             log.warning("%s: dropped %d boxes %s", source, count, reason)

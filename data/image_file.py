@@ -64,18 +64,19 @@ def read_content(path: Path) -> bytes:
     try:
         if is_member(path):
             return read_member(path)
-        _check_file(path)
+        check_file(path)
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise BadImage(path, _reason(error)) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, most: int | None = MAX_BYTES) -> None:
+    """Raises BadImage where a file is no regular one or larger than `most` bytes, and OSError where it is absent."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(path, "it is not a regular file")
-    if status.st_size > MAX_BYTES:
-        raise BadImage(path, f"it has more than {MAX_BYTES >> 20} MiB")
+    if most is not None and status.st_size > most:
+        raise BadImage(path, f"it has more than {most >> 20} MiB")
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
         if content is None and is_member(path):
             content = read_member(path)
         if content is None:
-            _check_file(path)
+            check_file(path)
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as file:
             check_pixels(path, *file.size)
             yield file

@@ -1,9 +1,14 @@
-"""python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob>; mode=test measures instead."""
+"""python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob | video | camera>.
+
+mode=test measures instead.
+"""
 
 import json
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from backbones.errors import UserError
 from data.files import find_images, output_paths
@@ -11,8 +16,19 @@ from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 
+if TYPE_CHECKING:
+    from tasks.inference.predictor import Predictor
+    from tasks.inference.video import Source
+
 
 def predict(config: dict[str, Any]) -> None:
+    from tasks.inference.video import video_source
+
+    if source := video_source(config["input"]):
+        predict_video(config, source)
+        return
+    if config["every"] > 1:
+        raise UserError(f"every={config['every']} is for videos; input={config['input']} is none")
     files = find_images(config["input"])
     output = Path(config["output"])
     targets = dict(zip(files, output_paths(files, output), strict=True))
@@ -22,19 +38,9 @@ def predict(config: dict[str, Any]) -> None:
     from rich.progress import track
 
     from backbones.console import Console
-    from data.image_file import limit_pixels
-    from tasks.engine.train import setup
 
-    setup()
-    limit_pixels(config["max_pixels"])
-    model = load(config["ckpt"], threshold=config["threshold"])
-    if config["reference"]:
-        model.set_references(find_images(config["reference"]))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lines = (output / "predictions.jsonl").open("w")
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+    model = open_model(config)
+    lines = open_lines(output)
     done, console = 0, Console(stderr=True)
     results = model.predict(files, batch_size=config["batch_size"], skip_unreadable=True)
     with lines:
@@ -51,6 +57,71 @@ def predict(config: dict[str, Any]) -> None:
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")
     Console().print(f"{done} of {len(files)} images; see {output / 'predictions.jsonl'} and the images beside it")
+
+
+def open_model(config: dict[str, Any]) -> "Predictor":
+    """The model that answers, with what it compares with."""
+    from data.image_file import limit_pixels
+    from tasks.engine.train import setup
+
+    setup()
+    limit_pixels(config["max_pixels"])
+    model = load(config["ckpt"], threshold=config["threshold"])
+    if config["reference"]:
+        model.set_references(find_images(config["reference"]))
+    return model
+
+
+def open_lines(output: Path) -> IO[str]:
+    """predictions.jsonl, empty."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return (output / "predictions.jsonl").open("w")
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+
+
+def predict_video(config: dict[str, Any], source: "Source") -> None:
+    """Answers a video's frames until it ends or is stopped by hand; what was written until then can be played."""
+    from rich.progress import track
+
+    from backbones.console import Console
+    from data.image_file import limit_pixels
+    from tasks.inference.video import Reader, Writer, answered, stopped_by_hand
+
+    output = Path(config["output"])
+    target = output / f"{source.stem}.mp4"
+    if target.resolve() == Path(source.name).resolve():
+        raise UserError(f"output={output} would overwrite input={config['input']}; choose a folder elsewhere")
+    limit_pixels(config["max_pixels"])
+    reader = Reader(source)  # before the model, which takes seconds
+    model, total = open_model(config), reader.count
+    start, done, number = time.monotonic(), 0, -1
+    with (
+        open_lines(output) as lines,
+        closing(reader),
+        closing(Writer(target, reader.rate)) as video,
+        stopped_by_hand() as stopped,
+    ):
+        frames = answered(model, reader.frames(), config["every"])
+        for number, seconds, image, result in track(
+            frames, "predicting", total=total, console=Console(stderr=True), transient=True
+        ):
+            if result:
+                facts = {"file": source.name, "frame": number, "seconds": round(seconds, 4)}
+                lines.write(json.dumps(facts | result.to_dict()) + "\n")
+                done += 1
+            video.write(image, seconds)
+            if stopped:
+                break
+    if not done:
+        target.unlink()
+        raise UserError(f"input={config['input']}: none of its frames can be decoded")
+    rate = (number + 1) / (time.monotonic() - start)
+    words = f"{number + 1} frames, {done} of them answered, {rate:.1f} frames/s; see {target} and predictions.jsonl"
+    Console().print(f"{words} beside it", soft_wrap=True)
+    if reader.damaged:
+        Console().print(f"{reader.damaged} parts of the video could not be decoded")
 
 
 def test(config: dict[str, Any]) -> None:

@@ -1,0 +1,85 @@
+"""Settings that fit a data set, and why."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.inspect.contents import Contents
+from tasks.inspect.files import Seen
+
+WANTED = 16  # pixels that a tenth of the boxes may be smaller than, of what the network sees: two cells of stride 8
+STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels of resolutions that are advised
+FEW_IMAGES, SOME_IMAGES = 1000, 10_000  # of train
+RARE = 4  # a class in so many times fewer images than the median class is rare
+WASTE = 16  # pixels of a file for each that the network sees
+
+
+@dataclass(frozen=True)
+class Advice:
+    settings: str  # of tasks.run; empty where it is not about settings
+    why: str
+
+
+def advise(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> list[Advice]:
+    """What to set in training, for a data set of detection or classification."""
+    return list(_advice(contents, seen, config)) if contents.names else []
+
+
+def box_sides(contents: Contents, seen: Sequence[Seen]) -> npt.NDArray[np.float64]:
+    """Sides of train's boxes (B,), the geometric mean of both, as shares of their images' sides."""
+    assert contents.boxes is not None
+    sizes = np.array([(s.width, s.height) for s in seen], np.float64).reshape(-1, 2)[contents.row]
+    own = (contents.split[contents.row] == 0) & ~contents.crowd & (sizes > 0).all(axis=1)
+    sides = (contents.boxes[own, 2:] - contents.boxes[own, :2]) / sizes[own]
+    return np.sqrt(np.clip(sides, 0, 1).prod(axis=1))
+
+
+def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> Iterator[Advice]:
+    images = contents.count("train")
+    known = np.array([s.width * s.height for s in seen if not s.problem])
+    resolution = config["task"]["resolution"]
+    if contents.boxes is not None:
+        sides = box_sides(contents, seen)
+        if len(sides):
+            yield from _sized(sides, known)
+        yield from _balanced(contents)
+        if images < FEW_IMAGES:
+            yield Advice("data.mosaic=0.5", f"{images:,} training images are few: four in one make more of them")
+    if images < SOME_IMAGES:
+        yield Advice("backbone.pretrained=true", f"{images:,} training images: begin with ImageNet's weights")
+    if len(known) and np.median(known) > WASTE * resolution**2:
+        words = f"half of the images have over {np.median(known) / 1e6:.1f} megapixels: smaller copies load faster"
+        yield Advice("", words)
+
+
+def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> Iterator[Advice]:
+    """Detector, resolution and zooming by the sides of the boxes, which are shares of their images'."""
+    tenth = float(np.quantile(sides, 0.1))
+    wanted = math.ceil(WANTED / max(tenth, 1e-3) / STEP) * STEP
+    # enlarging shows nothing new
+    most = min(HIGHEST, int(math.sqrt(np.median(pixels)) if len(pixels) else HIGHEST) // STEP * STEP)
+    advised = min(max(wanted, LOWEST), max(most, LOWEST))
+    shown = f"{tenth * advised:.0f} of {advised} pixels"
+    words = f"a tenth of the boxes are under {tenth:.1%} of their image's side, {shown}"
+    yield Advice(f"detector=pan task.resolution={advised}", words)
+    small = float((sides * advised < WANTED).mean())
+    if small > 0.1:
+        yield Advice("data.zoom_out=0.5", f"{small:.0%} of the boxes are still under {WANTED} pixels: more small ones")
+
+
+def _balanced(contents: Contents) -> Iterator[Advice]:
+    """Whether classes are rare by the images (not the boxes) that show them."""
+    train = (contents.split[contents.row] == 0) & ~contents.crowd
+    pairs = np.unique(np.stack([contents.row[train], contents.label[train]], axis=1), axis=0)
+    images = np.bincount(pairs[:, 1], minlength=len(contents.names))
+    there = images[images > 0]
+    if len(there) < 2 or there.min() * RARE > np.median(there):
+        return
+    share = float(f"{min(1.0, np.median(there) / contents.count('train')):.1g}")
+    rarest = contents.names[int(np.where(images > 0, images, images.max() + 1).argmin())]
+    words = f"{rarest} is in {there.min():,} images, the median class in {np.median(there):,.0f}"
+    yield Advice(f"data.balance={share:g}", words)

@@ -1,0 +1,39 @@
+"""What is odd about the splits and their classes."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tasks.inspect.contents import Contents
+from tasks.inspect.files import Seen
+from tasks.inspect.findings import Example, Finding, finding
+
+FEW = 10  # examples of a class in train
+
+
+def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+    for split, other in contents.same.items():
+        if other == "train":
+            words = [Example(None, f"{split} has the same images as train")]
+            hint = "its metrics say nothing of new images: give it others"
+            yield from finding("no_split", f"splits without images of their own: {split}", words, hint)
+    if not contents.names:
+        return
+    train = contents.per_class("train")
+    later = [(split, contents.per_class(split)) for split in contents.splits if split != "train"]
+    held = sum((counts for _, counts in later), start=0 * train)
+
+    def those(wanted: Callable[[int], object]) -> list[Example]:
+        return [Example(None, f"{name}: {train[i]} in train") for i, name in enumerate(contents.names) if wanted(i)]
+
+    unused = those(lambda i: not train[i] and not held[i])
+    yield from finding("unused", "classes without any example", unused, "leave them out of the list of classes")
+    unknown = those(lambda i: not train[i] and held[i])
+    yield from finding("untrained", "classes that are in val or test but not in train", unknown, "draw the splits anew")
+    few = those(lambda i: 0 < train[i] < FEW)
+    yield from finding("few", f"classes with fewer than {FEW} examples in train", few, "add some, or join classes")
+    unmeasured = those(lambda i: train[i] >= FEW and not held[i]) if later else []
+    yield from finding("unmeasured", "classes that no val or test image shows", unmeasured, "draw the splits anew")
+    groups: dict[str, list[str]] = {}
+    for name in contents.names:
+        groups.setdefault("".join(filter(str.isalnum, name.lower())), []).append(name)
+    alike = [Example(None, ", ".join(map(repr, own))) for key, own in groups.items() if key and len(own) > 1]
+    yield from finding("names", "classes with nearly the same name", alike, "join them if they are the same")

@@ -1,0 +1,141 @@
+"""What the splits of a data set hold, in columns: images, and the labels on them."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from backbones.errors import UserError
+from data.base import SPLITS, Split, SuiteData
+from data.classification import ClassificationData, Sample
+from data.detection import DetectionData, Record
+from data.geo.places import GeoData
+from data.notes import Notes, noted
+from data.shards.classification import ShardsData
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+NO_BOX = np.full(4, np.nan)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """N images and M labels: of detection a box each, else an image has one label, several attributes, or none.
+
+    A split with the same images as one before it is in `same` alone.
+    """
+
+    names: list[str]  # of the classes or attributes
+    splits: list[str]
+    same: dict[str, str]  # val's images are test's: {"test": "val"}
+    paths: list[Path]  # (N,)
+    split: Ints  # (N,) indices of `splits`
+    row: Ints  # (M,) the image of a label
+    label: Ints  # (M,) indices of `names`
+    boxes: Floats | None  # (M, 4) left, top, right, bottom in pixels of the file
+    crowd: Flags  # (M,) regions to ignore
+    difficult: Flags  # (M,)
+    notes: Notes = field(default_factory=Notes)  # of what the readers left out
+    warnings: list[str] = field(default_factory=list)  # that the readers gave
+
+    def labels_of(self, row: int) -> Ints:
+        """Which labels (K,) an image has; `row` is sorted."""
+        return np.arange(*np.searchsorted(self.row, [row, row + 1]))
+
+    def count(self, split: str, objects: bool = False) -> int:
+        """Images, or labels, of a split."""
+        number = self.splits.index(self.same.get(split, split))
+        return int((self.split[self.row] == number).sum() if objects else (self.split == number).sum())
+
+    def per_class(self, split: str) -> Ints:
+        """Labels (C,) that each class has in a split, without regions to ignore."""
+        own = (self.split[self.row] == self.splits.index(self.same.get(split, split))) & ~self.crowd
+        return np.bincount(self.label[own], minlength=len(self.names))
+
+
+def read(data: SuiteData) -> Contents:
+    """All splits of a data set.
+
+    Raises:
+        UserError: one cannot be read, or the data is of a kind that is not checked.
+    """
+    with noted() as notes, _warnings() as warnings:
+        if isinstance(data, DetectionData):
+            return _columns(data.labels, {s: data.records(s) for s in SPLITS}, notes, warnings)
+        if isinstance(data, ClassificationData) and not isinstance(data, ShardsData):
+            return _columns(data.labels, {s: data.samples(s) for s in SPLITS}, notes, warnings)
+        if isinstance(data, GeoData):
+            photos = {s: [Sample(path, -1) for path in data.places(s).paths] for s in SPLITS}
+            return _columns([], photos, notes, warnings)
+    raise UserError("shards are not checked: only data whose images are files")
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Keeps what the readers warn of from the terminal, for the report."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    readers = logging.getLogger("data")
+    before, readers.propagate = readers.propagate, False
+    readers.addHandler(handler)
+    try:
+        yield found
+    finally:
+        readers.removeHandler(handler)
+        readers.propagate = before
+
+
+def _columns(
+    names: list[str], rows: Mapping[Split, Sequence[Record | Sample]], notes: Notes, warnings: list[str]
+) -> Contents:
+    paths: list[Path] = []
+    splits: list[str] = []
+    same: dict[str, str] = {}
+    seen: dict[str, list[Path]] = {}
+    images: list[tuple[int, Record | Sample]] = []
+    for name, own in rows.items():
+        files = [image.path for image in own]
+        if twin := next((other for other, known in seen.items() if known == files), None):
+            same[name] = twin
+            continue
+        seen[name] = files
+        images += [(len(splits), image) for image in own]
+        splits.append(name)
+        paths += files
+    parts = [_labels(image) for _, image in images]
+    counts = [len(label) for label, *_ in parts]
+    label, boxes, crowd, difficult = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Contents(
+        names,
+        splits,
+        same,
+        paths,
+        np.array([split for split, _ in images], np.int64),
+        np.repeat(np.arange(len(images)), counts),
+        label,
+        boxes if images and isinstance(images[0][1], Record) else None,
+        crowd,
+        difficult,
+        notes,
+        warnings,
+    )
+
+
+def _labels(image: Record | Sample) -> tuple[Ints, Floats, Flags, Flags]:
+    """An image's labels (K,), boxes (K, 4), and which are crowd and difficult (K,)."""
+    if isinstance(image, Record):
+        difficult = getattr(image, "difficult", None)
+        none = np.zeros(len(image.labels), bool)
+        return image.labels, image.boxes.astype(np.float64), image.crowd, none if difficult is None else difficult
+    if isinstance(image.label, np.ndarray):
+        label = np.flatnonzero(image.label > 0)
+    else:
+        label = np.array([image.label] if image.label >= 0 else [], np.int64)
+    none = np.zeros(len(label), bool)
+    return label, np.tile(NO_BOX, (len(label), 1)), none, none

@@ -1,0 +1,41 @@
+"""What is odd about a data set: one finding for each kind, with examples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXAMPLES = 24  # of a kind that are kept
+
+Box = tuple[float, ...]  # left, top, right, bottom in pixels of the file
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with what is odd about it; `boxes` are marked, `other` is shown beside it."""
+
+    path: Path | None  # None where it is of no single image
+    words: str = ""
+    boxes: tuple[Box, ...] = ()
+    other: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something odd: `kind` is its name, `title` says what there are `count` of, `hint` what to do about it. A fault
+    costs accuracy or misleads; what is none is good to know.
+    """
+
+    kind: str
+    title: str
+    count: int
+    hint: str
+    examples: Sequence[Example]
+    fault: bool = True
+
+
+def finding(
+    kind: str, title: str, examples: Sequence[Example], hint: str, fault: bool = True, count: int | None = None
+) -> Iterator[Finding]:
+    """The finding, if there are any examples or `count` says so."""
+    if examples or count:
+        yield Finding(kind, title, len(examples) if count is None else count, hint, examples[:EXAMPLES], fault)

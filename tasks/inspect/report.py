@@ -1,0 +1,68 @@
+"""The account of a data set on the terminal."""
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from backbones.console import Console
+from tasks.inspect.figures import Histogram, by_split, formats, histograms, sizes
+from tasks.inspect.findings import Finding
+from tasks.inspect.survey import Survey
+
+WIDTH = 80  # columns at most
+NAME = 24  # characters of a file's name
+BAR = 24  # columns of a histogram's longest bar
+
+
+def show(survey: Survey, root: Path, told: str) -> None:
+    """Prints the account, in at most WIDTH columns; `told` says what the data in `root` was taken for."""
+    console = Console(highlight=False)
+    console.width = min(WIDTH, console.width)
+    contents = survey.contents
+    console.print(f"{root}: {told}")
+    table = _table("", *contents.splits, *contents.same)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in by_split(survey):
+        table.add_row(name, *row)
+    console.print(table)
+    console.print(f"formats: {formats(survey)}\nsizes: {sizes(survey)}")
+    for histogram in histograms(survey):
+        console.print(histogram.title, style="bold")
+        console.print(_bars(histogram))
+    console.print(_odd(survey.findings) if survey.findings else "nothing is odd")
+    if survey.decoded < len(set(contents.paths)):
+        console.print(f"the pixels of {survey.decoded:,} images were looked at: faults of pixels are of these")
+    for advice in survey.advice:
+        console.print(f"{advice.settings}: {advice.why}" if advice.settings else advice.why)
+
+
+def _table(*head: str) -> Table:
+    return Table(*head, box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+
+
+def _bars(histogram: Histogram) -> Table:
+    most = max(count for _, count in histogram.bars)
+    bars = Table.grid(padding=(0, 2))
+    for name, count in histogram.bars:
+        bars.add_row(f"  {name}", f"{count:,}", "█" * round(BAR * count / most))
+    bars.columns[1].justify = "right"
+    return bars
+
+
+def _odd(findings: list[Finding]) -> Table:
+    table = _table("", "what is odd", "for example")
+    table.columns[0].justify = "right"
+    table.columns[1].min_width = 34
+    table.columns[2].no_wrap = True
+    for finding in findings:
+        example = finding.examples[0]
+        name = f"{_short(example.path.name)}: " if example.path else ""
+        table.add_row(f"{finding.count:,}", finding.title, name + example.words, style="" if finding.fault else "dim")
+    return table
+
+
+def _short(name: str) -> str:
+    """A file's name without its middle where it is long."""
+    return name if len(name) <= NAME else f"{name[: NAME // 2 - 1]}…{name[-NAME // 2 :]}"

@@ -1,0 +1,136 @@
+"""The command that checks a data set: what it prints, its page, and the first lines of a training."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from backbones.errors import UserError
+from data.scenes import DemoScenesData
+from data.summary import summary
+from tasks.check import check, with_task
+from tasks.inspect.files import look, look_at_all
+from tests.conftest import command
+
+HOSTILE = "<script>alert(1)</script>[/red]\x1b[2J"
+
+
+class Tags(HTMLParser):
+    """The tags of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def voc(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's scenes as Pascal VOC with lists, whose classes have hostile names."""
+    root = tmp_path_factory.mktemp("voc")
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for split in ("train", "val"):
+        content = json.loads((scenes / f"{split}.json").read_text())
+        names = []
+        for image in content["images"]:
+            name = f"{split}-{Path(image['file_name']).stem}"
+            names.append(name)
+            shutil.copy(scenes / split / image["file_name"], root / "JPEGImages" / f"{name}.jpg")
+            objects = "".join(
+                f"<object><name>&lt;script&gt;{a['category_id']}[/red]</name><bndbox><xmin>{x + 1}</xmin>"
+                f"<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for a in content["annotations"]
+                if a["image_id"] == image["id"]
+                for x, y, w, h in [a["bbox"]]
+            )
+            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+    return root
+
+
+def test_the_account_and_its_page(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / HOSTILE.replace("/", "_")
+    shutil.copytree(voc, root)
+    long = f"{HOSTILE.replace('/', '_')}{'x' * 60}"
+    images = sorted((root / "JPEGImages").iterdir())
+    shutil.copy(images[0], images[-1])
+    shutil.copy(images[1], root / "JPEGImages" / f"{long}.jpg")
+    monkeypatch.setenv("COLUMNS", "200")
+    found = check([f"data.root='{root}'", f"output={tmp_path / 'new' / 'page.html'}"])
+    assert {"two_splits", "unlisted"} <= {f.kind for f in found.findings}
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert max(map(len, printed.splitlines()[1:-1])) <= 80
+    assert "24" in printed
+    assert "<script>" in printed
+
+    page = (tmp_path / "new" / "page.html").read_text()
+    tags = Tags(page).found
+    assert "script" not in {tag for tag, _ in tags}
+    assert "\x1b" not in page
+    assert "&lt;script&gt;" in page
+    sources = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
+    assert len(sources) > 20
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+
+
+def test_the_task_is_guessed(dogs: Path, voc: Path, tmp_path: Path) -> None:
+    overrides, layout = with_task([f"data.root={voc}"])
+    assert overrides[:2] == ["data=voc", "data.train='train'"]
+    assert layout
+    assert "task=detection" in overrides
+    with pytest.raises(UserError, match="it is empty"):
+        with_task([f"data.root={tmp_path}"])
+    with pytest.raises(UserError, match="there is no folder"):
+        with_task([f"data.root={tmp_path / 'absent'}"])
+
+
+def test_the_command(dogs: Path, tmp_path: Path) -> None:
+    """A set that is no detection's, as a process; and errors of one line."""
+    result = command("check", "task=dogs", "data=dogs", f"data.root={dogs}", f"output={tmp_path / 'dogs.html'}")
+    assert result.returncode == 0, result.stderr
+    assert "36" in result.stdout
+    assert (tmp_path / "dogs.html").exists()
+
+
+def test_a_sample_is_decoded_and_all_files_are_opened(scenes: Path, tmp_path: Path) -> None:
+    files = sorted((scenes / "train").glob("*.jpg"))
+    seen = list(look_at_all(files, decoded=6))
+    assert [s.problem for s in seen] == [None] * len(files)
+    assert sum(s.thumb is not None for s in seen) == 6
+    assert {(s.width, s.height) for s in seen} == {Image.open(f).size for f in files}
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(files[0].read_bytes()[:-20])
+    assert look(cut, decode=False).rows is not None  # found though it is not of the sample
+
+
+def test_many_files_are_looked_at_by_processes(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted((scenes / "train").glob("*.jpg"))
+    alone = list(look_at_all(files))
+    monkeypatch.setattr("tasks.inspect.files.MANY", 2)
+    assert list(look_at_all(files)) == alone
+
+
+def test_a_training_says_what_its_data_holds(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    data = DemoScenesData(str(root), 64, train=24, val=8, seed=0)
+    data.check()
+    boxes = {split: sum(len(r.labels) for r in data.records(split)) for split in ("train", "val")}
+    line = f"data: train 24 images, {boxes['train']} boxes; val 8 images, {boxes['val']} boxes"
+    assert summary(data) == [line]
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to(root / "train")  # another path to the same images
+    data = DemoScenesData(str(root), 64, train=24, val=8, seed=0)
+    data.check()
+    assert summary(data)[0] == line
+    assert "8 images are in train and in val" in summary(data)[1]
