@@ -66,7 +66,7 @@ def usable(
     if (kept != solid).any():
         found = image_size(path)
         kept = solid & inside(*found) if found else solid if min(size) <= 0 else kept
-    faults = {
+    faults: dict[str, np.ndarray] = {
         "that are not finite": ~finite,
         "without area": finite & ~solid,
         "outside of their images": solid & ~kept,
