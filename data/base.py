@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals
 from data.splits import FILE as SPLITS_FILE
@@ -85,7 +85,7 @@ class SuiteData(LightningDataModule):
         self.root = Path(root)
         self.batch_size = batch_size
         # The training itself keeps a core or two busy; more than 8 loaders rarely help.
-        self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers == "auto" else workers
+        self.workers = min(8, max(1, usable_cores() - 1)) if workers == "auto" else workers
         self.max_bad = max_bad
         self.max_pixels = max_pixels
         limit_pixels(max_pixels)

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backbones.processors import usable_cores
+
 INFO = "demo.json"
 Job = TypeVar("Job")
 Row = TypeVar("Row")
@@ -72,5 +74,5 @@ def size_of(root: Path) -> int:
 
 def draw_all(draw: Callable[[Job], Row], jobs: Iterable[Job], chunk: int = 8) -> list[Row]:
     """The rows of all jobs, on all cores."""
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ProcessPoolExecutor(min(usable_cores(), 8)) as pool:
         return list(pool.map(draw, jobs, chunksize=chunk))

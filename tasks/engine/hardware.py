@@ -1,6 +1,7 @@
 """What the machine can do, and how to get it."""
 
 import ctypes
+import os
 import sys
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from backbones.mobilenet_v1 import fold_norms
+from backbones.processors import usable_cores
 from tasks.engine.model import Model
 
 
@@ -23,6 +25,14 @@ def has_native_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def use_granted_cores() -> None:
+    """Has torch compute on no more processors than are granted, unless OMP_NUM_THREADS says how many: torch counts
+    those of the machine where a container's quota grants fewer, and its threads would wait for each other.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:

@@ -37,7 +37,7 @@ from tasks.engine.callbacks import (
 )
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
-from tasks.engine.hardware import keep_freed_memory, latency_ms, precision
+from tasks.engine.hardware import keep_freed_memory, latency_ms, precision, use_granted_cores
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
 from tasks.engine.options import build, locate
@@ -55,6 +55,7 @@ RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the
 
 def setup() -> None:
     """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
+    use_granted_cores()
     keep_freed_memory()
     quiet_writers()
     # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same

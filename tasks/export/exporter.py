@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from backbones.console import Console
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.base import SuiteData
 from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
@@ -30,7 +30,7 @@ from tasks.export.verify import RuntimeModel, differences, losing_layers, measur
 
 log = logging.getLogger(__name__)
 
-THREADS = os.cpu_count() or 1
+THREADS = usable_cores()
 COMPARED = 32  # validation images whose outputs are compared one by one
 TRIED = 4  # training images on which each layer's loss is tried
 MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points

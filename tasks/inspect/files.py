@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.image_file import ORIENTATION, WIDE, BadImage, check_file, limit_pixels, open_image
 
 THUMB = (18, 16)  # width and height of the grey thumbnails that are compared
@@ -129,7 +130,7 @@ def look_at_all(paths: Sequence[Path], decoded: int = DECODED, max_pixels: int |
         yield from map(look, paths, wanted)
         return
     start = partial(_start, max_pixels if max_pixels is not None else Image.MAX_IMAGE_PIXELS or 0)
-    processes = min(8, os.cpu_count() or 1)
+    processes = min(8, usable_cores())
     # spawn: a fork would copy torch's threads in whatever state they are
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
         try:
