@@ -55,9 +55,8 @@ def usable(
 
     `size` is the annotated (width, height). Where it is not positive, or a box is outside by it, the file decides.
     """
-    finite: np.ndarray
     with np.errstate(over="ignore"):
-        finite = np.isfinite(boxes.astype(np.float32)).all(axis=1)  # as training takes them
+        finite = np.asarray(np.isfinite(boxes.astype(np.float32)).all(axis=1))  # as training takes them
     solid = finite & (boxes[:, 2:] > boxes[:, :2] + least).all(axis=1)
 
     def inside(width: float, height: float) -> np.ndarray:
