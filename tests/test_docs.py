@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 import yaml
 
 from backbones.errors import UserError
@@ -47,6 +49,8 @@ PLACEHOLDERS = {
     "<timm name, checkpoint or onnx file>": "resnet18",
     "<folder of class folders>": "folders",
     "<a CSV file or a folder of photos with GPS>": "photos",
+    "<timm's mobilenetv1_100>": "timm.pth",
+    "<folder of ImageNet's classes>": "imagenet",
     "<its file>": "backbone.safetensors",
     "<its numbers>": "512",
     "<dist of onnxruntime-web>": "runtime",
@@ -183,6 +187,11 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
     photos = sorted((scenes / "val").glob("*.jpg"))
     for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "photo.jpg", "a.jpg"), photos, strict=False):
         (tmp_path / name).write_bytes(photo.read_bytes())
+    torch.save(timm.create_model("mobilenetv1_100").state_dict(), tmp_path / "timm.pth")
+    for name, photo in zip(("n01440764", "tabby"), photos, strict=False):
+        for split in ("train", "val"):
+            (tmp_path / "imagenet" / split / name).mkdir(parents=True)
+            (tmp_path / "imagenet" / split / name / photo.name).write_bytes(photo.read_bytes())
     (tmp_path / "folders").mkdir()
     (tmp_path / "folders" / "Images").symlink_to(dogs / "Images")
     shutil.copytree(scenes / "val", tmp_path / "clothing")
