@@ -112,6 +112,10 @@ class DogsData(ClassificationData):
         names = read_list(self.root / f"{'train' if split == 'train' else 'test'}_list.mat")
         if strange := next((n for n in names if n.split("/")[0] not in label), None):
             raise UserError(f"the {split} list names {strange}, but Images has no such folder")
+        there = {f"{folder}/{p.name}" for folder in self.folders for p in (self.root / "Images" / folder).iterdir()}
+        absent = [name for name in names if name not in there]
+        if len(absent) > self.max_bad * len(names):
+            raise UserError(f"{len(absent)} of {len(names)} images of the {split} list are not there: {absent[0]}, ...")
         return [Sample(self.root / "Images" / n, label[n.split("/")[0]], self._box(n)) for n in names]
 
     def _box(self, name: str) -> Box | None:

@@ -1,6 +1,5 @@
-"""Images of faces with attributes: CelebA's layout (Liu et al. 2015), CSV tables, and folders without labels."""
+"""Images of faces with attributes: CelebA's layout (Liu et al. 2015) and folders without labels."""
 
-import csv
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -77,23 +76,6 @@ def read_celeba(path: Path, folder: Path, max_bad: float) -> Table:
     return read_rows(path, names.split(), ((row[0], row[1:]) for row in rows), folder, max_bad)
 
 
-def read_csv(path: Path, folder: Path, max_bad: float) -> Table:
-    """A CSV file whose first column names images and whose others, named in its header, are 0 or 1 or empty.
-
-    Raises:
-        UserError: as `read_rows`; or it is absent or has no header.
-    """
-    try:
-        header, *rows = [*csv.reader(read_lines(path)), list[str]()]
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    names = [name.strip() for name in header[1:]]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"{path} should have a header: the image's column, then attributes of different names")
-    stripped = ((row[0], [value.strip() for value in row[1:]]) for row in rows if row)
-    return read_rows(path, names, stripped, folder, max_bad)
-
-
 def images_below(folder: Path) -> list[Path]:
     """All images in a folder and those in it.
 
@@ -168,31 +150,6 @@ class CelebAData(FacesData):
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         return {p: v for p, v in self._table.rows.items() if self._parts.get(p.name) == PARTS[split]}
-
-
-class CsvFacesData(FacesData):
-    """A CSV file for each split below `root`, with paths relative to it; test is val where null."""
-
-    def __init__(self, root: str, resolution: int, *, train: str, val: str, test: str | None, **settings: Any) -> None:
-        super().__init__(root, resolution, **settings)
-        self.files: dict[Split, str] = {"train": train, "val": val, "test": test or val}
-        self._tables: dict[str, Table] = {}
-
-    def _read(self, split: Split) -> Table:
-        name = self.files[split]
-        if name not in self._tables:
-            self._tables[name] = read_csv(self.root / name, self.root, self.max_bad)
-        return self._tables[name]
-
-    @property
-    def labels(self) -> list[str]:
-        return self._read("train").names
-
-    def table(self, split: Split) -> dict[Path, np.ndarray]:
-        names, rows = self._read(split)
-        if names != self.labels:
-            raise UserError(f"{self.root / self.files[split]} has other attributes than {self.files['train']}")
-        return rows
 
 
 class FaceFolderData(FacesData):

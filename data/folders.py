@@ -8,6 +8,7 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import IMAGE_SUFFIXES
+from data.splits import draw_splits
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -31,25 +32,49 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 class FoldersData(ClassificationData):
-    """`root`/{train,val,test}/<class>/**; `train`, `val` and `test` name the folders. Test is val where null."""
+    """`root`/{train,val,test}/<class>/**; `train`, `val` and `test` name the folders. Test is val where null; without
+    val, a fifth of each class of train is drawn.
+    """
 
     def __init__(
-        self, root: str, resolution: int, *, train: str, val: str, test: str | None = None, **settings: Any
+        self, root: str, resolution: int, *, train: str, val: str | None, test: str | None = None, **settings: Any
     ) -> None:
         super().__init__(root, resolution, **settings)
         self.folders = {"train": train, "val": val, "test": test or val}
 
     @cached_property
-    def _train(self) -> dict[str, list[Path]]:
-        return class_folders(self.root / self.folders["train"])
+    def _all(self) -> dict[str, list[Path]]:
+        return class_folders(self.root / str(self.folders["train"]))
 
     @property
     def labels(self) -> list[str]:
-        return list(self._train)
+        return list(self._all)
+
+    @cached_property
+    def _drawn(self) -> dict[str, str]:
+        """The split of each image of train, by its path below root; of none where val is a folder."""
+        if self.folders["val"]:
+            return {}
+        keys = {below(path, self.root): name for name, paths in self._all.items() for path in paths}
+        return draw_splits(self.root, list(keys), list(keys.values()))
+
+    def images(self, split: Split) -> dict[str, list[Path]]:
+        """The images of each class."""
+        if folder := None if split == "train" else self.folders[split]:
+            return class_folders(self.root / folder)
+        if not self._drawn:
+            return self._all
+        part = "train" if split == "train" else "val"
+        return {n: [p for p in paths if self._drawn[below(p, self.root)] == part] for n, paths in self._all.items()}
 
     def samples(self, split: Split) -> list[Sample]:
-        found = self._train if split == "train" else class_folders(self.root / self.folders[split])
-        if strange := sorted(found.keys() - self._train.keys()):
-            raise UserError(f"{self.root / self.folders[split]} has a class that train has not: {strange[0]}")
+        found = self.images(split)
+        if strange := sorted(found.keys() - self._all.keys()):
+            raise UserError(f"{self.root / str(self.folders[split])} has a class that train has not: {strange[0]}")
         label = {name: i for i, name in enumerate(self.labels)}
         return [Sample(path, label[name]) for name, paths in found.items() for path in paths]
+
+
+def below(path: Path, root: Path) -> str:
+    """A path below `root`, alike on all systems."""
+    return path.relative_to(root).as_posix()

@@ -15,6 +15,7 @@ from data.base import SPLITS, Split
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
 from data.folders import class_folders
+from data.splits import draw_splits
 from data.text import read_lines
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ def collate_people(samples: Sequence[Any]) -> ClassificationBatch:
 class IdentityData(ClassificationData):
     """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images without identities.
 
-    `pairs` is LFW's pairs.txt for val and test. `images_per_person` images of a person come together in training.
+    Without val, a fifth of train's people is drawn. `pairs` is LFW's pairs.txt for val and test. `images_per_person`
+    images of a person come together in training.
     Nothing but numbers is known of the people later on.
 
     Raises:
@@ -112,42 +114,59 @@ class IdentityData(ClassificationData):
         resolution: int,
         *,
         train: str,
-        val: str,
+        val: str | None,
         test: str | None = None,
         pairs: str | None = None,
         images_per_person: int = 1,
         **settings: Any,
     ) -> None:
         super().__init__(root, resolution, **settings)
-        self.folders: dict[Split, str] = {"train": train, "val": val, "test": test or val}
+        self.folders: dict[Split, str | None] = {"train": train, "val": val, "test": test or val}
         self.pairs_file, self.images_per_person = pairs, images_per_person
 
     @cached_property
-    def _train(self) -> dict[str, list[Path]]:
-        """People and their images; nobody where the images are in no folders."""
-        folder = self.root / self.folders["train"]
+    def _all(self) -> dict[str, list[Path]]:
+        """The people of the folder `train` and their images; nobody where the images are in no folders."""
+        folder = self.root / str(self.folders["train"])
         if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
             return {}
         return class_folders(folder)
 
+    @cached_property
+    def _drawn(self) -> dict[str, str]:
+        """The split of each person in the folder `train`; of none where val is a folder."""
+        if self.folders["val"]:
+            return {}
+        if not self._all:
+            raise UserError(f"{self.root / str(self.folders['train'])} has no folders of people, to draw val of")
+        # val measures by pairs of images of one person, so it needs its share of those who have several
+        return draw_splits(self.root, list(self._all), [len(paths) > 1 for paths in self._all.values()])
+
+    def people(self, split: Split) -> dict[str, list[Path]]:
+        """The people of a split and their images; nobody where the images are in no folders."""
+        if folder := None if split == "train" else self.folders[split]:
+            return class_folders(self.root / folder)
+        part = "train" if split == "train" else "val"
+        return {name: paths for name, paths in self._all.items() if self._drawn.get(name, "train") == part}
+
     @property
     def labels(self) -> list[str]:
         """A number for each person of the training split: their names are nobody's business."""
-        return [str(i) for i in range(len(self._train))]
+        return [str(i) for i in range(len(self.people("train")))]
 
     def samples(self, split: Split) -> list[Sample]:
-        found = self._train if split == "train" else class_folders(self.root / self.folders[split])
+        found = self.people(split)
         if not found:
-            return [Sample(path, UNKNOWN) for path in images_below(self.root / self.folders[split])]
+            return [Sample(path, UNKNOWN) for path in images_below(self.root / str(self.folders[split]))]
         return [Sample(path, i) for i, paths in enumerate(found.values()) for path in paths]
 
     def build_dataset(self, split: Split) -> Dataset:  # type: ignore[override]  # of people, not of images
         images = super().build_dataset(split)
         if split != "train" or self.images_per_person == 1:
             return images
-        if not self._train:
+        if not self._all:
             raise UserError(
-                f"{self.root / self.folders['train']} has no folders of people; set data.images_per_person=1"
+                f"{self.root / str(self.folders['train'])} has no folders of people; set data.images_per_person=1"
             )
         return People(images, self.images_per_person)
 
@@ -155,6 +174,13 @@ class IdentityData(ClassificationData):
         super().check()
         for split in SPLITS:
             self.pairs(split)
+        for split in SPLITS[1:]:
+            counts = [len(paths) for paths in self.people(split).values()]
+            if len(counts) < 2 or max(counts) < 2:
+                raise UserError(
+                    f"{self.root}: the {split} split has {len(counts)} people with at most {max(counts, default=0)} "
+                    "images; it needs two, and two images of one of them"
+                )
 
     def images_per_item(self, split: Split) -> int:
         return self.images_per_person if split == "train" else 1

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+from backbones.errors import UserError
 from data.files import atomic_write
 from data.text import read_json
 
@@ -21,26 +22,30 @@ def draw_splits(
     keys: Sequence[str],
     strata: Sequence[Hashable] | None = None,
     groups: Sequence[Hashable] | None = None,
+    file: str = FILE,
     write: bool = True,
 ) -> dict[str, str]:
-    """The split, train or val, of each key, such as an image's path below `root`: as `root`/splits.json says, which is
+    """The split, train or val, of each key, such as an image's path below `root`: as `root`/`file` says, which is
     written where it is absent or lacks keys, unless `write` is False.
 
     A fifth of each of the `strata`, such as classes, comes to val; keys of one of the `groups`, such as photographs by
-    one sender, stay together.
+    one sender, stay together. No stratum comes to val alone.
     """
-    saved = _saved(root / FILE)
+    saved = _saved(root / file)
     if saved.keys() >= set(keys):
         return {key: saved[key] for key in keys}
-    splits = _drawn(keys, strata or [0] * len(keys), groups or list(keys)) | {k: saved[k] for k in keys if k in saved}
+    groups = groups or list(keys)
+    known = {group: saved[key] for key, group in zip(keys, groups, strict=True) if key in saved}
+    drawn = _drawn(keys, strata or [0] * len(keys), groups)
+    splits = {k: saved.get(k) or known.get(group, drawn[k]) for k, group in zip(keys, groups, strict=True)}
     if not write:
         return splits
     lists = {name: [key for key in keys if splits[key] == name] for name in ("train", "val")}
     try:
-        with atomic_write(root / FILE, "w") as file:
-            json.dump(lists, file, indent=0)
+        with atomic_write(root / file, "w") as output:
+            json.dump(lists, output, indent=0)
     except OSError:  # a folder that may only be read: the same draw next time, unless images are added
-        log.info("%s cannot be written; the splits are drawn anew, and alike, in every run", root / FILE)
+        log.info("%s cannot be written; the splits are drawn anew, and alike, in every run", root / file)
     return splits
 
 
@@ -49,24 +54,32 @@ def _saved(path: Path) -> dict[str, str]:
         return {}
     content = read_json(path)
     lists = content if isinstance(content, dict) else {}
-    return {key: name for name in ("train", "val") for key in lists.get(name, []) if isinstance(key, str)}
+    train, val = lists.get("train"), lists.get("val")
+    if not isinstance(train, list) or not isinstance(val, list):
+        raise UserError(f"{path} should hold the lists train and val; delete it to have them drawn anew")
+    return {str(key): "train" for key in train} | {str(key): "val" for key in val}
 
 
 def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Hashable]) -> dict[str, str]:
-    """Greedy: the largest groups first, each comes to val where that brings the strata nearer to their share."""
+    """Greedy: the largest groups first, each comes to val where that brings the strata nearer to their share; one of
+    several keys only as long as val has not its whole share yet, or a single large group would be most of val.
+    """
     rows: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: keys[i]):
         rows.setdefault(groups[i], []).append(i)
     order = list(rows)
     random.Random(0).shuffle(order)
     order.sort(key=lambda group: -len(rows[group]))
-    missing = {stratum: VAL_SHARE * count for stratum, count in Counter(strata).items()}
+    left = Counter(strata)  # of train
+    missing = {stratum: VAL_SHARE * count for stratum, count in left.items()}
     val: set[int] = set()
     for group in order:
         counts = Counter(strata[i] for i in rows[group])
         change = sum(abs(missing[s] - n) - abs(missing[s]) for s, n in counts.items())
-        if change < 0:
+        fits = len(rows[group]) == 1 or len(val) + len(rows[group]) <= VAL_SHARE * len(keys)
+        if fits and change < 0 and all(left[s] > n for s, n in counts.items()):
             val.update(rows[group])
+            left -= counts
             for stratum, count in counts.items():
                 missing[stratum] -= count
     return {key: "val" if i in val else "train" for i, key in enumerate(keys)}

@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,22 +17,20 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.base import Batch, Split, SuiteData
+from data.base import SPLITS, Batch, Split, SuiteData
 from data.files import IMAGE_SUFFIXES
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
 from data.images import first_readable, read_image
 from data.rejects import Rejects
+from data.splits import draw_splits
+from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
 
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 2e9
-COLUMNS = {
-    "path": ("path", "file", "image", "img_id", "id", "IMG_ID"),
-    "latitude": ("latitude", "lat", "LAT"),
-    "longitude": ("longitude", "lon", "lng", "LON"),
-}
+PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
 
 
@@ -58,23 +57,24 @@ def problem(latitude: float, longitude: float) -> str | None:
 
 
 def read_csv(path: Path, root: Path, max_bad: float) -> Places:
-    """The rows of a CSV file with a header; its paths are relative to `root`.
+    """The rows of a table with a header; its paths are relative to `root`, or as data.table.Images finds them.
 
     Raises:
         UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
     """
     rejects, paths, positions, total = Rejects(path), [], [], 0
     try:
+        images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            name_at, *degrees_at = _columns(path, next(reader, []))
+            reader = csv.reader(file, delimiter=delimiter_of(file))
+            name_at, *degrees_at = _columns(path, next(reader, []), images)
             for row in reader:
                 if not row:
                     continue
                 total += 1
                 try:
                     latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
-                    photo = root / row[name_at]
+                    photo = images.find(row[name_at]) or root / row[name_at]
                     kind = problem(latitude, longitude)
                 except (ValueError, IndexError):
                     kind = "without numbers"
@@ -90,12 +90,16 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
     return Places(paths, np.array(positions))
 
 
-def _columns(path: Path, header: Sequence[str]) -> list[int]:
+def _columns(path: Path, header: Sequence[str], images: Images) -> list[int]:
     """Where path, latitude and longitude are in the header."""
     names = [name.strip() for name in header]
+    small = [name.lower() for name in names]
     found = []
-    for wanted, aliases in COLUMNS.items():
-        at = next((names.index(a) for a in aliases if a in names), None)
+    for wanted, known in {"path": PATHS, **POSITIONS}.items():
+        at = next((small.index(name) for name in known if name in small), None)
+        if at is None and wanted == "path" and len(names) > 1:
+            name = image_column(read_table(path, PEEK), images)
+            at = names.index(name) if name else None
         if at is None:
             shown = " ".join(",".join(names).split())[:200]
             raise UserError(f"{path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
@@ -211,7 +215,8 @@ def collate(samples: list[dict[str, Any]]) -> GeoBatch:
 
 
 class GeoData(SuiteData):
-    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`.
+    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`. Without val, a
+    fifth of train is drawn, photos within about 100 m together.
 
     The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions, or read from
     the files `partition`; photos in no cell of the finest do not train. The test split is val's where null.
@@ -226,7 +231,7 @@ class GeoData(SuiteData):
         resolution: int,
         *,
         train: str,
-        val: str,
+        val: str | None,
         test: str | None,
         gallery: str | None,
         max_photos: Sequence[int] | int,
@@ -242,7 +247,8 @@ class GeoData(SuiteData):
     ) -> None:
         super().__init__(root, **settings)
         self.resolution = resolution
-        self.sources = {"train": train, "val": val, "test": test or val, "gallery": gallery or train}
+        self.sources: dict[str, Any] = {"train": train, "val": val, "test": test or val}
+        self.sources["gallery"] = gallery or train
         counts = [max_photos] if isinstance(max_photos, int) else max_photos
         self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
         self.files = [partition] if isinstance(partition, str) else list(partition or ())
@@ -253,23 +259,47 @@ class GeoData(SuiteData):
     def prepare(self) -> None:
         super().prepare()
         for split in ("val", "test"):  # found to be absent before the first epoch
-            if not (source := self.root / self.sources[split]).exists():
-                raise UserError(f"data.{split}: there is neither a file nor a folder {source}")
+            name = self.sources[split]
+            if name and not (self.root / name).exists():
+                raise UserError(f"data.{split}: there is neither a file nor a folder {self.root / name}")
+
+    def check(self) -> None:
+        super().check()
+        for split in SPLITS:
+            photos = self.places(split).paths[:1000]
+            if not any(path.is_file() for path in photos):
+                raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
 
     def places(self, split: Split | Literal["gallery"]) -> Places:
         """The photos of a split, read once."""
-        source = self.root / self.sources[split]
-        if self.sources[split] not in self._places:
-            found = read_folder(source) if source.is_dir() else read_csv(source, self.root, self.max_bad)
-            self._places[self.sources[split]] = found
-        return self._places[self.sources[split]]
+        name, train = self.sources[split], str(self.sources["train"])
+        if self.sources["val"] or name not in (None, train):
+            return self._read(str(name))
+        found = self._read(train)
+        keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in found.paths]
+        drawn = draw_splits(self.root, keys, groups=[(round(a, 3), round(b, 3)) for a, b in found.positions.tolist()])
+        part = "val" if name is None else "train"
+        rows = [i for i, key in enumerate(keys) if drawn[key] == part]
+        return Places([found.paths[i] for i in rows], found.positions[rows])
+
+    def _read(self, name: str) -> Places:
+        if name not in self._places:
+            source = self.root / name
+            self._places[name] = read_folder(source) if source.is_dir() else read_csv(source, self.root, self.max_bad)
+        return self._places[name]
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The partitions, coarse to fine."""
         if self.files:
             return Hierarchy(tuple(Partition.load(self.root / file) for file in self.files))
-        latitude, longitude = self.places("train").positions.T
+        places = self.places("train")
+        if len(places) < self.settings[-1].min_photos:
+            raise UserError(
+                f"{self.root}: {len(places)} photos with positions are too few to train on: a cell alone has "
+                f"data.min_photos={self.settings[-1].min_photos}"
+            )
+        latitude, longitude = places.positions.T
         return Hierarchy.build(latitude, longitude, self.settings)
 
     @property

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backbones.errors import UserError
-from data.layouts import detection
+from data.layouts import detection, images
 from data.layouts.folder import Folder, Layout
 
 # By the file of shared settings that a family's options in conf/data begin with.
 FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
     "_detection": (detection.coco, detection.voc, detection.yolo, detection.box_csv, detection.box_jsonl),
-    "_classification": (),
-    "_faces": (),
-    "_identities": (),
-    "_geo": (),
+    "_classification": (images.classification,),
+    "_faces": (images.faces,),
+    "_identities": (images.identities,),
+    "_geo": (images.geo,),
 }
 
 

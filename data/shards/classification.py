@@ -134,7 +134,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
 class ShardData(SuiteData):
     """Loaders over shards, in front of a task's data class. `sources` are patterns below root or addresses."""
 
-    sources: dict[str, str]
+    sources: dict[str, Any]
 
     def __init__(self, root: str, resolution: int, *, train_count: int | None, shuffle: int, **settings: Any) -> None:
         super().__init__(root, resolution, **settings)  # type: ignore[call-arg]

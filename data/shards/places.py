@@ -11,12 +11,13 @@ from torchvision.transforms import v2
 from backbones.errors import UserError
 from data.base import Split
 from data.geo.cells import Hierarchy
-from data.geo.places import COLUMNS, GeoData, Places, problem, sample
+from data.geo.places import GeoData, Places, problem, sample
 from data.geo.s2 import Floats
 from data.image_file import BadImage
 from data.images import read_image
 from data.rejects import Rejects
 from data.shards.classification import ShardData, ShardSet
+from data.table import POSITIONS
 from data.tar import Record, is_address
 
 
@@ -24,9 +25,10 @@ def position_of(record: Record) -> Floats:
     """Latitude and longitude (2,) in degrees that a sample's .json gives; BadImage where it does not."""
     try:
         facts = json.loads(record.files["json"])
-        found = [next(facts[name] for name in COLUMNS[axis] if name in facts) for axis in ("latitude", "longitude")]
+        small = {str(name).lower(): value for name, value in facts.items()}
+        found = [next(small[name] for name in known if name in small) for known in POSITIONS.values()]
         position = np.array(found, np.float64)
-    except (KeyError, TypeError, ValueError, StopIteration, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, StopIteration, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that has latitude and longitude") from error
     if wrong := problem(*position.tolist()):
         raise BadImage(Path(record.name), wrong)

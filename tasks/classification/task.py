@@ -45,6 +45,12 @@ class ClassificationTask(TaskModule):
         mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
         self.mixer = v2.RandomChoice(mixers) if mixers else None
 
+    @classmethod
+    def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        if config["data"].get("attributes"):
+            raise UserError("data.attributes are for task=faces; the column of the classes is data.target=<column>")
+        return {}
+
     def build_model(self) -> Classifier:
         settings = self.config["task"]
         chosen = {name: settings[name] for name in ("dropout", "loss", "noise_q", "label_smoothing")}

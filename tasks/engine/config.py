@@ -36,7 +36,11 @@ TORCH_MISMATCH = (
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
-SHAPES = {"names": "a list of names", "stages": "names of stages, each with a list of settings"}
+SHAPES = {
+    "name": "a name or null",
+    "names": "a list of names",
+    "stages": "names of stages, each with a list of settings",
+}
 HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
 PLAIN = (type(None), bool, int, float, str)
 
@@ -340,6 +344,8 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
 
 def shaped(value: Any, shape: str) -> bool:
     """Whether a value is as one of `SHAPES` says."""
+    if shape == "name":
+        return isinstance(value, str)
     if shape == "stages":
         return isinstance(value, dict) and all(isinstance(k, str) and shaped(v, "names") for k, v in value.items())
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -33,8 +33,14 @@ class FacesTask(TaskModule):
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        unnamed = "attributes" in config["data"] and not config["data"]["attributes"]
-        return {"attributes": teacher_labels(config["teacher"])} if unnamed and config["teacher"] else {}
+        settings = config["data"]
+        if settings.get("target"):
+            raise UserError("data.target is a column of classes; the columns of task=faces are data.attributes=[names]")
+        if settings.get("attributes", ...) is not None:
+            return {}
+        if "target" in settings:  # a table knows its attributes
+            return {"attributes": []}
+        return {"attributes": teacher_labels(config["teacher"])} if config["teacher"] else {}
 
     def build_model(self) -> AttributeNet:
         return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])

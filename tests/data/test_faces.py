@@ -11,9 +11,10 @@ from PIL import Image
 
 from backbones.errors import UserError
 from data.classification import ImageSet, Sample, collate
+from data.csv_images import CsvData
 from data.demo.faces import write_faces
 from data.demo.portraits import ATTRIBUTES
-from data.faces import CelebAData, CsvFacesData, FaceFolderData
+from data.faces import CelebAData, FaceFolderData
 
 WITH = {"workers": 0, "max_bad": 0.05}
 
@@ -108,9 +109,10 @@ def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
     assert {s.path.parent.parent.name for s in mixed[48:]} == {"lfw"}
 
 
-def csv_data(root: Path, content: str, **settings: object) -> CsvFacesData:
+def csv_data(root: Path, content: str, **settings: object) -> CsvData:
     (root / "a.csv").write_text(content)
-    return CsvFacesData(str(root), 32, train="a.csv", val="a.csv", test=None, **(WITH | settings))  # type: ignore[arg-type]
+    names = {"train": "a.csv", "val": "a.csv", "attributes": []}
+    return CsvData(str(root), 32, **(names | WITH | settings))  # type: ignore[arg-type]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -120,14 +122,15 @@ def test_csv(tmp_path: Path) -> None:
     assert data.labels == ["hat", "beard"]
     assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1]]
     for content, words in (
-        ("file,hat\nc.jpg,2\n", r"with a value that is not 1, 0 or -1 \(first: c.jpg, 2\)"),
-        ("file,hat\nabsent.jpg,1\n", "without an image"),
+        ("file,hat\nc.jpg,2\n", "which column has yes and no"),
+        ("file,hat\nabsent.jpg,1\n", "no column names images"),
+        ("file,hat\nc.jpg,1\nabsent.jpg,1\nc\n", r"1 without an image \(first: absent.jpg\), 1 without 2 values"),
         ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat an image"),
-        ("file,hat,hat\nc.jpg,1,1\n", "attributes of different names"),
+        ("file,hat,hat\nc.jpg,1,1\n", "should have a header that names at least two columns, each once"),
         ("", "should have a header"),
     ):
         with pytest.raises(UserError, match=words):
-            csv_data(tmp_path, content).samples("train")
+            csv_data(tmp_path, content, image="file" if "1\nabsent" in content else None).samples("train")
 
 
 def test_a_folder_without_labels(faces: Path) -> None:

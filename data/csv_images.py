@@ -1,0 +1,181 @@
+"""Images with classes or attributes in a table: CSV, TSV or JSON lines."""
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backbones.errors import UserError
+from data.base import Split
+from data.classification import Sample
+from data.faces import FacesData
+from data.rejects import Rejects
+from data.splits import FILE, draw_splits
+from data.table import BINARY, Images, Table, binary_columns, group_hint, image_column, read_table, target_column
+
+log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """What a table says of an image: its class or its attributes (A,) int8, and what it belongs to."""
+
+    truth: str | np.ndarray
+    group: str
+
+
+class CsvData(FacesData):
+    """The images that the table `train` below `root` names, with classes or, for `attributes`, rows of these.
+
+    `image`, `target` and `group` name columns; where null, that of the images is the one whose values name files, and
+    that of the classes is known by its name. No `attributes` at all mean classes, an empty list all columns of yes and
+    no. `val` and `test` are further tables; without val a fifth of train is drawn, each `group` staying together.
+
+    Raises:
+        UserError: a table or a column is absent, or too many rows cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        image: str | None = None,
+        target: str | None = None,
+        attributes: Sequence[str] | None = None,
+        group: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, resolution, **settings)
+        self.files = {"train": train, "val": val, "test": test or val}
+        self.image, self.target, self.group = image, target, group
+        self.attributes = attributes
+        self._read: dict[str, dict[Path, Row]] = {}
+
+    @cached_property
+    def _train_table(self) -> Table:
+        return read_table(self.root / str(self.files["train"]))
+
+    @cached_property
+    def image_name(self) -> str:
+        """The column of the images."""
+        table = self._train_table
+        found = self.image or image_column(table, Images(table.path, self.root))
+        if found is None:
+            raise UserError(
+                f"{table.path}: no column names images below {table.path.parent}; its columns are {table.names}; "
+                "if they lie there, say which by data.image=<column>"
+            )
+        return found
+
+    @cached_property
+    def target_names(self) -> list[str]:
+        """The column of the classes, or those of the attributes."""
+        table = self._train_table
+        if self.attributes is None:
+            names = [name] if (name := self.target or target_column(table)) else []
+            setting, kind = "data.target=<column>", "classes"
+        else:
+            names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
+            setting, kind = "data.attributes=[columns]", "yes and no"
+        if not names:
+            raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
+        log.info("%s: images are in the column %s, %s in %s", table.path, self.image_name, kind, ", ".join(names))
+        hint = group_hint(table, (self.image_name, *names))
+        if hint and not self.group and not self.files["val"]:
+            log.info("data.group=%s would keep the images of one %s in one split", hint, hint)
+        return names
+
+    def rows(self, name: str) -> dict[Path, Row]:
+        """The images of a table, read once."""
+        if name not in self._read:
+            table = self._train_table if name == self.files["train"] else read_table(self.root / name)
+            self._read[name] = self._rows(table)
+        return self._read[name]
+
+    def _rows(self, table: Table) -> dict[Path, Row]:
+        setting = "data.target" if self.attributes is None else "data.attributes"
+        columns = [
+            table.column(self.image_name, "data.image"),
+            *([table.column(self.group, "data.group")] if self.group else []),
+            *(table.column(name, setting) for name in self.target_names),
+        ]
+        images, rejects = Images(table.path, self.root), Rejects(table.path)
+        found: dict[Path, Row] = {}
+        for row in table.rows:
+            if len(row) <= max(columns):
+                rejects.add(f"without {len(table.columns)} values", ",".join(row)[:80])
+                continue
+            name, *more = (row[column] for column in columns)
+            group = more.pop(0) if self.group else ""
+            path = images.find(name)
+            if path is None:
+                rejects.add("without an image", name)
+            elif path in found:
+                rejects.add("that repeat an image", name)
+            elif wrong := self._wrong(more):
+                rejects.add(wrong, f"{name}, {','.join(more)}")
+            else:
+                found[path] = Row(self._truth(more), group or str(path))  # an image of no group is one of its own
+        rejects.report(len(table.rows), self.max_bad)
+        return found
+
+    def _wrong(self, values: Sequence[str]) -> str | None:
+        """What is wrong with a row's class or attributes."""
+        if self.attributes is None:
+            return None if values[0] else "without a class"
+        return None if all(v.lower() in BINARY for v in values) else "with a value that is not yes or no, 1, 0 or -1"
+
+    def _truth(self, values: Sequence[str]) -> str | np.ndarray:
+        return values[0] if self.attributes is None else np.array([BINARY[v.lower()] for v in values], np.int8)
+
+    @cached_property
+    def splits(self) -> dict[Split, dict[Path, Row]]:
+        """The rows of each split: tables of their own, or drawn from that of train."""
+        train = self.rows(str(self.files["train"]))
+        if not self.files["val"]:
+            return self._drawn(train)
+        found: dict[Split, dict[Path, Row]] = {"train": train}
+        for split in ("val", "test"):
+            found[split] = self.rows(str(self.files[split]))
+            both = {row.group for row in train.values()} & {row.group for row in found[split].values()}
+            if self.group and both:
+                raise UserError(f"data.group={self.group}: {min(both)} is in train and in {split}")
+        return found
+
+    def _drawn(self, rows: dict[Path, Row]) -> dict[Split, dict[Path, Row]]:
+        keys = {path.relative_to(self.root).as_posix(): path for path in rows}
+        # several attributes have too many combinations to draw each alike
+        single = len(self.target_names) == 1
+        strata = [str(row.truth) for row in rows.values()] if single else None
+        file = f"splits_{re.sub(r'[^0-9A-Za-z]', '_', self.group)}.json" if self.group else FILE
+        drawn = draw_splits(self.root, list(keys), strata, [row.group for row in rows.values()], file)
+        train, val = ({p: rows[p] for key, p in keys.items() if drawn[key] == split} for split in ("train", "val"))
+        return {"train": train, "val": val, "test": self.rows(str(self.files["test"])) if self.files["test"] else val}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        if self.attributes is not None:
+            return self.target_names
+        names = {str(row.truth) for row in self.splits["train"].values()}
+        if len(names) < 2:
+            raise UserError(f"{self._train_table.path} has {len(names)} classes to train on; at least 2 are needed")
+        return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        return {path: np.asarray(row.truth) for path, row in self.splits[split].items()}
+
+    def samples(self, split: Split) -> list[Sample]:
+        if self.attributes is not None:
+            return super().samples(split)
+        index = {name: i for i, name in enumerate(self.labels)}
+        rows = self.splits[split]
+        if strange := sorted({str(row.truth) for row in rows.values()} - index.keys()):
+            raise UserError(f"{self.root / str(self.files[split])} has a class that train has not: {strange[0]}")
+        return [Sample(path, index[str(row.truth)]) for path, row in rows.items()]

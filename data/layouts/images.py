@@ -1,0 +1,212 @@
+"""Layouts of classification, faces, people and places. Nothing here needs torch."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from backbones.errors import UserError
+from data.layouts.folder import SPLIT_NAMES, Folder, Layout, with_val
+from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
+
+Truth = Callable[[Table, str], str | None]  # of a table and its column of images: what it lacks to be learned from
+DRAWN = "a fifth is drawn for val"
+DEVKIT = "ILSVRC2012_devkit_t12"
+NO_CLASSES = {"images", "jpegimages", "img", "annotations", "labels", "masks"}.union(*SPLIT_NAMES.values())
+
+
+def classification(folder: Folder) -> Iterator[Layout]:
+    """ImageNet and Stanford Dogs as published, else shards, a table, or a folder of images for each class."""
+    names = folder.folders.keys()
+    if {"train", "val", DEVKIT} <= names:
+        yield Layout("imagenet", "ImageNet (ILSVRC 2012) as published")
+    elif "Images" in names and (folder.path / "train_list.mat").is_file():
+        yield Layout("dogs", "Stanford Dogs as published")
+    else:
+        found = [*shards(folder, "shards"), *tables(folder, "csv", classes), *class_folders(folder, "folders", "class")]
+        found = found or [*tables(folder, "csv", anything)]
+        if not found:
+            complain(folder, classes)
+        if not found and (images := first_images(folder)):
+            raise UserError(
+                f"{images.path} has images without labels: put those of each class into a folder of its own, "
+                "or name them and their classes in a CSV file"
+            )
+        yield from found
+
+
+def faces(folder: Folder) -> Iterator[Layout]:
+    """CelebA as published, a table, or else images without labels."""
+    if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
+        yield Layout("celeba", "CelebA as published")
+    elif found := [*tables(folder, "faces_csv", attributes)]:
+        yield from found
+    else:
+        complain(folder, attributes)
+        if first_images(folder):
+            yield Layout("face_folder", "images without labels, to learn from a teacher; a tenth of them is val")
+
+
+def identities(folder: Folder) -> Iterator[Layout]:
+    """A folder for each person, with or without splits; LFW's pairs where people to train on lie beside it."""
+    lfw = folder.folders.get("lfw")
+    training = next((f for n, f in folder.folders.items() if n.lower() in ("people", *SPLIT_NAMES["train"])), None)
+    if lfw and training and has_classes(lfw) and has_classes(training) and (folder.path / "pairs.txt").is_file():
+        settings = {"train": training.path.name, "val": "lfw", "pairs": "pairs.txt"}
+        yield Layout("identities", f"people in {training.path.name}, LFW's pairs for val", settings)
+    else:
+        yield from class_folders(folder, "identities", "person")
+
+
+def geo(folder: Folder) -> Iterator[Layout]:
+    """Shards, tables of positions, or folders of photos, whose EXIF may have them."""
+    found = [*shards(folder, "place_shards"), *tables(folder, "places", positions)]
+    if not found:
+        complain(folder, positions)
+        splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
+        if "train" in splits:
+            settings = {"train": None, "val": None, "test": None} | with_val(splits)
+            found = [Layout("places", f"photos with GPS in their EXIF, {said(settings)}", settings)]
+        elif first_images(folder):
+            found = [Layout("places", f"photos with GPS in their EXIF; {DRAWN}", {"train": ".", "val": None})]
+    yield from found
+
+
+def said(splits: dict[str, str | None]) -> str:
+    """Which folder or file is which split."""
+    if not splits["val"]:
+        return f"train is {splits['train']}, of which {DRAWN}"
+    return ", ".join(f"{split} is {name}" for split, name in splits.items() if name)
+
+
+def first_images(folder: Folder, depth: int = 2) -> Folder | None:
+    """A folder with images, this one or one in it; the first where there are several."""
+    if folder.images:
+        return folder
+    inside = islice(folder.folders.values(), PEEK) if depth else ()
+    return next((found for sub in inside if (found := first_images(sub, depth - 1))), None)
+
+
+def has_classes(folder: Folder) -> bool:
+    """Whether a folder has folders with images, two at least, whose names are not all those of splits and the like."""
+    if {name.lower() for name in folder.folders} <= NO_CLASSES:
+        return False
+    found = (name for name, sub in folder.folders.items() if first_images(sub, 1))
+    return len([*islice(found, 2)]) == 2
+
+
+def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
+    """A folder of images for each class or person, with or without splits; perhaps all in one more, of an archive."""
+    inside, place = folder, ""
+    if len(folder.folders) == 1 and not folder.images:
+        (name,) = folder.folders
+        inside, place = folder.folders[name], f"{name}/"
+    splits = {split: name for split, name in inside.split_folders().items() if has_classes(inside.folders[name])}
+    told = f"a folder for each {kind}"
+    if "train" in splits:
+        val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)
+        if val and "val" not in splits:
+            raise UserError(f"{inside.folders[val].path} has no folder for each {kind}, as {splits['train']} has")
+        named = {split: f"{place}{name}" for split, name in with_val(splits).items()}
+        settings = {"train": None, "val": None, "test": None} | named
+        yield Layout(option, f"{told}, {said(settings)}", settings)
+    elif has_classes(inside) and not inside.images:
+        yield Layout(option, f"{told}; {DRAWN}", {"train": place.rstrip("/") or ".", "val": None})
+
+
+def shards(folder: Folder, option: str) -> Iterator[Layout]:
+    """WebDataset's .tar files, whose names, or those of their folders, say of which split they are."""
+    patterns: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
+    found = folder.files(".tar")
+    for split, known in SPLIT_NAMES.items():
+        own = [name for name in found if set(re.split(r"[^a-z0-9]+|(?=\d)", name.lower())) & set(known)]
+        patterns[split] = sorted({re.sub(r"\d+", "*", name) for name in own})
+    for split, name in folder.split_folders().items():
+        if folder.folders[name].files(".tar"):
+            patterns[split].append(f"{name}/*.tar")
+    splits = {s: p[0] if len(p) == 1 else f"{{{','.join(p)}}}" for s, p in patterns.items() if p}
+    if found and "train" not in splits:
+        raise UserError(f"{folder.path}: which of {found[0]}, ... are to train on? Say so by data.train= and data.val=")
+    if splits:
+        settings = {"train": None, "val": None, "test": None} | with_val(splits)
+        if not settings["val"]:
+            raise UserError(
+                f"{folder.path} has no shards to validate on, only {splits['train']}: say which by data.val="
+            )
+        yield Layout(option, f"WebDataset shards, {said(settings)}", settings)
+
+
+def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
+    """Tables, one for all splits or for each, that name images and have what `truth` looks for."""
+    fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
+    by_split = {split: [name for name in fitting if split_of(name) == split] for split in SPLIT_NAMES}
+    named = with_val({split: found[0] for split, found in by_split.items() if found})
+    choices = by_split["train"] or fitting
+    if len(choices) > 1:
+        raise UserError(
+            f"{folder.path} has the tables {choices[0]} and {choices[1]}: choose by data={option} data.train="
+        )
+    if choices:
+        splits = named if by_split["train"] else {"train": choices[0]}
+        settings = {"train": None, "val": None, "test": None} | splits
+        yield Layout(option, f"a table, {said(settings)}", settings)
+
+
+def table_names(folder: Folder) -> list[str]:
+    """The tables in a folder and in its splits' folders."""
+    inside = (
+        (name, table) for name in folder.split_folders().values() for table in folder.folders[name].files(*SUFFIXES)
+    )
+    return [*folder.files(*SUFFIXES), *(f"{name}/{table}" for name, table in inside)]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a table's name, or its folder's, says."""
+    words = {Path(name).parent.name.lower(), Path(name).stem.lower()}
+    return next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
+
+
+def problem(path: Path, root: Path, truth: Truth) -> str | None:
+    """Why a table is not one of images with `truth`; None where it is."""
+    try:
+        table = read_table(path, PEEK)
+    except UserError as error:
+        return str(error)
+    images = image_column(table, Images(path, root))
+    if images is None:
+        return f"{path}: no column names images below {path.parent}; its columns are {table.names}"
+    return truth(table, images)
+
+
+def complain(folder: Folder, truth: Truth) -> None:
+    """UserError says what is wrong with the first table of a folder, or that it has images alone."""
+    for name in table_names(folder):
+        if found := problem(folder.path / name, folder.path, truth):
+            raise UserError(found)
+
+
+def classes(table: Table, images: str) -> str | None:
+    """Says that a table has no column of classes."""
+    if target_column(table):
+        return None
+    return f"{table.path}: which column has the classes? It has {table.names}; say so by data=csv data.target=<column>"
+
+
+def attributes(table: Table, images: str) -> str | None:
+    """Says that a table has no column of yes and no."""
+    if binary_columns(table, (images,)):
+        return None
+    return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"
+
+
+def positions(table: Table, images: str) -> str | None:
+    """Says that a table has no latitude or longitude, or is not read where these are."""
+    if table.path.suffix.lower() == ".jsonl":
+        return f"{table.path}: positions are read of CSV, not of JSON lines"
+    absent = [name for name, known in POSITIONS.items() if not {*known} & {c.lower() for c in table.columns}]
+    return f"{table.path} has no column {absent[0]}; its columns are {table.names}" if absent else None
+
+
+def anything(table: Table, images: str) -> str | None:
+    """Says nothing: `data.target` may name the column."""
+    return None

@@ -1,0 +1,164 @@
+"""Tables of images: CSV, TSV or JSON lines, of which one column names files. Nothing here needs torch."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from backbones.errors import UserError
+from data.files import IMAGE_SUFFIXES
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+LARGEST = 1 << 30  # bytes of a table
+PEEK = 100  # rows by which columns are told apart
+FOLDERS = 100  # folders beside a table in which its images are looked for
+TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
+BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
+GROUP = re.compile(r"\w+(_id|_ID|Id|ID)")
+
+
+class Table(NamedTuple):
+    """A table's column names and rows; a row may have more or fewer values than there are columns."""
+
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+
+    def column(self, name: str, setting: str) -> int:
+        """Which column has this name; UserError says which there are."""
+        if name not in self.columns:
+            raise UserError(f"{self.path} has no column {name} ({setting}); its columns are {self.names}")
+        return self.columns.index(name)
+
+    def values(self, column: int) -> list[str]:
+        """The first values of a column that are not empty."""
+        found = (row[column] for row in self.rows if column < len(row) and row[column])
+        return list(islice(found, PEEK))
+
+    @property
+    def names(self) -> str:
+        return ", ".join(self.columns)[:300]
+
+
+def read_table(path: Path, most: int | None = None) -> Table:
+    """A table, or its first rows.
+
+    Raises:
+        UserError: it is absent, larger than a gigabyte, not UTF-8, no such table, or without a header.
+    """
+    try:
+        if path.stat().st_size > LARGEST or not path.is_file():
+            raise UserError(f"{path} is no file, or has more than {LARGEST >> 30} GB")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = _json_lines(file, most) if path.suffix.lower() == ".jsonl" else _csv_lines(file, most)
+            header, *rows = [*lines] or [[]]
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+    columns = [name.strip() for name in header]
+    if len(columns) < 2 or len(set(columns)) < len(columns):
+        raise UserError(f"{path} should have a header that names at least two columns, each once")
+    return Table(path, columns, [[value.strip() for value in row] for row in rows if row])
+
+
+def delimiter_of(file: IO[str]) -> str:
+    """What separates the columns of a CSV file: the comma, semicolon or tabulator that its header has most of."""
+    start = file.readline(1 << 16)
+    file.seek(0)
+    return max(",;\t", key=start.count)
+
+
+def _csv_lines(file: IO[str], most: int | None) -> Iterator[list[str]]:
+    return islice(csv.reader(file, delimiter=delimiter_of(file)), None if most is None else most + 1)
+
+
+def _json_lines(file: IO[str], most: int | None) -> Iterator[list[str]]:
+    """As a table: the keys of the first object, then each object's values."""
+    header: list[str] = []
+    for line in islice(file, most):
+        if line.strip():
+            content = json.loads(line)
+            if not isinstance(content, dict):
+                raise ValueError(f"{line.strip():.60} is no JSON object")
+            if not header:
+                yield (header := list(content))
+            yield [_text(content.get(name)) for name in header]
+
+
+def _text(value: object) -> str:
+    """A JSON value as CSV would have it."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+class Images:
+    """The images that a table may name: with or without suffix, below its own folder or a folder in that, or `root`.
+
+    Where a folder has the table's own name, as train/ beside train.csv, the others are not looked in: they may have
+    images of the same names.
+    """
+
+    def __init__(self, table: Path, root: Path) -> None:
+        own = table.parent
+        twin = own / table.stem
+        inside = [twin] if twin.is_dir() else sorted(islice((p for p in own.iterdir() if p.is_dir()), FOLDERS))
+        self.folders = list(dict.fromkeys([own, *inside, root]))
+        self.listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, value: str) -> Path | None:
+        """The file that a value names, if it does; never one outside of these folders."""
+        name = PurePosixPath(value.replace("\\", "/"))
+        if not name.name or name.is_absolute() or ".." in name.parts or "\0" in value:
+            return None
+        for folder in self.folders:
+            place = folder / name.parent
+            if found := self._files(place).get(name.name):
+                return place / found
+        return None
+
+    def _files(self, folder: Path) -> dict[str, str]:
+        """The images in a folder, listed once, by their names and by these without suffix."""
+        if folder not in self.listed:
+            try:
+                names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            except OSError:
+                names = []
+            self.listed[folder] = {name.rpartition(".")[0]: name for name in reversed(names)} | {n: n for n in names}
+        return self.listed[folder]
+
+
+def image_column(table: Table, images: Images) -> str | None:
+    """The first column of whose values most name images."""
+    for i, name in enumerate(table.columns):
+        values = table.values(i)
+        if sum(images.find(value) is not None for value in values) > len(values) / 2:
+            return name
+    return None
+
+
+def target_column(table: Table) -> str | None:
+    """The column of classes, by its name."""
+    names = {name.lower(): name for name in reversed(table.columns)}
+    return next((names[name] for name in TARGETS if name in names), None)
+
+
+def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
+    """The columns of yes and no, or 1 and 0 or -1."""
+    found = []
+    for i, name in enumerate(table.columns):
+        values = {value.lower() for value in table.values(i)}
+        if name not in but and values and values <= BINARY.keys():
+            found.append(name)
+    return found
+
+
+def group_hint(table: Table, but: Sequence[str | None]) -> str | None:
+    """A column that may say which images belong together, as sender_id: the same values come again."""
+    for i, name in enumerate(table.columns):
+        values = table.values(i)
+        if name not in but and GROUP.fullmatch(name) and 1 < len(set(values)) < len(values):
+            return name
+    return None

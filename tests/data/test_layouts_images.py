@@ -1,0 +1,399 @@
+"""Data of classification, faces, people and places by `data.root` alone: what is recognised, and what is refused."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbones.errors import UserError
+from data.base import SPLITS, SuiteData
+from data.classification import Sample
+from tasks.engine.config import load_config
+from tasks.engine.layout import recognized
+from tasks.engine.train import build_data
+from tests.conftest import shared
+from tests.data.test_imagenet import write_devkit
+
+PNG = io.BytesIO()
+Image.new("RGB", (8, 8)).save(PNG, "PNG")
+FAMILIES = {"classification": "classification", "faces": "faces", "people": "embedding", "geo": "geo"}
+
+
+def images(*paths: Path | str, root: Path) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(PNG.getvalue())
+
+
+def tree(root: Path, *folders: str, count: int = 5, classes: str = "ab") -> None:
+    """A folder of images for each class, below each of some folders."""
+    images(*(f"{f}/{c}/{i}.png" for f in folders for c in classes for i in range(count)), root=root)
+
+
+def opened(task: str, root: Path, *more: str) -> tuple[str, SuiteData]:
+    """The option that data.root is recognised as, and the data, whose splits were all opened."""
+    overrides, layout = recognized([f"task={task}", f"data.root={root}", "task.resolution=32", *more])
+    assert layout
+    data = build_data(load_config(overrides))
+    assert data.labels
+    data.check()
+    return layout.option, data
+
+
+def samples(data: SuiteData) -> dict[str, list[Sample]]:
+    return {split: data.samples(split) for split in SPLITS}  # type: ignore[attr-defined]
+
+
+def counts(data: SuiteData) -> list[int]:
+    return [len(found) for found in samples(data).values()]
+
+
+def table(root: Path, name: str, *lines: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("\n".join(lines) + "\n")
+
+
+def shard(path: Path, *records: dict[str, object]) -> None:
+    """Samples of a PNG and a .json or .cls."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for i, record in enumerate(records):
+            for kind, content in {"png": PNG.getvalue(), "json": json.dumps(record).encode()}.items():
+                info = tarfile.TarInfo(f"{i:04d}.{kind}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def class_splits(root: Path) -> None:
+    tree(root, "train", "valid", "test", count=2)
+
+
+def train_and_test(root: Path) -> None:
+    tree(root, "data/train", "data/test", count=2)
+
+
+def flat_test(root: Path) -> None:
+    """As of a contest: nobody knows what the test images are."""
+    tree(root, "train", "val", count=2)
+    images("test/1.png", root=root)
+
+
+def class_folders(root: Path) -> None:
+    tree(root, "flowers", count=10)
+
+
+def imagenet(root: Path) -> None:
+    write_devkit(root)
+    tree(root, "train", classes=("n02119789", "n02100735", "n01440764"), count=2)  # type: ignore[arg-type]
+    images(*(f"val/ILSVRC2012_val_{i:08d}.png" for i in range(5)), root=root)
+
+
+def huggingface(root: Path) -> None:
+    for split in ("train", "validation"):
+        images(*(f"{split}/{i}.png" for i in range(4)), root=root)
+        lines = [json.dumps({"file_name": f"{i}.png", "label": i % 2, "text": None}) for i in range(4)]
+        table(root, f"{split}/metadata.jsonl", *lines)
+
+
+def one_table(root: Path) -> None:
+    images(*(f"images/{i}.x.png" for i in range(20)), root=root)
+    table(root, "all.csv", "who_id;name;Class", *(f"{i // 2};{i}.x;{'cat' if i % 2 else 'a dog'}" for i in range(20)))
+
+
+def three_tables(root: Path) -> None:
+    """The same names in each split's folder."""
+    for split in ("train", "val", "test"):
+        images(*(f"{split}/{i}.png" for i in range(4)), root=root)
+        table(root, f"{split}.tsv", "file\tlabel", *(f"{i}.png\t{i % 2}" for i in range(4)))
+
+
+def shards(root: Path) -> None:
+    for name in ("my-train-000", "my-train-001", "my-val-000"):
+        shard(root / f"{name}.tar", *({"label": label} for label in ("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "labels", "sizes"),
+    [
+        (class_splits, "folders", ["a", "b"], [4, 4, 4]),
+        (train_and_test, "folders", ["a", "b"], [4, 4, 4]),
+        (flat_test, "folders", ["a", "b"], [4, 4, 4]),
+        (class_folders, "folders", ["a", "b"], [16, 4, 4]),
+        (imagenet, "imagenet", ["n01440764 tench", "n02100735 English setter", "n02119789 kit fox"], [6, 5, 5]),
+        (huggingface, "csv", ["0", "1"], [4, 4, 4]),
+        (one_table, "csv", ["a dog", "cat"], [16, 4, 4]),
+        (three_tables, "csv", ["0", "1"], [4, 4, 4]),
+        (shards, "shards", ["a", "b"], None),
+    ],
+)
+@pytest.mark.parametrize("task", ["classification", "dogs"])
+def test_classes(
+    task: str, make: Callable[[Path], None], option: str, labels: list[str], sizes: list[int] | None, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    found, data = opened(task, tmp_path)
+    assert (found, data.labels) == (option, labels)
+    if sizes:
+        assert counts(data) == sizes
+        if sizes[0] > sizes[1] and option != "imagenet":  # drawn: in both classes a fifth, the same again
+            kept = json.loads((tmp_path / "splits.json").read_text())
+            assert [len(kept["train"]), len(kept["val"])] == sizes[:2]
+            assert Counter(s.label for s in samples(data)["val"]) == {0: sizes[1] // 2, 1: sizes[1] // 2}
+            assert samples(opened(task, tmp_path)[1]) == samples(data)
+        paths = {split: {s.path for s in found} for split, found in samples(data).items()}
+        assert not paths["train"] & paths["val"]
+        assert all(path.is_file() for split in paths.values() for path in split)
+    else:
+        assert data.num_images("train") == 4
+
+
+def test_stanford_dogs(dogs: Path) -> None:
+    option, data = opened("dogs", dogs)
+    assert (option, len(data.labels)) == ("dogs", 12)
+
+
+@pytest.mark.parametrize("option", ["faces_csv", "csv"])
+def test_attributes(option: str, tmp_path: Path) -> None:
+    images(*(f"{i}.png" for i in range(10)), root=tmp_path)
+    rows = [f"{i}.png,{i},{'yes' if i % 2 else 'No'},{i % 2 or -1},shirt" for i in range(9)]
+    table(tmp_path, "faces.csv", "photo,age,hat,beard,coat", *rows, "9.png,3,,TRUE,dress")
+    more = () if option == "faces_csv" else ("data=csv", "data.train=faces.csv")
+    overrides, _ = recognized(["task=faces", f"data.root={tmp_path}", "task.resolution=32", *more])
+    data = build_data(load_config(overrides))
+    assert (data.labels, counts(data)) == (["hat", "beard"], [8, 2, 2])
+    labels = {s.path.name: np.asarray(s.label).tolist() for split in samples(data).values() for s in split}
+    assert labels["1.png"] == [1, 1]
+    assert labels["2.png"] == [0, 0]
+    assert labels["9.png"] == [-1, 1]
+    with pytest.raises(UserError, match=r"10 of 10 .* with a value that is not yes or no, .*first: 0\.png, shirt"):
+        build_data(load_config([*overrides, "data.attributes=[coat]"])).check()
+    with pytest.raises(UserError, match=r"data\.target is a column of classes; .* data\.attributes="):
+        build_data(load_config([*overrides, "data.target=coat"]))
+    with pytest.raises(UserError, match=r"data\.attributes are for task=faces"):
+        build_data(load_config(["task=classification", "data=csv", f"data.root={tmp_path}", "data.attributes=[hat]"]))
+
+
+def test_faces(faces: Path) -> None:
+    option, data = opened("faces", faces)
+    assert (option, len(data.labels)) == ("celeba", 12)
+    option, data = opened("faces", faces / "people", "data.attributes=[hat]")
+    assert (option, counts(data)) == ("face_folder", [43, 5, 5])
+
+
+def test_people(faces: Path, tmp_path: Path) -> None:
+    option, data = opened("embedding", faces)
+    assert (option, counts(data)) == ("identities", [48, 12, 12])
+    assert data.pairs("val") is not None  # type: ignore[attr-defined]
+    for name in ("lfw", "alone"):
+        tree(tmp_path / name, "lfw" if name == "lfw" else ".", classes="abcdefghij", count=2)
+        images(f"{'lfw/' if name == 'lfw' else ''}once/1.png", root=tmp_path / name)
+        option, data = opened("embedding", tmp_path / name)
+        people = {split: {s.path.parent.name for s in found} for split, found in samples(data).items()}
+        assert option == "identities"
+        assert [len(people[split]) for split in SPLITS] == [9, 2, 2]
+        assert not people["train"] & people["val"]
+        assert data.labels == [str(i) for i in range(9)]
+
+
+def test_places(tmp_path: Path) -> None:
+    cells = ("data.min_photos=2", "data.max_photos=[10]")
+    images(*(f"images/{i}.png" for i in range(40)), root=tmp_path)
+    places = [f"{i},{10 + i // 4},{20 + i // 4}" for i in range(40)]  # four photos of each place
+    table(tmp_path, "photos.csv", "photo,Latitude,lng", *places)
+    option, data = opened("geo", tmp_path, *cells)
+    positions = [{tuple(p) for p in data.places(split).positions.tolist()} for split in SPLITS]  # type: ignore[attr-defined]
+    assert (option, [len(p) for p in positions]) == ("places", [8, 2, 2])
+    assert not positions[0] & positions[1]
+    for split in ("train", "val"):
+        records: list[dict[str, object]] = [{"lat": float(i), "LON": float(i)} for i in range(4)] * 4
+        shard(tmp_path / "shards" / split / "0.tar", *records)
+    option, data = opened("geo", tmp_path / "shards", *cells)
+    assert (option, data.num_images("train")) == ("place_shards", 16)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def empty(root: Path) -> None:
+    table(root, "notes/readme.txt", "nothing")
+
+
+def without_labels(root: Path) -> None:
+    images("photos/1.png", "photos/2.png", root=root)
+
+
+def labels_alone(root: Path) -> None:
+    table(root, "labels.csv", "image,label", "1.png,a", "2.png,b")
+
+
+def no_column(root: Path) -> None:
+    images("1.png", "2.png", root=root)
+    table(root, "labels.csv", "image,age", "1.png,32", "2.png,31")
+
+
+def mixed(root: Path) -> None:
+    tree(root, "train", "val")
+    table(root, "labels.csv", "image,label", "train/a/1.png,a", "train/b/1.png,b")
+
+
+def two_tables(root: Path) -> None:
+    images("1.png", root=root)
+    for name in ("a.csv", "b.csv"):
+        table(root, name, "image,label", "1.png,x")
+
+
+def flat_val(root: Path) -> None:
+    tree(root, "train")
+    images("val/1.png", root=root)
+
+
+def strange_class(root: Path) -> None:
+    tree(root, "train", "val")
+    images("val/c/1.png", root=root)
+
+
+def empty_class(root: Path) -> None:
+    tree(root, "train", "val")
+    (root / "val" / "c").mkdir()
+
+
+def strange_row(root: Path) -> None:
+    three_tables(root)
+    table(root, "val.tsv", "file\tlabel", "1.png\t7", "2.png\t0")
+
+
+def outside(root: Path) -> None:
+    images("in/1.png", "in/2.png", "secret.png", root=root)
+    table(root / "in", "images.csv", "image,label", "1.png,a", "2.png,b", "../secret.png,b")
+
+
+def few_have_images(root: Path) -> None:
+    images("1.png", "2.png", root=root)
+    table(root, "images.csv", "image,label", "1.png,a", "2.png,b", "3.png,b")
+
+
+def unnamed_shards(root: Path) -> None:
+    shard(root / "000.tar", {"label": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (empty, "it has folders notes; no layout of classification data"),
+        (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
+        (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
+        (no_column, r"labels\.csv: which column has classes\? It has image, age; say so by data\.target="),
+        (mixed, r"is a table, .* \(data=csv\) or a folder for each class, .* \(data=folders\): say which by data="),
+        (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
+        (flat_val, "val has no folder for each class, as train has"),
+        (strange_class, "val has a class that train has not: c"),
+        (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
+        (strange_row, r"val\.tsv has a class that train has not: 7"),
+        (few_have_images, r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); data\.max_bad="),
+        (unnamed_shards, r"which of 000\.tar, \.\.\. are to train on\? Say so by data\.train="),
+    ],
+)
+def test_one_line_says_what_is_wrong(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        opened("classification", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_names_no_file_outside_of_root(tmp_path: Path) -> None:
+    outside(tmp_path)
+    with pytest.raises(UserError, match=r"1 without an image \(first: \.\./secret\.png\)"):
+        opened("classification", tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("task", "lines", "words"),
+    [
+        ("faces", ["image,age", "1.png,32"], r"a\.csv: no column has attributes, .*; it has image, age"),
+        ("geo", ["image,lat", "1.png,32"], r"a\.csv has no column longitude; its columns are image, lat"),
+        ("geo", ["image,lat,lon", "9.png,32,3"], r"a\.csv: no column names images below"),
+        ("geo", ["image,lat,lon", "1.png,32,3"], r"1 photos with positions are too few to train on: .*min_photos=50"),
+    ],
+)
+def test_other_tables_that_lack_something(task: str, lines: list[str], words: str, tmp_path: Path) -> None:
+    images("1.png", root=tmp_path)
+    table(tmp_path, "a.csv", *lines)
+    with pytest.raises(UserError, match=words) as error:
+        opened(task, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_people_who_cannot_be_told_apart(tmp_path: Path) -> None:
+    tree(tmp_path, ".", classes="abcde", count=1)
+    with pytest.raises(UserError, match=r"the val split has 1 people with at most 1 images; it needs two, and"):
+        opened("embedding", tmp_path)
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(*(f"{i}.png" for i in range(60)), root=tmp_path)
+    rows = [f"{i}.png,{i // 3},{'rare' if i < 3 else 'ab'[i % 2]}" for i in range(60)]  # a class of one sender
+    table(tmp_path, "images.csv", "image,sender_id,label", *rows)
+    with caplog.at_level("INFO"):
+        opened("classification", tmp_path)
+    assert "data.group=sender_id would keep the images of one sender_id in one split" in caplog.text
+    _, data = opened("classification", tmp_path, "data.group=sender_id")  # another draw than that without groups
+    senders = {split: {int(s.path.stem) // 3 for s in found} for split, found in samples(data).items()}
+    assert not senders["train"] & senders["val"]
+    assert 0 in senders["train"]
+    assert counts(data) == [48, 12, 12]
+    images("60.png", root=tmp_path)  # a further photograph by a sender of val
+    row = f"60.png,{min(senders['val'])},a"
+    table(tmp_path, "images.csv", "image,sender_id,label", *rows, row)
+    _, data = opened("classification", tmp_path, "data.group=sender_id")
+    assert counts(data) == [48, 13, 13]
+    table(tmp_path, "val.csv", "image,sender_id,label", row)
+    for more, words in (
+        (
+            ["data.group=sender"],
+            r"images\.csv has no column sender \(data\.group\); its columns are image, sender_id,",
+        ),
+        (["data.group=sender_id", "data.val=val.csv"], r"data\.group=sender_id: \d+ is in train and in val"),
+    ):
+        config = load_config(["task=classification", "data=csv", f"data.root={tmp_path}", *more])
+        with pytest.raises(UserError, match=words):
+            build_data(config).check()
+
+
+# --- real data ------------------------------------------------------------------------------------------------------
+
+
+def linked(name: str, root: Path) -> Path:
+    """A folder with links to the files of real data, which stay as they are."""
+    for path in shared(f"data/{name}").iterdir():
+        (root / path.name).symlink_to(path)
+    return root
+
+
+def test_clothing(tmp_path: Path) -> None:
+    root = linked("clothing", tmp_path)
+    _, data = opened("classification", root, "data.group=sender_id")
+    assert len(data.labels) == 17
+    train, val, _ = counts(data)
+    assert train + val == 702
+    assert 0.15 < val / 702 < 0.25
+    assert opened("faces", root, "data.group=sender_id")[1].labels == ["kids"]
+
+
+def test_dogs_of_three_breeds() -> None:
+    option, data = opened("dogs", shared("data/dogs"))
+    assert (option, data.labels) == ("folders", ["Beagle", "Siberian Husky", "Toy Poodle"])
+    assert sum(counts(data)) == 583
+
+
+def test_six_photos_with_gps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 photos with positions are too few to train on"):
+        opened("geo", linked("exif", tmp_path))
