@@ -87,21 +87,21 @@ def first_images(folder: Folder, depth: int = 2) -> Folder | None:
     return next((found for sub in inside if (found := first_images(sub, depth - 1))), None)
 
 
-def has_classes(folder: Folder) -> bool:
-    """Whether a folder has folders with images, two at least, whose names are not all those of splits and the like."""
+def has_classes(folder: Folder, least: int = 2) -> bool:
+    """Whether a folder has some folders with images, whose names are not all those of splits and the like."""
     if {name.lower() for name in folder.folders} <= NO_CLASSES:
         return False
     found = (name for name, sub in folder.folders.items() if first_images(sub, 1))
-    return len([*islice(found, 2)]) == 2
+    return len([*islice(found, least)]) == least
 
 
 def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
     """A folder of images for each class or person, with or without splits; perhaps all in one more, of an archive."""
     inside, place = folder, ""
-    if len(folder.folders) == 1 and not folder.images:
+    if len(folder.folders) == 1 and not folder.images and not folder.split_folders():
         (name,) = folder.folders
         inside, place = folder.folders[name], f"{name}/"
-    splits = {split: name for split, name in inside.split_folders().items() if has_classes(inside.folders[name])}
+    splits = {split: name for split, name in inside.split_folders().items() if has_classes(inside.folders[name], 1)}
     told = f"a folder for each {kind}"
     if "train" in splits:
         val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)

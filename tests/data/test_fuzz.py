@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
-from data import faces
 from data.box_files import BoxCsvData, BoxJsonlData
 from data.boxes import center_box
 from data.coco import read_coco
 from data.crops import decode_crop, read_crop
+from data.csv_images import CsvData
 from data.geo import places as geo
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels
 from data.images import read_image
@@ -170,7 +170,8 @@ def coco(path: Path) -> None:
 def face_table(path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         (path.parent / name).touch()
-    faces.read_csv(path, path.parent, 1.0)
+    settings = {"train": path.name, "attributes": [], "max_bad": 1.0}
+    CsvData(str(path.parent), 32, **settings).samples("train")  # type: ignore[arg-type]
 
 
 def shard(path: Path) -> None:

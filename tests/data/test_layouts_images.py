@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from data.classification import Sample
 from tasks.engine.config import load_config
 from tasks.engine.layout import recognized
 from tasks.engine.train import build_data
+from tasks.run import execute
 from tests.conftest import shared
 from tests.data.test_imagenet import write_devkit
 
@@ -397,3 +399,32 @@ def test_dogs_of_three_breeds() -> None:
 def test_six_photos_with_gps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 photos with positions are too few to train on"):
         opened("geo", linked("exif", tmp_path))
+
+
+# --- trained --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["classification", "faces", "embedding", "geo"])
+def test_a_run_by_the_root_alone(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    tree(root, ".", classes="abcdefgh", count=4)
+    names = [path.relative_to(root) for path in sorted(root.rglob("*.png"))]
+    if task == "faces":
+        table(root, "faces.csv", "image,hat", *(f"{name},{i % 2}" for i, name in enumerate(names)))
+    if task == "geo":
+        table(root, "places.csv", "image,lat,lon", *(f"{name},{i},{i}" for i, name in enumerate(names)))
+    more = ("data.min_photos=1", "data.max_photos=[20]") if task == "geo" else ()
+    tiny = ("backbone.alpha=0.05", "task.resolution=32", "data.batch_size=8", "data.workers=0", "trainer.max_epochs=1")
+    quick = ("trainer.precision=32", "trainer.log_every=1", "trainer.progress_bar=false", "logger.images=0")
+    content = execute([f"task={task}", f"data.root={root}", *tiny, *quick, *more, f"paths.runs={tmp_path / 'runs'}"])
+    assert content["state"] == "finished"
+    assert re.search(r"^data: .*a fifth is drawn for val \(data=\w+\)$", capsys.readouterr().out, flags=re.M)
+    kept = json.loads((root / "splits.json").read_text())
+    assert all(kept.values())
+
+
+def test_no_run_folder_is_left_by_data_that_are_wrong(tmp_path: Path) -> None:
+    strange_class(tmp_path / "data")
+    with pytest.raises(UserError, match="has a class that train has not: c"):
+        execute(["task=classification", f"data.root={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"])
+    assert not (tmp_path / "runs").exists()

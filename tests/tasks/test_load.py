@@ -167,7 +167,7 @@ def test_predictions_jsonl_has_to_dict(detector: Path, runs: Path, tmp_path: Pat
 
 
 def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, tmp_path: Path) -> None:
-    few = ("data.people=20", "data.images_per_identity=3", f"data.root={faces}")
+    few = ("data=demo_people", "data.people=20", "data.images_per_identity=3", f"data.root={faces}")
     model = load(untrained(tmp_path / "e", "task=embedding", "task.dim=16", *few))
     image, *others = sorted((faces / "lfw").rglob("*.jpg"))[:8]
     (tmp_path / "torn.jpg").touch()

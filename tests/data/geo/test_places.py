@@ -181,7 +181,9 @@ def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
 
 
 def test_settings_that_leave_no_cell(root: Path) -> None:
-    with pytest.raises(UserError, match="the partition has no cell left: none holds min_photos=500"):
+    with pytest.raises(UserError, match=r"120 photos with positions are too few to train on: .* data\.min_photos=500"):
         _ = data(root, max_photos=500, min_photos=500).labels
+    with pytest.raises(UserError, match="the partition has no cell left: none holds min_photos=119"):
+        _ = data(root, max_photos=119, min_photos=119).labels
     with pytest.raises(UserError, match="it must be that 1 <= min_photos <= max_photos"):
         data(root, max_photos=[10], min_photos=50)
