@@ -4,6 +4,7 @@ it fast; links, anchors, files and tests that the pages name exist."""
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -75,6 +76,7 @@ DATA = {
     "demo_faces": "data=demo_faces data.root={faces} data.people=20 data.images_per_identity=3",
     "demo_people": "data=demo_people data.root={faces} data.people=20 data.images_per_identity=3",
     "demo_earth": "data.train=64 data.val=12 data.gallery=40 data.size=64 data.generated=true",
+    "csv": "",
     "folders": "data=folders data.root={dogs} data.train=Images data.val=Images",
 }
 # Runs what it is given in one process, so that torch is imported once.
@@ -182,6 +184,11 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
     photos = sorted((scenes / "val").glob("*.jpg"))
     for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "photo.jpg", "a.jpg"), photos, strict=False):
         (tmp_path / name).write_bytes(photo.read_bytes())
+    (tmp_path / "folders").mkdir()
+    (tmp_path / "folders" / "Images").symlink_to(dogs / "Images")
+    shutil.copytree(scenes / "val", tmp_path / "clothing")
+    rows = [f"{photo.name},{i},{'ab'[i % 2]},{i % 2 == 0}" for i, photo in enumerate(photos)]
+    (tmp_path / "clothing" / "images.csv").write_text("\n".join(["image,sender_id,label,kids", *rows]))
     result = subprocess.run(
         [sys.executable, "-c", DRIVER.format(commands=ready)],
         cwd=tmp_path,

@@ -66,7 +66,7 @@ def geo(folder: Folder) -> Iterator[Layout]:
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
         if "train" in splits:
             settings = {"train": None, "val": None, "test": None} | with_val(splits)
-            found = [Layout("places", f"photos with GPS in their EXIF, {said(settings)}", settings)]
+            found = [Layout("places", f"photos with GPS in their EXIF: {said(settings)}", settings)]
         elif first_images(folder):
             found = [Layout("places", f"photos with GPS in their EXIF; {DRAWN}", {"train": ".", "val": None})]
     yield from found
@@ -74,9 +74,8 @@ def geo(folder: Folder) -> Iterator[Layout]:
 
 def said(splits: dict[str, str | None]) -> str:
     """Which folder or file is which split."""
-    if not splits["val"]:
-        return f"train is {splits['train']}, of which {DRAWN}"
-    return ", ".join(f"{split} is {name}" for split, name in splits.items() if name)
+    found = ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
+    return found if splits["val"] else f"{found}, of which {DRAWN}"
 
 
 def first_images(folder: Folder, depth: int = 2) -> Folder | None:
@@ -109,7 +108,7 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
             raise UserError(f"{inside.folders[val].path} has no folder for each {kind}, as {splits['train']} has")
         named = {split: f"{place}{name}" for split, name in with_val(splits).items()}
         settings = {"train": None, "val": None, "test": None} | named
-        yield Layout(option, f"{told}, {said(settings)}", settings)
+        yield Layout(option, f"{told}: {said(settings)}", settings)
     elif has_classes(inside) and not inside.images:
         yield Layout(option, f"{told}; {DRAWN}", {"train": place.rstrip("/") or ".", "val": None})
 
@@ -133,7 +132,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
             raise UserError(
                 f"{folder.path} has no shards to validate on, only {splits['train']}: say which by data.val="
             )
-        yield Layout(option, f"WebDataset shards, {said(settings)}", settings)
+        yield Layout(option, f"WebDataset shards: {said(settings)}", settings)
 
 
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
@@ -149,7 +148,7 @@ def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
     if choices:
         splits = named if by_split["train"] else {"train": choices[0]}
         settings = {"train": None, "val": None, "test": None} | splits
-        yield Layout(option, f"a table, {said(settings)}", settings)
+        yield Layout(option, f"a table: {said(settings)}", settings)
 
 
 def table_names(folder: Folder) -> list[str]:
