@@ -1,4 +1,4 @@
-"""python -m tasks.paper: every table of the MobileNets paper, and ours beside it."""
+"""python -m tasks.paper: every table of the MobileNets paper and the published phone files, and ours beside them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -138,6 +138,26 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
     return found, list(dict.fromkeys(commands))
 
 
+def phone_files(runs: Sequence[Run]) -> Table:
+    """The published phone files, float and int8, and our top-1 where a run is of the same network on ImageNet."""
+    published_files = published.content()["phone_files"]
+    columns = ("float top-1", "ours", "CPU ms", "GPU ms", "MB", "int8 top-1", "CPU ms", "MB")
+    title = "MobileNetV1's phone files (TensorFlow Lite's hosted models)"
+    found = Table(
+        "alpha, px", *columns, title=title, caption=published_files["note"], box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    (imagenet,) = (table for table in published.tables() if table.number == 6)
+    for column in found.columns[1:]:
+        column.justify = "right"
+    for alpha, side, top1, cpu, gpu, int8_top1, int8_cpu in published_files["files"]:
+        config = load_config([*imagenet.run.split(), f"backbone.alpha={alpha}", f"task.resolution={side}"], "cost")
+        float_mb, int8_mb = published_files["sizes_mb"][alpha]
+        own = measured(imagenet, config, runs)
+        figures = (top1, own, cpu, gpu, float_mb, int8_top1, int8_cpu, int8_mb)
+        found.add_row(f"{alpha:g}, {side}", *(f"{v:g}" if isinstance(v, float) else v for v in figures))
+    return found
+
+
 def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]) -> str:
     """Our metrics in %, of the best run with this network on this data; empty where there is none."""
     fitting = []
@@ -175,6 +195,8 @@ def paper(config: dict[str, Any]) -> None:
             console.print(found)
             for command in commands:
                 console.print(f"  {command}", soft_wrap=True, highlight=False)
+    if wanted is None:
+        console.print(phone_files(runs))
     console.print("Ours: costs are recounted from the network; metrics are those of the best run below runs=.")
 
 

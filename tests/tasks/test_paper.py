@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from tasks import paper
@@ -55,6 +56,24 @@ def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_
     assert own["1.0 MobileNet-224"] == "not run"
     assert len(commands) == 3
     assert commands[0].startswith("python -m tasks.run experiment=stanford_dogs ")
+
+
+def test_the_phone_files_are_those_that_were_published(tmp_path: Path) -> None:
+    """Of the sixteen combinations, with what int8 costs by the source; ours stands beside its own."""
+    config = load_config(["experiment=imagenet", "backbone.alpha=0.5", "task.resolution=160"], "cost")
+    folder = write_run(tmp_path, "dogs", "mine", classes=1000, resolution=160)
+    content = json.loads((folder / "metrics.json").read_text()) | {"task": "classification"}
+    content["settings"] |= {key: config[key] for key in ("backbone", "groups", "task")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content["settings"]))
+    content["metrics"]["top1"] = 0.601
+    (folder / "metrics.json").write_text(json.dumps(content))
+    table = paper.phone_files(read_runs(tmp_path))
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [row[0] for row in rows] == [f"{a:g}, {s}" for a in (0.25, 0.5, 0.75, 1) for s in (128, 160, 192, 224)]
+    assert {row[0]: row[2] for row in rows if row[2]} == {"0.5, 160": "60.1"}
+    assert rows[-1] == ("1, 224", "71", "", "24", "6.5", "16.9", "70", "13", "4.3")
+    losses = [round(float(row[1]) - float(row[6]), 1) for row in rows]
+    assert losses == [1.9, 2.6, 1.4, 1.5, 1.3, 1.8, 1.8, 2.0, 6.1, 2.8, 1.0, 1.4, 1.9, 1.1, 0.8, 1.0]
 
 
 def test_no_figure_is_cut_on_a_terminal_of_80_columns() -> None:
