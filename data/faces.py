@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
-from data.files import IMAGE_SUFFIXES
+from data.files import images_in
 from data.rejects import Rejects
 from data.text import read_lines
 
@@ -82,7 +82,7 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = images_in(folder)
     if not found:
         raise UserError(f"there are no images in {folder}")
     return found

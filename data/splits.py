@@ -40,7 +40,7 @@ def draw_splits(
     splits = {k: saved.get(k) or known.get(group, drawn[k]) for k, group in zip(keys, groups, strict=True)}
     if not write:
         return splits
-    lists = {name: [key for key in keys if splits[key] == name] for name in ("train", "val")}
+    lists = {name: [key for key, split in (saved | splits).items() if split == name] for name in ("train", "val")}
     try:
         with atomic_write(root / file, "w") as output:
             json.dump(lists, output, indent=0)

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
-from data.files import IMAGE_SUFFIXES
+from data.files import images_in
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
@@ -135,7 +135,7 @@ def read_folder(folder: Path) -> Places:
         UserError: none has.
     """
     rejects, paths, positions = Rejects(folder), [], []
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    photos = images_in(folder)
     for path in photos:
         try:
             found = exif_position(path)

@@ -1,0 +1,55 @@
+"""Splits that are drawn: shares, groups, and what is kept of an earlier draw."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backbones.errors import UserError
+from data.splits import draw_splits
+
+ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60)  # stratum and group
+
+
+@given(ROWS)
+def test_groups_stay_together_and_no_stratum_is_in_val_alone(rows: list[tuple[int, int]]) -> None:
+    keys = [str(i) for i in range(len(rows))]
+    strata, groups = zip(*rows, strict=True)
+    drawn = draw_splits(Path("/nowhere"), keys, strata, groups)  # where nothing can be written
+    assert drawn == draw_splits(Path("/nowhere"), keys, strata, groups)
+    assert all(len({drawn[k] for k, g in zip(keys, groups, strict=True) if g == group}) == 1 for group in groups)
+    assert {s for k, s in zip(keys, strata, strict=True) if drawn[k] == "train"} == {*strata}
+
+
+def test_a_fifth_of_each_stratum(tmp_path: Path) -> None:
+    keys = [f"{i:03d}" for i in range(200)]
+    strata = ["many" if i < 150 else "few" for i in range(200)]
+    drawn = draw_splits(tmp_path, keys, strata)
+    assert Counter(s for k, s in zip(keys, strata, strict=True) if drawn[k] == "val") == {"many": 30, "few": 10}
+    # however large, one group is not most of val
+    groups = [0 if i < 70 else i // 5 for i in range(200)]
+    drawn = draw_splits(tmp_path, keys, strata, groups, "by_group.json")
+    assert drawn["000"] == "train"
+    assert 30 <= Counter(drawn.values())["val"] <= 40
+
+
+def test_what_was_drawn_stays_when_images_are_added(tmp_path: Path) -> None:
+    keys = [str(i) for i in range(20)]
+    first = draw_splits(tmp_path, keys, groups=[i // 2 for i in range(20)])
+    more = [*keys, "20", "21"]
+    member = next(int(k) for k in keys if first[k] == "val")  # 20 belongs to one of val
+    second = draw_splits(tmp_path, more, groups=[*(i // 2 for i in range(20)), member // 2, 99])
+    assert {k: second[k] for k in keys} == first
+    assert second["20"] == "val"
+    kept = json.loads((tmp_path / "splits.json").read_text())
+    assert {"train": 0, "val": 0}.keys() == kept.keys()
+    assert sorted(kept["train"] + kept["val"]) == sorted(more)
+    assert draw_splits(tmp_path, ["of another task"]) == {"of another task": "train"}
+    assert draw_splits(tmp_path, keys) == first
+    for content in ("[]", '{"train": 3, "val": []}'):
+        (tmp_path / "splits.json").write_text(content)
+        with pytest.raises(UserError, match=r"splits\.json should hold the lists train and val; delete it"):
+            draw_splits(tmp_path, keys)
