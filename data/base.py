@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from backbones.errors import UserError
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals
+from data.splits import FILE as SPLITS_FILE
+from data.splits import draw_splits
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class SuiteData(LightningDataModule):
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
     read_only = False  # true where a file names `root`: then nothing is written there
-    told = ""  # how its splits were chosen, where they were not given
+    told = ""  # what was chosen, such as its splits, where it was not given
 
     def __init__(
         self,
@@ -133,6 +135,21 @@ class SuiteData(LightningDataModule):
         counts = {split: self.num_images(split) for split in self.datasets}
         known = [f"{count:g} {split}" for split, count in counts.items() if math.isfinite(count)]
         return f"{', '.join(known)} images" if known else ""
+
+    def draw_val(
+        self,
+        keys: Sequence[str],
+        strata: Sequence[Hashable] | None = None,
+        groups: Sequence[Hashable] | None = None,
+        file: str = SPLITS_FILE,
+    ) -> dict[str, str]:
+        """The split, train or val, of each key, as `data.splits.draw_splits` has it."""
+        self.tell(f"a fifth drawn for val ({file})")
+        return draw_splits(self.root, keys, strata, groups, file, write=not self.read_only)
+
+    def tell(self, what: str) -> None:
+        """Adds to what is told of the data."""
+        self.told = ", ".join(part for part in (self.told, what) if part)
 
     @property
     def place(self) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Images with classes or attributes in a table: CSV, TSV or JSON lines."""
 
-import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,10 +13,8 @@ from data.base import Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE, draw_splits
+from data.splits import FILE
 from data.table import BINARY, Images, Table, binary_columns, group_hint, image_column, read_table, target_column
-
-log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -86,10 +83,10 @@ class CsvData(FacesData):
             setting, kind = "data.attributes=[columns]", "yes and no"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
-        log.info("%s: images are in the column %s, %s in %s", table.path, self.image_name, kind, ", ".join(names))
+        self.tell(f"{kind} in {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"]:
-            log.info("data.group=%s would keep the images of one %s in one split", hint, hint)
+            self.tell(f"data.group={hint} would keep each {hint} in one split")
         return names
 
     def rows(self, name: str) -> dict[Path, Row]:
@@ -155,7 +152,7 @@ class CsvData(FacesData):
         single = len(self.target_names) == 1
         strata = [str(row.truth) for row in rows.values()] if single else None
         file = f"splits_{re.sub(r'[^0-9A-Za-z]', '_', self.group)}.json" if self.group else FILE
-        drawn = draw_splits(self.root, list(keys), strata, [row.group for row in rows.values()], file)
+        drawn = self.draw_val(list(keys), strata, [row.group for row in rows.values()], file)
         train, val = ({p: rows[p] for key, p in keys.items() if drawn[key] == split} for split in ("train", "val"))
         return {"train": train, "val": val, "test": self.rows(str(self.files["test"])) if self.files["test"] else val}
 

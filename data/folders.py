@@ -8,7 +8,6 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import images_in
-from data.splits import draw_splits
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -54,7 +53,7 @@ class FoldersData(ClassificationData):
         if self.folders["val"]:
             return {}
         keys = {below(path, self.root): name for name, paths in self._all.items() for path in paths}
-        return draw_splits(self.root, list(keys), list(keys.values()))
+        return self.draw_val(list(keys), list(keys.values()))
 
     def images(self, split: Split) -> dict[str, list[Path]]:
         """The images of each class."""

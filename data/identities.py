@@ -15,7 +15,6 @@ from data.base import SPLITS, Split
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
 from data.folders import class_folders
-from data.splits import draw_splits
 from data.text import read_lines
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class IdentityData(ClassificationData):
         if not self._all:
             raise UserError(f"{self.root / str(self.folders['train'])} has no folders of people, to draw val of")
         # val measures by pairs of images of one person, so it needs its share of those who have several
-        return draw_splits(self.root, list(self._all), [len(paths) > 1 for paths in self._all.values()])
+        return self.draw_val(list(self._all), [len(paths) > 1 for paths in self._all.values()])
 
     def people(self, split: Split) -> dict[str, list[Path]]:
         """The people of a split and their images; nobody where the images are in no folders."""

@@ -41,8 +41,6 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
     overrides, layout = recognized(overrides)
-    if layout:  # said first: which settings there are follows from it
-        Console().print(f"data: {layout.told} (data={layout.option})", soft_wrap=True, highlight=False)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
     if config["stages"]:

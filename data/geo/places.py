@@ -24,7 +24,6 @@ from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
 from data.images import first_readable, read_image
 from data.rejects import Rejects
-from data.splits import draw_splits
 from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
 
 log = logging.getLogger(__name__)
@@ -255,6 +254,7 @@ class GeoData(SuiteData):
         self.augmentation = (crop, flip, photometric)
         self.cache_images = cache_images
         self._places: dict[str, Places] = {}
+        self._drawn: dict[str, str] | None = None
 
     def prepare(self) -> None:
         super().prepare()
@@ -277,9 +277,10 @@ class GeoData(SuiteData):
             return self._read(str(name))
         found = self._read(train)
         keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in found.paths]
-        drawn = draw_splits(self.root, keys, groups=[(round(a, 3), round(b, 3)) for a, b in found.positions.tolist()])
+        if self._drawn is None:
+            self._drawn = self.draw_val(keys, groups=[(round(a, 3), round(b, 3)) for a, b in found.positions.tolist()])
         part = "val" if name is None else "train"
-        rows = [i for i, key in enumerate(keys) if drawn[key] == part]
+        rows = [i for i, key in enumerate(keys) if self._drawn[key] == part]
         return Places([found.paths[i] for i in rows], found.positions[rows])
 
     def _read(self, name: str) -> Places:

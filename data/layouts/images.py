@@ -6,11 +6,10 @@ from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout, with_val
+from data.layouts.folder import SPLIT_NAMES, Folder, Layout
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
 Truth = Callable[[Table, str], str | None]  # of a table and its column of images: what it lacks to be learned from
-DRAWN = "a fifth is drawn for val"
 DEVKIT = "ILSVRC2012_devkit_t12"
 NO_CLASSES = {"images", "jpegimages", "img", "annotations", "labels", "masks"}.union(*SPLIT_NAMES.values())
 
@@ -68,14 +67,20 @@ def geo(folder: Folder) -> Iterator[Layout]:
             settings = {"train": None, "val": None, "test": None} | with_val(splits)
             found = [Layout("places", f"photos with GPS in their EXIF: {said(settings)}", settings)]
         elif first_images(folder):
-            found = [Layout("places", f"photos with GPS in their EXIF; {DRAWN}", {"train": ".", "val": None})]
+            found = [Layout("places", "photos with GPS in their EXIF", {"train": ".", "val": None})]
     yield from found
 
 
 def said(splits: dict[str, str | None]) -> str:
     """Which folder or file is which split."""
-    found = ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
-    return found if splits["val"] else f"{found}, of which {DRAWN}"
+    return ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
+
+
+def with_val(splits: dict[str, str]) -> dict[str, str]:
+    """Splits of which test is val where there is none."""
+    if "val" in splits or "test" not in splits:
+        return splits
+    return {"val" if split == "test" else split: name for split, name in splits.items()}
 
 
 def first_images(folder: Folder, depth: int = 2) -> Folder | None:
@@ -110,7 +115,7 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
         settings = {"train": None, "val": None, "test": None} | named
         yield Layout(option, f"{told}: {said(settings)}", settings)
     elif has_classes(inside) and not inside.images:
-        yield Layout(option, f"{told}; {DRAWN}", {"train": place.rstrip("/") or ".", "val": None})
+        yield Layout(option, told, {"train": place.rstrip("/") or ".", "val": None})
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:

@@ -287,11 +287,11 @@ def unnamed_shards(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (empty, "it has folders notes; no layout of classification data"),
+        (empty, r"it has no images but 1 \.txt files; its layout is not known: choose one by data="),
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
         (no_column, r"labels\.csv: which column has classes\? It has image, age; say so by data\.target="),
-        (mixed, r"is a table: .* \(data=csv\) or a folder for each class: .* \(data=folders\): say which by data="),
+        (mixed, r"in several ways: choose data=csv \(a table: .*\) or data=folders \(a folder for each class: .*\)"),
         (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
         (flat_val, "val has no folder for each class, as train has"),
         (strange_class, "val has a class that train has not: c"),
@@ -340,13 +340,12 @@ def test_people_who_cannot_be_told_apart(tmp_path: Path) -> None:
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path) -> None:
     images(*(f"{i}.png" for i in range(60)), root=tmp_path)
     rows = [f"{i}.png,{i // 3},{'rare' if i < 3 else 'ab'[i % 2]}" for i in range(60)]  # a class of one sender
     table(tmp_path, "images.csv", "image,sender_id,label", *rows)
-    with caplog.at_level("INFO"):
-        opened("classification", tmp_path)
-    assert "data.group=sender_id would keep the images of one sender_id in one split" in caplog.text
+    _, data = opened("classification", tmp_path)
+    assert "classes in label, data.group=sender_id would keep each sender_id in one split, a fifth drawn" in data.told
     _, data = opened("classification", tmp_path, "data.group=sender_id")  # another draw than that without groups
     senders = {split: {int(s.path.stem) // 3 for s in found} for split, found in samples(data).items()}
     assert not senders["train"] & senders["val"]
@@ -418,7 +417,8 @@ def test_a_run_by_the_root_alone(task: str, tmp_path: Path, capsys: pytest.Captu
     quick = ("trainer.precision=32", "trainer.log_every=1", "trainer.progress_bar=false", "logger.images=0")
     content = execute([f"task={task}", f"data.root={root}", *tiny, *quick, *more, f"paths.runs={tmp_path / 'runs'}"])
     assert content["state"] == "finished"
-    assert re.search(r"^data: .*a fifth is drawn for val \(data=\w+\)$", capsys.readouterr().out, flags=re.M)
+    told = r"^data: .* train, \d+ val images, .*a fifth drawn for val \(splits\.json\) \(data=\w+\)$"
+    assert re.search(told, capsys.readouterr().out, flags=re.M)
     kept = json.loads((root / "splits.json").read_text())
     assert all(kept.values())
 
