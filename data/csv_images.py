@@ -77,13 +77,13 @@ class CsvData(FacesData):
         table = self._train_table
         if self.attributes is None:
             names = [name] if (name := self.target or target_column(table)) else []
-            setting, kind = "data.target=<column>", "classes"
+            setting, kind, told = "data.target=<column>", "classes", "classes in"
         else:
             names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
-            setting, kind = "data.attributes=[columns]", "yes and no"
+            setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
-        self.tell(f"{kind} in {', '.join(names)}")
+        self.tell(f"{told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"]:
             self.tell(f"data.group={hint} would keep each {hint} in one split")

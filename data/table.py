@@ -34,10 +34,10 @@ class Table(NamedTuple):
             raise UserError(f"{self.path} has no column {name} ({setting}); its columns are {self.names}")
         return self.columns.index(name)
 
-    def values(self, column: int) -> list[str]:
-        """The first values of a column that are not empty."""
+    def values(self, column: int, most: int | None = None) -> list[str]:
+        """The values of a column, or the first of them, that are not empty."""
         found = (row[column] for row in self.rows if column < len(row) and row[column])
-        return list(islice(found, PEEK))
+        return list(islice(found, most))
 
     @property
     def names(self) -> str:
@@ -133,7 +133,7 @@ class Images:
 def image_column(table: Table, images: Images) -> str | None:
     """The first column of whose values most name images."""
     for i, name in enumerate(table.columns):
-        values = table.values(i)
+        values = table.values(i, PEEK)
         if sum(images.find(value) is not None for value in values) > len(values) / 2:
             return name
     return None

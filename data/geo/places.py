@@ -297,7 +297,7 @@ class GeoData(SuiteData):
         places = self.places("train")
         if len(places) < self.settings[-1].min_photos:
             raise UserError(
-                f"{self.root}: {len(places)} photos with positions are too few to train on: a cell alone has "
+                f"{self.root}: {len(places)} photos with positions are too few to train on: a cell has at least "
                 f"data.min_photos={self.settings[-1].min_photos}"
             )
         latitude, longitude = places.positions.T

@@ -291,7 +291,7 @@ def unnamed_shards(root: Path) -> None:
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
         (no_column, r"labels\.csv: which column has classes\? It has image, age; say so by data\.target="),
-        (mixed, r"in several ways: choose data=csv \(a table: .*\) or data=folders \(a folder for each class: .*\)"),
+        (mixed, r"in several ways: choose data=folders \(a folder for each class: .*\) or data=csv \(a table: .*\)"),
         (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
         (flat_val, "val has no folder for each class, as train has"),
         (strange_class, "val has a class that train has not: c"),
