@@ -133,14 +133,14 @@ class CocoData(DetectionData):
         files: dict[str, tuple[Path, Path]] = {}
         for split in ("train", "val", "test"):
             if name := found.get(f"{split}_json"):
-                images = self.root / found.get(f"{split}_images", "")
-                if not images.is_dir():
-                    raise UserError(f"data.{split}_images: there is no folder {images}")
-                files[split] = self.root / name, images
+                files[split] = self.root / name, self.root / found.get(f"{split}_images", "")
         return self.with_val(files)
 
     def read(self, split: Split) -> tuple[list[str], list[Record]]:
-        return self._read(*self.files[split])
+        annotations, images = self.files[split]
+        if not images.is_dir():
+            raise UserError(f"data.{split}_images: there is no folder {images}")
+        return self._read(annotations, images)
 
     @cached_property
     def drawn(self) -> list[str]:

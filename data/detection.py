@@ -224,6 +224,10 @@ class DetectionData(SuiteData):
         records = self.records(split)
         if not records:
             raise UserError(f"{self.root}: the {split} split has no images")
+        if not any(record.path.exists() for record in records):
+            raise UserError(
+                f"{self.root}: none of the {len(records)} images of the {split} split is there, as {records[0].path}"
+            )
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         train = split == "train"

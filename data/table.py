@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -123,7 +124,7 @@ class Images:
         """The images in a folder, listed once, by their names and by these without suffix."""
         if folder not in self.listed:
             try:
-                names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+                names = sorted(n for n in os.listdir(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES)
             except OSError:
                 names = []
             self.listed[folder] = {name.rpartition(".")[0]: name for name in reversed(names)} | {n: n for n in names}

@@ -147,12 +147,13 @@ def phone_files(runs: Sequence[Run]) -> Table:
         "alpha, px", *columns, title=title, caption=published_files["note"], box=box.SIMPLE, padding=(0, 1, 0, 0)
     )
     (imagenet,) = (table for table in published.tables() if table.number == 6)
+    config = load_config(imagenet.run.split(), "cost")
     for column in found.columns[1:]:
         column.justify = "right"
     for alpha, side, top1, cpu, gpu, int8_top1, int8_cpu in published_files["files"]:
-        config = load_config([*imagenet.run.split(), f"backbone.alpha={alpha}", f"task.resolution={side}"], "cost")
+        network = {"backbone": config["backbone"] | {"alpha": alpha}, "task": config["task"] | {"resolution": side}}
         float_mb, int8_mb = published_files["sizes_mb"][alpha]
-        own = measured(imagenet, config, runs)
+        own = measured(imagenet, config | network, runs)
         figures = (top1, own, cpu, gpu, float_mb, int8_top1, int8_cpu, int8_mb)
         found.add_row(f"{alpha:g}, {side}", *(f"{v:g}" if isinstance(v, float) else v for v in figures))
     return found

@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES
 
-SAMPLE = 1000  # entries of a folder that are looked at
+SAMPLE = 1000  # entries of each kind, by suffix, of a folder that are looked at
 SPLIT_NAMES = {
     "train": ("train", "training", "train2017"),
     "val": ("val", "valid", "validation", "val2017", "dev"),
@@ -36,11 +35,17 @@ class Folder:
 
     @cached_property
     def entries(self) -> list[os.DirEntry[str]]:
+        found: dict[str, list[os.DirEntry[str]]] = {}  # a table beside a million images is seen, too
         try:
             with os.scandir(self.path) as entries:
-                return [e for e in islice(entries, SAMPLE) if not e.name.startswith(".")]
+                for entry in entries:
+                    suffix = os.path.splitext(entry.name)[1].lower()
+                    kind = found.setdefault(suffix if suffix in found or len(found) < 100 else "", [])
+                    if len(kind) < SAMPLE and not entry.name.startswith("."):
+                        kind.append(entry)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
+        return [entry for kind in found.values() for entry in kind]
 
     @cached_property
     def folders(self) -> dict[str, "Folder"]:

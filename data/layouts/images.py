@@ -25,7 +25,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
         found = [*shards(folder, "shards"), *tables(folder, "csv", classes), *class_folders(folder, "folders", "class")]
         found = found or [*tables(folder, "csv", anything)]
         if not found:
-            complain(folder, classes)
+            complain(folder, anything)
         if not found and (images := first_images(folder)):
             raise UserError(
                 f"{images.path} has images without labels: put those of each class into a folder of its own, "
@@ -113,7 +113,9 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
             raise UserError(f"{inside.folders[val].path} has no folder for each {kind}, as {splits['train']} has")
         named = {split: f"{place}{name}" for split, name in with_val(splits).items()}
         settings = {"train": None, "val": None, "test": None} | named
-        yield Layout(option, f"{told}: {said(settings)}", settings)
+        unused = [n for n in inside.folders if n.lower() in SPLIT_NAMES["test"] and n not in splits.values()]
+        more = f", not {unused[0]}, which has none" if unused else ""
+        yield Layout(option, f"{told}: {said(settings)}{more}", settings)
     elif has_classes(inside) and not inside.images:
         yield Layout(option, told, {"train": place.rstrip("/") or ".", "val": None})
 
@@ -129,9 +131,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
         if folder.folders[name].files(".tar"):
             patterns[split].append(f"{name}/*.tar")
     splits = {s: p[0] if len(p) == 1 else f"{{{','.join(p)}}}" for s, p in patterns.items() if p}
-    if found and "train" not in splits:
-        raise UserError(f"{folder.path}: which of {found[0]}, ... are to train on? Say so by data.train= and data.val=")
-    if splits:
+    if "train" in splits:
         settings = {"train": None, "val": None, "test": None} | with_val(splits)
         if not settings["val"]:
             raise UserError(
@@ -183,7 +183,9 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
 
 
 def complain(folder: Folder, truth: Truth) -> None:
-    """UserError says what is wrong with the first table of a folder, or that it has images alone."""
+    """UserError says what is wrong with what might be data in a folder: shards of no split, or tables."""
+    if tars := folder.files(".tar"):
+        raise UserError(f"{folder.path}: which of {tars[0]}, ... are to train on? Say so by data.train= and data.val=")
     for name in table_names(folder):
         if found := problem(folder.path / name, folder.path, truth):
             raise UserError(found)
@@ -191,9 +193,7 @@ def complain(folder: Folder, truth: Truth) -> None:
 
 def classes(table: Table, images: str) -> str | None:
     """Says that a table has no column of classes."""
-    if target_column(table):
-        return None
-    return f"{table.path}: which column has the classes? It has {table.names}; say so by data=csv data.target=<column>"
+    return None if target_column(table) else f"{table.path} has no column that is called label, class or the like"
 
 
 def attributes(table: Table, images: str) -> str | None:

@@ -27,7 +27,6 @@ def main() -> None:
         shared = [
             f"backbone.weights={arguments.weights}",
             "data=demo_dogs",
-            "data=demo_dogs",
             f"data.root={arguments.data or Path(runs) / 'demo_dogs'}",
             f"paths.runs={runs}",
             "logger.images=0",

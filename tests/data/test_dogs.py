@@ -94,6 +94,14 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     return str(error.value)
 
 
+def test_a_list_of_images_that_are_not_there(copied: Path) -> None:
+    count = len(data(copied).samples("train"))
+    data(copied).samples("train")[0].path.unlink()
+    assert len(data(copied, max_bad=0.05).samples("train")) == count  # few are counted as unreadable later on
+    with pytest.raises(UserError, match=rf"1 of {count} images of the train list are not there: .*\.jpg, \.\.\."):
+        data(copied).check()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a list", b"MATLAB 5.0 MAT-file" + bytes(300)])
 def test_a_mat_that_is_not_one(content: bytes, copied: Path) -> None:
     (copied / "train_list.mat").write_bytes(content)

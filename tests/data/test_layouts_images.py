@@ -15,6 +15,8 @@ from PIL import Image
 from backbones.errors import UserError
 from data.base import SPLITS, SuiteData
 from data.classification import Sample
+from data.layouts import recognize
+from data.layouts.folder import SAMPLE
 from tasks.engine.config import load_config
 from tasks.engine.layout import recognized
 from tasks.engine.train import build_data
@@ -153,6 +155,26 @@ def test_classes(
         assert all(path.is_file() for split in paths.values() for path in split)
     else:
         assert data.num_images("train") == 4
+
+
+def test_what_is_not_used_is_told(tmp_path: Path) -> None:
+    flat_test(tmp_path)
+    assert (
+        recognize(tmp_path, "_classification").told == "a folder for each class: train, val, not test, which has none"
+    )
+
+
+def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:
+    for i in range(SAMPLE + 200):
+        (tmp_path / f"{i}.png").touch()
+    table(tmp_path, "labels.csv", "image,label", "1.png,a", "2.png,b")
+    assert recognize(tmp_path, "_classification").option == "csv"
+
+
+def test_an_archive_beside_what_it_held(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    shard(tmp_path / "all.tar", {"label": 1})
+    assert opened("classification", tmp_path)[0] == "folders"
 
 
 def test_stanford_dogs(dogs: Path) -> None:

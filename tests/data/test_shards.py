@@ -26,6 +26,7 @@ from backbones.errors import UserError
 from data.demo.earth import write_earth
 from data.geo.places import read_csv
 from data.geo.sphere import great_circle_km
+from data.image_file import SALVAGED
 from data.shards.classification import ShardsData, ShardSet
 from data.shards.places import PlaceShards
 from data.tar import BadShard, expand, find_shards, read_member, read_records
@@ -76,6 +77,15 @@ def data(root: Path, **settings: Any) -> ShardsData:
 def cut(path: Path, share: float = 0.6) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
+
+
+def test_a_truncated_image_in_a_shard_is_salvaged(tmp_path: Path) -> None:
+    content = image(0, size=200)
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}-0.tar", [{"jpg": content[:-20], "cls": b"0"}, {"jpg": content, "cls": b"1"}])
+    (batch,) = data(tmp_path).val_dataloader()
+    assert batch.bad == [(f"{tmp_path}/val-0.tar/photos/000000", SALVAGED)]
+    assert batch.images.shape[0] == 2
 
 
 # --- which shards, and whose -----------------------------------------------------------------------------

@@ -30,20 +30,26 @@ def test_a_fifth_of_each_stratum(tmp_path: Path) -> None:
     drawn = draw_splits(tmp_path, keys, strata)
     assert Counter(s for k, s in zip(keys, strata, strict=True) if drawn[k] == "val") == {"many": 30, "few": 10}
     # however large, one group is not most of val
-    groups = [0 if i < 70 else i // 5 for i in range(200)]
+    groups = [0 if i < 55 else i // 5 for i in range(200)]
     drawn = draw_splits(tmp_path, keys, strata, groups, "by_group.json")
     assert drawn["000"] == "train"
     assert 30 <= Counter(drawn.values())["val"] <= 40
 
 
+def test_the_only_one_of_a_stratum_stays_in_train(tmp_path: Path) -> None:
+    """Though its group, which is large, would otherwise come to val."""
+    groups = [0] * 6 + [1 + i // 5 for i in range(50)]
+    drawn = draw_splits(tmp_path, [str(i) for i in range(56)], ["rare", *["often"] * 55], groups)
+    assert drawn["0"] == "train"
+
+
 def test_what_was_drawn_stays_when_images_are_added(tmp_path: Path) -> None:
     keys = [str(i) for i in range(20)]
     first = draw_splits(tmp_path, keys, groups=[i // 2 for i in range(20)])
-    more = [*keys, "20", "21"]
-    member = next(int(k) for k in keys if first[k] == "val")  # 20 belongs to one of val
-    second = draw_splits(tmp_path, more, groups=[*(i // 2 for i in range(20)), member // 2, 99])
+    more = [*keys, *(str(i) for i in range(20, 32))]  # one more of each group, and two of none
+    second = draw_splits(tmp_path, more, groups=[*(i // 2 for i in range(20)), *range(12)])
     assert {k: second[k] for k in keys} == first
-    assert second["20"] == "val"
+    assert [second[str(20 + i)] for i in range(10)] == [first[str(2 * i)] for i in range(10)]
     kept = json.loads((tmp_path / "splits.json").read_text())
     assert {"train": 0, "val": 0}.keys() == kept.keys()
     assert sorted(kept["train"] + kept["val"]) == sorted(more)
