@@ -1,11 +1,12 @@
 """python -m tests.benchmarks.check: seconds and memory of tasks.check on a generated set of 100,000 images.
 
-COCO's layout with JPEGs of 500 x 375 (made once, in the temporary folder, by all cores: grained patches of colour, no
-two alike), a fifth in val, five boxes of 20 classes in each. Planted: a copy of a training image in val, a torn file, a
+COCO's layout with JPEGs of 500 x 375 (made once, in the temporary folder, by all cores: grained patches of colour, of
+which 20 files in the same split are alike), a fifth in val, five boxes of 20 classes in each. Planted: a copy of a training image in val, a torn file, a
 box outside of its image; the command must name these three and nothing else.
 """
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -24,14 +25,20 @@ from tests.benchmarks.timing import machine
 from tests.conftest import ROOT
 
 SIZE, CLASSES, BOXES = (500, 375), 20, 5
+COPIES = 20
 
 
-def draw(i: int, folder: Path) -> None:
-    rng = np.random.default_rng(i)
+def draw(first: int, folder: Path) -> None:
+    """Writes a picture COPIES times; a comment makes each a different file."""
+    rng = np.random.default_rng(first)
     cells = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
     grain = rng.normal(0, 6, (SIZE[1], SIZE[0], 1)).astype(np.float32)
     pixels = np.clip(np.asarray(cells, np.float32) + grain, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / f"{i:06}.jpg", quality=80)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    for i in range(first, first + COPIES):
+        comment = b"\xff\xfe" + (8).to_bytes(2, "big") + f"{i:06}".encode()
+        (folder / f"{i:06}.jpg").write_bytes(b"\xff\xd8" + comment + buffer.getvalue()[2:])
 
 
 def make(root: Path, count: int) -> None:
@@ -43,7 +50,7 @@ def make(root: Path, count: int) -> None:
         folder = root / f"{split}2017"
         folder.mkdir(exist_ok=True)
         with ProcessPoolExecutor() as pool:
-            list(pool.map(partial(draw, folder=folder), numbers, chunksize=256))
+            list(pool.map(partial(draw, folder=folder), numbers[::COPIES], chunksize=8))
         rng = np.random.default_rng(count)
         images = [{"id": i, "file_name": f"{i:06}.jpg", "width": SIZE[0], "height": SIZE[1]} for i in numbers]
         sides = rng.integers(20, 180, (len(numbers), BOXES, 2))
