@@ -58,6 +58,7 @@ PLACEHOLDERS = {
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {
     "prepare": "downloads a public data set",
+    "check": "reads a data set of the user's",
 }
 # Other programs in the pages' code blocks.
 OTHERS = {

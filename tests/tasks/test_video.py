@@ -132,7 +132,7 @@ def test_a_stopped_video_can_be_played(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(read(tmp_path / "out" / "camera.mp4")[0]) == 8
 
 
-def test_odd_sides_damage_and_turns(tmp_path: Path) -> None:
+def test_odd_sides_and_damage(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 50, 66, 3), dtype=np.uint8)
     odd = write(tmp_path / "odd.avi", list(map(Image.fromarray, noise)), codec="mpeg4")
     content = bytearray(odd.read_bytes())
@@ -173,3 +173,21 @@ def test_errors_of_one_line(clip: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match="need PyAV: pip install"):
         run(tmp_path, input=clip)
+
+
+def test_a_turned_video_is_read_upright(tmp_path: Path) -> None:
+    """As a phone held upright writes it: the pictures lie, and the track's matrix turns them clockwise."""
+    picture = Image.new("RGB", (64, 48), "blue")
+    picture.paste("red", (0, 0, 32, 48))
+    path = write(tmp_path / "turned.mp4", [picture] * 3)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44  # ISO 14496-12, 8.3.2: 40 bytes of other fields come first
+    matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30]
+    content[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    path.write_bytes(content)
+    reader = Reader(Source(str(path)))
+    pixels = next(reader.frames()).pixels
+    reader.close()
+    assert pixels.shape == (64, 48, 3)
+    assert pixels[5, 24, 0] > 200  # red above
+    assert pixels[60, 24, 2] > 200
