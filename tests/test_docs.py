@@ -47,7 +47,7 @@ PLACEHOLDERS = {
     "<a CSV file or a folder of photos with GPS>": "photos",
     "<its file>": "backbone.safetensors",
     "<its numbers>": "512",
-    "<dist of onnxruntime-web>": "runtime",
+    "<node_modules>": "node_modules",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {
