@@ -1,10 +1,10 @@
 """python -m tests.benchmarks.page <export folder> ...: exports in Chromium beside the same files outside of it.
 
 Each is measured with one thread and with two, by the page's own code, between two measurements of the file's own
-runtime by the same protocol. Where the folder of the same model as float ONNX is beside it, the last ratio is to ONNX
-Runtime on that file, whatever the export's format. All ratios are of the fastest tenths, which a busy machine disturbs
-less than medians. A LiteRT detector's suppression is in the browser's time and not in LiteRT's. Then the time from
-opening each export's page from disk to its first answer: the least of several.
+runtime by the same protocol. A LiteRT export whose ONNX export is beside it, float or int8 alike, has a second ratio,
+to ONNX Runtime. All ratios are of the fastest tenths, which a busy machine disturbs less than medians. A LiteRT
+detector's suppression is in the browser's time and not in LiteRT's. Then the time from opening each export's page from
+disk to its first answer: the least of several.
 """
 
 import argparse
@@ -36,11 +36,6 @@ def native(folder: Path, threads: int, seconds: float) -> list[float]:
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
     runner = FORMATS[spec["format"]].runner(folder / spec["file"], threads)
     return [1e3 * t for t in times(lambda: runner(pixels), seconds)]
-
-
-def float_onnx(folder: Path) -> Path:
-    """The folder of the same model as float ONNX, which the exporter puts beside it."""
-    return folder.with_name(folder.name.replace("-int8", "").replace("-litert", "-onnx"))
 
 
 @contextmanager
@@ -86,7 +81,7 @@ def main() -> None:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         print(f"{machine()}, Chromium {browser.version}")
         columns = ["export", "threads", "native, ms", "browser, ms", "native, fastest tenth", "browser", "ratio"]
-        columns += ["to float ONNX native", "page, MB", "first answer, s"]
+        columns += ["to ONNX Runtime", "page, MB", "first answer, s"]
         print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|", flush=True)
         for i, folder in enumerate(arguments.exports):
             settings = (f"samples={root / 'scenes' / 'val'}", f"output={root / str(i) / 'page.html'}")
@@ -99,7 +94,8 @@ def main() -> None:
                     outside += native(folder, threads, arguments.seconds)
                 (a, b), (c, d) = (np.quantile(times_, (0.5, 0.1)) for times_ in (outside, inside))
                 ratio = "-"
-                if (partner := float_onnx(folder)).is_dir():
+                partner = folder.with_name(folder.name.replace("-litert", "-onnx"))
+                if partner != folder and partner.is_dir():
                     ratio = f"{d / np.quantile(native(partner, threads, arguments.seconds), 0.1):.2f}"
                 figures = [f"{a:.2f}", f"{c:.2f}", f"{b:.2f}", f"{d:.2f}", f"{d / b:.2f}", ratio]
                 weight = f"{path.stat().st_size / 1e6:.1f}"
