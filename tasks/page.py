@@ -1,4 +1,4 @@
-"""python -m tasks.page exports=<export folders or runs>: one static page that runs ONNX exports in a browser."""
+"""python -m tasks.page exports=<export folders or runs>: one static page that runs exports in a browser."""
 
 from collections.abc import Sequence
 from pathlib import Path

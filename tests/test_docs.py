@@ -53,7 +53,7 @@ PLACEHOLDERS = {
     "<folder of ImageNet's classes>": "imagenet",
     "<its file>": "backbone.safetensors",
     "<its numbers>": "512",
-    "<dist of onnxruntime-web>": "runtime",
+    "<node_modules>": "node_modules",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {

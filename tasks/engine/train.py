@@ -389,7 +389,7 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
         console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
     console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
     console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
-    commands = f"python -m tasks.export ckpt={folder} && python -m tasks.page exports={folder}"
+    commands = f"python -m tasks.export ckpt={folder} format=litert && python -m tasks.page exports={folder}"
     console.print(f"on a phone   {commands}", soft_wrap=True)
 
 

@@ -104,7 +104,8 @@ const plain = (outputs) => Object.fromEntries(Object.entries(outputs).map(([name
 
 function suppress({boxes, scores}, settings) {  // class-wise non-maximum suppression, where a format has none inside
   const classes = scores.dims.at(-1), given = scores.data;
-  let order = Array.from(given.keys()).filter((i) => given[i] > settings.score_threshold);
+  let order = [];
+  for (let i = 0; i < given.length; i++) if (given[i] > settings.score_threshold) order.push(i);
   if (order.length > settings.candidates) {  // sorts fewer, as `given` is long
     const least = Float32Array.from(order, (i) => given[i]).sort().at(-settings.candidates);
     order = order.filter((i) => given[i] >= least);

@@ -1,8 +1,10 @@
-"""python -m tests.benchmarks.page <export folder> ...: exports in Chromium beside ONNX Runtime outside of it.
+"""python -m tests.benchmarks.page <export folder> ...: exports in Chromium beside the same files outside of it.
 
-Each is measured with one thread and with two, by the page's own code, between two measurements of ONNX Runtime by the
-same protocol. Beside the medians stand the fastest tenths, which a busy machine disturbs less. Then the time from
-opening each export's page from disk to its first answer: the least of several.
+Each is measured with one thread and with two, by the page's own code, between two measurements of the file's own
+runtime by the same protocol. A LiteRT export whose ONNX export is beside it, float or int8 alike, has a second ratio,
+to ONNX Runtime. All ratios are of the fastest tenths, which a busy machine disturbs less than medians. A LiteRT
+detector's suppression is in the browser's time and not in LiteRT's. Then the time from opening each export's page from
+disk to its first answer: the least of several.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from data.demo.scenes import write_scenes
 from tasks import page
-from tasks.export import to_onnx as onnx
+from tasks.export.formats import FORMATS
 from tasks.export.package import read_spec
 from tasks.export.speed import times
 from tasks.web.serve import server
@@ -32,7 +34,7 @@ def native(folder: Path, threads: int, seconds: float) -> list[float]:
     spec = read_spec(folder)
     shape = [1, *spec["input"]["shape"][1:]]
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
-    runner = onnx.Runner(folder / spec["file"], threads)
+    runner = FORMATS[spec["format"]].runner(folder / spec["file"], threads)
     return [1e3 * t for t in times(lambda: runner(pixels), seconds)]
 
 
@@ -78,17 +80,8 @@ def main() -> None:
         write_scenes(root / "scenes", train=1, val=1)
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         print(f"{machine()}, Chromium {browser.version}")
-        columns = [
-            "export",
-            "threads",
-            "native, ms",
-            "browser, ms",
-            "ratio",
-            "native, fastest tenth",
-            "browser",
-            "ratio",
-        ]
-        columns += ["page, MB", "first answer, s"]
+        columns = ["export", "threads", "native, ms", "browser, ms", "native, fastest tenth", "browser", "ratio"]
+        columns += ["to ONNX Runtime", "page, MB", "first answer, s"]
         print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|", flush=True)
         for i, folder in enumerate(arguments.exports):
             settings = (f"samples={root / 'scenes' / 'val'}", f"output={root / str(i) / 'page.html'}")
@@ -99,10 +92,12 @@ def main() -> None:
                     outside = native(folder, threads, arguments.seconds)
                     inside = in_browser(browser, address, threads, arguments.seconds)
                     outside += native(folder, threads, arguments.seconds)
-                figures = []
-                for share in (0.5, 0.1):
-                    a, b = float(np.quantile(outside, share)), float(np.quantile(inside, share))
-                    figures += [f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}"]
+                (a, b), (c, d) = (np.quantile(times_, (0.5, 0.1)) for times_ in (outside, inside))
+                ratio = "-"
+                partner = folder.with_name(folder.name.replace("-litert", "-onnx"))
+                if partner != folder and partner.is_dir():
+                    ratio = f"{d / np.quantile(native(partner, threads, arguments.seconds), 0.1):.2f}"
+                figures = [f"{a:.2f}", f"{c:.2f}", f"{b:.2f}", f"{d:.2f}", f"{d / b:.2f}", ratio]
                 weight = f"{path.stat().st_size / 1e6:.1f}"
                 print(f"| {' | '.join([folder.name, str(threads), *figures, weight, f'{opened:.2f}'])} |", flush=True)
         browser.close()

@@ -257,7 +257,7 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
     (tmp_path / "npm").write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    with pytest.raises(UserError, match=r"npm cannot fetch .* \(no network\); or download"):
+    with pytest.raises(UserError, match=r"npm cannot fetch .* \(no network\); or npm install"):
         page.execute([f"exports={dogs}", output])
     assert not (tmp_path / "page.html").exists()
 
