@@ -119,7 +119,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         samples = [first_readable(self._sample, index, len(self))]
-        if self.done < MOSAIC_UNTIL and torch.rand(()) < self.mosaic:
+        if self.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < self.mosaic:
             others = torch.randint(len(self), (3,)).tolist()
             samples += [first_readable(self._sample, i, len(self)) for i in others]
             samples = [mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}]

@@ -22,7 +22,7 @@ from tests.conftest import shared
 
 def coco_data(root: Path, resolution: int = 64, **settings: object) -> CocoData:
     files = {"train_json": "train.json", "train_images": "train", "val_json": "val.json", "val_images": "val"}
-    return CocoData(str(root), resolution, **files, workers=0, batch_size=4, **settings)
+    return CocoData(str(root), resolution, **files, workers=0, batch_size=4, **{"mosaic": 0.0, **settings})
 
 
 def test_coco_records_are_the_jsons(scenes: Path) -> None:
@@ -297,7 +297,7 @@ def test_mosaic_and_zooming_out_in_a_loader(scenes: Path) -> None:
 def test_the_end_of_a_training_sees_images_as_they_are(scenes: Path) -> None:
     batches = {}
     for share, done in ((1.0, 0.5), (1.0, 0.9), (0.0, 0.9)):
-        data = coco_data(scenes, mosaic=share, crop=False, photometric=0.0, workers=0)
+        data = coco_data(scenes, mosaic=share, crop=False, photometric=0.0)
         data.done = lambda done=done: done
         batches[share, done] = next(iter(data.train_dataloader()))
     counts = {key: int((batch.labels >= 0).sum()) for key, batch in batches.items()}
@@ -369,9 +369,10 @@ def test_no_boxes_and_no_categories(tmp_path: Path) -> None:
     crowd = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5], "iscrowd": 1}
     content = {"images": [IMAGE], "categories": [CATEGORY], "annotations": [crowd]}
     root = one_image(tmp_path / "b", [])
-    write_json(root / "train.json", content)
+    (root / "val" / "a.png").rename(root / "val" / str(IMAGE["file_name"]))
+    write_json(root / "val.json", content)
     with pytest.raises(UserError, match="has a usable box"):
-        coco_data(root).dataset("train")
+        coco_data(root).dataset("val")
     with pytest.raises(UserError, match="has no categories"):
         read_coco(write_json(tmp_path / "a.json", content | {"categories": [], "annotations": []}), tmp_path)
 
