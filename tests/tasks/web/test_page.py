@@ -267,6 +267,6 @@ def test_samples_are_drawn_for_data_sets_that_there_are() -> None:
 
 
 def test_a_run_ends_by_saying_how_to_open_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = {"task": "detection", "epoch": 1, "metrics": {"ap": 0.5}, "primary": "ap"}
+    content = {"task": "detection", "epoch": 1, "metrics": {"ap": 0.5}, "primary": "ap", "limits": []}
     show(content, tmp_path, DemoScenesData(str(tmp_path), 96, train=1, val=1, seed=0))
     assert f"python -m tasks.page exports={tmp_path}" in capsys.readouterr().out.replace("\n", "")
