@@ -17,12 +17,13 @@ def test_the_report_of_a_run_prints_names_as_they_are(
 ) -> None:
     """A category [/nope] ended the command after all the training."""
     content = {"task": "detection", "epoch": 3, "primary": "ap", "metrics": {f"ap50/{name}": 0.5 for name in NAMES}}
+    content["limits"] = ["few examples: [/rare]"]
     data = SuiteData(str(tmp_path))
     data.note = "a note [/of the data]"
     data.bad = {"train": {"[x]/[/y].jpg": "torn"}}
     show(content, tmp_path / "[run]", data)
     printed = capsys.readouterr().out
-    for words in (*NAMES[:3], "a note [/of the data]", "[x]/[/y].jpg", "[run]"):
+    for words in (*NAMES[:3], "a note [/of the data]", "few examples: [/rare]", "[x]/[/y].jpg", "[run]"):
         assert words in printed
     assert "\x1b" not in printed
 
