@@ -88,7 +88,7 @@ def test_the_task_is_guessed(dogs: Path, voc: Path, tmp_path: Path) -> None:
     assert overrides[0] == "data=voc"
     assert layout
     assert "task=detection" in overrides
-    with pytest.raises(UserError, match="it is empty"):
+    with pytest.raises(UserError, match="it has no images"):
         with_task([f"data.root={tmp_path}"])
     with pytest.raises(UserError, match="there is no folder"):
         with_task([f"data.root={tmp_path / 'absent'}"])
