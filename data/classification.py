@@ -166,7 +166,8 @@ class ClassificationData(SuiteData):
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
     def examples(self) -> dict[str, int]:
-        samples = getattr(self.dataset("train"), "samples", [])
+        dataset = self.dataset("train")
+        samples = dataset.samples if isinstance(dataset, ImageSet) else []  # a stream does not know
         counts = Counter(s.label for s in samples if isinstance(s.label, int))
         return {name: counts[i] for i, name in enumerate(self.labels)} if counts else {}
 

@@ -21,8 +21,6 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
-from data.splits import FILE as SPLITS_FILE
-from data.splits import draw_splits
 from data.transforms import detection_transforms, light, mosaic
 
 log = logging.getLogger(__name__)
@@ -193,7 +191,7 @@ class DetectionData(SuiteData):
     def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
         """The sources of splits, of which test is val's where there is none."""
         if "val" not in sources and "test" in sources:
-            self.told = "val is test"
+            self.tell("val is test")
             return {"val" if split == "test" else split: source for split, source in sources.items()}
         return sources
 
@@ -208,8 +206,7 @@ class DetectionData(SuiteData):
             return [("val" if split == val else split) or "" for split in splits]
         images = Counter(name for of_image in names for name in set(of_image))
         rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
-        self.told = f"a fifth drawn for val ({SPLITS_FILE})"
-        drawn = draw_splits(self.root, keys, rarest, write=not self.read_only)
+        drawn = self.draw_val(keys, rarest)
         return [drawn[key] for key in keys]
 
     def records(self, split: Split) -> list[Record]:
@@ -255,7 +252,9 @@ class DetectionData(SuiteData):
         records = {split: self.records(split) for split in SPLITS}
         if [r.path for r in records["test"]] == [r.path for r in records["val"]]:
             del records["test"]
-        return f"{', '.join(f'{len(r)} {split}' for split, r in records.items())} images, {len(self.labels)} classes"
+        images = ", ".join(f"{len(own)} {split}" for split, own in records.items())
+        boxes = sum(int((~record.crowd).sum()) for own in records.values() for record in own)
+        return f"{images} images, {boxes} boxes of {len(self.labels)} class{'es' if len(self.labels) > 1 else ''}"
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than

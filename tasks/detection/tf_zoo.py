@@ -92,11 +92,13 @@ def _graph_bytes(path: Path) -> bytes:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"ckpt={path} is larger than a graph of such a model")
         return path.read_bytes()
+    total = 0
     with tarfile.open(path, "r|gz") as archive:  # as a stream: nothing is unpacked
         for member in archive:
+            total += member.size  # what comes before the graph is decompressed too
+            if total > MAX_BYTES:
+                raise UserError(f"ckpt={path} holds more than such a model")
             if member.isfile() and member.name.endswith(GRAPH):
-                if member.size > MAX_BYTES:
-                    raise UserError(f"ckpt={path}: {GRAPH} is larger than that of such a model")
                 file = archive.extractfile(member)
                 assert file is not None
                 return file.read()

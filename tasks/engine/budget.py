@@ -76,7 +76,9 @@ class Budget(Callback):
     def progress(self, step: int, steps: float) -> float:
         """What is done of the training, 0 to 1, after `step` of `steps`; by the clock where there are minutes."""
         if self.limit is None:
-            return (step + 0.5) / max(1.0, steps)  # the middle of the step: neither the first nor the last is idle
+            return min(
+                1.0, (step + 0.5) / max(1.0, steps)
+            )  # the middle of the step: neither the first nor the last is idle
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
     def read_clock(self, trainer: Trainer) -> None:

@@ -24,7 +24,7 @@ from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
-from data.summary import summary
+from data.overlap import overlaps
 from tasks.engine.budget import Budget, epochs_of
 from tasks.engine.callbacks import (
     EMA,
@@ -317,8 +317,8 @@ def describe(
         f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
         f"{module.resolution} px, {len(module.labels)} classes; writing to {folder}"
     )
-    for line in summary(data):
-        console.print(line, soft_wrap=True)
+    for warning in overlaps(data):
+        log.warning(warning)
     return facts
 
 

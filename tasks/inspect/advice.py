@@ -13,7 +13,6 @@ from tasks.inspect.files import Seen
 
 WANTED = 16  # pixels that a tenth of the boxes may be smaller than, of what the network sees: two cells of stride 8
 STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels of resolutions that are advised
-FEW_IMAGES, SOME_IMAGES = 1000, 10_000  # of train
 RARE = 4  # a class in so many times fewer images than the median class is rare
 WASTE = 16  # pixels of a file for each that the network sees
 
@@ -39,36 +38,29 @@ def box_sides(contents: Contents, seen: Sequence[Seen]) -> npt.NDArray[np.float6
 
 
 def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> Iterator[Advice]:
-    images = contents.count("train")
     known = np.array([s.width * s.height for s in seen if not s.problem])
     resolution = config["task"]["resolution"]
     if contents.boxes is not None:
         sides = box_sides(contents, seen)
         if len(sides):
-            yield from _sized(sides, known)
+            yield from _sized(sides, known, resolution)
         yield from _balanced(contents)
-        if images < FEW_IMAGES:
-            yield Advice("data.mosaic=0.5", f"{images:,} training images are few: four in one make more of them")
-    if images < SOME_IMAGES:
-        yield Advice("backbone.pretrained=true", f"{images:,} training images: begin with ImageNet's weights")
     if len(known) and np.median(known) > WASTE * resolution**2:
         words = f"half of the images have over {np.median(known) / 1e6:.1f} megapixels: smaller copies load faster"
         yield Advice("", words)
 
 
-def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> Iterator[Advice]:
-    """Detector, resolution and zooming by the sides of the boxes, which are shares of their images'."""
+def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution: int) -> Iterator[Advice]:
+    """Another resolution, by the sides of the boxes, which are shares of their images'."""
     tenth = float(np.quantile(sides, 0.1))
     wanted = math.ceil(WANTED / max(tenth, 1e-3) / STEP) * STEP
     # enlarging shows nothing new
     most = min(HIGHEST, int(math.sqrt(np.median(pixels)) if len(pixels) else HIGHEST) // STEP * STEP)
     advised = min(max(wanted, LOWEST), max(most, LOWEST))
-    shown = f"{tenth * advised:.0f} of {advised} pixels"
-    words = f"a tenth of the boxes are under {tenth:.1%} of their image's side, {shown}"
-    yield Advice(f"detector=pan task.resolution={advised}", words)
-    small = float((sides * advised < WANTED).mean())
-    if small > 0.1:
-        yield Advice("data.zoom_out=0.5", f"{small:.0%} of the boxes are still under {WANTED} pixels: more small ones")
+    if advised > resolution:
+        shown = f"{tenth * advised:.0f} of {advised} pixels, {tenth * resolution:.0f} of {resolution}"
+        words = f"a tenth of the boxes are under {tenth:.1%} of their image's side, {shown}; a step takes longer"
+        yield Advice(f"task.resolution={advised}", words)
 
 
 def _balanced(contents: Contents) -> Iterator[Advice]:

@@ -130,7 +130,7 @@ def _columns(
 def _labels(image: Record | Sample) -> tuple[Ints, Floats, Flags, Flags]:
     """An image's labels (K,), boxes (K, 4), and which are crowd and difficult (K,)."""
     if isinstance(image, Record):
-        difficult = getattr(image, "difficult", None)
+        difficult = image.difficult if isinstance(image, Record) else None
         none = np.zeros(len(image.labels), bool)
         return image.labels, image.boxes.astype(np.float64), image.crowd, none if difficult is None else difficult
     if isinstance(image.label, np.ndarray):

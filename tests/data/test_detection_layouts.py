@@ -39,10 +39,10 @@ def test_a_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "counts", "labels"),
     [
-        ("bccd", "voc", "205 train, 87 val, 72 test images, 3 classes", "Platelets"),
-        ("raccoon", "voc", "160 train, 40 val images, 1 classes", "raccoon"),
-        ("aquarium", "yolo", "448 train, 127 val, 63 test images, 7 classes", "fish"),
-        ("cards", "voc", "148 train, 67 val images, 6 classes", "ace"),
+        ("bccd", "voc", "205 train, 87 val, 72 test images, 4886 boxes of 3 classes", "Platelets"),
+        ("raccoon", "voc", "160 train, 40 val images, 217 boxes of 1 class", "raccoon"),
+        ("aquarium", "yolo", "448 train, 127 val, 63 test images, 4815 boxes of 7 classes", "fish"),
+        ("cards", "voc", "148 train, 67 val images, 405 boxes of 6 classes", "ace"),
     ],
 )
 def test_sets_as_published(name: str, option: str, counts: str, labels: str, tmp_path: Path) -> None:
@@ -57,4 +57,5 @@ def test_sets_as_published(name: str, option: str, counts: str, labels: str, tmp
 def test_a_demo_that_is_drawn_is_what_it_is(scenes: Path) -> None:
     data = read(scenes)
     assert recognize(scenes, "_detection").option == "coco"
-    assert data.summary() == "24 train, 8 val images, 8 classes"
+    boxes = sum(len(record.labels) for split in ("train", "val") for record in data.records(split))
+    assert data.summary() == f"24 train, 8 val images, {boxes} boxes of 8 classes"
