@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 demo: .venv/ready
-	$(BIN)/python -m tasks.run task=detection backbone.alpha=0.5 task.resolution=256 trainer.minutes=3
+	$(BIN)/python -m tasks.run task=detection backbone.alpha=0.5 task.resolution=224 trainer.lr=0.008 trainer.minutes=3
 
 # The tests start many processes: without kept byte code each would compile what it imports again.
 test: .venv/ready
