@@ -105,8 +105,10 @@ def reachable(url: str, seconds: float = 3) -> bool:
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
-    scheme = urllib.parse.urlsplit(url).scheme
-    parts = urllib.parse.urlsplit(urllib.request.getproxies().get(scheme, url))
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     answered = threading.Event()
 
@@ -149,10 +151,10 @@ def download(
     Raises:
         UserError: the address does not answer, the transfer ends early, or the file is not the one that was published.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part" if keep else f"{path.name}.{os.getpid()}.part")
     failures = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             before = _size(partial)
             try:
@@ -175,7 +177,8 @@ def download(
         raise UserError(f"{url} cannot be downloaded ({reason}); put the file at {path} by hand") from error
     finally:
         if not keep:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
 
 
 def _fetch(url: str, partial: Path, timeout: float, max_bytes: int) -> None:

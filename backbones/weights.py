@@ -217,6 +217,7 @@ def _alpha_hint(weights: Weights) -> str:
 
 PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
 PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
 MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
 
 
@@ -236,6 +237,10 @@ def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = Fals
         if hurry and not reachable(url):
             raise UserError(f"{url} cannot be reached; put {name} into {path.parent}, or set backbone.weights=<file>")
         download(f"{url.rstrip('/')}/{name}", path, max_bytes=MAX_BYTES)
+        with path.open("rb") as file:
+            if file.read(len(HDF5)) != HDF5:  # the page of a network that asks to log in
+                path.unlink()
+                raise UserError(f"{url} sent no weights for {name}; is this network one to log in to?")
     return path
 
 

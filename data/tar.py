@@ -22,6 +22,14 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TIMEOUT = 30  # seconds that an address may be silent
 MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
+MAX_HEADER = 1 << 20
+HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 # What reading a damaged archive can raise besides; zlib.error and LZMAError come from compressed ones.
 DAMAGE = (OSError, EOFError, HTTPException, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
@@ -88,6 +96,17 @@ def split_name(name: str) -> tuple[str, str]:
     return str(path.parent / stem), kind.lower()
 
 
+class ShortHeaders(tarfile.TarInfo):
+    """Refuses headers that tarfile would read into memory whole: long names and extended attributes of a megabyte."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "ShortHeaders":
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in HEADERS and info.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size} bytes")
+        return info
+
+
 def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) -> Iterator[Record]:
     """The samples of a shard with those of their files whose kind is `wanted`.
 
@@ -129,9 +148,9 @@ def reason(error: Exception) -> str:
 
 def _open(shard: str) -> tarfile.TarFile:
     if not is_address(shard):
-        return tarfile.open(shard, "r:*")
+        return tarfile.open(shard, "r:*", tarinfo=ShortHeaders)
     response = open_address(shard, timeout=TIMEOUT)
-    return tarfile.open(fileobj=response, mode="r|*")
+    return tarfile.open(fileobj=response, mode="r|*", tarinfo=ShortHeaders)
 
 
 def is_member(path: Path) -> bool:
@@ -161,7 +180,7 @@ def read_member(path: Path) -> bytes:
 def _members(shard: Path) -> dict[str, tuple[int, int]]:
     """Where the files of a shard lie in it, and how long they are."""
     found = {}
-    with tarfile.open(shard, "r:") as tar:
+    with tarfile.open(shard, "r:", tarinfo=ShortHeaders) as tar:
         try:
             for member in tar:
                 found[".".join(split_name(member.name))] = (member.offset_data, member.size)

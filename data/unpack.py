@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.tar import DAMAGE, reason
+from data.tar import DAMAGE, ShortHeaders, reason
 
 
 class Entry(NamedTuple):
@@ -60,7 +60,7 @@ def _entries(archive: Path) -> Iterator[list[Entry]]:
             with zipfile.ZipFile(archive) as zipped:
                 yield [_zipped(archive, zipped, info) for info in zipped.infolist()]
         else:
-            with tarfile.open(archive) as tar:
+            with tarfile.open(archive, tarinfo=ShortHeaders) as tar:
                 yield [_tarred(archive, tar, member) for member in tar]
     # RuntimeError: an entry that is encrypted or compressed in a way that zipfile does not know
     except (*DAMAGE, zipfile.BadZipFile, RuntimeError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.errors import UserError
-from data.layouts import Layout
+from data.layouts import Ambiguous, Layout
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 
@@ -28,6 +28,8 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     for task in TASKS:
         try:
             return recognized([f"task={task}", *overrides])
+        except Ambiguous:
+            raise
         except UserError as error:
             first = first or error
     assert first

@@ -115,7 +115,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
             if stopped:
                 break
     if not done:
-        target.unlink()
+        target.unlink(missing_ok=True)  # none was made without a frame
         raise UserError(f"input={config['input']}: none of its frames can be decoded")
     rate = (number + 1) / (time.monotonic() - start)
     words = f"{number + 1} frames, {done} of them answered, {rate:.1f} frames/s; see {target} and predictions.jsonl"
@@ -138,7 +138,7 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.engine.train import chosen_metrics
+    from tasks.engine.report import chosen_metrics
 
     table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
     for name, value in chosen_metrics(metrics, module.primary).items():
@@ -147,7 +147,8 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
 
 
 def test_weights(overrides: Sequence[str]) -> None:
-    """Measures a classifier that comes with `backbone.weights` on the test split of `data.root`, without training.
+    """Measures a classifier that comes with `backbone.weights` on the test split of `data.root`, or on all images where
+    there are no splits, without training.
 
     Raises:
         UserError: the weights have no classifier of the data's classes, or a setting is wrong.
@@ -156,13 +157,18 @@ def test_weights(overrides: Sequence[str]) -> None:
     task = [] if any(override.startswith("task=") for override in given) else ["task=classification"]
     config = load_config(recognized([*task, *given])[0])
 
+    from backbones.console import Console
     from tasks.engine.train import evaluate, prepare, setup
 
     setup()
-    data, module = prepare(config)
+    if "val" in config["data"] and config["data"]["val"] is None:
+        config["data"]["val"] = config["data"]["train"]
+    data, module = prepare(config, draw=False)
     if not module.starts_complete:
         raise UserError("the weights have no classifier of the data's classes; train, and give ckpt=<run>")
-    show_metrics(module, evaluate(module.eval(), data))
+    metrics = evaluate(module.eval(), data)
+    Console().print(f"{data.num_images('test'):g} images of {config['data']['root']}", soft_wrap=True)
+    show_metrics(module, metrics)
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
 }
 
 
+class Ambiguous(UserError):
+    """A folder that several layouts fit."""
+
+
 def recognize(root: Path, family: str) -> Layout:
     """The layout of the data in `root`, of those that a family of conf/data reads.
 
@@ -34,7 +38,7 @@ def recognize(root: Path, family: str) -> Layout:
     found = {layout.option: layout for find in reversed(FAMILIES.get(family, ())) for layout in find(folder)}
     if len(found) > 1:
         ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
-        raise UserError(f"{root} can be read in several ways: choose {ways}")
+        raise Ambiguous(f"{root} can be read in several ways: choose {ways}")
     if not found:
         raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one by data=")
     return next(iter(found.values()))

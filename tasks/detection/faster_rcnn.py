@@ -72,6 +72,7 @@ class FasterRCNN(Detector):
 
     strides = (16,)
     has_whole_backbone = False
+    phone_format = "onnx"  # which alone has suppression between the stages
 
     def __init__(
         self,

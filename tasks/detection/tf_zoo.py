@@ -2,30 +2,35 @@
 
 import itertools
 import logging
+import math
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models._meta import _COCO_CATEGORIES
+from torchvision.models.detection import SSD300_VGG16_Weights
 
 from backbones.download import cache_folder, download
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import BLOCKS
+from data.tar import ShortHeaders
 
 BACKBONE = "FeatureExtractor/MobilenetV1/"
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-ZOO = "http://download.tensorflow.org/models/object_detection"
+ZOO = "https://download.tensorflow.org/models/object_detection"
 PUBLISHED = {
     1.0: "ssd_mobilenet_v1_coco_2018_01_28.tar.gz",
     0.75: "ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync_2018_07_03.tar.gz",
 }
 GRAPH = "frozen_inference_graph.pb"
 MAX_BYTES = 300_000_000
+MOST_VALUES = 10_000_000  # of a tensor
+FLOAT = 1  # of TensorFlow's data types
 VARIABLE = re.compile(r"FeatureExtractor/|BoxPredictor_\d/")
 COLUMNS = 91  # COCO's category ids, which leave some out, and 0 for background
 PREDICTORS = {
@@ -33,8 +38,9 @@ PREDICTORS = {
     for theirs, ours in (("BoxEncodingPredictor", "box_head"), ("ClassPredictor", "class_head"))
     for kind in ("weights", "biases")
 }
-log = logging.getLogger(__name__)
 XYWH = (1, 0, 3, 2)  # TF's box code is (y, x, height, width)
+
+log = logging.getLogger(__name__)
 
 
 def layers() -> Iterator[tuple[str, str]]:
@@ -81,10 +87,19 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
 
     try:
         graph = GraphDef.FromString(_graph_bytes(path))
-        constants = (node for node in graph.node if node.op == "Const" and VARIABLE.match(node.name))
-        return {node.name: make_ndarray(node.attr["value"].tensor) for node in constants}
+        tensors = {n.name: n.attr["value"].tensor for n in graph.node if n.op == "Const" and VARIABLE.match(n.name)}
+        return {name: make_ndarray(tensor) for name, tensor in tensors.items() if _plausible(name, tensor)}
     except (OSError, tarfile.TarError, EOFError, zlib.error, DecodeError, ValueError, TypeError) as error:
         raise UserError(f"ckpt={path} cannot be read: {error}") from error
+
+
+def _plausible(name: str, tensor: Any) -> bool:
+    """Whether a constant is one that is used: float32, of the dimensions that its name says, and no larger than any;
+    a shape of some bytes may announce terabytes.
+    """
+    sides = [dim.size for dim in tensor.tensor_shape.dim]
+    wanted = 4 if name.endswith("weights") else 1
+    return tensor.dtype == FLOAT and len(sides) == wanted and min(sides) > 0 and math.prod(sides) <= MOST_VALUES
 
 
 def _graph_bytes(path: Path) -> bytes:
@@ -93,7 +108,7 @@ def _graph_bytes(path: Path) -> bytes:
             raise UserError(f"ckpt={path} is larger than a graph of such a model")
         return path.read_bytes()
     total = 0
-    with tarfile.open(path, "r|gz") as archive:  # as a stream: nothing is unpacked
+    with tarfile.open(path, "r|gz", tarinfo=ShortHeaders) as archive:  # as a stream: nothing is unpacked
         for member in archive:
             total += member.size  # what comes before the graph is decompressed too
             if total > MAX_BYTES:
@@ -129,23 +144,27 @@ def read_tf_zoo(path: Path, labels: Sequence[str], fresh: Mapping[str, Tensor]) 
             continue
         tensor = torch.from_numpy(variables[variable])
         name = f"model.{PREDICTORS[theirs, kind][0]}.predictors.{i}.{PREDICTORS[theirs, kind][1]}"
-        if theirs == "BoxEncodingPredictor":
-            tensor = tensor.unflatten(-1, (-1, 4))[..., XYWH].flatten(-2)
         tensor = tensor.permute(3, 2, 0, 1) if kind == "weights" else tensor
-        if theirs == "ClassPredictor" and name in fresh and len(tensor) % COLUMNS == 0:
-            tensor = _chosen(tensor, rows, fresh[name])
+        if theirs == "BoxEncodingPredictor" and len(tensor) % 4 == 0:
+            tensor = tensor.unflatten(0, (-1, 4))[:, XYWH].flatten(0, 1)
+        if theirs == "ClassPredictor" and name in fresh:
+            own = fresh[name]
+            if len(tensor) * (1 + len(labels)) != len(own) * COLUMNS or tensor.shape[1:] != own.shape[1:]:
+                continue  # of another network
+            tensor = _chosen(tensor, rows, own)
         state[name] = tensor
     kept = [label for label, row in zip(labels, rows, strict=True) if row is not None]
-    log.info(
-        "ckpt=%s: %d of %d classes are COCO's (%s); the others start fresh",
-        *(path.name, len(kept), len(labels), ", ".join(kept[:10]) or "none"),
-    )
+    if any("class_head.predictors" in name for name in state.keys() & fresh.keys()):
+        words = f"{len(kept)} of {len(labels)} classes are COCO's ({', '.join(kept[:10]) or 'none'})"
+        log.info("ckpt=%s: %s; the others start fresh", path.name, words)
+    else:
+        log.warning("ckpt=%s: only its backbone is used; detector=ssd takes its heads too", path.name)
     return state
 
 
 def class_rows(labels: Sequence[str]) -> list[int | None]:
     """COCO's category id of each label; None where it has no class of that name."""
-    names = {name.lower(): i for i, name in enumerate(_COCO_CATEGORIES) if name != "N/A"}
+    names = {name.lower(): i for i, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"]) if name != "N/A"}
     return [names.get(label.replace("_", " ").lower()) for label in labels]
 
 

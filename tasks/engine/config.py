@@ -254,8 +254,12 @@ def _quoted(override: str) -> str:
     key, equals, value = override.partition("=")
     if (key not in PATHS and ".tar" not in value) or not equals or value[:1] in ("'", '"') or value == "null":
         return override
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """Text in Hydra's grammar, where a backslash means something else before a quotation mark alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
 
 
 def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
+from backbones.errors import UserError
 from data.layouts import Layout, recognize
-from tasks.engine.config import CONF, chosen_options
+from tasks.engine.config import CONF, chosen_options, quoted
 
 CHOSEN_BY = ("data=", "resume=")  # overrides that say which option of conf/data is meant
 
@@ -47,6 +48,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
+        if "${" in value:  # would be replaced by a setting or a variable of the environment
+            raise UserError(f"data.root has a file or folder named {value!r}: rename it, or choose another by data=")
+        return quoted(value)
     return "null" if value is None else str(value).lower()

@@ -58,7 +58,7 @@ def _few_examples(examples: Mapping[str, int], by_class: Mapping[str, float]) ->
     few = [
         name
         for name, count in sorted(examples.items(), key=lambda item: item[1])
-        if count < FEW and by_class.get(name, -1.0) < mean
+        if count < FEW and by_class.get(name, mean) < mean
     ]
     if not few or len(few) == len(examples):
         return ""

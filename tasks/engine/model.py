@@ -39,6 +39,7 @@ class Model(nn.Module):
     strides: ClassVar[tuple[int, ...]] = (32,)
     has_whole_backbone: ClassVar[bool] = True  # Faster R-CNN moves the last blocks to its second stage
     export_spec: ClassVar[ExportSpec] = ExportSpec({"output": "what the network returns"})
+    phone_format: ClassVar[str] = "litert"  # of exports that a run's last lines advise for a phone
     mean: Tensor
     std: Tensor
 

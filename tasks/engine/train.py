@@ -18,7 +18,6 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.logging import RichHandler
-from rich.table import Table
 
 from backbones.base import scaled_resolution
 from backbones.console import Console
@@ -41,6 +40,7 @@ from tasks.engine.hardware import keep_freed_memory, latency_ms, precision, use_
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
 from tasks.engine.options import build, locate
+from tasks.engine.report import ABSENT, show
 from tasks.engine.saved import below_root, is_staged, resumed_config
 from tasks.engine.signals import STOP, Stopped
 from tasks.engine.task import TaskModule
@@ -48,8 +48,6 @@ from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
 console = Console()
-MOST_CLASSES = 12  # that the final table has rows of
-ABSENT = -1.0  # COCO's figure of what there is none of
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
@@ -277,7 +275,8 @@ def fit(
 
     metrics = load_checkpoint(folder)["suite"]["metrics"]
     report = next(c for c in callbacks if isinstance(c, RunReport))
-    by_class = {k.partition("/")[2]: v for k, v in metrics.items() if k.startswith(f"{module.primary}/")}
+    own = f"{module.primary}/"
+    by_class = {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own) and v != ABSENT}
     facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class)
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
@@ -309,6 +308,7 @@ def describe(
         "classes": len(module.labels),
         "resolution": module.resolution,
         "changed": differing,
+        "phone_format": module.model.phone_format,
         "settings": config,
     }
     if data.note:
@@ -352,45 +352,6 @@ def last_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[Path | None, 
         return path, int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say where training was; it cannot be resumed") from error
-
-
-def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
-    """The metrics to print: without those that nothing was there to measure for (-1), and of more than MOST_CLASSES
-    classes the primary metric alone, of the best and the worst.
-    """
-    metrics = {name: value for name, value in metrics.items() if name != "primary" and value != ABSENT}
-    of_classes = {name: value for name, value in metrics.items() if "/" in name}
-    if len({name.partition("/")[2] for name in of_classes}) <= MOST_CLASSES:
-        return metrics
-    whose = next((name for name in of_classes if name.startswith(f"{primary}/")), next(iter(of_classes)))
-    alike = [name for name in of_classes if name.partition("/")[0] == whose.partition("/")[0]]
-    ranked = sorted(alike, key=lambda name: -metrics[name])
-    ranked = [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
-    return {name: metrics[name] for name in (*(name for name in metrics if "/" not in name), *ranked)}
-
-
-def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
-    """Prints the metrics and where to look next."""
-    table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
-    for name, value in chosen_metrics(content["metrics"], content["primary"]).items():
-        table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
-    console.print(table)
-    if data.note:
-        console.print(f"note: {data.note}", soft_wrap=True)
-    for sentence in content["limits"]:
-        console.print(sentence, soft_wrap=True)
-    for split, bad in data.bad.items():
-        if bad:
-            console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
-    for split, salvaged in data.salvaged.items():
-        console.print(f"salvaged {len(salvaged)} truncated images of {split}, for example {min(salvaged)}")
-    console.print(f"run folder   {folder}", soft_wrap=True)
-    if (folder / "predictions.png").exists():
-        console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
-    console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
-    console.print(f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob>", soft_wrap=True)
-    commands = f"python -m tasks.export ckpt={folder} format=litert && python -m tasks.page exports={folder}"
-    console.print(f"on a phone   {commands}", soft_wrap=True)
 
 
 def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:

@@ -85,7 +85,7 @@ def load_av() -> Any:
 
         return av
     except ImportError as error:
-        raise UserError("videos and cameras need PyAV: pip install av") from error
+        raise UserError("videos and cameras need PyAV: pip install -e '.[video]'") from error
 
 
 class Reader:

@@ -14,6 +14,7 @@ from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationData, Sample
 from data.detection import DetectionData, Record
 from data.geo.places import GeoData
+from data.identities import IdentityData
 from data.notes import Notes, noted
 from data.shards.classification import ShardsData
 
@@ -40,6 +41,7 @@ class Contents:
     boxes: Floats | None  # (M, 4) left, top, right, bottom in pixels of the file
     crowd: Flags  # (M,) regions to ignore
     difficult: Flags  # (M,)
+    unlabelled: Flags  # (N,) images without a label, or of which no attribute is known
     notes: Notes = field(default_factory=Notes)  # of what the readers left out
     warnings: list[str] = field(default_factory=list)  # that the readers gave
 
@@ -67,6 +69,9 @@ def read(data: SuiteData) -> Contents:
     with noted() as notes, _warnings() as warnings:
         if isinstance(data, DetectionData):
             return _columns(data.labels, {s: data.records(s) for s in SPLITS}, notes, warnings)
+        if isinstance(data, IdentityData):  # each split numbers its own people
+            people = {s: [Sample(sample.path, -1) for sample in data.samples(s)] for s in SPLITS}
+            return _columns([], people, notes, warnings)
         if isinstance(data, ClassificationData) and not isinstance(data, ShardsData):
             return _columns(data.labels, {s: data.samples(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, GeoData):
@@ -122,6 +127,7 @@ def _columns(
         boxes if images and isinstance(images[0][1], Record) else None,
         crowd,
         difficult,
+        np.array([_unlabelled(image) for _, image in images], bool),
         notes,
         warnings,
     )
@@ -130,12 +136,16 @@ def _columns(
 def _labels(image: Record | Sample) -> tuple[Ints, Floats, Flags, Flags]:
     """An image's labels (K,), boxes (K, 4), and which are crowd and difficult (K,)."""
     if isinstance(image, Record):
-        difficult = image.difficult if isinstance(image, Record) else None
-        none = np.zeros(len(image.labels), bool)
-        return image.labels, image.boxes.astype(np.float64), image.crowd, none if difficult is None else difficult
+        return image.labels, image.boxes, image.crowd, image.difficult
     if isinstance(image.label, np.ndarray):
         label = np.flatnonzero(image.label > 0)
     else:
         label = np.array([image.label] if image.label >= 0 else [], np.int64)
     none = np.zeros(len(label), bool)
     return label, np.tile(NO_BOX, (len(label), 1)), none, none
+
+
+def _unlabelled(image: Record | Sample) -> bool:
+    if isinstance(image, Record):
+        return not len(image.labels)
+    return bool(np.all(np.asarray(image.label) < 0))

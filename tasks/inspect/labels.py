@@ -103,9 +103,8 @@ def _examples(contents: Contents, flags: Flags, words: Callable[[int], str]) -> 
 
 
 def _empty(contents: Contents) -> Iterator[Finding]:
-    without = np.ones(len(contents.paths), bool)
-    without[contents.row] = False
-    examples = [Example(contents.paths[i], contents.splits[contents.split[i]]) for i in np.flatnonzero(without)]
+    rows = np.flatnonzero(contents.unlabelled)
+    examples = [Example(contents.paths[i], contents.splits[contents.split[i]]) for i in rows]
     hint = "they teach what is no object: see whether they should have boxes"
     if contents.boxes is None:
         hint = "see whether they should have labels"

@@ -43,7 +43,7 @@ def text(words: object) -> str:
 
 def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> Iterator[str]:
     faults = sum(f.fault for f in survey.findings)
-    yield f"<h1>{text(root.name)}</h1>"
+    yield f"<h1>{text(root.resolve().name)}</h1>"
     images = len(set(survey.contents.paths))
     kinds = f"kinds of faults: {faults}" if faults else "no faults"
     yield f"<p class=muted>{text(told)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"

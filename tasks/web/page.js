@@ -85,7 +85,7 @@ function update() {  // answers the present image by every enabled model, one af
 }
 
 function ready() {
-  const used = [...new Set(enabled().map(({spec}) => DATA.runtimes[spec.format].name))], count = enabled()[0].session?.threads ?? 1;
+  const used = [...new Set(enabled().map(({spec}) => DATA.runtimes[spec.format].name))], count = enabled()[0]?.session?.threads ?? 1;
   byId("footer").textContent = `${used.join(", ")}, ${count === 1 ? "1 thread" : `${count} threads`}; first answer ${fixed(performance.now() / 1000, 2)} s after opening.`;
 }
 

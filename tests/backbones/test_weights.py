@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 
-from backbones.download import download
+from backbones.download import download, reachable
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.weights import Weights, build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
@@ -191,6 +191,31 @@ def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was fetched once stays
     again = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
     assert torch.equal(*(next(n.parameters()) for n in (again, network)))
+
+
+def test_what_is_no_file_of_weights_is_not_kept(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network that asks to log in answers every address with a page; a cache may be a file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5").write_text("<html>log in</html>")
+    for words in ("sent no weights", "cannot be downloaded"):
+        network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
+        assert network.settled["pretrained"] is False
+        assert words in caplog.text
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5"))
+    assert not list((tmp_path / "cache" / "mobilenets").iterdir())
+
+
+def test_servers_behind_a_proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("http_proxy", server.removeprefix("http://"))
+    assert reachable("http://nowhere.invalid/x")  # the proxy is what must answer
+    monkeypatch.setenv("http_proxy", "127.0.0.1:9")
+    assert not reachable("http://nowhere.invalid/x")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert reachable(server)
 
 
 def test_a_download_that_ends_early_leaves_nothing(server: str, tmp_path: Path) -> None:

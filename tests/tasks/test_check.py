@@ -131,3 +131,37 @@ def test_images_in_two_splits_are_told(scenes: Path, tmp_path: Path) -> None:
     data = DemoScenesData(str(root), 64, train=24, val=8, seed=0)
     data.check()
     assert overlaps(data) == ["8 images are in train and in val, for example 000000.jpg"]
+
+
+def person(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((32, 32), grey).save(path)
+
+
+def test_people_are_numbered_in_each_split_by_itself(tmp_path: Path) -> None:
+    """More of them in val than in train ended the command; with fewer, one counted as another."""
+    for split, people in (("train", 3), ("val", 5)):
+        for i in range(people):
+            for k in range(2):
+                person(tmp_path / "data" / split / f"{split}{i}" / f"{k}.png", 20 + 5 * i + k)
+    found = check(["task=embedding", f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'a.html'}"])
+    assert not [f for f in found.findings if f.kind in ("few", "untrained", "unmeasured", "empty")]
+
+
+def test_no_is_a_label(tmp_path: Path) -> None:
+    rows = ["image,hat"]
+    for i in range(12):
+        person(tmp_path / "data" / f"{i}.png", 20 + 3 * i)
+        rows.append(f"{i}.png,{'yes' if i % 4 == 0 else 'no' if i != 5 else ''}")
+    (tmp_path / "data" / "train.csv").write_text("\n".join(rows))
+    found = check(["task=faces", f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'a.html'}"])
+    empty = [f for f in found.findings if f.kind == "empty"]
+    assert [len(f.examples) for f in empty] == [1]  # of the one that nothing is known of
+
+
+def test_a_folder_of_two_layouts_is_not_tried_as_another_tasks(scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "both")
+    for path in (tmp_path / "both" / "train").glob("*.jpg"):
+        path.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2")
+    with pytest.raises(UserError, match="can be read in several ways: choose data="):
+        with_task([f"data.root={tmp_path / 'both'}"])

@@ -7,7 +7,7 @@ import pytest
 from backbones.errors import UserError
 from data.base import SuiteData
 from tasks.engine.config import one_line_errors
-from tasks.engine.train import chosen_metrics, show
+from tasks.engine.report import chosen_metrics, show
 
 NAMES = ("[/nope]", "[red]cat[/]", ":dog:", "\x1b[2J")
 
@@ -17,6 +17,7 @@ def test_the_report_of_a_run_prints_names_as_they_are(
 ) -> None:
     """A category [/nope] ended the command after all the training."""
     content = {"task": "detection", "epoch": 3, "primary": "ap", "metrics": {f"ap50/{name}": 0.5 for name in NAMES}}
+    content |= {"phone_format": "onnx"}
     content["limits"] = ["few examples: [/rare]"]
     data = SuiteData(str(tmp_path))
     data.note = "a note [/of the data]"

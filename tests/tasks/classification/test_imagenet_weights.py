@@ -42,6 +42,9 @@ def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.Cap
     predict.test_weights(settings)
     shown = capsys.readouterr().out
     assert f"{right / total:.4f}" in next(line for line in shown.splitlines() if "top1" in line)
+    predict.test_weights([f"backbone.weights={tmp_path / 'timm.pth'}", f"data.root={tmp_path / 'val'}", "mode=test"])
+    assert "9 images of" in capsys.readouterr().out  # all, where there are no splits
+    assert not (tmp_path / "val" / "splits.json").exists()
     (tmp_path / "val" / "tabby").rename(tmp_path / "val" / "my cat")
     with pytest.raises(UserError, match="no classifier of the data's classes; train"):
         predict.test_weights(settings)

@@ -12,19 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.compat.proto import tensor_pb2
 from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.util.tensor_util import make_tensor_proto
-from torchvision.models._meta import _COCO_CATEGORIES
+from torchvision.models.detection import SSD300_VGG16_Weights
 
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection import tf_zoo
 from tasks.detection.heads import PRIOR
+from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD
 from tasks.detection.tf_zoo import read_tf_zoo
 from tasks.engine.checkpoint import load_matching_weights
 from tests.backbones.test_keras_reference import patches
 
+CATEGORIES = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
 DEPTHS = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
 EXTRAS = ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 64, 128))
 MAPS = (512, 1024, 512, 256, 256, 128)
@@ -86,7 +90,7 @@ def starting(path: Path, labels: list[str], resolution: int = 160) -> torch.nn.M
     return module
 
 
-COCO = [name for name in _COCO_CATEGORIES[1:] if name != "N/A"]
+COCO = [name for name in CATEGORIES[1:] if name != "N/A"]
 
 
 def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
         )
         y, x_, height, width = boxes.reshape(-1, 4)[row]
         np.testing.assert_allclose(deltas[0, row].numpy(), [x_, y, width, height], atol=1e-3)
-        ids = [0, *(i for i, name in enumerate(_COCO_CATEGORIES) if i and name != "N/A")]
+        ids = [0, *(i for i, name in enumerate(CATEGORIES) if i and name != "N/A")]
         np.testing.assert_allclose(logits[0, row].numpy(), classes.reshape(-1, 91)[row, ids], atol=1e-3)
 
 
@@ -184,7 +188,17 @@ def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
     (tmp_path / "noise.pb").write_bytes(b"\xff" * 100)
     with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
         pass
+    with tarfile.open(tmp_path / "header.tar.gz", "w:gz") as archive:  # that tarfile would read whole
+        member = tarfile.TarInfo("x")
+        member.type, member.size = tarfile.GNUTYPE_LONGNAME, 2 << 20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with tarfile.open(tmp_path / "large.tar.gz", "w:gz", compresslevel=1) as archive:
+        member = tarfile.TarInfo("x")
+        member.size = tf_zoo.MAX_BYTES + 1
+        archive.fileobj.write(member.tobuf())  # its content never comes
     reasons = {
+        "header.tar.gz": "a header of 2097152 bytes",
+        "large.tar.gz": "holds more than such a model",
         "other.tar.gz": "no variables of an ssd_mobilenet_v1",
         "torn.tar.gz": "cannot be read",
         "noise.pb": "cannot be read",
@@ -203,3 +217,41 @@ def test_another_number_of_classes_keeps_the_rest(caplog: pytest.LogCaptureFixtu
     fresh = {name for name, tensor in new.state_dict().items() if not torch.equal(tensor, old.state_dict()[name])}
     assert fresh == {f"class_head.predictors.{i}.{kind}" for i in range(6) for kind in ("weight", "bias")}
     assert all(name in caplog.text for name in fresh)
+
+
+def shape(*sides: int) -> TensorShapeProto:
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=side) for side in sides])
+
+
+KERNEL = "FeatureExtractor/MobilenetV1/Conv2d_0/weights"
+ODD = {
+    "a scalar": (KERNEL, make_tensor_proto(np.float32(1))),
+    "two dimensions": (KERNEL, make_tensor_proto(np.zeros((3, 3), np.float32))),
+    "text": (KERNEL, make_tensor_proto("x")),
+    "terabytes": (KERNEL, tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1 << 20, 1 << 10, 3, 3))),
+    "other anchors": ("BoxPredictor_0/ClassPredictor/biases", make_tensor_proto(np.zeros(90, np.float32))),
+    "no boxes": ("BoxPredictor_0/BoxEncodingPredictor/biases", make_tensor_proto(np.zeros(10, np.float32))),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_constant_is_left_out(kind: str, tmp_path: Path) -> None:
+    """What fits is used; no traceback, and no memory for what a shape of some bytes announces."""
+    variables = zoo_file(tmp_path / "ssd.tar.gz")
+    name, tensor = ODD[kind]
+    graph = GraphDef()
+    for other, array in variables.items():
+        value = tensor if other == name else make_tensor_proto(array)
+        graph.node.add(name=other, op="Const").attr["value"].tensor.CopyFrom(value)
+    (tmp_path / "odd.pb").write_bytes(graph.SerializeToString())
+    starting(tmp_path / "odd.pb", ["person"])
+
+
+def test_another_detector_takes_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    zoo_file(tmp_path / "ssd.tar.gz")
+    fresh = {
+        f"model.{name}": tensor for name, tensor in PAN(MobileNetV1(strides=PAN.strides), 2, 64).state_dict().items()
+    }
+    read_tf_zoo(tmp_path / "ssd.tar.gz", ["person", "dog"], fresh)
+    assert "only its backbone is used; detector=ssd takes its heads too" in caplog.text
+    assert "classes are COCO's" not in caplog.text

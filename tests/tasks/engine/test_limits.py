@@ -39,3 +39,4 @@ def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
     (sentence,) = what_limited([], "max", examples, by_class)
     assert sentence == "few examples: bus (12), van (25); more images of these will help most"
     assert what_limited([], "max", {"a": 5, "b": 6}, {"a": 0.1, "b": 0.1}) == []
+    assert what_limited([], "max", {"a": 5, "b": 99}, {"b": 0.5}) == []  # a was not measured

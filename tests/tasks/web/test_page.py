@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, expect
 from backbones.errors import UserError
 from data.scenes import DemoScenesData
 from tasks import page
-from tasks.engine.train import show
+from tasks.engine.report import show
 from tasks.web.runtime import LITERT, ONNX
 from tasks.web.samples import DRAWN
 from tasks.web.serve import server
@@ -268,5 +268,6 @@ def test_samples_are_drawn_for_data_sets_that_there_are() -> None:
 
 def test_a_run_ends_by_saying_how_to_open_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {"task": "detection", "epoch": 1, "metrics": {"ap": 0.5}, "primary": "ap", "limits": []}
+    content |= {"phone_format": "litert"}
     show(content, tmp_path, DemoScenesData(str(tmp_path), 96, train=1, val=1, seed=0))
     assert f"python -m tasks.page exports={tmp_path}" in capsys.readouterr().out.replace("\n", "")

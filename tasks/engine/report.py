@@ -1,0 +1,55 @@
+"""What a run prints at its end."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from backbones.console import Console
+from data.base import SuiteData
+
+console = Console()
+MOST_CLASSES = 12  # that the final table has rows of
+ABSENT = -1.0  # COCO's figure of what there is none of
+
+
+def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
+    """The metrics to print: without those that nothing was there to measure for (-1), and of more than MOST_CLASSES
+    classes the primary metric alone, of the best and the worst.
+    """
+    metrics = {name: value for name, value in metrics.items() if name != "primary" and value != ABSENT}
+    of_classes = {name: value for name, value in metrics.items() if "/" in name}
+    if len({name.partition("/")[2] for name in of_classes}) <= MOST_CLASSES:
+        return metrics
+    whose = next((name for name in of_classes if name.startswith(f"{primary}/")), next(iter(of_classes)))
+    alike = [name for name in of_classes if name.partition("/")[0] == whose.partition("/")[0]]
+    ranked = sorted(alike, key=lambda name: -metrics[name])
+    ranked = [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
+    return {name: metrics[name] for name in (*(name for name in metrics if "/" not in name), *ranked)}
+
+
+def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
+    """Prints the metrics and where to look next."""
+    table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
+    for name, value in chosen_metrics(content["metrics"], content["primary"]).items():
+        table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
+    console.print(table)
+    if data.note:
+        console.print(f"note: {data.note}", soft_wrap=True)
+    for sentence in content["limits"]:
+        console.print(sentence, soft_wrap=True)
+    for split, bad in data.bad.items():
+        if bad:
+            console.print(f"skipped {len(bad)} unreadable images of {split}, for example {next(iter(bad))}")
+    for split, salvaged in data.salvaged.items():
+        console.print(f"salvaged {len(salvaged)} truncated images of {split}, for example {min(salvaged)}")
+    console.print(f"run folder   {folder}", soft_wrap=True)
+    if (folder / "predictions.png").exists():
+        console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
+    console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
+    console.print(
+        f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob | video>", soft_wrap=True
+    )
+    export = f"python -m tasks.export ckpt={folder} format={content['phone_format']}"
+    commands = f"{export} && python -m tasks.page exports={folder}"
+    console.print(f"on a phone   {commands}", soft_wrap=True)
