@@ -1,24 +1,37 @@
 """Fixtures that several tests share."""
 
+import importlib
+import logging
 import os
+import random
+import signal
 import struct
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from hypothesis import settings
 
 from data.demo.dogs import write_dogs
 from data.demo.faces import write_faces
 from data.demo.scenes import write_scenes
+from data.image_file import MAX_PIXELS, limit_pixels
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
+from tasks.engine.signals import STOP, Stop
 from tasks.engine.train import build_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
@@ -88,8 +101,57 @@ def png_header(width: int, height: int) -> bytes:
     return start + struct.pack(">I", 1 << 20) + b"IDAT"
 
 
-def command(module: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs python -m tasks.<module> as a user would."""
+@contextmanager
+def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[None]:
+    """What a program of its own would have for itself: arguments, folder, environment, handlers, random numbers."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    environment, logger, threads = os.environ.copy(), logging.getLogger(), torch.get_num_threads()
+    handlers, level = logger.handlers[:], logger.level
+    heed = [signal.getsignal(number) for number in numbers]
+    numpys = np.random.get_state()  # noqa: NPY002  # the one that Lightning seeds
+    states, hydra = (random.getstate(), numpys), Singleton.get_state()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        patch.setattr(sys, "argv", [f"tasks/{module}.py", *arguments])
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "200")
+        warnings.resetwarnings()
+        warnings.showwarning = lambda *what, **_: sys.stderr.write(warnings.formatwarning(*what[:4]))
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            logger.handlers[:], logger.level = handlers, level
+            for number, handler in zip(numbers, heed, strict=True):
+                signal.signal(number, handler)
+            vars(STOP).update(vars(Stop()))  # as the next program starts with
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            Singleton.set_state(hydra)
+            torch.set_num_threads(threads)
+            limit_pixels(MAX_PIXELS)
+
+
+def command(module: str, *arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs python -m tasks.<module> in this process, which has imported what the command needs."""
+    given, status = [*map(str, arguments)], 0
+    path = f"tasks.{module}.__main__" if (ROOT / "tasks" / module).is_dir() else f"tasks.{module}"
+    with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr, as_main(module, given, folder):
+        try:
+            importlib.import_module(path).main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    return subprocess.CompletedProcess([module, *given], status, stdout.getvalue(), stderr.getvalue())
+
+
+def spawn(module: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs python -m tasks.<module> in a process of its own: where several processes, signals, imports or the
+    environment matter.
+    """
     return subprocess.run(
         [sys.executable, "-m", f"tasks.{module}", *map(str, arguments)],
         cwd=ROOT,

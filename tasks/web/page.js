@@ -7,10 +7,22 @@ const models = DATA.exports.map((spec, index) => ({spec, index, enabled: spec.ta
 const enabled = () => models.filter((m) => m.enabled);
 let image = null, stream = null, facing = "environment", able = false, running = null, again = false;
 let answered = [];  // when the last ones were answered
+let pending = 0;  // images and changes that are not answered yet
 
 function say(words) {
   byId("message").textContent = words;
   byId("message").hidden = !words;
+}
+
+async function busy(work) {  // says so while it lasts, to screen readers as well
+  pending += 1;
+  byId("models").setAttribute("aria-busy", "true");
+  try {
+    return await work();
+  } finally {
+    pending -= 1;
+    if (!pending) byId("models").setAttribute("aria-busy", "false");
+  }
 }
 
 // ---- panels
@@ -75,14 +87,15 @@ async function answerAll() {
   }
 }
 
-function update() {  // answers the present image by every enabled model, one after the other
+// answers the present image by every enabled model, one after the other
+const update = () => busy(() => {
   again = true;
   running ??= Promise.resolve().then(answerAll).finally(() => {
     running = null;
     if (again && able) update();
   });
   return running;
-}
+});
 
 function ready() {
   const used = [...new Set(enabled().map(({spec}) => DATA.runtimes[spec.format].name))], count = enabled()[0]?.session?.threads ?? 1;
@@ -99,7 +112,9 @@ function setFrame(source, width, height) {
   image = true;
 }
 
-async function openImage(blob, chosen = null) {
+const openImage = (blob, chosen = null) => busy(() => decode(blob, chosen));
+
+async function decode(blob, chosen) {
   stopCamera();
   try {
     const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none"});
@@ -122,7 +137,7 @@ async function keepReference() {
   return update();
 }
 
-const openSample = async (number) => openImage(await (await fetch(DATA.samples[number])).blob(), byId("samples").children[number]);
+const openSample = (number) => busy(async () => decode(await (await fetch(DATA.samples[number])).blob(), byId("samples").children[number]));
 
 const CAMERA = {
   NotAllowedError: "The camera was refused. Allow it in the browser's settings for this page, or choose a photo.",

@@ -185,7 +185,7 @@ def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
         network = build_mobilenet_v1(alpha=alpha, pretrained="auto", pretrained_url=url, resolution=160)
         assert network.settled["pretrained"] is False
         assert "no ImageNet weights, training starts from scratch" in caplog.text
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
     assert network.settled["pretrained"] is True
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was fetched once stays

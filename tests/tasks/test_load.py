@@ -92,7 +92,7 @@ print(sorted({"torch", "torchvision", "lightning"} & set(sys.modules)))
 """
     folders = [str(exported(run)) for run in (detector, classifier)]
     arguments = [sys.executable, "-c", code, str(runs / "a.jpg"), *folders]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["DetectionResult", "ClassResult", "[]"]
 

@@ -179,8 +179,8 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
     assert kept == list(range(before["global_step"]))  # each was done once
 
 
-def test_a_mistake_in_a_stage_is_found_before_the_first(tmp_path: Path) -> None:
-    overrides = ["experiment=dogs_noisy", f"paths.runs={tmp_path}"]
+def test_a_mistake_in_a_stage_is_found_before_the_first(dogs: Path, tmp_path: Path) -> None:
+    overrides = settings(dogs, tmp_path, "experiment=dogs_noisy")
     config = load_config(overrides) | {"stages": {"a": ["seed=1"], "b": ["task.lss=1"]}}
     with pytest.raises(UserError, match=r"unknown setting 'task\.lss'"):
         train_stages(config, overrides)

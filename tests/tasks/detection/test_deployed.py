@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backbones.base import Backbone, Normalization
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from tasks.detection.detector import Detections, Detector
@@ -19,11 +20,22 @@ from tasks.export.graph import Graph, Job
 SIDE, CLASSES = 128, 5
 
 
-def detector(kind: type[Detector]) -> Detector:
+class Pooled(Backbone):
+    """Mean colours at each stride, for what stands on it: an export takes the time of its layers."""
+
+    def __init__(self, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.strides, self.channels, self.normalization = strides, (3,) * len(strides), Normalization()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [torch.nn.functional.avg_pool2d(images, stride) for stride in self.strides]
+
+
+def detector(kind: type[Detector], backbone: Backbone | None = None) -> Detector:
     """One whose untrained outputs are spread: of many scores, and boxes that overlap."""
     torch.manual_seed(0)
     settings = {"proposals": 40} if kind is FasterRCNN else {}
-    model: Detector = kind(MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, **settings)
+    model: Detector = kind(backbone or MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, **settings)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.8, 1.2)
@@ -91,7 +103,7 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
     """Convolutions that all maps share, each with normalization of its own, and layers of equal shapes."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
-    form_, model, batch = FORMATS[form], detector(SSDFPN), images(4)
+    form_, model, batch = FORMATS[form], detector(SSDFPN, Pooled(SSDFPN.strides)), images(4)
     graph = Graph(model, "uint8_nhwc", form_.with_nms)
     pixels = graph.pixels(batch)
     ranges = pixels.numpy() if quantize else np.empty(0)

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
-from tests.conftest import ROOT, TINY, command, png_header, wait_until
+from tests.conftest import ROOT, TINY, command, png_header, spawn, wait_until
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
@@ -32,7 +32,7 @@ def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two epochs."""
     runs = tmp_path_factory.mktemp("runs")
-    result = command("run", *settings(scenes, runs, "name=tiny", "trainer.max_epochs=2"))
+    result = spawn("run", *settings(scenes, runs, "name=tiny", "trainer.max_epochs=2"))
     assert result.returncode == 0, result.stderr
     assert "tensorboard --logdir" in result.stdout
     assert "ap50/apple" in result.stdout
@@ -249,7 +249,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     bad_input(process, "cannot be written: File too large")
@@ -264,7 +264,7 @@ def test_no_space_left(scenes: Path, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        result = command("run", *settings(scenes, small, "name=full", "logger.images=0"))
+        result = spawn("run", *settings(scenes, small, "name=full", "logger.images=0"))
         bad_input(result, "cannot be written: No space left on device")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
@@ -346,7 +346,7 @@ def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: 
     wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
     bad_input(command("run", f"resume={folder}"), "another process is training the run")
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT
     assert output.splitlines()[-1] == f"stopped by SIGINT; go on with: python -m tasks.run resume={folder}"
     assert "Traceback" not in output
@@ -364,18 +364,18 @@ def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scen
     process = start(*options, "name=stopped")
     wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert output.splitlines()[-1] == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
     assert "Traceback" not in output
     before = json.loads((folder / "metrics.json").read_text())
     assert before["state"] == "interrupted"
     assert before["epoch"] < 4
-    result = command("run", f"resume={folder}")
+    result = (command if devices == 1 else spawn)("run", f"resume={folder}")
     assert result.returncode == 0, result.stderr
     after = json.loads((folder / "metrics.json").read_text())
     assert after["seconds"] > before["seconds"]
-    output, _ = undisturbed.communicate(timeout=120)
+    output, _ = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, output
     ours, theirs = (
         torch.load(tmp_path / "detection" / name / "checkpoints" / "last.ckpt", weights_only=True)
@@ -395,7 +395,7 @@ def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) ->
     written = last.stat().st_mtime_ns
     wait_until(lambda: last.stat().st_mtime_ns != written, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
     after = json.loads((folder / "metrics.json").read_text())
     assert (after["state"], after["metrics"]) == ("interrupted", before["metrics"])
@@ -407,7 +407,7 @@ def test_a_run_folder_that_is_deleted_ends_the_run(scenes: Path, tmp_path: Path)
     process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.images=0"))
     wait_until((tmp_path / "runs" / "detection" / "gone" / "checkpoints" / "last.ckpt").exists, process)
     (tmp_path / "runs").rename(tmp_path / "away")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2, output
     assert output.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in output
@@ -478,9 +478,7 @@ def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
     files += [f"data.train_json={scenes / 'train.json'}", *(f"data.{s}_images={scenes / s}" for s in ("train", "val"))]
     tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
     common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.images=0"]
-    result = command(
-        "run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0"
-    )
+    result = spawn("run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0")
     assert result.returncode == 0, result.stderr
     two = json.loads((tmp_path / "detection" / "two" / "metrics.json").read_text())["metrics"]
     (tmp_path / "val").symlink_to(scenes / "val")

@@ -58,7 +58,8 @@ def board(trained: Path) -> str:
     server = program.TensorBoard()
     server.configure(argv=[None, "--logdir", str(trained), "--port", "0", "--load_fast", "false"])
     address = server.launch()
-    for _ in range(100):
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
         if len(ask(address, "scalars/tags")) >= 3 and len(sessions(address)) == 3:
             return address
         time.sleep(0.2)

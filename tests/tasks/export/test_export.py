@@ -71,7 +71,7 @@ def run_example(folder: Path, image: Path) -> dict[str, Any]:
     """What example.py says of an image, where torch cannot be imported."""
     code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
     arguments = [sys.executable, "-c", code, str(folder / "example.py"), str(image)]
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout.partition(" ")[2])
     return found

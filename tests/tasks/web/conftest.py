@@ -22,6 +22,7 @@ from tests.conftest import TINY, untrained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT = 60_000  # ms
+expect.set_options(timeout=WAIT)  # a page reads 20 MB before it says anything, where others may use the machine
 SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 TASKS = {
@@ -155,7 +156,7 @@ def tab(chromium: Browser, whole: Path) -> Iterator[Page]:
 
 
 def answered(tab: Page) -> None:
-    expect(tab.locator("#footer")).to_contain_text("first answer", timeout=WAIT)
+    expect(tab.locator("#footer")).to_contain_text("first answer")
 
 
 def answer(tab: Page, folder: Path, image: Path) -> list[dict[str, Any]]:
@@ -177,16 +178,15 @@ def panel_of(tab: Page, folder: Path) -> Locator:
 
 
 def rows(panel: Locator) -> list[dict[str, Any]]:
-    """The rows of a panel, once they no longer change."""
-    before = None
-    for _ in range(100):
-        panel.page.wait_for_timeout(150)
-        now = panel.locator("pre").text_content()
-        if now and now == before:
-            break
-        before = now
-    found: list[dict[str, Any]] = json.loads(now)
+    """The rows of a panel, once the page has answered."""
+    settled(panel.page)
+    found: list[dict[str, Any]] = json.loads(panel.locator("pre").text_content() or "")
     return found
+
+
+def settled(tab: Page) -> None:
+    """Waits until every image and change is answered."""
+    expect(tab.locator("#models")).to_have_attribute("aria-busy", "false")
 
 
 def python(folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -37,7 +37,7 @@ def test_threads_where_it_is_served(
 ) -> None:
     with server(dogs_page, "localhost", 0) as running:
         assert running.server_address[0] in ("127.0.0.1", "::1")
-        threading.Thread(target=running.serve_forever).start()
+        threading.Thread(target=running.serve_forever, daemon=True).start()
         address = f"http://localhost:{running.server_address[1]}/"
         with opened(chromium, f"{address}?threads=2") as tab:
             answered(tab)
@@ -73,7 +73,7 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes
     command = [sys.executable, "-m", "tasks.page", *settings]
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background does not
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as process:
-        watchdog = threading.Timer(120, process.kill)
+        watchdog = threading.Timer(240, process.kill)
         watchdog.start()
         assert process.stdout
         address = next(found[0] for line in process.stdout if (found := re.search(r"http://localhost:\d+/", line)))
@@ -83,7 +83,7 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"{address}model.json", timeout=30)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         watchdog.cancel()
 
 
@@ -103,7 +103,7 @@ def cdn(modules: Path, change: Callable[[bytes], bytes] = lambda content: conten
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever).start()
+        threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_address[1]}/npm"
         running.shutdown()
 
