@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from data.demo.dogs import write_dogs
 from data.demo.faces import write_faces
@@ -36,7 +36,9 @@ from tasks.engine.train import build_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
 
-settings.register_profile("shared", deadline=None)  # other processes may use the machine
+# Other processes may use the machine, and what fails once must fail again.
+slow = [HealthCheck.too_slow]
+settings.register_profile("shared", deadline=None, derandomize=True, suppress_health_check=slow)
 settings.load_profile("shared")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +51,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = item.path.parent if item.path.parent.name == "web" else item.path
         item.add_marker(pytest.mark.xdist_group(str(group.relative_to(ROOT))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    seed()
+
+
+def seed() -> None:
+    """Whatever ran before in this process, and made the fixtures, a test draws the same random numbers."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # the one that libraries draw from
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +167,7 @@ def command(module: str, *arguments: object, folder: Path = ROOT) -> subprocess.
     return subprocess.CompletedProcess([module, *given], status, stdout.getvalue(), stderr.getvalue())
 
 
-def spawn(module: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def spawn(module: str, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Runs python -m tasks.<module> in a process of its own: where several processes, signals, imports or the
     environment matter.
     """
