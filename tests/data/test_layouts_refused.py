@@ -1,0 +1,132 @@
+"""Folders of classification, faces, people and places that are refused, in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backbones.errors import UserError
+from tasks.run import execute
+from tests.data.test_layouts_images import images, opened, shard, table, three_tables, tree
+
+
+def empty(root: Path) -> None:
+    table(root, "notes/readme.txt", "nothing")
+
+
+def without_labels(root: Path) -> None:
+    images("photos/1.png", "photos/2.png", root=root)
+
+
+def labels_alone(root: Path) -> None:
+    table(root, "labels.csv", "image,label", "1.png,a", "2.png,b")
+
+
+def no_column(root: Path) -> None:
+    images("1.png", "2.png", root=root)
+    table(root, "labels.csv", "image,age", "1.png,32", "2.png,31")
+
+
+def mixed(root: Path) -> None:
+    tree(root, "train", "val")
+    table(root, "labels.csv", "image,label", "train/a/1.png,a", "train/b/1.png,b")
+
+
+def two_tables(root: Path) -> None:
+    images("1.png", root=root)
+    for name in ("a.csv", "b.csv"):
+        table(root, name, "image,label", "1.png,x")
+
+
+def flat_val(root: Path) -> None:
+    tree(root, "train")
+    images("val/1.png", root=root)
+
+
+def strange_class(root: Path) -> None:
+    tree(root, "train", "val")
+    images("val/c/1.png", root=root)
+
+
+def empty_class(root: Path) -> None:
+    tree(root, "train", "val")
+    (root / "val" / "c").mkdir()
+
+
+def strange_row(root: Path) -> None:
+    three_tables(root)
+    table(root, "val.tsv", "file\tlabel", "1.png\t7", "2.png\t0")
+
+
+def outside(root: Path) -> None:
+    images("in/1.png", "in/2.png", "secret.png", root=root)
+    table(root / "in", "images.csv", "image,label", "1.png,a", "2.png,b", "../secret.png,b")
+
+
+def few_have_images(root: Path) -> None:
+    images("1.png", "2.png", root=root)
+    table(root, "images.csv", "image,label", "1.png,a", "2.png,b", "3.png,b")
+
+
+def unnamed_shards(root: Path) -> None:
+    shard(root / "000.tar", {"label": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (empty, r"it has no images but 1 \.txt files; its layout is not known: choose one by data="),
+        (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
+        (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
+        (no_column, r"labels\.csv: which column has classes\? It has image, age; say so by data\.target="),
+        (mixed, r"in several ways: choose data=folders \(a folder for each class: .*\) or data=csv \(a table: .*\)"),
+        (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
+        (flat_val, "val has no folder for each class, as train has"),
+        (strange_class, "val has a class that train has not: c"),
+        (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
+        (strange_row, r"val\.tsv has a class that train has not: 7"),
+        (few_have_images, r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); data\.max_bad="),
+        (unnamed_shards, r"which of 000\.tar, \.\.\. are to train on\? Say so by data\.train="),
+    ],
+)
+def test_one_line_says_what_is_wrong(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=words) as error:
+        opened("classification", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_names_no_file_outside_of_root(tmp_path: Path) -> None:
+    outside(tmp_path)
+    with pytest.raises(UserError, match=r"1 without an image \(first: \.\./secret\.png\)"):
+        opened("classification", tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("task", "lines", "words"),
+    [
+        ("faces", ["image,age", "1.png,32"], r"a\.csv: no column has attributes, .*; it has image, age"),
+        ("geo", ["image,lat", "1.png,32"], r"a\.csv has no column longitude; its columns are image, lat"),
+        ("geo", ["image,lat,lon", "9.png,32,3"], r"a\.csv: no column names images below"),
+        ("geo", ["image,lat,lon", "1.png,32,3"], r"1 photos with positions are too few to train on: .*min_photos=50"),
+    ],
+)
+def test_other_tables_that_lack_something(task: str, lines: list[str], words: str, tmp_path: Path) -> None:
+    images("1.png", root=tmp_path)
+    table(tmp_path, "a.csv", *lines)
+    with pytest.raises(UserError, match=words) as error:
+        opened(task, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_people_who_cannot_be_told_apart(tmp_path: Path) -> None:
+    tree(tmp_path, ".", classes="abcde", count=1)
+    with pytest.raises(UserError, match=r"the val split has 1 people with at most 1 images; it needs two, and"):
+        opened("embedding", tmp_path)
+
+
+def test_no_run_folder_is_left_by_data_that_are_wrong(tmp_path: Path) -> None:
+    strange_class(tmp_path / "data")
+    with pytest.raises(UserError, match="has a class that train has not: c"):
+        execute(["task=classification", f"data.root={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"])
+    assert not (tmp_path / "runs").exists()
