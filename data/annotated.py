@@ -3,6 +3,7 @@
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,8 +55,8 @@ class AnnotatedData(DetectionData):
         self._records: dict[Split, list[Record]] = {}
         self.given = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
 
-    def find(self) -> dict[str, str]:
-        """The sources of the splits, at least of train.
+    def find(self) -> Mapping[str, str | tuple[str, ...]]:
+        """The sources of the splits, at least of train; of one there may be several.
 
         Raises:
             UserError: there are none.
@@ -73,13 +74,18 @@ class AnnotatedData(DetectionData):
     @cached_property
     def splits(self) -> dict[Split, list[Annotated]]:
         """The images of each split that has its own."""
-        sources = self.with_val(self.given if "train" in self.given else self.find() | self.given)
-        images = {name: self.read(name) for name in dict.fromkeys(sources.values())}
+        sources = self.with_val(self.given if "train" in self.given else {**self.find(), **self.given})
+        images = {source: self._read_all(source) for source in dict.fromkeys(sources.values())}
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]
         wanted = self.draw([image.path for image in everything], [image.names for image in everything])
-        return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in SPLITS[:2]}
+        splits = [s for s in SPLITS if s in ("train", "val", *wanted)]
+        return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in splits}
+
+    def _read_all(self, source: str | tuple[str, ...]) -> list[Annotated]:
+        names = (source,) if isinstance(source, str) else source
+        return [image for name in names for image in self.read(name)]
 
     @cached_property
     def labels(self) -> list[str]:

@@ -15,9 +15,11 @@ from data.layouts.detection import (
     box_csv_files,
     box_jsonl_files,
     csv_columns,
+    split_of,
     split_row,
 )
 from data.layouts.folder import Folder
+from data.splits import split_named
 from data.text import read_lines
 
 NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # of objects' classes
@@ -65,11 +67,16 @@ class BoxFiles(AnnotatedData):
         return [image for image in images.values() if image.path.name]
 
     def _places(self, path: Path) -> list[Path]:
-        """Where images of a file may lie."""
+        """Where images of a file may lie: those of a split's file first in the folders of the split, and never in those
+        of others, which may have images of the same names.
+        """
         around = [Folder(path.parent), Folder(self.root)]
         around += [inner for folder in around for inner in folder.named(*IMAGE_FOLDERS)]
-        splits = [folder.folders[name] for folder in around for name in folder.split_folders().values()]
-        return list(dict.fromkeys(folder.path for folder in (*around, *splits)))
+        splits = [(s, folder.folders[name].path) for folder in around for s, name in folder.split_folders().items()]
+        split = (split_named(path.parent.name) if path.parent != self.root else None) or split_of(path.stem)
+        own = [place for s, place in splits if s == split]
+        others = [] if own else [place for _, place in splits]
+        return list(dict.fromkeys([*own, *(folder.path for folder in around), *others]))
 
 
 class BoxCsvData(BoxFiles):

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from data.detection import DetectionData, Record, Split, report_dropped, usable
-from data.files import find_below
+from data.files import find_below, images_in
 from data.layouts.detection import coco_files
 from data.layouts.folder import Folder
 from data.text import read_json
@@ -36,8 +37,9 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         rows = _rows(content, annotations, {category: i for i, category in enumerate(names)})
         records = []
         dropped: Counter[str] = Counter()
+        inside = _images_by_name(images)
         for i, image in enumerate(content["images"]):  # numbered anew: the file's own ids may be of any kind
-            path, own = image_path(images, image["file_name"]), rows[image["id"]]
+            path, own = image_path(images, image["file_name"], inside), rows[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             kept = usable(boxes, (float(image.get("width") or 0), float(image.get("height") or 0)), path, dropped)
             records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep]))
@@ -49,9 +51,28 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
     return list(names.values()), records
 
 
-def image_path(images: Path, name: str) -> Path:
-    """Where an image of a folder lies that a file names, perhaps by a path of another machine."""
-    return images / name if Path(name).name == name else find_below(images, name) or images / Path(name).name
+def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) -> Path:
+    """Where an image of a folder lies that a file names, perhaps by a path of another machine; `inside` are the images
+    in the folders that are in it.
+
+    Raises:
+        UserError: it may be any of several.
+    """
+    if Path(name).name != name:
+        return find_below(images, name) or images / Path(name).name
+    found = inside.get(name, (images / name,))
+    if len(found) > 1:
+        raise UserError(f"{name} may be {found[0]} or {found[1]}: give each split an annotation file of its own")
+    return found[0]
+
+
+def _images_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The images in the folders that are in one without images of its own."""
+    found: dict[str, list[Path]] = {}
+    if folder.is_dir() and not Folder(folder).images:
+        for path in images_in(folder):
+            found.setdefault(path.name, []).append(path)
+    return found
 
 
 def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[Row]]:
@@ -150,7 +171,7 @@ class CocoData(DetectionData):
 
     def records(self, split: Split) -> list[Record]:
         if "val" not in self.files:
-            wanted = "train" if split == "train" else "val"
+            wanted = split if split in self.drawn else "val"
             return [r for r, s in zip(self.read("train")[1], self.drawn, strict=True) if s == wanted]
         labels, records = self.read(split if split in self.files else "val")
         if labels != self.labels:

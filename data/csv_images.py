@@ -9,19 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbones.errors import UserError
-from data.base import Split
+from data.base import SPLITS, Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE
-from data.table import BINARY, Images, Table, binary_columns, group_hint, image_column, read_table, target_column
+from data.splits import FILE, split_named
+from data.table import (
+    BINARY,
+    Images,
+    Table,
+    binary_columns,
+    group_hint,
+    image_column,
+    read_table,
+    split_column,
+    target_column,
+)
 
 
 class Row(NamedTuple):
-    """What a table says of an image: its class or its attributes (A,) int8, and what it belongs to."""
+    """What a table says of an image: its class or its attributes (A,) int8, what it belongs to, and its split."""
 
     truth: str | np.ndarray
     group: str
+    split: str | None
 
 
 class CsvData(FacesData):
@@ -29,7 +40,8 @@ class CsvData(FacesData):
 
     `image`, `target` and `group` name columns; where null, that of the images is the one whose values name files, and
     that of the classes is known by its name. No `attributes` at all mean classes, an empty list all columns of yes and
-    no. `val` and `test` are further tables; without val a fifth of train is drawn, each `group` staying together.
+    no. `val` and `test` are further tables; without val the column `split` says which rows are val's, or a fifth of
+    train is drawn, each `group` staying together.
 
     Raises:
         UserError: a table or a column is absent, or too many rows cannot be used.
@@ -72,6 +84,14 @@ class CsvData(FacesData):
         return found
 
     @cached_property
+    def split_name(self) -> str | None:
+        """The column of the splits, where there is no table of val."""
+        name = None if self.files["val"] or self.files["test"] else split_column(self._train_table)
+        if name:
+            self.tell(f"splits by the column {name}")
+        return name
+
+    @cached_property
     def target_names(self) -> list[str]:
         """The column of the classes, or those of the attributes."""
         table = self._train_table
@@ -85,7 +105,7 @@ class CsvData(FacesData):
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
         self.tell(f"{told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
-        if hint and not self.group and not self.files["val"]:
+        if hint and not self.group and not self.files["val"] and not self.split_name:
             self.tell(f"data.group={hint} would keep each {hint} in one split")
         return names
 
@@ -101,6 +121,7 @@ class CsvData(FacesData):
         columns = [
             table.column(self.image_name, "data.image"),
             *([table.column(self.group, "data.group")] if self.group else []),
+            *([table.column(self.split_name, "split")] if self.split_name else []),
             *(table.column(name, setting) for name in self.target_names),
         ]
         images, rejects = Images(table.path, self.root), Rejects(table.path)
@@ -111,6 +132,7 @@ class CsvData(FacesData):
                 continue
             name, *more = (row[column] for column in columns)
             group = more.pop(0) if self.group else ""
+            split = split_named(more.pop(0)) if self.split_name else None
             path = images.find(name)
             if path is None:
                 rejects.add("without an image", name)
@@ -119,7 +141,8 @@ class CsvData(FacesData):
             elif wrong := self._wrong(more):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
-                found[path] = Row(self._truth(more), group or str(path))  # an image of no group is one of its own
+                # an image of no group is one of its own
+                found[path] = Row(self._truth(more), group or str(path), split)
         rejects.report(len(table.rows), self.max_bad)
         return found
 
@@ -136,11 +159,17 @@ class CsvData(FacesData):
     def splits(self) -> dict[Split, dict[Path, Row]]:
         """The rows of each split: tables of their own, or drawn from that of train."""
         train = self.rows(str(self.files["train"]))
-        if not self.files["val"]:
+        if not self.files["val"] and not self.split_name:
             return self._drawn(train)
         found: dict[Split, dict[Path, Row]] = {"train": train}
-        for split in ("val", "test"):
-            found[split] = self.rows(str(self.files[split]))
+        if self.split_name:
+            found = {split: {path: row for path, row in train.items() if row.split == split} for split in SPLITS}
+            found["val"] = found["val"] or found["test"]
+            found["test"] = found["test"] or found["val"]
+        else:
+            found |= {"val": self.rows(str(self.files["val"])), "test": self.rows(str(self.files["test"]))}
+        train = found["train"]
+        for split in SPLITS[1:]:
             both = {row.group for row in train.values()} & {row.group for row in found[split].values()}
             if self.group and both:
                 raise UserError(f"data.group={self.group}: {min(both)} is in train and in {split}")

@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
-from data.files import images_in
+from data.files import images_in, leaves
 from data.rejects import Rejects
 from data.text import read_lines
 
@@ -51,7 +51,7 @@ def read_rows(
             rejects.add("with a value that is not 1, 0 or -1", f"{name}, {wrong}")
         elif len(values) != len(names):
             rejects.add(f"without {len(names)} values", f"{name}, {len(values)}")
-        elif path.name not in there[path.parent]:
+        elif path.name not in there[path.parent] or leaves(name):
             rejects.add("without an image", str(path))
         elif path in found:
             rejects.add("that repeat an image", name)

@@ -13,6 +13,19 @@ from backbones.errors import UserError
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data: what systems hide, as .DS_Store and ._1.jpg, and what their
+    archives bring along.
+    """
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def leaves(name: str) -> bool:
+    """Whether a name may lead out of the folder that it is looked for in."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """A file that appears as `path` only when it was written to its end and has reached the disk.
@@ -60,9 +73,11 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and those in it, by name; a million in seconds."""
+    """All images in a folder and those in it, by name; a million in seconds. Hidden ones are left out."""
     found = []
-    for place, _, names in os.walk(folder):
+    for place, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not is_hidden(name)]
+        names = [name for name in names if not is_hidden(name)]
         below = os.path.relpath(place, folder)
         start = "" if below == "." else f"{below}{os.sep}"
         found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]

@@ -7,7 +7,7 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-from data.files import images_in
+from data.files import images_in, is_hidden
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -18,9 +18,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
-    found = {
-        sub.name: images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")
-    }
+    found = {sub.name: images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not is_hidden(sub.name)}
     if len(found) < 2:
         raise UserError(f"{folder} has {len(found)} class folders ({', '.join(found)}); at least 2 are needed")
     if empty := [name for name, images in found.items() if not images]:

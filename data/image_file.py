@@ -178,6 +178,15 @@ def _reason(error: Exception) -> object:
     return strerror or str(error) or type(error).__name__
 
 
+def orientation(path: Path) -> int:
+    """What the EXIF of an image says of how to turn it, 1 to 8; 1 where it says nothing or cannot be read."""
+    try:
+        with open_image(path) as file:
+            return int(file.getexif().get(ORIENTATION, 1))
+    except (BadImage, TypeError, ValueError):
+        return 1
+
+
 def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height that a file's header gives; None where it cannot be read."""
     try:

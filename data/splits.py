@@ -1,4 +1,6 @@
-"""Train and val splits drawn for data that comes without them, the same in every run. Nothing here needs torch."""
+"""Splits: the words for them, and train and val drawn for data that comes without them, the same in every run. Nothing
+here needs torch.
+"""
 
 import json
 import logging
@@ -15,6 +17,16 @@ log = logging.getLogger(__name__)
 
 FILE = "splits.json"  # in the data's root: {"train": [keys], "val": [keys]}
 VAL_SHARE = 0.2
+SPLIT_NAMES = {
+    "train": ("train", "training", "train2017", "train2014"),
+    "val": ("val", "valid", "validation", "val2017", "val2014", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+
+
+def split_named(word: str) -> str | None:
+    """The split that a word means, as validation means val."""
+    return next((split for split, names in SPLIT_NAMES.items() if word.lower() in names), None)
 
 
 def draw_splits(
@@ -62,7 +74,8 @@ def _saved(path: Path) -> dict[str, str]:
 
 def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Hashable]) -> dict[str, str]:
     """Greedy: the largest groups first, each comes to val where that brings the strata nearer to their share; one of
-    several keys only as long as val has not its whole share yet, or a single large group would be most of val.
+    several keys only as long as val has not its whole share yet, or a single large group would be most of val. What val
+    lacks then, for a fifth of two is none, comes from strata that it has nothing of.
     """
     rows: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: keys[i]):
@@ -73,13 +86,18 @@ def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Has
     left = Counter(strata)  # of train
     missing = {stratum: VAL_SHARE * count for stratum, count in left.items()}
     val: set[int] = set()
-    for group in order:
-        counts = Counter(strata[i] for i in rows[group])
-        change = sum(abs(missing[s] - n) - abs(missing[s]) for s, n in counts.items())
-        fits = len(rows[group]) == 1 or len(val) + len(rows[group]) <= VAL_SHARE * len(keys)
-        if fits and change < 0 and all(left[s] > n for s, n in counts.items()):
-            val.update(rows[group])
-            left -= counts
-            for stratum, count in counts.items():
-                missing[stratum] -= count
+    taken: set[Hashable] = set()  # strata of which val has some
+    for rare in (False, True):
+        for group in order:
+            counts = Counter(strata[i] for i in rows[group])
+            change = sum(abs(missing[s] - n) - abs(missing[s]) for s, n in counts.items())
+            fits = len(val) + len(rows[group]) <= max(1, VAL_SHARE * len(keys))
+            nearer = change < 0 and (fits or len(rows[group]) == 1)
+            wanted = fits and not counts.keys() & taken if rare else nearer
+            if wanted and all(left[s] > n for s, n in counts.items()):
+                val.update(rows[group])
+                taken |= counts.keys()
+                left -= counts
+                for stratum, count in counts.items():
+                    missing[stratum] -= count
     return {key: "val" if i in val else "train" for i, key in enumerate(keys)}

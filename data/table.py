@@ -10,13 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES
+from data.files import IMAGE_SUFFIXES, is_hidden, leaves
+from data.splits import split_named
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows by which columns are told apart
 FOLDERS = 100  # folders beside a table in which its images are looked for
 TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+SPLIT_COLUMNS = ("split", "subset", "partition")
 POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
 BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
 GROUP = re.compile(r"\w+(_id|_ID|Id|ID)")
@@ -105,14 +107,15 @@ class Images:
     def __init__(self, table: Path, root: Path) -> None:
         own = table.parent
         twin = own / table.stem
-        inside = [twin] if twin.is_dir() else sorted(islice((p for p in own.iterdir() if p.is_dir()), FOLDERS))
+        folders = (p for p in own.iterdir() if p.is_dir() and not is_hidden(p.name))
+        inside = [twin] if twin.is_dir() else sorted(islice(folders, FOLDERS))
         self.folders = list(dict.fromkeys([own, *inside, root]))
         self.listed: dict[Path, dict[str, str]] = {}
 
     def find(self, value: str) -> Path | None:
         """The file that a value names, if it does; never one outside of these folders."""
         name = PurePosixPath(value.replace("\\", "/"))
-        if not name.name or name.is_absolute() or ".." in name.parts or "\0" in value:
+        if not name.name or leaves(value) or "\0" in value:
             return None
         for folder in self.folders:
             place = folder / name.parent
@@ -125,6 +128,7 @@ class Images:
         if folder not in self.listed:
             try:
                 names = sorted(n for n in os.listdir(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES)
+                names = [name for name in names if not is_hidden(name)]
             except OSError:
                 names = []
             self.listed[folder] = {name.rpartition(".")[0]: name for name in reversed(names)} | {n: n for n in names}
@@ -144,6 +148,15 @@ def target_column(table: Table) -> str | None:
     """The column of classes, by its name."""
     names = {name.lower(): name for name in reversed(table.columns)}
     return next((names[name] for name in TARGETS if name in names), None)
+
+
+def split_column(table: Table) -> str | None:
+    """The column that says of which split each image is, by its name and values, of which not all are train's."""
+    for i, name in enumerate(table.columns):
+        splits = {split_named(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
+        if "train" in splits and len(splits) > 1 and None not in splits:
+            return name
+    return None
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:

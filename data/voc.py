@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from backbones.errors import UserError
 from data.annotated import Annotated, AnnotatedData, left_out
-from data.files import IMAGE_SUFFIXES, find_below
+from data.files import IMAGE_SUFFIXES, find_below, is_hidden
 from data.layouts.detection import (
     IMAGE_FOLDERS,
     LISTS,
@@ -27,7 +27,7 @@ UNREADABLE = (OSError, ElementTree.ParseError, TypeError, ValueError, LookupErro
 def images_by_stem(folder: Path) -> dict[str, Path]:
     """The images in a folder by their names without suffix, of which there are many."""
     found = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), reverse=True)
-    return {path.stem: path for path in found}
+    return {path.stem: path for path in found if not is_hidden(path.name)}
 
 
 def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[Annotated]:
@@ -39,7 +39,8 @@ def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[A
     Raises:
         UserError: nothing is left.
     """
-    files = {p.stem: p for folder in label_places(root, images, XML_FOLDERS) for p in folder.glob("*.[xX][mM][lL]")}
+    places = label_places(root, images, XML_FOLDERS)
+    files = {p.stem: p for folder in places for p in folder.glob("*.[xX][mM][lL]") if not is_hidden(p.name)}
     known = images_by_stem(images)
     missing, broken, alone, found = [], [], [], []
     wanted = sorted(files) if stems is None else stems

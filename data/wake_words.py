@@ -1,12 +1,13 @@
 """Visual wake words (Chowdhery et al. 2019, section 3): is there a person, or another category, in COCO's images?"""
 
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
+from data.files import leaves
 from data.text import read_json
 
 
@@ -26,12 +27,12 @@ def read_presence(annotations: Path, images: Path, category: str, min_area: floa
             for a in content["annotations"]
             if a["category_id"] in wanted and a["bbox"][2] * a["bbox"][3] > min_area * sizes[a["image_id"]]
         }
-        names = {image["id"]: PurePosixPath(image["file_name"]) for image in content["images"]}
+        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if not wanted:
         raise UserError(f"{annotations} has no category {category} (data.category)")
-    if strange := next((name for name in names.values() if name.is_absolute() or ".." in name.parts), None):
+    if strange := next((name for name in names.values() if leaves(name)), None):
         raise UserError(f"{annotations} names an image that is not below {images}: {strange}")
     return [Sample(images / name, int(key in present)) for key, name in names.items()]
 

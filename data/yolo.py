@@ -1,16 +1,18 @@
 """YOLO's txt files, a row of class, centre, width and height (as shares of the image's) for each object."""
 
 import logging
+import os
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
 from data.annotated import Annotated, AnnotatedData, below, left_out
-from data.files import IMAGE_SUFFIXES, find_below
-from data.image_file import image_size
-from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_splits, yolo_yaml
+from data.files import find_below, images_in, is_hidden
+from data.image_file import image_size, orientation
+from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
 from data.layouts.folder import Folder
 from data.text import read_lines
 
@@ -18,6 +20,19 @@ log = logging.getLogger(__name__)
 
 NAMES = ("classes.txt", ".names", "_darknet.labels")
 MOST = 100_000  # classes
+Box = tuple[float, float, float, float]
+# Where a point of the upright image (as shares of its sides) lies in the stored one, by the orientation in its EXIF:
+# YOLO's own programs turn photographs before they show or train on them.
+TURNS: dict[int, Callable[[float, float], tuple[float, float]]] = {
+    1: lambda x, y: (x, y),
+    2: lambda x, y: (1 - x, y),
+    3: lambda x, y: (1 - x, 1 - y),
+    4: lambda x, y: (x, 1 - y),
+    5: lambda x, y: (y, x),
+    6: lambda x, y: (y, 1 - x),
+    7: lambda x, y: (1 - y, 1 - x),
+    8: lambda x, y: (1 - y, x),
+}
 
 
 class YoloData(AnnotatedData):
@@ -34,11 +49,16 @@ class YoloData(AnnotatedData):
     def content(self) -> tuple[dict[str, Any], Path | None]:
         return yolo_yaml(Folder(self.root), self.yaml)
 
-    def find(self) -> dict[str, str]:
-        found = yolo_splits(Folder(self.root), self.content[0])
+    def find(self) -> dict[str, tuple[str, ...]]:
+        folder, (content, path) = Folder(self.root), self.content
+        found, named = yolo_splits(folder, content), yolo_names(folder, content)
         if not found:
             raise UserError(f"{self.root} has no images with txt files, as YOLO has them")
-        return {split: str(path.relative_to(self.root)) for split, path in found.items()}
+        if "val" in named and "train" not in named and not path:
+            raise UserError(f"{self.root / named['val'][0]} lists val, but no list says what is train's")
+        for split in named.keys() - found.keys():
+            log.warning("%s: %s: %s is not there", path or self.root, split, ", ".join(named[split]))
+        return {split: tuple(str(p.relative_to(self.root)) for p in paths) for split, paths in found.items()}
 
     @cached_property
     def names(self) -> list[str]:
@@ -71,9 +91,10 @@ class YoloData(AnnotatedData):
             images = [image for _, image in listed if image]
         else:
             folder = image_folder(Folder(path)) or Folder(path)
-            images = sorted(p for p in folder.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        places = {folder: label_places(self.root, folder, TXT_FOLDERS) for folder in {i.parent for i in images}}
-        labels = [_label(image, places[image.parent]) for image in images]
+            images = images_in(folder.path)
+        places = {folder: _labels(self.root, folder) for folder in {image.parent for image in images}}
+        known = (places[image.parent].get(image.stem) for image in images)
+        labels = [label if label and label.is_file() else None for label in known]
         if images and not any(labels):
             raise UserError(f"{path} has {len(images)} images but no txt files of labels")
         if without := labels.count(None):
@@ -92,6 +113,7 @@ class YoloData(AnnotatedData):
         """An image with its objects; rows that cannot be used are added to `wrong`."""
         rows = _rows(label, wrong) if label else []
         size = image_size(image) if rows else None
+        turn = TURNS.get(orientation(image), TURNS[1]) if size else TURNS[1]
         if size is None:  # a photograph of nothing, or one that will count as unreadable
             return Annotated(image)
         for index, _ in rows:
@@ -99,18 +121,27 @@ class YoloData(AnnotatedData):
                 known = f"the names are of {len(self.names)} classes, 0 to {len(self.names) - 1}" if self.names else ""
                 raise UserError(f"{label} has an object of class {index}; {known or f'at most {MOST} are read'}")
         width, height = size
-        boxes = [[x0 * width, y0 * height, x1 * width, y1 * height] for _, (x0, y0, x1, y1) in rows]
+        boxes = [_stored(box, turn, width, height) for _, box in rows]
         names = [self.names[index] if self.names else f"class{index}" for index, _ in rows]
         return Annotated(image, names, boxes, size=(float(width), float(height)))
 
 
-def _label(image: Path, places: list[Path]) -> Path | None:
-    """The txt file of an image."""
-    names = (folder / f"{image.stem}.txt" for folder in places)
-    return next((path for path in names if path.is_file()), None)
+def _stored(box: Box, turn: Callable[[float, float], tuple[float, float]], width: int, height: int) -> list[float]:
+    """A box (xyxy, as shares of the upright image's sides) in pixels of the image as it is stored."""
+    (x0, y0), (x1, y1) = turn(*box[:2]), turn(*box[2:])
+    return [min(x0, x1) * width, min(y0, y1) * height, max(x0, x1) * width, max(y0, y1) * height]
 
 
-def _rows(label: Path, wrong: list[str]) -> list[tuple[int, tuple[float, float, float, float]]]:
+def _labels(root: Path, images: Path) -> dict[str, Path]:
+    """The txt files of the images in a folder, by their names without suffix."""
+    found: dict[str, Path] = {}
+    for folder in reversed(label_places(root, images, TXT_FOLDERS)):
+        names = (name for name in os.listdir(folder) if name.lower().endswith(".txt") and not is_hidden(name))
+        found |= {name[:-4]: folder / name for name in names}
+    return found
+
+
+def _rows(label: Path, wrong: list[str]) -> list[tuple[int, Box]]:
     """Class and box (xyxy, as shares of the image's sides) of each object; of an outline the box around it."""
     rows = []
     for number, line in enumerate(read_lines(label), start=1):

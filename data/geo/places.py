@@ -75,6 +75,8 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
                     latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
                     photo = images.find(row[name_at]) or root / row[name_at]
                     kind = problem(latitude, longitude)
+                    if not os.path.abspath(photo).startswith(f"{os.path.abspath(root)}{os.sep}"):
+                        kind = f"with a file outside of {root}"
                 except (ValueError, IndexError):
                     kind = "without numbers"
                 if kind:

@@ -76,7 +76,7 @@ def voc_lists(folder: Folder) -> dict[str, str]:
     """The lists of the splits in ImageSets/Main, where there are such."""
     lists = folder.path / LISTS
     splits = split_lists(name[:-4] for name in Folder(lists).files(".txt")) if lists.is_dir() else {}
-    return splits if "train" in splits and len(splits) > 1 else {}
+    return splits if "train" in splits else {}
 
 
 def voc_splits(folder: Folder) -> dict[str, Path]:
@@ -109,25 +109,39 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
     return next(((content, path) for path, content in found.items()), ({}, None))
 
 
-def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, Path]:
+def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
     """Folders, or lists, of the images of each split: as a data.yaml says, where its paths exist below `folder`, which
     they often do not, else as they lie there.
     """
-    base = str(content.get("path") or "")
-    listed = {split: next((content[n] for n in names if content.get(n)), None) for split, names in SPLIT_NAMES.items()}
-    if not any(listed.values()):  # a list without a data.yaml
-        listed = {s: f"{s}.txt" for s in SPLIT_NAMES if _lists_images(folder.path / f"{s}.txt")}
-    paths = {
-        s: find_below(folder.path, f"{base}/{p}") or find_below(folder.path, p)
-        for s, p in listed.items()
-        if isinstance(p, str)
+    splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
+    lying = {
+        split: (path,)
+        for split, path in arranged(
+            folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS)))
+        ).items()
     }
-    splits: dict[str, Path] = {s: path for s, path in paths.items() if path}
-    lying = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
-    if "train" not in splits:
+    if not splits.get("train"):
         return lying
     # some name the same images for train and val
-    return lying | {s: path for s, path in splits.items() if s == "train" or path != splits["train"]}
+    return lying | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
+
+
+def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
+    """The folders or lists that a data.yaml names for each split, which need not be there; without one, the lists."""
+    given = {split: next((content[n] for n in names if content.get(n)), []) for split, names in SPLIT_NAMES.items()}
+    named = {split: [str(p) for p in (paths if isinstance(paths, list) else [paths])] for split, paths in given.items()}
+    if not any(named.values()):
+        lists = {name[:-4].lower(): name for name in folder.files(".txt")}
+        fitting = {s: [lists[n] for n in names if n in lists] for s, names in SPLIT_NAMES.items()}
+        named = {s: [n for n in names if _lists_images(folder.path / n)][:1] for s, names in fitting.items()}
+    return {split: paths for split, paths in named.items() if paths}
+
+
+def _existing(folder: Folder, content: dict[str, Any], names: list[str]) -> tuple[Path, ...]:
+    """Those of some paths of a data.yaml that exist below a folder."""
+    base = str(content.get("path") or "")
+    found = (find_below(folder.path, f"{base}/{name}") or find_below(folder.path, name) for name in names)
+    return tuple(dict.fromkeys(path for path in found if path))
 
 
 def _has_rows(labels: Path) -> bool:
@@ -155,17 +169,18 @@ def yolo(folder: Folder) -> Iterator[Layout]:
 
 def coco_files(folder: Folder) -> dict[str, str]:
     """The settings train_json, train_images and so on of data=coco, as far as files of COCO's format lie in a folder or
-    one further down. Those of val are missing where splits must be drawn.
+    one further down. Those of val are missing where splits must be drawn; a file whose images are not there has none.
 
     Raises:
         UserError: several files may be meant.
     """
     settings: dict[str, str] = {}
-    for split, path in split_files(folder, ".json", _is_coco, "data=coco data.{}_json").items():
-        if images := _images_of(folder, path, split):
-            settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
+    files = split_files(folder, ".json", _is_coco, "data=coco data.{}_json")
+    for split, path in files.items():
+        settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
+        if images := (_folder_of_splits(folder) if len(files) == 1 else None) or _images_of(folder, path, split):
             settings |= {f"{split}_images": images.relative_to(folder.path).as_posix()}
-    return settings if "train_json" in settings else {}
+    return settings if {"train_json", "train_images"} <= settings.keys() else {}
 
 
 def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setting: str) -> dict[str, Path]:
@@ -208,6 +223,14 @@ def _only(split: str, files: list[Path], setting: str) -> Path:
         names = " and ".join(path.name for path in wanted[:2])
         raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by {setting}=")
     return wanted[0]
+
+
+def _folder_of_splits(folder: Folder) -> Path | None:
+    """The folder whose folders of splits have the images of a lone file."""
+    for outer in (*folder.named(*IMAGE_FOLDERS), folder):
+        if not outer.images and sum(bool(image_folder(outer.folders[n])) for n in outer.split_folders().values()) > 1:
+            return outer.path
+    return None
 
 
 def _images_of(folder: Folder, path: Path, split: str) -> Path | None:

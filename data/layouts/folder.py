@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES
+from data.files import IMAGE_SUFFIXES, is_hidden
+from data.splits import SPLIT_NAMES
 
 SAMPLE = 1000  # entries of each kind, by suffix, of a folder that are looked at
-SPLIT_NAMES = {
-    "train": ("train", "training", "train2017"),
-    "val": ("val", "valid", "validation", "val2017", "dev"),
-    "test": ("test", "testing", "eval"),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Folder:
                 for entry in entries:
                     suffix = os.path.splitext(entry.name)[1].lower()
                     kind = found.setdefault(suffix if suffix in found or len(found) < 100 else "", [])
-                    if len(kind) < SAMPLE and not entry.name.startswith("."):
+                    if len(kind) < SAMPLE and not is_hidden(entry.name):
                         kind.append(entry)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -49,11 +45,11 @@ class Folder:
 
     @cached_property
     def folders(self) -> dict[str, "Folder"]:
-        return {e.name: Folder(Path(e.path)) for e in sorted(self.entries, key=lambda e: e.name) if e.is_dir()}
+        return {e.name: Folder(Path(e.path)) for e in sorted(self.entries, key=lambda e: e.name) if _is_dir(e)}
 
     def files(self, *suffixes: str) -> list[str]:
         """Names of the files that end so, in any case."""
-        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and not e.is_dir())
+        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and not _is_dir(e))
 
     @property
     def images(self) -> list[str]:
@@ -70,9 +66,21 @@ class Folder:
         return {split: names[0] for split, names in found.items() if names}
 
 
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; none is a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def split_lists(names: Iterable[str]) -> dict[str, str]:
-    """Which of some lists are the splits': train, or train and val together where there is a test split but no val."""
+    """Which of some lists are the splits': train, or train and val together where there is a test split but no val; or
+    the only one, by the names that tools give it.
+    """
     known = set(names)
+    if len(known) == 1 and known <= {"default", "trainval", *SPLIT_NAMES["train"]}:
+        return {"train": known.pop()}
     if {"trainval", "test"} <= known and "val" not in known:
         return {"train": "trainval", "val": "test"}
     return {split: name for split, options in SPLIT_NAMES.items() for name in options if name in known}

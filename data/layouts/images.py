@@ -11,7 +11,8 @@ from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns,
 
 Truth = Callable[[Table, str], str | None]  # of a table and its column of images: what it lacks to be learned from
 DEVKIT = "ILSVRC2012_devkit_t12"
-NO_CLASSES = {"images", "jpegimages", "img", "annotations", "labels", "masks"}.union(*SPLIT_NAMES.values())
+PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
+NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
 
 
 def classification(folder: Folder) -> Iterator[Layout]:
@@ -27,6 +28,11 @@ def classification(folder: Folder) -> Iterator[Layout]:
         if not found:
             complain(folder, anything)
         if not found and (images := first_images(folder)):
+            for place in (folder, *(folder.folders[name] for name in folder.split_folders().values())):
+                plain = [n for n, sub in place.folders.items() if n.lower() in PARTS and first_images(sub, 1)]
+                if len(plain) > 1:
+                    hint = "data=folders data.train=. data.val=null" if place is folder else "data=folders"
+                    raise UserError(f"{place.path}: if {plain[0]} and {plain[1]} are classes, say so by {hint}")
             raise UserError(
                 f"{images.path} has images without labels: put those of each class into a folder of its own, "
                 "or name them and their classes in a CSV file"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import IMAGE_SUFFIXES
+from data.files import IMAGE_SUFFIXES, is_hidden
 from tasks.inspect.contents import Contents
 from tasks.inspect.files import ABSENT, Seen
 from tasks.inspect.findings import Example, Finding, finding
@@ -92,7 +92,7 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
-    hint = "labels are taken for the pixels as they are stored, not turned: see whether the boxes below fit"
+    hint = "YOLO's labels are taken for the image as it is seen, others' as it is stored: see whether the boxes fit"
     if contents.boxes is None:
         hint = "training sees them as they are stored, prediction turns them upright: turn the files"
     yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)
@@ -107,5 +107,5 @@ def _unlisted(paths: Sequence[Path]) -> list[Path]:
         for folder in sorted({path.parent for path in paths})
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and path not in known
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name) and path not in known
     ]

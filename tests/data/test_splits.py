@@ -59,3 +59,12 @@ def test_what_was_drawn_stays_when_images_are_added(tmp_path: Path) -> None:
         (tmp_path / "splits.json").write_text(content)
         with pytest.raises(UserError, match=r"splits\.json should hold the lists train and val; delete it"):
             draw_splits(tmp_path, keys)
+
+
+@pytest.mark.parametrize("count", [2, 10, 50])
+def test_strata_of_two(count: int, tmp_path: Path) -> None:
+    """A fifth of two is none, but val has its share of all."""
+    keys = [f"{i:03d}" for i in range(2 * count)]
+    drawn = draw_splits(tmp_path, keys, [i // 2 for i in range(2 * count)])
+    val = {int(key) // 2 for key, split in drawn.items() if split == "val"}
+    assert len(val) == Counter(drawn.values())["val"] == max(1, 2 * count // 5)

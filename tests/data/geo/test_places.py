@@ -155,7 +155,8 @@ def test_a_batch_belongs_together(root: Path) -> None:
 
 
 def test_an_unreadable_image_is_replaced_and_named(root: Path, tmp_path: Path) -> None:
-    rows = "\n".join(f"{root}/train/{i:06d}.jpg,1.0,1.0" for i in range(4))
+    (tmp_path / "train").symlink_to(root / "train")
+    rows = "\n".join(f"train/{i:06d}.jpg,1.0,1.0" for i in range(4))
     (tmp_path / "train.csv").write_text(f"{HEADER}{tmp_path}/none.jpg,1.0,1.0\n{rows}\n")
     batch = next(iter(data(tmp_path, val="train.csv").val_dataloader()))
     assert batch.bad == [(f"{tmp_path}/none.jpg", "there is no such file")]
