@@ -8,7 +8,7 @@ import yaml
 
 from backbones.errors import UserError
 
-YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that may be a stranger's
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that is not trusted
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_plain_yaml(path: Path) -> Any:
-    """The content of a YAML file that may be a stranger's: plain values, without anchors, at most a megabyte.
+    """The content of a YAML file that is not trusted: plain values, without anchors, at most a megabyte.
 
     Raises:
         UserError: it cannot be read, or is no such file.

@@ -198,7 +198,7 @@ def chimera(rng: Generator) -> Breed:
     return Breed("mongrel", **traits)
 
 
-def stranger(canvas: Canvas, rng: Generator) -> None:
+def unrelated(canvas: Canvas, rng: Generator) -> None:
     """What a search for a breed also finds: mongrels, toys and cats."""
     if rng.random() < 0.5:
         return draw_dog(chimera(rng), canvas, rng)
@@ -214,13 +214,13 @@ def stranger(canvas: Canvas, rng: Generator) -> None:
 
 
 def render(subject: str, size: int, rng: Generator) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """An image of a breed (by name) or of a stranger, and the xyxy box of what it shows."""
+    """An image of a breed (by name) or of something else, and the xyxy box of what it shows."""
     width, height = (round(size * side) for side in SHAPES[rng.integers(len(SHAPES))])
     image = background(width, height, rng)
     azimuth, side = rng.uniform(-np.pi, 0), min(width, height) * rng.uniform(0.65, 1.0)
     light = np.array([np.cos(azimuth), np.sin(azimuth), 0.9], np.float32) / 1.81**0.5
     breeds = {b.name: b for b in BREEDS}
-    draw = partial(draw_dog, breeds[subject]) if subject in breeds else stranger
+    draw = partial(draw_dog, breeds[subject]) if subject in breeds else unrelated
     thing = draw_thing(draw, side, light, rng)
     thing.thumbnail((width, height))
     x, y = (int(rng.integers(0, max(1, room))) for room in (width - thing.width, height - thing.height))

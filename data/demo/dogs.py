@@ -7,7 +7,7 @@ Coat colours are shared between breeds, so that colour alone does not tell them 
 
     Images/n02085620-Chihuahua/n02085620_1.jpg    Annotation/n02085620-Chihuahua/n02085620_1 (VOC XML)
     train_list.mat, test_list.mat                 file_list, annotation_list, labels (from 1)
-    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, strangers, test images
+    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, no dogs, test images
     web_labels.json                               which class each of Web's folders means
     web_truth.json                                what each of Web's images shows; for measuring, not for training
 """
@@ -62,7 +62,7 @@ ANNOTATION = """<annotation>
 
 
 class Job(NamedTuple):
-    """An image to write: `subject` is a breed, "stranger", or the official image that it is a copy of."""
+    """An image to write: `subject` is a breed, "unrelated", or the official image that it is a copy of."""
 
     path: str
     subject: str
@@ -106,8 +106,8 @@ def web_folder(breed: Breed) -> str:
     return breed.name.partition("-")[2].replace("_", " ").lower()
 
 
-def plan_web(count: int, wrong: float, strangers: float, copies: int, tests: list[str], rng: Generator) -> list[Job]:
-    """`count` images a breed, of which shares are of another breed or strangers; and copies of test images."""
+def plan_web(count: int, wrong: float, unrelated: float, copies: int, tests: list[str], rng: Generator) -> list[Job]:
+    """`count` images a breed, of which shares are of another breed or unrelated; and copies of test images."""
     jobs = []
     for breed in BREEDS:
         others = [b.name for b in BREEDS if b is not breed]
@@ -116,7 +116,7 @@ def plan_web(count: int, wrong: float, strangers: float, copies: int, tests: lis
             if luck < wrong:
                 subject = str(rng.choice(others))
             else:
-                subject = "stranger" if luck < wrong + strangers else breed.name
+                subject = "unrelated" if luck < wrong + unrelated else breed.name
             jobs.append(Job(f"Web/{web_folder(breed)}/{i:04d}.jpg", subject))
     breeds = {b.name: b for b in BREEDS}
     for i, name in enumerate(rng.permutation(tests)[:copies].tolist()):
@@ -147,7 +147,7 @@ def write_dogs(
     test: int = 28,
     web: int = 80,
     wrong: float = 0.3,
-    strangers: float = 0.1,
+    unrelated: float = 0.1,
     copies: int = 24,
     size: int = 224,
     seed: int = 0,
@@ -155,7 +155,7 @@ def write_dogs(
     """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed."""
     info = {k: v for k, v in locals().items() if k != "root"} | {"version": VERSION}
     official, lists = plan_official(train, test)
-    extra = plan_web(web, wrong, strangers, copies, lists["test"], np.random.default_rng(seed))
+    extra = plan_web(web, wrong, unrelated, copies, lists["test"], np.random.default_rng(seed))
     jobs = [*official, *extra]
 
     def make(folder: Path) -> None:

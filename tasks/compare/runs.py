@@ -12,7 +12,7 @@ from backbones.console import plain
 from backbones.errors import UserError
 from data.text import read_plain_yaml
 
-# of what a run folder says; a stranger's may say anything
+# of what a run folder says; an untrusted one may say anything
 LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
 
 

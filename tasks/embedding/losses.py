@@ -21,13 +21,13 @@ def semi_hard_triplet(embeddings_BD: Tensor, people: Tensor, margin: float) -> T
     same = people[:, None] == people[None]
     anchor, positive = (same & ~torch.eye(len(people), dtype=torch.bool, device=same.device)).nonzero(as_tuple=True)
     to_positive, others = distance[anchor, positive], distance[anchor]  # (P,), (P, B)
-    strangers = ~same[anchor]
-    farther = strangers & (others > to_positive[:, None])
+    negatives = ~same[anchor]
+    farther = negatives & (others > to_positive[:, None])
     nearest = others.masked_fill(~farther, torch.inf).amin(dim=1)
-    farthest = others.masked_fill(~strangers, -torch.inf).amax(dim=1)
+    farthest = others.masked_fill(~negatives, -torch.inf).amax(dim=1)
     to_negative = torch.where(farther.any(dim=1), nearest, farthest)
     hinge = (to_positive - to_negative + margin).clamp(min=0)
-    usable = strangers.any(dim=1)
+    usable = negatives.any(dim=1)
     return hinge.masked_fill(~usable, 0).sum() / usable.sum().clamp(min=1)
 
 

@@ -63,7 +63,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from may be a stranger's
+        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from is not trusted
         and name any file as the best before.
         """
 

@@ -42,7 +42,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
     """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (what it
-    settled on) and metrics. It may be a stranger's: only tensors and plain values are read, and all of `suite` is
+    settled on) and metrics. It is not trusted: only tensors and plain values are read, and all of `suite` is
     checked; what it says of settings names options, whose meaning is this machine's.
 
     Raises:

@@ -146,7 +146,7 @@ def _targets(groups: tuple[tuple[str, str], ...], key: str) -> dict[str, str]:
 
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
-    """The configuration that the file `source` stores: options by name, and settings. It may be a stranger's, so its
+    """The configuration that the file `source` stores: options by name, and settings. It is not trusted, so its
     options and settings are checked as a command line's are; what it lacks takes today's defaults.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What of a run folder's or checkpoint's own settings is used: such a file may be a stranger's.
+"""What of a run folder's or checkpoint's own settings is used: such a file is not trusted.
 
 Of the paths and addresses that a file names, data.root alone is read. What would ask a teacher, or read, write or fetch
 anything else, is used where the command line says it too.

@@ -208,7 +208,7 @@ def train(
     layout: str = "",
 ) -> dict[str, Any]:
     """Trains in `folder`, or in one of its own, and returns what metrics.json holds. A demo's data is drawn where it is
-    absent, unless a run is resumed, whose folder may be a stranger's, and `overrides` do not say where. `layout` is
+    absent, unless a run is resumed, whose folder is not trusted, and `overrides` do not say where. `layout` is
     what the data was recognised as.
 
     Raises:

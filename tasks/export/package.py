@@ -100,7 +100,7 @@ def sha256(path: Path) -> str:
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """The content of an export's model.json. It may be a stranger's: what this suite uses of it is checked.
+    """The content of an export's model.json. It is not trusted: what this suite uses of it is checked.
 
     Raises:
         UserError: there is none, it is damaged, of a newer version, or names a file outside of the folder.

@@ -1,6 +1,6 @@
 """Predicts with an exported file, by its own runtime and numpy.
 
-The folder may be a stranger's: of it the model file is run and the checked model.json is used; what its outputs mean is
+The folder is not trusted: of it the model file is run and the checked model.json is used; what its outputs mean is
 said by this machine's conf/, and example.py is never executed.
 """
 

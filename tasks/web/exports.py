@@ -1,4 +1,4 @@
-"""Finds exports, and reads of their model.json what the page may know. A model.json is a stranger's: every field that
+"""Finds exports, and reads of their model.json what the page may know. A model.json is untrusted: every field that
 is used is checked, and nothing in it chooses which file is read.
 """
 

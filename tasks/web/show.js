@@ -1,5 +1,5 @@
 // What is shown of an answer, by its kind: a function of the model, its rows and its outputs gives the nodes of its
-// panel. Everything that comes from an export is a stranger's: it is put into the page as text, never as HTML.
+// panel. Everything that comes from an export is untrusted: it is put into the page as text, never as HTML.
 
 const BARS = 12;  // rows of a bar chart
 const frame = document.createElement("canvas").getContext("2d", {willReadFrequently: true});  // the present image

@@ -272,7 +272,7 @@ Spec = dict[str, Any]
         (lambda spec: {}, "is no export"),
     ],
 )
-def test_a_strangers_model_json_is_checked(
+def test_an_untrusted_model_json_is_checked(
     classifier: Path, tmp_path: Path, change: Callable[[Spec], Any], message: str
 ) -> None:
     folder = Path(shutil.copytree(exported(classifier), tmp_path / "export"))
@@ -290,7 +290,7 @@ def test_a_model_json_that_is_none(tmp_path: Path, text: str) -> None:
         load(tmp_path)
 
 
-def test_a_stranger_export_runs_no_code_and_fits_or_is_refused(classifier: Path, tmp_path: Path) -> None:
+def test_an_untrusted_export_runs_no_code_and_fits_or_is_refused(classifier: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported(classifier), tmp_path / "export"))
     (folder / "example.py").write_text("raise SystemExit('was run')")
     image = np.zeros((8, 8, 3), np.uint8)

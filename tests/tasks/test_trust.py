@@ -1,4 +1,4 @@
-"""What a stranger's checkpoint, run folder or export can do: nothing but be refused in one line, or be a model."""
+"""What an untrusted checkpoint, run folder or export can do: nothing but be refused in one line, or be a model."""
 
 import copy
 import json

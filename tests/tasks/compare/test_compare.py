@@ -202,7 +202,7 @@ def test_a_run_that_is_chosen_shows_its_images_and_classes(page: Page) -> None:
     assert "<img src=x onerror=alert(1)>" in section.locator(".detail code").inner_text()
 
 
-# --- runs of strangers -----------------------------------------------------------------------------------
+# --- runs that are not trusted -----------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -422,7 +422,7 @@ def test_a_name_that_is_no_plain_part_of_a_path(name: str) -> None:
         execute([f"task.name={name}"])
 
 
-def test_a_stage_of_a_strangers_run_removes_nothing(tmp_path: Path) -> None:
+def test_a_stage_of_an_untrusted_run_removes_nothing(tmp_path: Path) -> None:
     run, victim = tmp_path / "run", tmp_path / "victim"
     for folder in (run / "1_x", victim):
         folder.mkdir(parents=True)

@@ -134,14 +134,14 @@ def changed(folder: Path, target: Path, **fields: Any) -> Path:
     return target
 
 
-def test_a_strangers_export_is_text(
+def test_an_untrusted_export_is_text(
     exports: dict[str, Path], runtimes: Path, chromium: Browser, tmp_path: Path, photo: Path
 ) -> None:
     evil = "</script><img src=x onerror=alert(1)>{{script}}"
     fields = {"labels": [f"{evil}{i}" for i in range(12)], "note": evil, "task": evil, "file": "../../../etc/passwd"}
     hostile = changed(exports["dogs-litert"], tmp_path / "<b onclick=alert(2)>", **fields)
-    stranger = changed(exports["dogs-litert"], tmp_path / "stranger", answer="constructor", task=evil)
-    path = build(tmp_path, hostile, stranger, settings=(f"runtime_folder={runtimes}",))
+    other = changed(exports["dogs-litert"], tmp_path / "other", answer="constructor", task=evil)
+    path = build(tmp_path, hostile, other, settings=(f"runtime_folder={runtimes}",))
     with opened(chromium, path.as_uri()) as tab:
         tab.set_input_files("#file", photo)
         first, second = tab.locator("#models section").all()
