@@ -74,7 +74,8 @@ class AnnotatedData(DetectionData):
     @cached_property
     def splits(self) -> dict[Split, list[Annotated]]:
         """The images of each split that has its own."""
-        sources = self.with_val(self.given if "train" in self.given else {**self.find(), **self.given})
+        given: dict[str, str | tuple[str, ...]] = {**({} if "train" in self.given else self.find()), **self.given}
+        sources = self.with_val(given)
         images = {source: self._read_all(source) for source in dict.fromkeys(sources.values())}
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}

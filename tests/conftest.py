@@ -134,7 +134,7 @@ def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[Non
         patch.chdir(folder)
         patch.setenv("COLUMNS", "200")
         warnings.resetwarnings()
-        warnings.showwarning = lambda *what, **_: sys.stderr.write(warnings.formatwarning(*what[:4]))
+        patch.setattr(warnings, "showwarning", lambda *what: sys.stderr.write(warnings.formatwarning(*what[:4])))
         GlobalHydra.instance().clear()
         try:
             yield
@@ -188,7 +188,7 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], 
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise AssertionError(f"waited in vain for {process.args}, which ended with {process.poll()}")
+            raise AssertionError(f"waited in vain for {process.args!r}, which ended with {process.poll()}")
         time.sleep(0.01)
 
 

@@ -114,12 +114,8 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
     they often do not, else as they lie there.
     """
     splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
-    lying = {
-        split: (path,)
-        for split, path in arranged(
-            folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS)))
-        ).items()
-    }
+    found = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
+    lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
         return lying
     # some name the same images for train and val
@@ -128,8 +124,10 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
 
 def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
     """The folders or lists that a data.yaml names for each split, which need not be there; without one, the lists."""
-    given = {split: next((content[n] for n in names if content.get(n)), []) for split, names in SPLIT_NAMES.items()}
-    named = {split: [str(p) for p in (paths if isinstance(paths, list) else [paths])] for split, paths in given.items()}
+    named: dict[str, list[str]] = {}
+    for split, names in SPLIT_NAMES.items():
+        paths = next((content[name] for name in names if content.get(name)), [])
+        named[split] = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
     if not any(named.values()):
         lists = {name[:-4].lower(): name for name in folder.files(".txt")}
         fitting = {s: [lists[n] for n in names if n in lists] for s, names in SPLIT_NAMES.items()}

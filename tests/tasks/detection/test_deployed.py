@@ -31,10 +31,10 @@ class Pooled(Backbone):
         return [torch.nn.functional.avg_pool2d(images, stride) for stride in self.strides]
 
 
-def detector(kind: type[Detector], backbone: Backbone | None = None) -> Detector:
+def detector(kind: type[Detector], backbone: Backbone | None = None, **settings: int) -> Detector:
     """One whose untrained outputs are spread: of many scores, and boxes that overlap."""
     torch.manual_seed(0)
-    settings = {"proposals": 40} if kind is FasterRCNN else {}
+    settings |= {"proposals": 40} if kind is FasterRCNN else {}
     model: Detector = kind(backbone or MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, **settings)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -103,7 +103,8 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
     """Convolutions that all maps share, each with normalization of its own, and layers of equal shapes."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
-    form_, model, batch = FORMATS[form], detector(SSDFPN, Pooled(SSDFPN.strides)), images(4)
+    model = detector(SSDFPN, Pooled(SSDFPN.strides), channels=32, head_layers=2)
+    form_, batch = FORMATS[form], images(4)
     graph = Graph(model, "uint8_nhwc", form_.with_nms)
     pixels = graph.pixels(batch)
     ranges = pixels.numpy() if quantize else np.empty(0)
