@@ -4,6 +4,7 @@ mode=test measures instead.
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -62,11 +63,16 @@ def predict(config: dict[str, Any]) -> None:
 def open_model(config: dict[str, Any]) -> "Predictor":
     """The model that answers, with what it compares with."""
     from data.image_file import limit_pixels
-    from tasks.engine.train import setup
+    from tasks.engine.start import set_up_logging
 
-    setup()
+    set_up_logging()
     limit_pixels(config["max_pixels"])
     model = load(config["ckpt"], threshold=config["threshold"])
+    if "torch" in sys.modules:  # an export runs without
+        from tasks.engine.hardware import keep_freed_memory, use_granted_cores
+
+        use_granted_cores()
+        keep_freed_memory()
     if config["reference"]:
         model.set_references(find_images(config["reference"]))
     return model
@@ -126,8 +132,9 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
 
 def test(config: dict[str, Any]) -> None:
     from tasks.engine.checkpoint import load_checkpoint
+    from tasks.engine.start import saved_data, setup
     from tasks.engine.task import restore
-    from tasks.engine.train import evaluate, saved_data, setup
+    from tasks.engine.train import evaluate
 
     setup()
     module = restore(load_checkpoint(config["ckpt"]), config["teacher"])
@@ -158,7 +165,8 @@ def test_weights(overrides: Sequence[str]) -> None:
     config = load_config(recognized([*task, *given])[0])
 
     from backbones.console import Console
-    from tasks.engine.train import evaluate, prepare, setup
+    from tasks.engine.start import setup
+    from tasks.engine.train import evaluate, prepare
 
     setup()
     if "val" in config["data"] and config["data"]["val"] is None:

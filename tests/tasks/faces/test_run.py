@@ -20,8 +20,9 @@ from tasks.distill.load import load_teacher
 from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
 from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.start import saved_data
 from tasks.engine.task import restore
-from tasks.engine.train import evaluate, saved_data
+from tasks.engine.train import evaluate
 from tasks.export.__main__ import execute as export
 from tasks.faces.model import AttributeNet
 from tasks.predict import main as predict_main
