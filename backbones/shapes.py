@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 Pair = int | tuple[int, int]
 # what gives a tensor of its first argument's shape, and is left out
-ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.hardtanh, F.relu6}
+ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.batch_norm, F.hardtanh, F.relu6}
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
 
 

@@ -1,10 +1,12 @@
 """python -m tasks.paper: every table of the MobileNets paper and the published phone files, and ours beside them."""
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
+import yaml
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
@@ -21,9 +23,24 @@ from tasks.engine.cost import recount
 
 
 @cache
+def composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of some options, which most rows of a table have in common."""
+    return load_config(choices, "cost")
+
+
+@cache
 def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
     """The configuration of settings as given on the command line, and what it costs."""
-    config = load_config(overrides.split(), "cost")
+    choices: list[str] = []
+    settings: list[tuple[str, str, str]] = []
+    for override in overrides.split():
+        key, _, value = override.partition("=")
+        group, dot, name = key.partition(".")
+        settings += [(group, name, value)] if dot else []
+        choices += [] if dot else [override]
+    config = copy.deepcopy(composed(tuple(choices)))
+    for group, name, value in settings:
+        config[group][name] = yaml.safe_load(value)
     return config, recount(config)[1]
 
 
@@ -33,7 +50,8 @@ def peer_cost(name: str) -> Cost:
 
     more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):
-        return measure_cost(torchvision.models.get_model(name, **more), 224)
+        model = torchvision.models.get_model(name, **more)
+    return measure_cost(model, 224)
 
 
 def body() -> Table:

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.files import find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 
 if TYPE_CHECKING:
+    from tasks.engine.answers import Result
     from tasks.inference.predictor import Predictor
     from tasks.inference.video import Source
+
+
+QUALITY = 90  # of JPEGs
 
 
 def predict(config: dict[str, Any]) -> None:
@@ -32,28 +37,35 @@ def predict(config: dict[str, Any]) -> None:
         raise UserError(f"every={config['every']} is for videos; input={config['input']} is none")
     files = find_images(config["input"])
     output = Path(config["output"])
-    targets = dict(zip(files, output_paths(files, output), strict=True))
+    targets = dict(zip(files, output_paths(files, output, f".{config['format']}"), strict=True))
     if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
         raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
 
     from rich.progress import track
 
     from backbones.console import Console
+    from tasks.inference.ahead import ahead
 
     model = open_model(config)
     lines = open_lines(output)
     done, console = 0, Console(stderr=True)
     results = model.predict(files, batch_size=config["batch_size"], skip_unreadable=True)
-    with lines:
-        for result in track(results, "predicting", total=len(files), console=console, transient=True):
+    threads = usable_cores()
+
+    def drawn(result: "Result") -> "Result":
+        assert isinstance(result.source, Path)
+        target = targets[result.source]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result.draw().save(target, quality=QUALITY)
+        return result
+
+    with lines, closing(ahead(drawn, results, threads, config["batch_size"] + threads)) as finished:
+        for result in track(finished, "predicting", total=len(files), console=console, transient=True):
             file = result.source
             assert isinstance(file, Path)
-            annotated = targets[file]
-            lines.write(json.dumps({"file": str(file), "annotated": str(annotated), **result.to_dict()}) + "\n")
+            lines.write(json.dumps({"file": str(file), "annotated": str(targets[file]), **result.to_dict()}) + "\n")
             if words := result.describe():
                 Console().print(f"{file}: {words}", soft_wrap=True, highlight=False)
-            annotated.parent.mkdir(parents=True, exist_ok=True)
-            result.draw().save(annotated)
             done += 1
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")

@@ -80,7 +80,13 @@ def test_a_data_set_is_checked_with_torch_alone(tmp_path: Path, scenes: Path) ->
 
 def test_a_run_imports_no_more_than_it_trains_with(tmp_path: Path, scenes: Path, torchs: int) -> None:
     """Lightning imports torchvision, matplotlib, scipy and what else is there; of the suite's own choice is none."""
-    settings = ("task=detection", "trainer.steps=1", "logger.images=0", "trainer.limit_train_batches=1")
+    settings = (
+        "task=detection",
+        "data=demo_scenes",
+        "trainer.steps=1",
+        "logger.images=0",
+        "trainer.limit_train_batches=1",
+    )
     found = imported(tmp_path, "run", *TINY, *settings, f"data.root={scenes}", f"paths.runs={tmp_path}", "name=x")
     assert "lightning" in found
     assert not {"timm", "onnx", "onnxruntime", "faiss", "h5py"} & found

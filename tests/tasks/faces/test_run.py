@@ -79,7 +79,7 @@ def test_predictions_are_scores_and_test_mode_measures(
     (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(row["attributes"]) == 12
     assert all(0 <= a["score"] <= 1 for a in row["attributes"])
-    assert Image.open(tmp_path / "000003.jpg.png").height >= 240
+    assert Image.open(tmp_path / "000003.jpg.jpg").height >= 240
     predict(monkeypatch, f"ckpt={attributes}", "mode=test")
     assert "ap/Smiling" in capsys.readouterr().out
 
