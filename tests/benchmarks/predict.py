@@ -67,7 +67,8 @@ def main() -> None:
         root = Path(name)
         make_images(root / "source", 85)
         source = sorted((root / "source").rglob("*.jpg"))
-        run = untrained(root / "run", "task=detection", f"backbone.alpha={arguments.alpha}", f"paths.data={root}")
+        few_scenes = (f"paths.data={root}", "data.train=24", "data.val=8")
+        run = untrained(root / "run", "task=detection", f"backbone.alpha={arguments.alpha}", *few_scenes)
         model = load(run, threshold=0.0)
         assert isinstance(model, CheckpointModel)
         scores = sorted((s for result in model.predict(source) for s in result.scores), reverse=True)  # type: ignore
