@@ -55,14 +55,16 @@ def shapes_only(model: nn.Module) -> Iterator[None]:
     """In this block convolutions, fully connected layers, normalization and the usual activations of `model`, in eval
     mode, give tensors of the right shapes whose values mean nothing; all else is computed. The model stays as it is.
     """
-    before = {module: module.training for module in model.modules()}
+    before = [(module, module.training, module._compiled_call_impl) for module in model.modules()]
     model.eval()
+    for module, _, _ in before:
+        module._compiled_call_impl = None
     try:
         with torch.no_grad(), _ShapesOnly():
             yield
     finally:
-        for module, training in before.items():
-            module.training = training
+        for module, training, compiled in before:
+            module.training, module._compiled_call_impl = training, compiled
 
 
 def blank(model: nn.Module, resolution: int) -> Tensor:

@@ -42,3 +42,15 @@ def test_shapes_are_those_of_a_pass_and_the_network_stays_as_it_is(name: str, re
     assert shapes[0] == shapes[1]
     assert all(module.training for module in network.modules())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_network_that_is_compiled_is_not_compiled_for_it() -> None:
+    network = MobileNetV1(0.25)
+
+    def compiled(*_: object) -> None:
+        raise AssertionError("the compiled network was called")
+
+    network._compiled_call_impl = compiled
+    with shapes_only(network):
+        assert network(blank(network, 64))[-1].shape == (1, 256, 2, 2)
+    assert network._compiled_call_impl is compiled
