@@ -1,12 +1,12 @@
 """The contract between a backbone and the tasks that stand on it."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
+
+from backbones.shapes import blank, shapes_only
 
 
 class Normalization(NamedTuple):
@@ -60,9 +60,8 @@ class Backbone(nn.Module):
 
     def sizes(self, resolution: int) -> list[int]:
         """Sides of the maps of a resolution x resolution image; a network without padding gives odd ones."""
-        on_meta = copy.deepcopy(self).to("meta").eval()
-        with torch.no_grad():
-            return [x.shape[-1] for x in on_meta(torch.empty(1, 3, resolution, resolution, device="meta"))]
+        with shapes_only(self):
+            return [x.shape[-1] for x in self(blank(self, resolution))]
 
 
 def scaled_resolution(base: int, rho: float) -> int:

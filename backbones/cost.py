@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from backbones.shapes import blank, shapes_only
 
 
 @dataclass
@@ -63,12 +64,10 @@ def counting(model: nn.Module) -> Iterator[Cost]:
 def measure_cost(model: nn.Module, resolution: int, run: Callable[[Tensor], Any] | None = None) -> Cost:
     """Cost of one forward pass of `model` on one image of resolution x resolution pixels.
 
-    The pass runs on the meta device: nothing is computed and `model` loses its weights. `run` is the pass, where it is
-    not `model` itself.
+    Of the pass only the shapes are computed. `run` is the pass, where it is not `model` itself.
     """
-    model = model.to("meta").eval()
-    with counting(model) as cost, torch.no_grad():
-        (run or model)(torch.empty(1, 3, resolution, resolution, device="meta"))
+    with counting(model) as cost, shapes_only(model):
+        (run or model)(blank(model, resolution))
     for module in model.modules():
         params = sum(p.numel() for p in module.parameters(recurse=False))
         if params:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +18,11 @@ from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule as Base
+else:  # it becomes one where it meets a Trainer: tasks.engine.lightning
+    Base = object
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ class Batch:
         return self
 
 
-class SuiteData(LightningDataModule):
+class SuiteData(Base):
     """Loaders over the splits of a data set. A format defines `labels`, `build_dataset` and perhaps `prepare`.
 
     Raises:
@@ -81,7 +85,7 @@ class SuiteData(LightningDataModule):
         max_bad: float = 0.01,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__()
+        self.trainer = None  # Lightning's, while one uses it
         self.root = Path(root)
         self.batch_size = batch_size
         # The training itself keeps a core or two busy; more than 8 loaders rarely help.

@@ -24,6 +24,13 @@ def centre_view(image: Tensor, share: float, resolution: int) -> Tensor:
     return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution)
 
 
+def squeezed(image: Tensor, resolution: int) -> Tensor:
+    """All of a decoded image (3, H, W) uint8, whatever its shape, as (3, resolution, resolution)."""
+    if image.shape[1:] == (resolution, resolution):
+        return image
+    return resize_box(image, (0, 0, image.shape[2], image.shape[1]), resolution)
+
+
 def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
     """The part `box` of an image (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
     left, top, right, bottom = (round(v) for v in box)

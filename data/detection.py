@@ -5,15 +5,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
@@ -21,7 +20,9 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
-from data.transforms import detection_transforms, light, mosaic
+
+if TYPE_CHECKING:
+    from data.transforms import Augmentation
 
 log = logging.getLogger(__name__)
 
@@ -99,29 +100,35 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self,
         records: Sequence[Record],
         resolution: int,
-        transforms: v2.Compose,
+        steps: tuple[int, bool, bool, float],
         cache_images: bool,
         mosaic: float = 0.0,
         photometric: float = 0.0,
     ) -> None:
         self.records = records
         self.resolution = resolution
-        self.transforms = transforms
+        self.steps = (*steps, photometric)
         self.mosaic = mosaic
-        self.light = light(photometric)
         self.done = 0.0  # of the training
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
 
+    @cached_property
+    def augmentation(self) -> "Augmentation":
+        """Imported with the first sample: torchvision costs as much as torch, and who reads boxes does without."""
+        from data.transforms import Augmentation
+
+        return Augmentation(*self.steps)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         samples = [first_readable(self._sample, index, len(self))]
         if self.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < self.mosaic:
             others = torch.randint(len(self), (3,)).tolist()
             samples += [first_readable(self._sample, i, len(self)) for i in others]
-            samples = [mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}]
-        return samples[0] | {"image": self.light(samples[0]["image"])}
+            samples = [self.augmentation.mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}]
+        return samples[0] | {"image": self.augmentation.light(samples[0]["image"])}
 
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
@@ -129,12 +136,8 @@ class DetectionSet(Dataset[dict[str, Any]]):
         scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2)
         objects = ~record.crowd
         boxes = (record.boxes[objects] * scale).astype(np.float32)
-        sample = {
-            "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=image.shape[1:]),
-            "labels": torch.from_numpy(record.labels[objects]),
-        }
-        return self.transforms(sample) | {"image_id": record.image_id, "size": size}
+        sample = self.augmentation(image, boxes, record.labels[objects])
+        return sample | {"image_id": record.image_id, "size": size}
 
     def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
         if self.cache is None:
@@ -142,6 +145,8 @@ class DetectionSet(Dataset[dict[str, Any]]):
         if index not in self.cache:
             image, size = read_image(record.path, self.resolution)
             if min(image.shape[1:]) > self.resolution:  # only JPEGs are decoded small
+                from torchvision.transforms import v2
+
                 image = v2.functional.resize(image, [self.resolution])
             self.cache[index] = image, size
         return self.cache[index]
@@ -228,13 +233,13 @@ class DetectionData(SuiteData):
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         train = split == "train"
-        steps = (self.resolution, *self.augmentation) if train else (self.resolution, False, False)
+        steps = (self.resolution, *(self.augmentation if train else (False, False, 0.0)))
         # training crops are enlarged, so they want more pixels than the network's input has
         size = self.resolution * 3 // 2 if train else self.resolution
         needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
         cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         drawn = (self.mosaic, self.photometric) if train else (0.0, 0.0)
-        return DetectionSet(records, size, detection_transforms(*steps), cache, *drawn)
+        return DetectionSet(records, size, steps, cache, *drawn)
 
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")

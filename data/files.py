@@ -103,13 +103,13 @@ def find_images(wanted: str | None) -> list[Path]:
     return found
 
 
-def output_paths(files: list[Path], output: Path) -> list[Path]:
+def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[Path]:
     """Where what is drawn of each file goes: its place below the folder that all have in common, and its full name, so
     that no two are the same.
     """
     full = [os.path.abspath(file) for file in files]
     base = os.path.commonpath([os.path.dirname(file) for file in full])
-    return [output / f"{os.path.relpath(file, base)}.png" for file in full]
+    return [output / f"{os.path.relpath(file, base)}{suffix}" for file in full]
 
 
 def find_below(folder: Path, name: str) -> Path | None:

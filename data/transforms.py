@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -92,6 +93,25 @@ def detection_transforms(resolution: int, crop: bool, flip: bool, zoom_out: floa
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2)])
+
+
+class Augmentation:
+    """What becomes of an annotated image on its way into a batch; settings as of `detection_transforms` and `light`."""
+
+    def __init__(self, resolution: int, crop: bool, flip: bool, zoom_out: float, photometric: float) -> None:
+        self.transforms = detection_transforms(resolution, crop, flip, zoom_out)
+        self.light = light(photometric)
+
+    def __call__(self, image: Tensor, boxes: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """The sample of an image (3, H, W) uint8 with boxes (N, 4) in its pixels and labels (N,), but for light."""
+        sample = {
+            "image": tv_tensors.Image(image),
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=image.shape[1:]),
+            "labels": torch.from_numpy(labels),
+        }
+        return self.transforms(sample)
+
+    mosaic = staticmethod(mosaic)
 
 
 def light(probability: float) -> torch.nn.Module:

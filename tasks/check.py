@@ -46,7 +46,7 @@ def check(overrides: Sequence[str]) -> "Survey":
     config = load_config(overrides, "check")
     output = Path(config["output"])
     from backbones.console import Console
-    from tasks.engine.train import build_data, setup
+    from tasks.engine.start import build_data, setup
     from tasks.inspect.page import write_page
     from tasks.inspect.report import show
     from tasks.inspect.survey import survey

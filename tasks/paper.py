@@ -1,11 +1,12 @@
 """python -m tasks.paper: every table of the MobileNets paper and the published phone files, and ours beside them."""
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
-import torchvision
+import yaml
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.cost import Cost, counting, layer_type, measure_cost
 from backbones.errors import UserError
+from backbones.shapes import blank, shapes_only
 from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
 from tasks.engine.config import arguments, load_config, one_line_errors
@@ -21,17 +23,35 @@ from tasks.engine.cost import recount
 
 
 @cache
+def composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of some options, which most rows of a table have in common."""
+    return load_config(choices, "cost")
+
+
+@cache
 def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
     """The configuration of settings as given on the command line, and what it costs."""
-    config = load_config(overrides.split(), "cost")
+    choices: list[str] = []
+    settings: list[tuple[str, str, str]] = []
+    for override in overrides.split():
+        key, _, value = override.partition("=")
+        group, dot, name = key.partition(".")
+        settings += [(group, name, value)] if dot else []
+        choices += [] if dot else [override]
+    config = copy.deepcopy(composed(tuple(choices)))
+    for group, name, value in settings:
+        config[group][name] = yaml.safe_load(value)
     return config, recount(config)[1]
 
 
 def peer_cost(name: str) -> Cost:
     """Of a torchvision model on ImageNet."""
+    import torchvision
+
     more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):
-        return measure_cost(torchvision.models.get_model(name, **more), 224)
+        model = torchvision.models.get_model(name, **more)
+    return measure_cost(model, 224)
 
 
 def body() -> Table:
@@ -45,7 +65,8 @@ def body() -> Table:
 
     for layer in (m for m in module.model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
         layer.register_forward_hook(note)
-    module.model.to("meta").eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    with shapes_only(module.model):
+        module.model(blank(module.model, 224))
     found = Table("layer", "filter", "input", "ours", title="Table 1: the body of MobileNet")
     for printed, own in zip(expanded(published.content()["body"]), rows, strict=True):
         differing = "same" if printed == own else f"[bold]{', '.join(o for o in own if o not in printed)}[/]"
@@ -99,9 +120,9 @@ def layers() -> Table:
         full = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        layer = (nn.Sequential(full) if row.get("groups") == 1 else nn.Sequential(depthwise, pointwise)).to("meta")
-        with counting(layer) as cost:
-            layer(torch.empty(1, channels, side, side, device="meta"))
+        layer = nn.Sequential(full) if row.get("groups") == 1 else nn.Sequential(depthwise, pointwise)
+        with counting(layer) as cost, shapes_only(layer):
+            layer(torch.empty(1, channels, side, side))
         params = sum(p.numel() for p in layer.parameters())
         own = f"{cost.madds / 1e6:.2f}", f"{params / 1e6:.3f}"
         found.add_row(row["name"], str(row["madds_m"]), own[0], str(row["params_m"]), own[1])

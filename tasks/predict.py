@@ -4,6 +4,7 @@ mode=test measures instead.
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.files import find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 
 if TYPE_CHECKING:
+    from tasks.engine.answers import Result
     from tasks.inference.predictor import Predictor
     from tasks.inference.video import Source
+
+
+QUALITY = 90  # of JPEGs
 
 
 def predict(config: dict[str, Any]) -> None:
@@ -31,28 +37,35 @@ def predict(config: dict[str, Any]) -> None:
         raise UserError(f"every={config['every']} is for videos; input={config['input']} is none")
     files = find_images(config["input"])
     output = Path(config["output"])
-    targets = dict(zip(files, output_paths(files, output), strict=True))
+    targets = dict(zip(files, output_paths(files, output, f".{config['format']}"), strict=True))
     if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
         raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
 
     from rich.progress import track
 
     from backbones.console import Console
+    from tasks.inference.ahead import ahead
 
     model = open_model(config)
     lines = open_lines(output)
     done, console = 0, Console(stderr=True)
     results = model.predict(files, batch_size=config["batch_size"], skip_unreadable=True)
-    with lines:
-        for result in track(results, "predicting", total=len(files), console=console, transient=True):
+    threads = usable_cores()
+
+    def drawn(result: "Result") -> "Result":
+        assert isinstance(result.source, Path)
+        target = targets[result.source]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result.draw().save(target, quality=QUALITY)
+        return result
+
+    with lines, closing(ahead(drawn, results, threads, config["batch_size"] + threads)) as finished:
+        for result in track(finished, "predicting", total=len(files), console=console, transient=True):
             file = result.source
             assert isinstance(file, Path)
-            annotated = targets[file]
-            lines.write(json.dumps({"file": str(file), "annotated": str(annotated), **result.to_dict()}) + "\n")
+            lines.write(json.dumps({"file": str(file), "annotated": str(targets[file]), **result.to_dict()}) + "\n")
             if words := result.describe():
                 Console().print(f"{file}: {words}", soft_wrap=True, highlight=False)
-            annotated.parent.mkdir(parents=True, exist_ok=True)
-            result.draw().save(annotated)
             done += 1
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(files)} files could be read")
@@ -62,11 +75,16 @@ def predict(config: dict[str, Any]) -> None:
 def open_model(config: dict[str, Any]) -> "Predictor":
     """The model that answers, with what it compares with."""
     from data.image_file import limit_pixels
-    from tasks.engine.train import setup
+    from tasks.engine.start import set_up_logging
 
-    setup()
+    set_up_logging()
     limit_pixels(config["max_pixels"])
     model = load(config["ckpt"], threshold=config["threshold"])
+    if "torch" in sys.modules:  # an export runs without
+        from tasks.engine.hardware import keep_freed_memory, use_granted_cores
+
+        use_granted_cores()
+        keep_freed_memory()
     if config["reference"]:
         model.set_references(find_images(config["reference"]))
     return model
@@ -126,8 +144,9 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
 
 def test(config: dict[str, Any]) -> None:
     from tasks.engine.checkpoint import load_checkpoint
+    from tasks.engine.start import saved_data, setup
     from tasks.engine.task import restore
-    from tasks.engine.train import evaluate, saved_data, setup
+    from tasks.engine.train import evaluate
 
     setup()
     module = restore(load_checkpoint(config["ckpt"]), config["teacher"])
@@ -158,7 +177,8 @@ def test_weights(overrides: Sequence[str]) -> None:
     config = load_config(recognized([*task, *given])[0])
 
     from backbones.console import Console
-    from tasks.engine.train import evaluate, prepare, setup
+    from tasks.engine.start import setup
+    from tasks.engine.train import evaluate, prepare
 
     setup()
     if "val" in config["data"] and config["data"]["val"] is None:

@@ -32,7 +32,7 @@ from data.image_file import MAX_PIXELS, limit_pixels
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
 from tasks.engine.signals import STOP, Stop
-from tasks.engine.train import build_data
+from tasks.engine.start import build_data
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
 

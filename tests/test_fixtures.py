@@ -13,8 +13,9 @@ from tasks.compare.__main__ import compare
 from tasks.compare.pair import compare_pair
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
+from tasks.engine.start import saved_data
 from tasks.engine.task import restore
-from tasks.engine.train import evaluate, saved_data
+from tasks.engine.train import evaluate
 from tasks.export import __main__ as export
 from tasks.export.formats import FORMATS
 from tasks.gallery.__main__ import run as gallery

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
@@ -25,6 +24,9 @@ from data.image_file import BadImage, open_image
 from data.images import first_readable, read_image
 from data.rejects import Rejects
 from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +154,10 @@ def read_folder(folder: Path) -> Places:
     return Places(paths, np.array(positions))
 
 
-def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> v2.Compose:
+def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> "v2.Compose":
     """Augmentation of uint8 images; `crop` is the least share of the image that is kept, 1 for all of it."""
+    from torchvision.transforms import v2
+
     steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
     if crop < 1:
         steps = [v2.RandomResizedCrop(resolution, scale=(crop, 1), ratio=(0.9, 1.11))]
@@ -183,7 +187,7 @@ class GeoSet(Dataset[dict[str, Any]]):
     """Photos as samples. One that cannot be read is replaced by the next, and named in the batch."""
 
     def __init__(
-        self, places: Places, cells: Ints, resolution: int, transforms: v2.Compose, cache_images: bool
+        self, places: Places, cells: Ints, resolution: int, transforms: "v2.Compose", cache_images: bool
     ) -> None:
         self.places = places
         self.cells = cells
@@ -325,7 +329,7 @@ class GeoData(SuiteData):
         cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
         return GeoSet(places, cells, size, steps, cache)
 
-    def view(self, split: str) -> tuple[v2.Compose, int]:
+    def view(self, split: str) -> "tuple[v2.Compose, int]":
         """How a split's photos are transformed, and the pixels that their sides should have before that."""
         train = split == "train"
         steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))

@@ -3,10 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Split
@@ -19,6 +18,9 @@ from data.rejects import Rejects
 from data.shards.classification import ShardData, ShardSet
 from data.table import POSITIONS
 from data.tar import Record, is_address
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 
 def position_of(record: Record) -> Floats:
@@ -40,7 +42,7 @@ class Decoder:
     """Makes samples of records; None of photos that lie in no cell, where they should train."""
 
     hierarchy: Hierarchy
-    transforms: v2.Compose
+    transforms: "v2.Compose"
     at_least: int
     train: bool
 

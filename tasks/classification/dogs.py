@@ -11,7 +11,6 @@ from data.classification import ImageSet, Sample, collate
 from data.dogs import DogsData
 from tasks.classification.duplicates import embed_all, nearest_similarity
 from tasks.classification.task import ClassificationTask
-from tasks.engine.callbacks import write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,8 @@ class DogsTask(ClassificationTask):
         else:
             near = self.drop_near_test(data, threshold)
             if record and self.trainer.is_global_zero:
+                from tasks.engine.callbacks import write_json
+
                 write_json(record, {str(path): s for path, s in near.items()})
         data.leave_out(near)
         log.info("left out %d web images that are near to test images (cosine over %g)", len(near), threshold)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from data.classification import ClassificationBatch
 from tasks.engine.figures import captioned
@@ -43,6 +42,8 @@ class Mistakes:
 
     def page(self, labels: list[str], side: int = 224) -> Tensor | None:
         """The images in a grid (3, H, W), each with its true and predicted class; None where nothing is wrong."""
+        from torchvision.utils import make_grid
+
         if not self.worst:
             return None
         cells = []

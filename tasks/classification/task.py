@@ -1,25 +1,21 @@
 """The classification task: a classifier, its accuracies and its images."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
-from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch
-from tasks.classification.figures import confusion_figure
 from tasks.classification.imagenet import imagenet_rows
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.load import teacher_of
 from tasks.distill.teacher import Network, Teacher
-from tasks.engine.figures import render_figure
 from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
@@ -38,14 +34,16 @@ class ClassificationTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        settings, count = self.config["task"], len(self.labels)
-        self.confusion = MulticlassConfusionMatrix(max(2, count), validate_args=False)  # rows are the truth
+        self.teacher: Teacher | None = None
+        self.mixes = bool(self.config["task"]["mixup"] or self.config["task"]["cutmix"])
+
+    def build_metrics(self) -> None:
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        self.confusion = MulticlassConfusionMatrix(max(2, len(self.labels)), validate_args=False)  # rows are the truth
         self.top5 = MeanMetric(nan_strategy="disable")
         self.mistakes = Mistakes()
-        self.teacher: Teacher | None = None
-        kinds = ((v2.MixUp, settings["mixup"]), (v2.CutMix, settings["cutmix"]))
-        mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
-        self.mixer = v2.RandomChoice(mixers) if mixers else None
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,16 +82,24 @@ class ClassificationTask(TaskModule):
     def check(self, data: SuiteData) -> None:
         if self.config["teacher"]:
             self.teacher = teacher_of(self, data)
-            if self.mixer and not isinstance(self.teacher, Network):
+            if self.mixes and not isinstance(self.teacher, Network):
                 raise UserError("distill.cache and tables know whole images alone: set task.mixup=0 task.cutmix=0")
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.teacher:
             self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @cached_property
+    def mixer(self) -> Callable[..., Any]:
+        """Mixes a batch's images and labels, by one of the ways that the settings allow."""
+        from torchvision.transforms import v2
+
+        kinds = ((v2.MixUp, self.config["task"]["mixup"]), (v2.CutMix, self.config["task"]["cutmix"]))
+        return v2.RandomChoice([kind(alpha=alpha, num_classes=len(self.labels)) for kind, alpha in kinds if alpha])
+
     def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         images, targets = batch.images.float(), batch.labels
-        if self.mixer:
+        if self.mixes:
             images, targets = self.mixer(images, targets)
         logits = self.model(self.model.preprocess(images))
         found = {"class": self.model.loss(logits, targets)}
@@ -134,6 +140,9 @@ class ClassificationTask(TaskModule):
         self.mistakes.clear()
 
     def figures(self) -> dict[str, Tensor]:
+        from tasks.classification.figures import confusion_figure
+        from tasks.engine.plots import render_figure
+
         confusion = render_figure(confusion_figure(self.confusion.compute().cpu().numpy(), self.labels))
         mistakes = self.mistakes.page(self.labels)
         return {"confusion": confusion} | ({} if mistakes is None else {"mistakes": mistakes})

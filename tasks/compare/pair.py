@@ -14,8 +14,8 @@ from backbones.console import Console
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import flatten
+from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
-from tasks.engine.train import saved_data, setup
 
 UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a run lies says nothing about it
 

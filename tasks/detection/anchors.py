@@ -8,7 +8,8 @@ from math import sqrt
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from tasks.detection.boxes import box_iou
 
 CODER_SCALES = (10.0, 10.0, 5.0, 5.0)  # TF Object Detection API, faster_rcnn_box_coder
 MAX_LOG_SIZE = 4.135  # log(1000 / 16): keeps exp() of an untrained output finite

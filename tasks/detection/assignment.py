@@ -5,7 +5,8 @@ Shapes: B images, N ground-truth boxes (padded), A points, C classes.
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from tasks.detection.boxes import box_iou
 
 CLASS_POWER, IOU_POWER = 1.0, 6.0  # TOOD, section 3.2
 

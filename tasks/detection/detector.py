@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from backbones.base import Backbone
 from tasks.detection.answers import numpy_nms
+from tasks.detection.boxes import kept_by_nms
 from tasks.detection.nms import nms_mask
 from tasks.engine.model import ExportSpec, Model
 
@@ -121,27 +121,13 @@ class Detector(Model):
     def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
         """Class-wise NMS over the best `candidates` (box, class) pairs of each image."""
         logits = self.class_logits(outputs).float()
-        batch, columns = len(logits), self.num_classes
-        top = min(self.candidates, logits.shape[1] * columns)
-        scores_BK, flat_BK = logits.flatten(1).topk(top)
-        scores_BK = scores_BK.sigmoid()
-        label_BK = flat_BK % columns
-        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // columns).clamp(0, self.resolution)
-
-        # Moved apart by image and class, the boxes of the whole batch go through one NMS.
-        row, rank = torch.nonzero(scores_BK > score_threshold, as_tuple=True)
-        boxes, scores, labels = boxes_BK4[row, rank], scores_BK[row, rank], label_BK[row, rank]
-        # (double: a large offset would round float32 boxes, and results would depend on the batch)
-        offset = (row * columns + labels).double() * (self.resolution + 1)
-        keep = nms(boxes + offset[:, None], scores.double(), self.nms_iou)
-        row, boxes, scores, labels = row[keep], boxes[keep], scores[keep], labels[keep]
-
-        # nms returns by falling score; a stable sort by image keeps that order inside each image.
-        row, order = row.sort(stable=True)
-        first = torch.searchsorted(row, torch.arange(batch, device=row.device))
-        place = torch.arange(len(row), device=row.device) - first[row]
-        order, row, place = (t[place < self.max_detections] for t in (order, row, place))
-        result = self.empty(batch, boxes)
-        for table, values in zip(result, (boxes, scores, labels), strict=True):
-            table[row, place] = values[order]
+        scores_BK, flat_BK = logits.flatten(1).topk(min(self.candidates, logits[0].numel()))
+        scores_BK, labels_BK = scores_BK.sigmoid(), flat_BK % self.num_classes
+        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
+        kept_BK = kept_by_nms(boxes_BK4, labels_BK, scores_BK > score_threshold, self.nms_iou)
+        place_BK = kept_BK.cumsum(dim=1) - 1
+        row, rank = torch.nonzero(kept_BK & (place_BK < self.max_detections), as_tuple=True)
+        result = self.empty(len(logits), boxes_BK4)
+        for table, values in zip(result, (boxes_BK4, scores_BK, labels_BK), strict=True):
+            table[row, place_BK[row, rank]] = values[row, rank].to(table.dtype)
         return result

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 
 @torch.library.custom_op("mobilenets::nms_mask", mutates_args=())
@@ -11,6 +10,8 @@ def nms_mask(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Ten
 
     Boxes (B, N, 4) are xyxy; scores (B, C, N) are above `threshold` in one class at most for each box.
     """
+    from torchvision.ops import nms
+
     result = scores.new_zeros(boxes.shape[:2])
     for image, column in torch.unique((scores > threshold).nonzero()[:, :2], dim=0).tolist():
         mine = torch.nonzero(scores[image, column] > threshold)[:, 0]

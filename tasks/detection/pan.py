@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from backbones.base import Backbone
 from tasks.detection.anchors import grid
@@ -81,6 +80,8 @@ class PAN(Detector):
 
     def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Varifocal, GIoU and distribution focal losses, per unit of alignment."""
+        from torchvision.ops import generalized_box_iou_loss
+
         sides, logits = (output.float() for output in outputs)
         predicted = self._boxes(sides, self.points, self.point_strides)
         index_BA, quality_BA = task_aligned(

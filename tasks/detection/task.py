@@ -9,11 +9,7 @@ from torch import Tensor
 
 from data.base import Split
 from data.detection import DetectionBatch, DetectionSet
-from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detections, Detector
-from tasks.detection.figures import precision_recall
-from tasks.detection.tf_zoo import fetch_coco, read_tf_zoo
-from tasks.engine.figures import render_figure
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
@@ -25,10 +21,12 @@ class DetectionTask(TaskModule):
     published_classes = 90  # COCO's category ids, as the paper counts them
     model: Detector
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    precision: np.ndarray | None = None  # as Figures has it, of the last evaluation
+
+    def build_metrics(self) -> None:
+        from tasks.detection.coco_eval import CocoEvaluator
+
         self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
-        self.precision: np.ndarray | None = None  # as Figures has it, of the last evaluation
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
@@ -49,6 +47,8 @@ class DetectionTask(TaskModule):
         return {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
+        from tasks.detection.tf_zoo import fetch_coco, read_tf_zoo
+
         if path == "coco":
             path = str(fetch_coco(self.config["backbone"].get("alpha", 1.0)))
         if path.endswith((".tar.gz", ".pb")):
@@ -71,6 +71,8 @@ class DetectionTask(TaskModule):
             self.evaluator.add(image_id, boxes[kept], scores[kept], labels[kept])
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
+        from tasks.detection.coco_eval import summary
+
         dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
         assert isinstance(dataset, DetectionSet)
         evaluator = self.evaluator
@@ -83,9 +85,12 @@ class DetectionTask(TaskModule):
         return summary(figures, self.labels)
 
     def reset_metrics(self) -> None:
-        self.evaluator = CocoEvaluator(self.evaluator.backend)
+        self.build_metrics()
 
     def figures(self) -> dict[str, Tensor]:
+        from tasks.detection.figures import precision_recall
+        from tasks.engine.plots import render_figure
+
         assert self.precision is not None
         return {"precision_recall": render_figure(precision_recall(self.precision, self.labels))}
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.aggregation import CatMetric
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
@@ -15,11 +14,9 @@ from data.classification import ClassificationBatch, ImageSet
 from data.identities import IdentityData
 from tasks.distill.load import teacher_of
 from tasks.distill.teacher import Teacher
-from tasks.embedding.figures import pairs_page, roc_figure
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.figures import render_figure
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
 
@@ -38,7 +35,6 @@ class EmbeddingTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
         self.teacher: Teacher | None = None
         settings = self.config["task"]
         self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
@@ -47,6 +43,11 @@ class EmbeddingTask(TaskModule):
         if self.learns_people and settings["loss"] != "triplet":
             kind = {"kind": settings["loss"], "margin": self.margin, "scale": settings["scale"]}
             self.head = MarginHead(settings["dim"], len(self.labels), **kind)
+
+    def build_metrics(self) -> None:
+        from torchmetrics.aggregation import CatMetric
+
+        self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
 
     def build_model(self) -> EmbeddingNet:
         settings = self.config["task"]
@@ -128,6 +129,9 @@ class EmbeddingTask(TaskModule):
         self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
+        from tasks.embedding.figures import pairs_page, roc_figure
+        from tasks.engine.plots import render_figure
+
         index, people, vectors = self.rows()
         dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         assert isinstance(dataset, ImageSet)

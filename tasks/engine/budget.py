@@ -10,37 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from backbones.console import Console
 
-FEWEST_EPOCHS, FEWEST_STEPS = (
-    12,
-    1500,
-)  # where no length is given: enough for 100 images as for 100,000
 TOLD_AFTER = 10  # steps, from which the time left is estimated
 VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
 FIRST_VALIDATION = 1 / 3  # of the minutes; it says how long the last one will take
-
-
-def epochs_of(settings: Mapping[str, Any], steps_per_epoch: float) -> int:
-    """The most epochs that a run's trainer settings mean, for the learning rate's schedule too; -1 where the clock ends
-    it. `steps_per_epoch` is not finite for streams of unknown length.
-    """
-    if settings["minutes"]:
-        return -1
-    if settings["max_epochs"]:
-        return int(settings["max_epochs"])
-    if not math.isfinite(steps_per_epoch):
-        return FEWEST_EPOCHS
-    if settings["steps"]:
-        return math.ceil(settings["steps"] / steps_per_epoch)
-    return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))
-
-
-def lr_factor(progress: float, warmup: float) -> float:
-    """The learning rate as a share of its peak: a linear warm-up, then half a cosine. Both arguments are shares of the
-    training.
-    """
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))))
 
 
 class Budget(Callback):

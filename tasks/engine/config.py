@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from backbones.console import plain
@@ -127,8 +127,10 @@ def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[s
 
 @lru_cache
 def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
-    options = _compose(name, choices, hydra=True)["hydra"]["runtime"]["choices"]
+    composed, options = _composition(name, choices)
     chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    if "experiment" not in options or options["experiment"] is None:
+        return chosen, composed
     return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
 
 
@@ -195,13 +197,24 @@ def changed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
 
 
-def _compose(name: str, overrides: Sequence[str], hydra: bool = False) -> dict[str, Any]:
+def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings that overrides of options and settings compose."""
+    return copy.deepcopy(_composition(name, tuple(overrides))[0])
+
+
+@lru_cache
+def _composition(name: str, overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What overrides compose, and the option that each group has then. Composing takes a tenth of torch's import."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(name, overrides=list(overrides), return_hydra_config=hydra)
-        plain = OmegaConf.to_container(config, resolve=not hydra)
+            config = compose(name, overrides=list(overrides), return_hydra_config=True)
+        options = OmegaConf.to_container(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        assert isinstance(options, dict)
+        return {str(key): value for key, value in plain.items()}, {str(k): v for k, v in options.items()}
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         raise UserError(f"{group}={option}: choose from {', '.join(_groups().get(group, []))}") from error

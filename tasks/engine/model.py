@@ -1,6 +1,5 @@
 """What every task's network is: it can be deployed alone, without Lightning, Hydra or files."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -88,8 +87,7 @@ class Model(nn.Module):
 
     def cost(self, resolution: int) -> Cost:
         """Multiply-adds and parameters at resolution x resolution pixels."""
-        counted = copy.deepcopy(self)
-        return measure_cost(counted, resolution, counted.run_all_layers)
+        return measure_cost(self, resolution, self.run_all_layers)
 
 
 class PooledNet(Model):

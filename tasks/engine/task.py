@@ -4,34 +4,40 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from lightning import LightningModule
-from timm.optim import RMSpropTF
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize
 
 from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
-from data.crops import centre_view
-from tasks.engine.budget import Budget, lr_factor
+from data.crops import centre_view, squeezed
 from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.options import locate, result_type
+from tasks.engine.schedule import lr_factor
+
+if TYPE_CHECKING:
+    from lightning import LightningModule as Module
+
+    from tasks.engine.budget import Budget
+else:  # it becomes Lightning's where it meets a Trainer: tasks.engine.lightning
+    from torch.nn import Module
 
 LOWEST_LR = 1e-3  # share of the peak
 PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets them at the rate of new layers
 
 
-class TaskModule(LightningModule):
+class TaskModule(Module):
     """A deployable `model` with the way it is trained and measured.
 
-    A task defines `build_model`, `compute_losses`, `update_metrics`, `compute_metrics`, `reset_metrics` and
-    `ground_truth`. What is said and drawn of an image follows from its option in conf/task (see tasks.engine.answers).
+    A task defines `build_model`, `build_metrics`, `compute_losses`, `update_metrics`, `compute_metrics`,
+    `reset_metrics` and `ground_truth`. What is said and drawn of an image follows from its option in conf/task (see
+    tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning): whoever predicts,
+    exports or counts imports neither Lightning nor metrics.
     """
 
     primary: ClassVar[str]  # the metric that selects the best checkpoint
@@ -39,7 +45,7 @@ class TaskModule(LightningModule):
     published_classes: ClassVar[int] = 0  # in the paper's data set, for counting costs without data
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
-    budget: Budget | None = None  # how long it trains, where a run says so
+    budget: "Budget | None" = None  # how long it trains, where a run says so
     starts_complete: bool = False  # whether the weights it starts from are those of its every layer
     asks_teacher: bool = True  # false where only a file names the teacher
     model: Model
@@ -88,6 +94,9 @@ class TaskModule(LightningModule):
         """The network: preprocess, forward, postprocess and loss, without Lightning."""
         raise NotImplementedError("a task defines build_model")
 
+    def build_metrics(self) -> None:
+        """Makes what measures, when a Trainer takes the task: once, before any of the methods below."""
+
     def compute_losses(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is minimised."""
         raise NotImplementedError("a task defines compute_losses")
@@ -113,7 +122,7 @@ class TaskModule(LightningModule):
         `data.center_crop` says how much of the shorter side it has, else the whole image, squeezed.
         """
         share = self.config["data"].get("center_crop")
-        return centre_view(image, share, self.resolution) if share else resize(image, [self.resolution] * 2)
+        return centre_view(image, share, self.resolution) if share else squeezed(image, self.resolution)
 
     @property
     def view_side(self) -> int:
@@ -249,6 +258,8 @@ class TaskModule(LightningModule):
         if settings["optimizer"] == "adamw":
             return torch.optim.AdamW(groups, lr=lr, fused=fused)
         if settings["optimizer"] == "rmsprop":  # as in TensorFlow, which the paper's epsilon and decay are of
+            from timm.optim import RMSpropTF
+
             return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 

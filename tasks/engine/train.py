@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +16,12 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.logging import RichHandler
 
-from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
 from data.overlap import overlaps
-from tasks.engine.budget import Budget, epochs_of
+from tasks.engine.budget import Budget
 from tasks.engine.callbacks import (
     EMA,
     AtomicCheckpointIO,
@@ -36,13 +33,16 @@ from tasks.engine.callbacks import (
 )
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
-from tasks.engine.hardware import keep_freed_memory, latency_ms, precision, use_granted_cores
+from tasks.engine.hardware import latency_ms, precision
+from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
-from tasks.engine.options import build, locate
+from tasks.engine.options import locate
 from tasks.engine.report import ABSENT, show
-from tasks.engine.saved import below_root, is_staged, resumed_config
+from tasks.engine.saved import is_staged, resumed_config
+from tasks.engine.schedule import epochs_of
 from tasks.engine.signals import STOP, Stopped
+from tasks.engine.start import build_data, setup
 from tasks.engine.task import TaskModule
 from tasks.engine.tensorboard import RunLogger, quiet_writers
 
@@ -51,48 +51,11 @@ console = Console()
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
-def setup() -> None:
-    """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
-    use_granted_cores()
-    keep_freed_memory()
-    quiet_writers()
-    # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
-    for chatty in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-        logging.getLogger(chatty).propagate = True
-
-
-def build_data(config: dict[str, Any], draw: bool = True) -> SuiteData:
-    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
-    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-    data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
-    data.read_only = not draw
-    if draw:
-        data.prepare()
-    else:  # only what all data sets have: whether the folder is there
-        SuiteData.prepare(data)
-    return data
-
-
-def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> SuiteData:
-    """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
-    own data.root, which is said. Nothing is drawn, fetched, or read elsewhere on a checkpoint's word.
-
-    Raises:
-        UserError: it names files outside of data.root, and no root is given.
-    """
-    if root is None:
-        log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", config["data"]["root"])
-    return build_data(config | {"teacher": None, "data": below_root(config["data"], root) | changes}, draw=False)
-
-
 def build_trainer(
     config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback], epochs: int | None = None
 ) -> Trainer:
     """A Trainer for the settings, of so many `epochs` (-1: without an end); without a folder it keeps nothing."""
+    quiet_lightning()
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
@@ -216,6 +179,7 @@ def train(
         Stopped: a signal came.
     """
     setup()
+    quiet_writers()
     if config["resume"]:
         folder = Path(config["resume"])
         config = resumed_config(folder, config, overrides)
@@ -261,7 +225,7 @@ def fit(
     run = folder.parent if is_staged(str(folder.parent)) else folder
     STOP.launcher = trainer.strategy.launcher
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+        trainer.fit(for_trainer(module), datamodule=for_trainer(data), ckpt_path=ckpt, weights_only=True)
     except BaseException as error:
         if first_process():
             STOP.end_processes()
@@ -360,7 +324,7 @@ def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:
     if module.closed_set:
         data.use_labels(module.labels)
     trainer = build_trainer(module.config | {"trainer": settings}, None, [BadImageCounter()])
-    trainer.test(module, datamodule=data, verbose=False)
+    trainer.test(for_trainer(module), datamodule=for_trainer(data), verbose=False)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)
     return module.last_metrics

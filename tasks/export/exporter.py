@@ -20,8 +20,8 @@ from data.base import SuiteData
 from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.options import locate
+from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
-from tasks.engine.train import saved_data, setup
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
 from tasks.export.package import VERSION, Spec, example, sha256, write_spec

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from backbones.mobilenet_v1 import ConvNormAct
 from data.base import SuiteData
 from tasks.engine.callbacks import BadImageCounter
+from tasks.engine.lightning import for_trainer
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
 
@@ -79,6 +80,6 @@ def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> No
     trainer.limit_val_batches = 0
     module.train()
     with rounding(module.model):
-        trainer.fit(module, datamodule=data)
+        trainer.fit(for_trainer(module), datamodule=for_trainer(data))
     module.config = before
     module.eval()

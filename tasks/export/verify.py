@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
 from tasks.engine.callbacks import BadImageCounter
+from tasks.engine.lightning import for_trainer
 from tasks.engine.model import Model
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
@@ -82,7 +83,7 @@ def measure(
         module.model = model
     data.val_dataloader = lambda: loader  # type: ignore[method-assign]
     try:
-        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.validate(for_trainer(module), datamodule=for_trainer(data), verbose=False)
     finally:
         module.model = own
         del data.val_dataloader  # the method is there again

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.aggregation import CatMetric
-from torchmetrics.functional.classification import binary_calibration_error, multilabel_average_precision
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
@@ -15,7 +13,6 @@ from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.teacher import Teacher
 from tasks.engine.metrics import unique_rows
 from tasks.engine.task import TaskModule
-from tasks.faces.figures import worst_attributes
 from tasks.faces.model import AttributeNet
 
 
@@ -28,8 +25,12 @@ class FacesTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.measured = CatMetric()  # rows (N, 1 + 2 A): index in the split, scores, labels
         self.teacher: Teacher | None = None
+
+    def build_metrics(self) -> None:
+        from torchmetrics.aggregation import CatMetric
+
+        self.measured = CatMetric()  # rows (N, 1 + 2 A): index in the split, scores, labels
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +84,8 @@ class FacesTask(TaskModule):
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
+        from torchmetrics.functional.classification import binary_calibration_error
+
         _, scores, labels = self.rows()
         known = labels >= 0
         precision = self.precisions(scores, labels)
@@ -111,6 +114,8 @@ class FacesTask(TaskModule):
     @staticmethod
     def precisions(scores: Tensor, labels: Tensor) -> Tensor:
         """Average precision (A,) of each attribute; nan where no image is known to have it."""
+        from torchmetrics.functional.classification import multilabel_average_precision
+
         there = (labels == 1).any(dim=0)
         found = torch.full((scores.shape[1],), torch.nan)
         if bool(there.any()):
@@ -128,6 +133,8 @@ class FacesTask(TaskModule):
         self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
+        from tasks.faces.figures import worst_attributes
+
         index, scores, labels = self.rows()
         dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
         assert isinstance(dataset, ImageSet)

@@ -27,7 +27,7 @@ def run(config: dict[str, Any]) -> None:
     """
     from data.image_file import limit_pixels
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
-    from tasks.engine.train import setup
+    from tasks.engine.start import setup
     from tasks.gallery import gallery, report
 
     setup()
@@ -54,7 +54,7 @@ def run(config: dict[str, Any]) -> None:
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     """The data set of the run, where it lies now."""
     from data.image_file import limit_pixels
-    from tasks.engine.train import saved_data
+    from tasks.engine.start import saved_data
 
     data: GeoData = saved_data(checkpoint["suite"]["config"], config["root"])  # type: ignore[assignment]
     limit_pixels(config["max_pixels"])  # not what the run had

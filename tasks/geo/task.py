@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.aggregation import CatMetric
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data.base import Split
 from data.geo.cells import Hierarchy
 from data.geo.places import GeoBatch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
-from tasks.engine.figures import log_image
+from tasks.engine.figures import log_image, to_tensor
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
 from tasks.geo.answers import place
@@ -36,8 +34,9 @@ class GeoTask(TaskModule):
     published_classes = 26_263  # PlaNet's cells
     model: GeoLocator
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def build_metrics(self) -> None:
+        from torchmetrics.aggregation import CatMetric
+
         self.measured = CatMetric()  # rows (N, 3): true latitude and longitude, error in km
 
     def build_model(self) -> GeoLocator:
@@ -65,11 +64,11 @@ class GeoTask(TaskModule):
 
     def figures(self) -> dict[str, Tensor]:
         rows = self.measured.compute().double().cpu().numpy()
-        return {"errors": pil_to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
+        return {"errors": to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
 
     def on_fit_start(self) -> None:
         hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
-        log_image(self.trainer, "cells", pil_to_tensor(maps.cell_map(hierarchy.partitions[-1])))
+        log_image(self.trainer, "cells", to_tensor(maps.cell_map(hierarchy.partitions[-1])))
         if self.trainer.is_global_zero and self.trainer.logger and self.trainer.log_dir:
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")

@@ -22,7 +22,8 @@ class CheckpointModel(Predictor):
         settings = self.module.config["task"]
         if threshold is not None:
             settings["draw_threshold"] = threshold
-        self.module.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module.to(self.device)
         self.task, self.class_names, self.result_type = settings["name"], self.module.labels, self.module.result_type
         self.view_side = self.module.view_side
 
@@ -32,5 +33,5 @@ class CheckpointModel(Predictor):
 
     @torch.inference_mode()
     def answers(self, views: list[Tensor], sizes: list[Size]) -> list[dict[str, Any]]:
-        device = self.module.device
-        return self.module.predict(torch.stack(views).to(device), torch.tensor(sizes, device=device))
+        images = torch.stack(views).to(self.device)
+        return self.module.predict(images, torch.tensor(sizes, device=self.device))

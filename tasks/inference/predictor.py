@@ -12,9 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from backbones.errors import UserError
+from backbones.processors import usable_cores
 from data.image_file import BadImage, Pixels
 from data.inputs import ImageInput, read_input
 from tasks.engine.answers import Result, Size
+from tasks.inference.ahead import ahead
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class Predictor(ABC):
     def predict(
         self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = BATCH, skip_unreadable: bool = False
     ) -> Iterator[Result]:
-        """A result for each image, in order, while they are asked for: `list(...)` gives all.
+        """A result for each image, in order, while they are asked for: `list(...)` gives all. Of `images`, more than a
+        batch is taken ahead.
 
         An image is a file name, an RGB array (H, W, 3) uint8 or a PIL image; sizes may differ. Files and PIL images are
         turned as their EXIF orientation says. An image that cannot be read ends it, or with `skip_unreadable` is named
@@ -59,7 +62,7 @@ class Predictor(ABC):
             images = [images]
         if not isinstance(images, Iterable):
             raise UserError(f"give an image or several, not {type(images).__name__}")
-        return (result for _, result in self._results(self._read(images, skip_unreadable), batch_size))
+        return (result for _, result in self._results(self._read(images, skip_unreadable, batch_size), batch_size))
 
     def set_references(self, images: Iterable[ImageInput]) -> None:
         """Images that later results are compared with: these have the most similar ones as `matches`. Unreadable ones
@@ -71,7 +74,7 @@ class Predictor(ABC):
         if not self.result_type.compares:
             raise UserError(f"task={self.task} compares no images; leave out reference")
         self.references = None
-        rows = [(name, result.embedding) for name, result in self._results(self._read(images, True), BATCH)]
+        rows = [(name, result.embedding) for name, result in self._results(self._read(images, True, BATCH), BATCH)]
         if not rows:
             raise UserError("reference: none of these images can be read")
         names, vectors = zip(*rows, strict=True)
@@ -94,17 +97,33 @@ class Predictor(ABC):
                     answer["matches"] = self._matches(result.embedding)
                 yield image.name, result
 
-    def _read(self, images: Iterable[ImageInput], skip_unreadable: bool) -> Iterator[Seen]:
-        for number, source in enumerate(images, start=1):
-            name = str(source) if isinstance(source, str | os.PathLike) else f"image {number}"
-            try:
-                pixels, size = read_input(source, self.view_side, name)
-            except BadImage as error:
-                if not skip_unreadable:
-                    raise UserError("{}: {}".format(*error.args)) from error
-                log.warning("skipped %s: %s", *error.args)
-                continue
-            yield Seen(name, source, self.view(pixels), size)
+    def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Seen]:
+        """The images, of which those in files are decoded by threads while the model answers those before them."""
+        threads = usable_cores()
+        numbered = enumerate(images, start=1)
+        # a caller may change what is in memory as soon as the next image is asked for
+        items = (self._see(*pair) if isinstance(pair[1], IN_MEMORY) else pair for pair in numbered)
+        for found in ahead(self._seen, items, threads, batch_size + 2 * threads):
+            if isinstance(found, Seen):
+                yield found
+            elif isinstance(found, UserError):
+                raise found
+            elif skip_unreadable:
+                log.warning("skipped %s: %s", *found.args)
+            else:
+                raise UserError("{}: {}".format(*found.args)) from found
+
+    def _seen(self, item: Any) -> Seen | BadImage | UserError:
+        return item if isinstance(item, Seen | BadImage | UserError) else self._see(*item)
+
+    def _see(self, number: int, source: ImageInput) -> Seen | BadImage | UserError:
+        """An image as the model wants it, or what is wrong with it, to be raised in its turn."""
+        name = str(source) if isinstance(source, str | os.PathLike) else f"image {number}"
+        try:
+            pixels, size = read_input(source, self.view_side, name)
+        except (BadImage, UserError) as error:
+            return error
+        return Seen(name, source, self.view(pixels), size)
 
     @abstractmethod
     def view(self, pixels: Pixels) -> Any:

@@ -18,7 +18,7 @@ from data.demo.faces import write_faces
 from tasks.distill.load import teacher_of
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
-from tasks.engine.train import build_data, setup
+from tasks.engine.start import build_data, setup
 from tasks.run import execute
 from tests.benchmarks.timing import machine
 

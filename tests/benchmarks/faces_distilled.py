@@ -21,8 +21,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of each process; torch reads it at its im
 
 from data.demo.faces import write_faces
 from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.start import saved_data
 from tasks.engine.task import restore
-from tasks.engine.train import evaluate, saved_data
+from tasks.engine.train import evaluate
 from tasks.run import execute
 from tests.benchmarks.timing import machine
 

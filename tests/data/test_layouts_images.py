@@ -19,7 +19,7 @@ from data.layouts import recognize
 from data.layouts.folder import SAMPLE
 from tasks.engine.config import load_config
 from tasks.engine.layout import recognized
-from tasks.engine.train import build_data
+from tasks.engine.start import build_data
 from tasks.run import execute
 from tests.conftest import shared
 from tests.data.test_imagenet import write_devkit

@@ -152,7 +152,7 @@ def test_predictions_jsonl_has_to_dict(detector: Path, runs: Path, tmp_path: Pat
     predict(load_config([f"ckpt={model}", f"input={runs / 'a.jpg'}", f"output={tmp_path / 'out'}"], "predict"))
     line = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
     (result,) = load(model).predict(runs / "a.jpg")
-    assert line == {"file": str(runs / "a.jpg"), "annotated": str(tmp_path / "out" / "a.jpg.png"), **result.to_dict()}
+    assert line == {"file": str(runs / "a.jpg"), "annotated": str(tmp_path / "out" / "a.jpg.jpg"), **result.to_dict()}
 
 
 def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.engine.budget import Budget, duration, epochs_of, lr_factor
+from tasks.engine.budget import Budget, duration
 from tasks.engine.config import load_config
+from tasks.engine.schedule import epochs_of, lr_factor
 from tasks.run import execute
 from tests.conftest import TINY
 

@@ -106,7 +106,7 @@ def test_predict(run: Path, scenes: Path, tmp_path: Path) -> None:
         x0, y0, x1, y1 = found["box"]
         assert 0 <= x0 <= x1 <= width
         assert 0 <= y0 <= y1 <= height
-    assert Image.open(output / "000000.jpg.png").size == (width, height)
+    assert Image.open(output / "000000.jpg.jpg").size == (width, height)
     bad_input(
         command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'in' / 'out'}"), "inside"
     )

@@ -21,8 +21,8 @@ from tasks.engine.answers import Result
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
+from tasks.engine.start import build_data
 from tasks.engine.task import restore
-from tasks.engine.train import build_data
 from tasks.export import __main__ as export
 from tasks.export import speed
 from tasks.export.formats import FORMATS, installed

@@ -20,8 +20,9 @@ from tasks.distill.load import load_teacher
 from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
 from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.start import saved_data
 from tasks.engine.task import restore
-from tasks.engine.train import evaluate, saved_data
+from tasks.engine.train import evaluate
 from tasks.export.__main__ import execute as export
 from tasks.faces.model import AttributeNet
 from tasks.predict import main as predict_main
@@ -78,7 +79,7 @@ def test_predictions_are_scores_and_test_mode_measures(
     (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(row["attributes"]) == 12
     assert all(0 <= a["score"] <= 1 for a in row["attributes"])
-    assert Image.open(tmp_path / "000003.jpg.png").height >= 240
+    assert Image.open(tmp_path / "000003.jpg.jpg").height >= 240
     predict(monkeypatch, f"ckpt={attributes}", "mode=test")
     assert "ap/Smiling" in capsys.readouterr().out
 

@@ -1,0 +1,51 @@
+"""Tasks and data sets as Lightning wants them: plain classes become Lightning's where they meet a Trainer.
+
+Importing Lightning takes three times as long as importing torch, and only what trains or measures needs it.
+"""
+
+import logging
+from functools import cache
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule
+
+from data.base import SuiteData
+from tasks.engine.task import TaskModule
+
+
+def for_trainer(part: TaskModule | SuiteData) -> Any:
+    """A task, with all tasks inside it, or a data set, as a Trainer takes it: the same object, now of a class that is
+    Lightning's too. A second call changes nothing.
+    """
+    if isinstance(part, SuiteData):
+        _become(part, LightningDataModule)
+        return part
+    for module in part.modules():
+        if isinstance(module, TaskModule) and _become(module, LightningModule):
+            module.build_metrics()
+    return part
+
+
+def _become(part: Any, base: type) -> bool:
+    """Whether the object has only now become an instance of `base` as well."""
+    if isinstance(part, base):
+        return False
+    own = dict(part.__dict__)
+    part.__class__ = _joined(type(part), base)  # type: ignore[arg-type]  # types are hashable
+    base.__init__(part)  # type: ignore[misc]
+    part.__dict__.update(own)  # Lightning's `__init__` has forgotten the layers
+    return True
+
+
+@cache
+def _joined(kind: type, base: type) -> Any:
+    """A class of the first one's name that is both."""
+    return type(kind.__name__, (kind, base), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def quiet_lightning() -> None:
+    """Lets Lightning say warnings alone, through the handlers of the program; it resets this when it is imported."""
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(chatty)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = True

@@ -1,0 +1,62 @@
+"""What commands begin with: news and warnings in one form, the process set up for speed, the data. It needs no
+Lightning, and torch only where something computes.
+"""
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from rich.logging import RichHandler
+
+from backbones.console import Console
+from tasks.engine.options import build, locate
+from tasks.engine.saved import below_root
+
+if TYPE_CHECKING:
+    from data.base import SuiteData
+
+log = logging.getLogger(__name__)
+
+
+def setup() -> None:
+    """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
+    set_up_logging()
+    from tasks.engine.hardware import keep_freed_memory, use_granted_cores
+
+    use_granted_cores()
+    keep_freed_memory()
+
+
+def set_up_logging() -> None:
+    """Sends our news and everyone's warnings through rich."""
+    # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+
+
+def build_data(config: dict[str, Any], draw: bool = True) -> "SuiteData":
+    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
+    from backbones.base import scaled_resolution
+    from data.base import SuiteData
+
+    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
+    data.read_only = not draw
+    if draw:
+        data.prepare()
+    else:  # only what all data sets have: whether the folder is there
+        SuiteData.prepare(data)
+    return data
+
+
+def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "SuiteData":
+    """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
+    own data.root, which is said. Nothing is drawn, fetched, or read elsewhere on a checkpoint's word.
+
+    Raises:
+        UserError: it names files outside of data.root, and no root is given.
+    """
+    if root is None:
+        log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", config["data"]["root"])
+    return build_data(config | {"teacher": None, "data": below_root(config["data"], root) | changes}, draw=False)

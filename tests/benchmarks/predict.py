@@ -1,0 +1,92 @@
+"""python -m tests.benchmarks.predict: tasks.predict on a folder of photographs, as a share of the network's batch rate.
+
+JPEGs of 500 x 375 (as tests.benchmarks.input makes them, repeated under other names), PAN at 320 px, untrained but with
+a threshold that leaves some ten boxes to draw. The network's rate is that of its answers to batches that are decoded
+already. Both on all cores, in turns; the command's start is left out, as the difference between two folders' times.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from tasks import load
+from tasks.engine.config import load_config
+from tasks.inference.checkpoint import CheckpointModel
+from tasks.predict import predict
+from tests.benchmarks.input import SIZE, make_images
+from tests.benchmarks.timing import machine
+from tests.conftest import untrained
+
+FEW = 32  # images of the folder whose time is the start's
+DRAWN = 10  # boxes of an image
+
+
+def folder_of(root: Path, source: list[Path], count: int) -> Path:
+    folder = root / f"{count}"
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"{i:05}.jpg").hardlink_to(source[i % len(source)])
+    return folder
+
+
+def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> float:
+    """Of the command, start included."""
+    output = folder.with_name(f"{folder.name}-out")
+    settings = [f"ckpt={run}", f"input={folder}", f"output={output}", f"threshold={threshold}", f"format={form}"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        start = time.perf_counter()
+        predict(load_config(settings, "predict"))
+        seconds = time.perf_counter() - start
+    shutil.rmtree(output)
+    return seconds
+
+
+def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) -> float:
+    """Of an image in a batch that is decoded already."""
+    seen = [model._see(i, path) for i, path in enumerate(paths[:batch])]
+    views, sizes = [s.view for s in seen], [s.size for s in seen]  # type: ignore[union-attr]
+    model.answers(views, sizes)
+    start = time.perf_counter()
+    for _ in range(4):
+        model.answers(views, sizes)
+    return (time.perf_counter() - start) / 4 / batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alpha", type=float, default=1.0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        make_images(root / "source", 85)
+        source = sorted((root / "source").rglob("*.jpg"))
+        few_scenes = (f"paths.data={root}", "data.train=24", "data.val=8")
+        run = untrained(root / "run", "task=detection", f"backbone.alpha={arguments.alpha}", *few_scenes)
+        model = load(run, threshold=0.0)
+        assert isinstance(model, CheckpointModel)
+        scores = sorted((s for result in model.predict(source) for s in result.scores), reverse=True)  # type: ignore
+        threshold = float(scores[min(DRAWN * len(source), len(scores) - 1)])
+        many, few = (folder_of(root, source, count) for count in (arguments.count, FEW))
+        shares: dict[str, list[float]] = {"jpg": [], "png": []}
+        for _ in range(arguments.rounds):
+            for form, found in shares.items():
+                alone = network_seconds(model, source)
+                took = command_seconds(run, many, threshold, form) - command_seconds(run, few, threshold, form)
+                found.append(alone * (arguments.count - FEW) / took)
+        print(f"{arguments.count} JPEGs of {SIZE[0]} x {SIZE[1]}, alpha {arguments.alpha:g}; {machine()}")
+        print(f"the network alone: {1 / alone:.0f} images/s")
+        for form, found in shares.items():
+            print(
+                f"tasks.predict format={form}: {statistics.median(found):.0%} of that rate ({min(found):.0%} at least)"
+            )
+
+
+if __name__ == "__main__":
+    main()
