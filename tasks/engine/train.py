@@ -60,7 +60,7 @@ def setup() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
-    for chatty in ("lightning.pytorch", "lightning.fabric"):
+    for chatty in ("lightning.pytorch", "lightning.fabric", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.getLogger(chatty).propagate = True
 
