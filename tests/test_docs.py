@@ -299,6 +299,18 @@ def test_the_first_table_of_benchmarks_is_made_of_what_stands_below() -> None:
         assert f"{date}, " in below, work
 
 
+def test_every_page_is_in_the_site() -> None:
+    def leaves(entry: object) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for item in entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else ():
+            yield from leaves(item)
+
+    root = {"index.md", *(f"{name}.md" for name in ("BENCHMARKS", "CHANGELOG", "CONTRIBUTING", "SECURITY"))}
+    named = list(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(named) == sorted(root | {path.name for path in (ROOT / "docs").glob("*.md")})
+
+
 def slug(heading: str) -> str:
     """The anchor that a heading gets on public hosting."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")

@@ -93,14 +93,15 @@ class Handler(BaseHTTPRequestHandler):
             rows = [{**o, "actions": {"upload": {"href": f"{hub.url}/lfs/{o['oid']}"}}} for o in objects]
             return self.answer({"transfer": "basic", "objects": rows})
         if parts[-2:-1] == ["commit"]:
-            repo = hub.repos.setdefault("/".join(parts[2:4]), {})
+            name = "/".join(parts[2:4])
+            repo = hub.repos.setdefault(name, {})
             for row in map(json.loads, body.splitlines()):
                 value = row["value"]
                 if row["key"] == "file":
                     repo[value["path"]] = base64.b64decode(value["content"])
                 elif row["key"] == "lfsFile":
                     repo[value["path"]] = hub.large[value["oid"]]
-            return self.answer({"commitUrl": f"{hub.url}/x/commit/{COMMIT}", "commitOid": COMMIT})
+            return self.answer({"commitUrl": f"{hub.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
         return self.answer({}, 404)
 
     def do_PUT(self) -> None:
@@ -245,8 +246,8 @@ def test_what_cannot_be_done_is_said_in_one_line(ran: Ran, server: Hub, name: st
 
 
 def test_what_was_downloaded_is_used_offline(ran: Ran, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is offline, see conftest.py."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(ran.place / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     server.asked.clear()
     assert load("hub://ann/dogs").task == "dogs"
     with pytest.raises(UserError, match="there is no copy of it here"):
