@@ -53,7 +53,7 @@ def run_command(line: str, fast: bool) -> None:
 def run_cell(source: str, names: dict[str, Any], fast: bool) -> Any:
     """Runs a cell, and returns the value of its last line where it is an expression."""
     if source.startswith("!"):
-        for line in source.splitlines():
+        for line in source.splitlines()[: 1 if fast else None]:  # those after it are alike
             run_command(line.removeprefix("!"), fast)
         return None
     *body, last = ast.parse(source).body
