@@ -19,7 +19,6 @@ SETTINGS = {  # of the configuration, and what they are called
     "task.resolution": "pixels, before rho",
     "backbone.alpha": "width (alpha)",
     "backbone.rho": "resolution (rho)",
-    "backbone.pretrained": "started from ImageNet weights",
     "data.batch_size": "batch size",
     "trainer.max_epochs": "epochs",
     "trainer.steps": "steps",
@@ -45,8 +44,9 @@ def code(text: object) -> str:
 def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = None) -> str:
     """The text of a model card.
 
-    `facts` has what model.json has (see `tasks.export.package.Spec`); a checkpoint that was not exported lacks
-    `metrics.after` and `latency`. `licence` is the Hub's short form, such as apache-2.0.
+    `facts` has what model.json has (see `tasks.export.package.Spec`), and whether the backbone was `pretrained` on
+    ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short form,
+    such as apache-2.0.
     """
     parts = (
         f"---\n{metadata(facts, result, licence)}---",
@@ -90,8 +90,8 @@ def metadata(facts: Mapping[str, Any], result: type[Result], licence: str | None
 
 
 def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The metrics of all classes together, by name."""
-    return [(name, float(value)) for name, value in figures.items() if "/" not in name]
+    """The metrics of all classes together, by name; -1 is COCO's for what was not there to be measured."""
+    return [(name, float(value)) for name, value in figures.items() if "/" not in name and value != -1]
 
 
 def data_name(facts: Mapping[str, Any]) -> str:
@@ -155,7 +155,10 @@ def cost(facts: Mapping[str, Any]) -> str:
 def trained_on(facts: Mapping[str, Any]) -> str:
     """The data, and the settings that matter."""
     config = facts["provenance"]["config"]
-    lines = [f"- data: {code(data_name(facts))}"]
+    backbone = config["backbone"]
+    weights = str(backbone.get("weights") or "").replace("\\", "/").rpartition("/")[2]
+    start = "ImageNet weights" if facts.get("pretrained") else weights or "random weights"
+    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start)}"]
     for key, words in SETTINGS.items():
         group, _, name = key.rpartition(".")
         value = (config.get(group, {}) if group else config).get(name)

@@ -234,7 +234,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())
     text = example(spec, module.result_type, form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
-    (folder / CARD).write_text(card(asdict(spec), module.result_type))
+    facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
+    (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 
 
 def report(spec: Spec, target: Path) -> None:

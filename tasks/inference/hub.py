@@ -75,7 +75,6 @@ def fetch(address: str) -> Path:
             return Path(copy)
         if facts.size is None or facts.size > MAX_BYTES:
             raise UserError(f"{address} is larger than the {MAX_BYTES} bytes that a model may have, or says no size")
-        revision = facts.commit_hash or revision
         return Path(hf_hub_download(repo, FILE, revision=revision, tqdm_class=bar(address, facts.size)))
 
 
@@ -184,6 +183,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
         "labels": module.labels,
         "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
         "provenance": {"config": suite["config"]},
+        "pretrained": module.settled.get("pretrained"),
         "metrics": {
             "primary": module.primary,
             "before": {name: value for name, value in suite["metrics"].items() if name != "primary"},

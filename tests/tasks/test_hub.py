@@ -182,9 +182,9 @@ def ran(server: Hub, run: Path, dogs: Path, tmp_path_factory: pytest.TempPathFac
         "push": f"hub push ckpt={run} repo=ann/dogs license=apache-2.0",
         **{name: f"hub push ckpt={run} repo={repo}" for name, repo in (("refused", "mal/new"), ("unnamed", "new"))},
         **{name: line for name, line in (("pull", "hub pull repo=ann/new"), ("none", "hub"))},
-        "run": f"predict ckpt={run} input={image} output={place / 'run'}",
+        "run": f"predict ckpt={run} input={image} output={place / 'by_run'}",
         **{
-            address: f"predict ckpt=hub://{address} input={image} output={place / 'hub'}"
+            address: f"predict ckpt=hub://{address} input={image} output={place / 'by_hub'}"
             for address in ("ann/dogs", "ann/cats", "ann/dogs/../cats", "eve/pickle", *(f"eve/{lie}" for lie in LIES))
         },
     }
@@ -209,15 +209,15 @@ def test_pushed_and_used_by_its_name(ran: Ran, server: Hub, dogs: Path) -> None:
     for name in ("push", "run", "ann/dogs"):
         assert ran.answers[name]["status"] == 0, ran.answers[name]
     assert "try: python -m tasks.predict ckpt=hub://ann/dogs" in ran.answers["push"]["said"]
-    classes = [json.loads((ran.place / name / "predictions.jsonl").read_text())["classes"] for name in ("hub", "run")]
-    assert classes[0] == classes[1]
+    classes = [json.loads((ran.place / f"by_{name}" / "predictions.jsonl").read_text()) for name in ("hub", "run")]
+    assert classes[0]["classes"] == classes[1]["classes"]
     repo = server.repos["ann/dogs"]
     assert repo.keys() == {"README.md", "model.safetensors"}  # no pickle, no program
     assert server.private["ann/dogs"]
     assert b"license: apache-2.0" in repo["README.md"]
     assert all(str(dogs.parent).encode() not in content for content in repo.values())
     got = {path for path in server.asked if path.startswith("GET /ann")}
-    assert got == {f"GET /ann/dogs/resolve/{COMMIT}/model.safetensors"}
+    assert got == {"GET /ann/dogs/resolve/main/model.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_a_card_of_a_checkpoint() -> None:
     assert "secret" not in found.content
     assert "`cat`, `owl`" in found.text
     assert "12.3 million multiply-adds" in found.text
+    assert "started from: `random weights`" in found.text
 
 
 def test_every_task_says_its_use() -> None:
@@ -81,5 +82,5 @@ def test_every_task_says_its_use() -> None:
 
 def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:
     content = facts([])
-    content["metrics"] = {"primary": "ap", "before": {"ap": float("nan")}}
+    content["metrics"] = {"primary": "ap", "before": {"ap": float("nan"), "ap_large": -1.0}}
     assert ModelCard(card(content, DetectionResult)).data.eval_results is None
