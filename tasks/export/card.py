@@ -11,6 +11,7 @@ import yaml
 
 from backbones.console import plain
 from tasks.engine.answers import Result
+from tasks.engine.report import ABSENT
 
 CARD = "README.md"
 LONGEST = 80  # characters of a name
@@ -90,8 +91,8 @@ def metadata(facts: Mapping[str, Any], result: type[Result], licence: str | None
 
 
 def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The metrics of all classes together, by name; -1 is COCO's for what was not there to be measured."""
-    return [(name, float(value)) for name, value in figures.items() if "/" not in name and value != -1]
+    """The metrics of all classes together that there was something to measure for, by name."""
+    return [(name, float(value)) for name, value in figures.items() if "/" not in name and value != ABSENT]
 
 
 def data_name(facts: Mapping[str, Any]) -> str:

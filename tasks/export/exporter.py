@@ -23,7 +23,7 @@ from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule, restore
 from tasks.engine.train import saved_data, setup
-from tasks.export.card import CARD, card
+from tasks.export.card import CARD, card, shown
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
 from tasks.export.package import VERSION, Spec, example, sha256, write_spec
@@ -242,9 +242,8 @@ def report(spec: Spec, target: Path) -> None:
     metrics = spec.metrics
     title = f"{spec.task} as {spec.format}, quantize={spec.quantize}: {spec.cost['megabytes']:.2f} MB"
     table = Table("", "checkpoint", "file", title=title)
-    for name, value in metrics["before"].items():
-        if "/" not in name:
-            table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
+    for name, value in shown(metrics["before"]):
+        table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
     console = Console()
     console.print(table)
     words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
