@@ -66,6 +66,8 @@ COMPOSED = {
     "bench": "starts a process for each export and number of threads; tests/test_fixtures.py does so",
     "hub push": "publishes on a server; tests/tasks/test_hub.py does on one of its own",
     "predict ckpt=hub:": "likewise",
+    "zoo": "counts every network; tests/tasks/test_zoo.py does so",
+    "run task=detection trainer.devices=1": "another training of a detector",
 }
 # Other programs in the pages' code blocks.
 OTHERS = {
@@ -164,7 +166,7 @@ def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> 
     """The command with settings that make it fast, beside those that it has."""
     command = ["trainer.minutes=0.05" if a.startswith("trainer.minutes=") else a for a in command]
     module, *arguments = command
-    if any(a.startswith("-") for a in arguments):
+    if any(a.startswith(("-", "resume=")) for a in arguments):
         return command
     added = FAST.get(module, "").split()
     if module == "run":
