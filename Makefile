@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each prepares .venv on its first run and reuses it afterwards.
+# `make demo` and `make test`, and `make docs`, the site of the documentation. Each prepares .venv on its first run.
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -21,9 +21,18 @@ test: .venv/ready
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
 	touch $@
 
+# The site in build/site, with every link checked; needs the network once, for mkdocs.
+docs: .venv/ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+# docs/demo.jpg, compare.png and page.png, made anew by the commands that they show; ten minutes, needs chromium.
+docs-pictures: .venv/ready
+	$(BIN)/python -m tests.pictures
+
 # Pins every dependency for every platform; no index address is written.
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 
-.PHONY: demo test lock
+.PHONY: demo test docs docs-pictures lock

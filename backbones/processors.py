@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,3 +27,12 @@ def quota(root: Path = CGROUPS) -> int:
         if granted != "max" and int(granted) > 0:
             return math.ceil(int(granted) / int(period))
     return 1 << 16
+
+
+def processor_name() -> str:
+    """What this machine's processor is called, as far as it says."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "an unknown processor"

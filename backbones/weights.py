@@ -221,6 +221,11 @@ HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
 MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
 
 
+def public_name(alpha: float, resolution: int) -> str:
+    """What the public Keras file of an alpha and a resolution of its own is called."""
+    return f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{resolution}_tf_no_top.h5"
+
+
 def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = False) -> Path:
     """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache. In a
     `hurry` a server that cannot be reached within seconds is given up.
@@ -231,7 +236,7 @@ def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = Fals
     if alpha not in PUBLIC_ALPHAS:
         raise UserError(f"backbone.pretrained: public weights exist for alpha {sorted(PUBLIC_ALPHAS)}, not {alpha}")
     nearest = min(PUBLIC_RESOLUTIONS, key=lambda r: abs(r - resolution))
-    name = f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{nearest}_tf_no_top.h5"
+    name = public_name(alpha, nearest)
     path = cache_folder() / name
     if not path.exists():
         if hurry and not reachable(url):

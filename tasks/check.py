@@ -1,5 +1,6 @@
 """python -m tasks.check data.root=<folder>: what a data set holds, what is odd about it, and what to set for it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ def check(overrides: Sequence[str]) -> "Survey":
     Raises:
         UserError: the data cannot be read, or the page not be written.
     """
-    overrides, layout = with_task(overrides)
+    given, (overrides, layout) = overrides, with_task(overrides)
     config = load_config(overrides, "check")
     output = Path(config["output"])
     from backbones.console import Console
@@ -63,6 +64,9 @@ def check(overrides: Sequence[str]) -> "Survey":
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     Console().print(f"see {output}", soft_wrap=True)
+    if layout:
+        settings = [f"task={config['groups']['task']}", *(o for o in given if o.startswith("data."))]
+        Console().print(f"train by: python -m tasks.run {shlex.join(settings)}", soft_wrap=True)
     return found
 
 

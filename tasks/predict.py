@@ -1,4 +1,4 @@
-"""python -m tasks.predict ckpt=<run or checkpoint> input=<file | folder | glob | video | camera>.
+"""python -m tasks.predict ckpt=<run, checkpoint or export> input=<file | folder | glob | video | camera>.
 
 mode=test measures instead.
 """
@@ -17,6 +17,7 @@ from data.files import find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
+from tasks.inference.hub import is_hub, local
 
 if TYPE_CHECKING:
     from tasks.engine.answers import Result
@@ -198,6 +199,8 @@ def main() -> None:
             test_weights(given)
             return
         config = load_config(given, "predict")
+        if is_hub(config["ckpt"]):
+            config["ckpt"] = local(config["ckpt"])
         if not Path(config["ckpt"]).exists():
             raise UserError(f"there is no checkpoint {config['ckpt']}")
         test(config) if config["mode"] == "test" else predict(config)

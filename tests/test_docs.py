@@ -54,12 +54,20 @@ PLACEHOLDERS = {
     "<its file>": "backbone.safetensors",
     "<its numbers>": "512",
     "<node_modules>": "node_modules",
+    "<owner>": "ann",
+    "<model>": "scenes",
+    "<revision>": "main",
+    "<n>": "2",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {
     "prepare": "downloads a public data set",
     "check": "reads a data set of the user's",
     "bench": "starts a process for each export and number of threads; tests/test_fixtures.py does so",
+    "hub push": "publishes on a server; tests/tasks/test_hub.py does on one of its own",
+    "predict ckpt=hub:": "likewise",
+    "zoo": "counts every network; tests/tasks/test_zoo.py does so",
+    "run task=detection trainer.devices=1": "another training of a detector",
 }
 # Other programs in the pages' code blocks.
 OTHERS = {
@@ -150,14 +158,15 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
 
 def composed(module: str, arguments: list[str]) -> dict[str, object]:
     """The configuration of a command, which may not name a setting that there is not."""
-    return load_config([a for a in arguments if not a.startswith("-")], "config" if module == "run" else module)
+    arguments = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
+    return load_config(arguments, "config" if module == "run" else module)
 
 
 def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> list[str]:
     """The command with settings that make it fast, beside those that it has."""
     command = ["trainer.minutes=0.05" if a.startswith("trainer.minutes=") else a for a in command]
     module, *arguments = command
-    if any(a.startswith("-") for a in arguments):
+    if any(a.startswith(("-", "resume=")) for a in arguments):
         return command
     added = FAST.get(module, "").split()
     if module == "run":
@@ -215,7 +224,7 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
 
 
 def test_every_other_program_is_known() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for page in PAGES:
         for line in code_blocks(page.read_text()):
@@ -276,6 +285,32 @@ def some_command_takes(arguments: tuple[str, ...]) -> bool:
             continue
         return True
     return False
+
+
+def test_the_first_table_of_benchmarks_is_made_of_what_stands_below() -> None:
+    table, _, below = (ROOT / "BENCHMARKS.md").read_text().partition("\n\nEach row is of a section below")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) > 8
+    measured = set(re.findall(r"(?<![\d.])[\d,]+(?:\.\d+)?", below))
+    for work, ours, peer, ratio, date in rows[1:]:
+        values = [re.match(r"[\d.]+", cell)[0] for cell in (ours, peer)]  # type: ignore[index]
+        assert {*values} <= measured, work
+        quotient = float(values[1]) / float(values[0])
+        wanted = 1 / quotient if "images/s" in ours else quotient
+        assert float(ratio) == pytest.approx(wanted, rel=0.04), work
+        assert f"{date}, " in below, work
+
+
+def test_every_page_is_in_the_site() -> None:
+    def leaves(entry: object) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for item in entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else ():
+            yield from leaves(item)
+
+    root = {"index.md", *(f"{name}.md" for name in ("BENCHMARKS", "CHANGELOG", "CONTRIBUTING", "SECURITY"))}
+    named = list(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(named) == sorted(root | {path.name for path in (ROOT / "docs").glob("*.md")})
 
 
 def slug(heading: str) -> str:

@@ -126,7 +126,7 @@ def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
     """The folders or lists that a data.yaml names for each split, which need not be there; without one, the lists."""
     named: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
-        paths = next((content[name] for name in names if content.get(name)), [])
+        paths: Any = next((content[name] for name in names if content.get(name)), [])
         named[split] = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
     if not any(named.values()):
         lists = {name[:-4].lower(): name for name in folder.files(".txt")}

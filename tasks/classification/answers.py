@@ -21,6 +21,7 @@ class ClassResult(Scored):
 
     answer = staticmethod(classes)
     key = "classes"
+    hub_task = "image-classification"
 
     def annotate(self, image: Image.Image) -> Image.Image:
         return captioned(image, self.lines()[:1])

@@ -52,6 +52,7 @@ class DetectionResult(Scored):
     answer = staticmethod(detections)
     helpers = (numpy_nms,)
     key = "detections"
+    hub_task = "object-detection"
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:

@@ -20,6 +20,11 @@ class EmbeddingResult(Result):
 
     answer = staticmethod(embedding)
     compares: ClassVar[bool] = True
+    hub_task = "image-feature-extraction"
+    responsible_use = (
+        "It is for images of people who consented to be compared; delete what is withdrawn. It must not be used to "
+        "identify or track people who did not, or to make decisions about anybody. A similarity is no verdict."
+    )
 
     @property
     def embedding(self) -> npt.NDArray[np.float32]:

@@ -44,6 +44,8 @@ class Result:
 
     answer = staticmethod(values)
     helpers: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    hub_task: ClassVar[str] = ""  # what the Hugging Face Hub calls the task; empty where it has no name for it
+    responsible_use: ClassVar[str] = ""  # what a model card says of this task
     compares: ClassVar[bool] = False  # whether it has an `embedding` (D,) of length 1 that images are compared by
 
     @classmethod

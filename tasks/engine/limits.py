@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 STILL_IMPROVING = 0.02  # of the best value, gained in the last quarter of the training
 FELL_BACK = 0.03  # of the best value, lost since
+HARDLY = 0.05  # the best value of a metric that is better high, below which its changes say nothing
 FEW = 30  # training examples of a class
 
 
@@ -35,6 +36,8 @@ def _curve(points: Sequence[Point], sign: int) -> str:
     best = max(points, key=lambda p: sign * p.primary)
     last, before = points[-1], [p for p in points if p.done <= 0.75 * points[-1].done]
     scale = max(abs(best.primary), 1e-9)
+    if sign > 0 and best.primary < HARDLY:
+        return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (
             f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "

@@ -33,6 +33,7 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the Hub's client names each request
 
 
 def build_data(config: dict[str, Any], draw: bool = True) -> "SuiteData":

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ from torch import Tensor
 
 from backbones.console import Console
 from backbones.errors import UserError
-from backbones.processors import usable_cores
+from backbones.processors import processor_name, usable_cores
 from data.base import SuiteData
 from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.options import locate
 from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
+from tasks.export.card import CARD, card, shown
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
 from tasks.export.package import VERSION, Spec, example, sha256, write_spec
 from tasks.export.qat import fine_tune
+from tasks.export.speed import times
 from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 THREADS = usable_cores()
 COMPARED = 32  # validation images whose outputs are compared one by one
 TRIED = 4  # training images on which each layer's loss is tried
+TIMED = 0.2  # seconds over which one image after another is timed
 MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
 
 
@@ -70,6 +74,7 @@ def export(config: dict[str, Any]) -> Path:
         spec.differences = differences(graph, runner, images(data, COMPARED))
         after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, spec.names))
         spec.metrics = compared(config, module, count, before, after)
+        spec.latency = latency(graph, runner, form, module.resolution, config["batch"])
         spec.note = data.note
         finish(spec, module, folder, form)
     report(spec, target)
@@ -208,6 +213,20 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     )
 
 
+def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int) -> dict[str, Any]:
+    """How long an image takes by the file's own runtime, in this process."""
+    pixels = graph.example(1 if form.free_batch else batch, resolution).numpy()
+    found = np.array(times(lambda: runner(pixels), TIMED)) * 1e3 / len(pixels)
+    return {
+        "median_ms": round(float(np.median(found)), 3),
+        "p95_ms": round(float(np.percentile(found, 95)), 3),
+        "calls": len(found),
+        "threads": THREADS,
+        "machine": processor_name(),
+        "runtime": f"{form.runtime} {version(form.runtime)}",
+    }
+
+
 def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     """Writes what lies beside the file."""
     spec.sha256 = sha256(folder / spec.file)
@@ -215,22 +234,25 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())
     text = example(spec, module.result_type, form.module().EXAMPLE, form.needs)
     (folder / "example.py").write_text(text)
+    facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
+    (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 
 
 def report(spec: Spec, target: Path) -> None:
     metrics = spec.metrics
     title = f"{spec.task} as {spec.format}, quantize={spec.quantize}: {spec.cost['megabytes']:.2f} MB"
     table = Table("", "checkpoint", "file", title=title)
-    for name, value in metrics["before"].items():
-        if "/" not in name:
-            table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
+    for name, value in shown(metrics["before"]):
+        table.add_row(name, *(f"{v:.4f}" for v in (value, metrics["after"][name])))
     console = Console()
     console.print(table)
     words = ", ".join(f"{name} {value:.3g}" for name, value in spec.differences.items())
     console.print(f"{metrics['images']} validation images; largest difference: {words}", soft_wrap=True)
     if spec.note:
         console.print(f"note: {spec.note}", soft_wrap=True)
-    console.print(f"wrote {target}; try: python {target / 'example.py'} <image>", soft_wrap=True)
+    console.print(
+        f"wrote {target}, described in its {CARD}; try: python {target / 'example.py'} <image>", soft_wrap=True
+    )
 
 
 def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:

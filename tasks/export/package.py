@@ -1,4 +1,4 @@
-"""An export's folder: the file, model.json and example.py, written whole or not at all."""
+"""An export's folder: the file, model.json, example.py and README.md, written whole or not at all."""
 
 import hashlib
 import inspect
@@ -73,6 +73,7 @@ class Spec:
     provenance: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)  # of one image: median_ms, p95_ms, calls, threads, machine
     sha256: str = ""
     note: str | None = None  # what every report on this data must say
     version: int = VERSION

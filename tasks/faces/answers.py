@@ -21,6 +21,11 @@ class AttributeResult(Scored):
 
     answer = staticmethod(attributes)
     key = "attributes"
+    hub_task = "image-classification"
+    responsible_use = (
+        "It is for images of people who consented to be looked at in this way. It must not be used to monitor crowds, "
+        "workers or pupils, to infer origin, health, faith or character, or to make decisions about anybody."
+    )
 
     def annotate(self, image: Image.Image) -> Image.Image:
         return beside(image, self.lines()[:SHOWN])

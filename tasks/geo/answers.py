@@ -30,6 +30,11 @@ class PositionResult(Result):
     """Where a photo was taken."""
 
     answer = staticmethod(position)
+    hub_task = "image-classification"
+    responsible_use = (
+        "Where a photo was taken can reveal where people live: use it only on photos that you may locate, and do not "
+        "publish its results for other people's photos."
+    )
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:

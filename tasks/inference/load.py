@@ -4,21 +4,23 @@ import os
 from pathlib import Path
 
 from backbones.errors import UserError
+from tasks.inference.hub import FILE, local
 from tasks.inference.predictor import Predictor
 
 
 def load(path: str | os.PathLike[str], *, threshold: float | None = None) -> Predictor:
-    """A trained model, ready for `predict`: of a run folder, a checkpoint (.ckpt, .safetensors) or an export's folder.
+    """A trained model, ready for `predict`: of a run folder, a checkpoint (.ckpt, .safetensors), an export's folder, or
+    the Hugging Face Hub, hub://<owner>/<name>.
 
     A checkpoint runs by PyTorch, on the GPU if there is one; an export by its own runtime, without torch. `threshold`
     is the lowest score to report; the model's own where None.
 
     Raises:
-        UserError: it is none of these, damaged, or its runtime is not installed.
+        UserError: it is none of these, damaged, cannot be downloaded, or its runtime is not installed.
     """
-    path = Path(path)
     if threshold is not None and not 0 <= threshold < 1:
         raise UserError(f"threshold={threshold} must be in [0, 1)")
+    path = Path(local(os.fspath(path)))
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")
     if (path / "model.json").is_file():
@@ -29,7 +31,7 @@ def load(path: str | os.PathLike[str], *, threshold: float | None = None) -> Pre
             from tasks.inference.exported import ExportedModel
 
             return ExportedModel(path, spec, threshold)
-    elif path.is_dir() and not (path / "checkpoints").is_dir():
+    elif path.is_dir() and not ((path / "checkpoints").is_dir() or (path / FILE).is_file()):
         raise UserError(f"{path} is neither a run folder, which has checkpoints, nor an export, which has model.json")
     from tasks.inference.checkpoint import CheckpointModel
 

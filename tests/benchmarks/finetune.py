@@ -29,7 +29,7 @@ from torchvision.datasets.folder import default_loader
 from backbones.weights import build_mobilenet_v1
 from data.classification import ClassificationData, Sample
 from tasks.engine.config import run_config
-from tasks.engine.train import build_data
+from tasks.engine.start import build_data
 from tests.benchmarks.timing import as_it_comes, machine
 
 ALPHA, SIDE, BATCH = 0.75, 224, 32

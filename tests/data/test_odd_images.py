@@ -13,7 +13,7 @@ from data.files import find_images, images_in
 from data.geo.places import read_csv
 from data.image_file import ORIENTATION
 from tasks.engine.config import load_config
-from tasks.engine.train import build_data
+from tasks.engine.start import build_data
 from tests.data.detection_sets import coco, names, photos, read, txts
 from tests.data.detection_sets import table as table_of_boxes
 from tests.data.test_layouts_images import counts, images, opened, samples, table, tree

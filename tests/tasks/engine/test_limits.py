@@ -18,6 +18,7 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         (FLAT, "max", "levelled off"),
         (FALLING, "max", "overfitting: the best was at 40%"),
         ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best was at 40%"),
+        ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
     ],

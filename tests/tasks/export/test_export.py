@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from huggingface_hub import ModelCard
 
 from backbones.errors import UserError
 from tasks import bench, load, predict, run
@@ -79,7 +80,7 @@ def run_example(folder: Path, image: Path) -> dict[str, Any]:
 
 def test_an_export_is_where_and_what_it_should_be(onnx: Path, dog: Path) -> None:
     assert onnx == dog / "export" / "dogs-0.25-96-onnx"
-    assert {f.name for f in onnx.iterdir()} == {"model.onnx", "model.json", "example.py"}
+    assert {f.name for f in onnx.iterdir()} == {"model.onnx", "model.json", "example.py", "README.md"}
     assert [f.name for f in onnx.parent.iterdir()] == [onnx.name]  # nothing half-written is left
     spec = spec_of(onnx)
     assert spec["sha256"] == hashlib.sha256((onnx / "model.onnx").read_bytes()).hexdigest()
@@ -90,6 +91,19 @@ def test_an_export_is_where_and_what_it_should_be(onnx: Path, dog: Path) -> None
     assert len(spec["labels"]) == 12
     assert spec["metrics"]["before"] == pytest.approx(spec["metrics"]["after"])
     assert spec["differences"]["probabilities"] < 1e-4
+
+
+def test_the_card_says_what_was_measured(onnx: Path, dogs: Path) -> None:
+    card, spec = ModelCard((onnx / "README.md").read_text()), spec_of(onnx)
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == pytest.approx(
+        {name: value for name, value in spec["metrics"]["after"].items() if "/" not in name}, abs=1e-5
+    )
+    assert card.data.pipeline_tag == "image-classification"
+    latency = spec["latency"]
+    assert 0 < latency["median_ms"] <= latency["p95_ms"]
+    for words in (f"{latency['median_ms']:.2f} ms", latency["machine"], f"{spec['cost']['madds_m']:.1f} million"):
+        assert words in card.text
+    assert str(dogs.parent) not in card.content
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])

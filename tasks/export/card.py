@@ -1,0 +1,183 @@
+"""The model card beside a model: README.md as the Hugging Face Hub reads it, YAML metadata before Markdown.
+
+What is said of a model may come from a file that another person made: names stand in code spans, where neither
+Markdown nor HTML means anything, and the metadata is written by a YAML library.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from backbones.console import plain
+from tasks.engine.answers import Result
+from tasks.engine.report import ABSENT
+
+CARD = "README.md"
+LONGEST = 80  # characters of a name
+MOST_NAMES = 100  # classes that are listed
+SETTINGS = {  # of the configuration, and what they are called
+    "task.resolution": "pixels, before rho",
+    "backbone.alpha": "width (alpha)",
+    "backbone.rho": "resolution (rho)",
+    "data.batch_size": "batch size",
+    "trainer.max_epochs": "epochs",
+    "trainer.steps": "steps",
+    "trainer.minutes": "minutes",
+    "trainer.lr": "learning rate",
+    "seed": "seed",
+}
+GENERAL = (
+    "Measure the model on images of the place where it will be used before anything depends on it: its scores are no "
+    "probabilities there, and its errors differ between groups of images and of people. No decision about a person "
+    "should rest on it alone."
+)
+
+
+def code(text: object) -> str:
+    """A name of whatever origin as a code span on one line, in a table too."""
+    words = " ".join(plain(str(text)).split())
+    words = words.replace("`", "'").replace("|", "\N{BROKEN BAR}")
+    cut = f"{words[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}" if len(words) > LONGEST else words
+    return f"`{cut or '(no name)'}`"
+
+
+def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = None) -> str:
+    """The text of a model card.
+
+    `facts` has what model.json has (see `tasks.export.package.Spec`), and whether the backbone was `pretrained` on
+    ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short form,
+    such as apache-2.0.
+    """
+    parts = (
+        f"---\n{metadata(facts, result, licence)}---",
+        f"# {code(title(facts))}",
+        summary(facts),
+        use(facts),
+        *("## Metrics", metrics(facts)),
+        *("## Cost", cost(facts)),
+        *("## Trained on", trained_on(facts)),
+        *("## Limits", limits(facts)),
+        *("## Responsible use", " ".join(filter(None, (result.responsible_use, GENERAL)))),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def title(facts: Mapping[str, Any]) -> str:
+    """Task, backbone, and size."""
+    backbone = facts["provenance"]["config"]["backbone"]
+    kind = f"MobileNetV1 {backbone['alpha']:g}" if "alpha" in backbone else str(backbone["name"])
+    return f"{facts['task']}, {kind}, {facts['input']['size']} px"
+
+
+def metadata(facts: Mapping[str, Any], result: type[Result], licence: str | None) -> str:
+    """The card's YAML, of ASCII alone."""
+    found = facts["metrics"]
+    figures = found.get("after") or found["before"]
+    task = result.hub_task or "other"
+    dataset = {"name": plain(str(data_name(facts)))[:LONGEST], "type": "image"}
+    name = plain(title(facts))
+    rows = [{"type": key, "name": key, "value": round(value, 5)} for key, value in shown(figures) if value == value]
+    content: dict[str, Any] = {"library_name": "mobilenets", "tags": ["mobilenet", "mobilenets", plain(facts["task"])]}
+    if result.hub_task:
+        content["pipeline_tag"] = result.hub_task
+    if licence:
+        content["license"] = licence
+    if rows:
+        content["model-index"] = [
+            {"name": name, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": rows}]}
+        ]
+    return yaml.safe_dump(content, sort_keys=False, width=10_000)
+
+
+def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The metrics of all classes together that there was something to measure for, by name."""
+    return [(name, float(value)) for name, value in figures.items() if "/" not in name and value != ABSENT]
+
+
+def data_name(facts: Mapping[str, Any]) -> str:
+    """The option of conf/data, and the last part of the folder: where it lay is nobody's concern."""
+    config = facts["provenance"]["config"]
+    folder = str(config["data"].get("root") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    option = config["groups"]["data"]
+    return f"{folder} ({option})" if folder and folder != option else option
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    labels, config = facts["labels"], facts["provenance"]["config"]
+    groups = [f"{group}={option}" for group, option in config["groups"].items() if group in ("task", "detector")]
+    how = f"`{facts['format']}`, quantization `{facts['quantize']}`" if "format" in facts else "a checkpoint"
+    words = f"Trained with {', '.join(map(code, groups))} of the MobileNets suite; {how}."
+    if labels:
+        more = f" and {len(labels) - MOST_NAMES} more" if len(labels) > MOST_NAMES else ""
+        names = ", ".join(map(code, labels[:MOST_NAMES]))
+        words += f"\n\n{len(labels)} {'class' if len(labels) == 1 else 'classes'}: {names}{more}."
+    return words
+
+
+def use(facts: Mapping[str, Any]) -> str:
+    file = facts.get("file")
+    beside = f", or `python example.py photo.jpg` beside {code(file)}" if file and facts["format"] != "torch" else ""
+    return (
+        '```python\nfrom tasks import load\n\nfor result in load("<this folder>").predict(["photo.jpg"]):\n'
+        f"    print(result.to_dict())\n```\n\nwith the MobileNets suite installed{beside}."
+    )
+
+
+def metrics(facts: Mapping[str, Any]) -> str:
+    """A table of the metrics before and after the export, and on what they were measured."""
+    found = facts["metrics"]
+    before, after = found["before"], found.get("after")
+    titles = ["metric", "checkpoint", *(["this file"] if after else [])]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for name, value in shown(before):
+        values = [value, *([float(after[name])] if after else [])]
+        mark = f"**{code(name)}**" if name == found["primary"] else code(name)
+        lines.append(f"| {mark} | {' | '.join(f'{v:.4f}' for v in values)} |")
+    count = f"{found['images']} validation images" if found.get("images") else "The run's validation images"
+    chosen = "the checkpoint was chosen by the metric in bold, so that new images will do a little worse"
+    return "\n".join(lines) + f"\n\n{count} of {code(data_name(facts))}; {chosen}."
+
+
+def cost(facts: Mapping[str, Any]) -> str:
+    figures, latency = facts["cost"], facts.get("latency")
+    words = f"{figures['madds_m']:,.1f} million multiply-adds an image, {figures['params_m']:.3f} million parameters"
+    words += f", {figures['megabytes']:.2f} MB." if "megabytes" in figures else "."
+    if latency:
+        words += (
+            f"\n\nAn image takes {latency['median_ms']:.2f} ms (median of {latency['calls']}; 95 % below "
+            f"{latency['p95_ms']:.2f} ms), alone, from pixels in memory to outputs, by {code(latency['runtime'])} with "
+            f"{latency['threads']} threads on {code(latency['machine'])}, while it may have had other work to do. "
+            "On another device it takes another time: `python -m tasks.bench` measures it."
+        )
+    return words
+
+
+def trained_on(facts: Mapping[str, Any]) -> str:
+    """The data, and the settings that matter."""
+    config = facts["provenance"]["config"]
+    backbone = config["backbone"]
+    weights = str(backbone.get("weights") or "").replace("\\", "/").rpartition("/")[2]
+    start = "ImageNet weights" if facts.get("pretrained") else weights or "random weights"
+    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start)}"]
+    for key, words in SETTINGS.items():
+        group, _, name = key.rpartition(".")
+        value = (config.get(group, {}) if group else config).get(name)
+        if value is not None:
+            lines.append(f"- {words}: {code(value)}")
+    return "\n".join(lines) + "\n\n" + "The images' own terms hold for what was learned from them."
+
+
+def limits(facts: Mapping[str, Any]) -> str:
+    config, found = facts["provenance"]["config"], facts["metrics"]
+    lines = []
+    if config["groups"]["data"].startswith("demo_"):
+        lines.append("It was trained on drawn pictures, to show how the suite works: it knows no photographs.")
+    if found.get("images") and found["images"] < 200:
+        lines.append(f"It was measured on {found['images']} images only, which says little.")
+    if facts.get("note"):
+        lines.append(f"{facts['note']}.")
+    if facts["labels"]:
+        lines.append("It knows the classes above and no others; what it never saw, it may still call one of them.")
+    lines.append("It was measured on images like those it was trained on; others were not tried.")
+    return "\n".join(f"- {line}" for line in lines)

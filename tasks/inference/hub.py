@@ -1,0 +1,207 @@
+"""Models on the Hugging Face Hub: published as safetensors and a card, and opened by hub://<owner>/<name>.
+
+Only a command line or a caller names a repository. Of what a repository holds one file is downloaded, the weights with
+their header, which is checked as any checkpoint is (SECURITY.md).
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from backbones.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "hub://"
+FILE = "model.safetensors"
+MAX_BYTES = 2_000_000_000  # of a model
+MAX_CARD = 1 << 20  # bytes
+ADDRESS = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+def is_hub(path: object) -> bool:
+    """Whether it is the address of a model on the Hub."""
+    return str(path).startswith(PREFIX)
+
+
+def local(path: str) -> str:
+    """A path as it is; of hub://<owner>/<name>[@revision] the path of the downloaded file.
+
+    Raises:
+        UserError: see `fetch`.
+    """
+    return str(fetch(path)) if is_hub(path) else path
+
+
+def parse(address: str) -> tuple[str, str | None]:
+    """The repository and the revision of an address.
+
+    Raises:
+        UserError: it is none.
+    """
+    match = ADDRESS.fullmatch(address.removeprefix(PREFIX))
+    if not match or ".." in address:
+        raise UserError(f"{address:.100} is no address of a model; it must be {PREFIX}<owner>/<name>")
+    return match["repo"], match["revision"]
+
+
+def fetch(address: str) -> Path:
+    """The file of a model on the Hub, downloaded once; the copy that is there already where the Hub cannot be reached.
+
+    Raises:
+        UserError: there is no such model, it cannot be had, or is larger than a model of this suite.
+    """
+    repo, revision = parse(address)
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    with one_line(address):
+        try:
+            facts = get_hf_file_metadata(hf_hub_url(repo, FILE, revision=revision))
+        except EntryNotFoundError as error:
+            raise UserError(f"{address} has no {FILE}; it is no model of this suite") from error
+        except HfHubHTTPError:
+            raise
+        except Exception as error:  # offline, or no connection: of the HTTP library's own kinds
+            copy = try_to_load_from_cache(repo, FILE, revision=revision)
+            if not isinstance(copy, str):
+                raise UserError(f"{address} cannot be reached, and there is no copy of it here: {error}") from error
+            log.warning("%s cannot be reached; the copy that is here is used", address)
+            return Path(copy)
+        if facts.size is None or facts.size > MAX_BYTES:
+            raise UserError(f"{address} is larger than the {MAX_BYTES} bytes that a model may have, or says no size")
+        return Path(hf_hub_download(repo, FILE, revision=revision, tqdm_class=bar(address, facts.size)))
+
+
+def bar(address: str, size: int) -> Any:
+    """The class of a progress bar that ends a download of more than the announced `size` in bytes."""
+    from huggingface_hub.utils import tqdm
+
+    class Bounded(tqdm):
+        came: float = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.came += n or 0
+            if self.came > size:
+                raise UserError(f"{address} sends more than the {size} bytes that it announced")
+            return super().update(n)
+
+    return Bounded
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """What the Hub or the way to it says, as an error of one line."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise UserError(f"{what}: there is no such repository, or it needs a login: hf auth login") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "; log in by: hf auth login" if status in (401, 403) else ""
+        raise UserError(f"{what}: the Hub answers {status}{hint}") from error
+    except Exception as error:  # of many kinds, the HTTP library's own
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what}: {words:.200}") from error
+
+
+def push(config: dict[str, Any]) -> None:
+    """Publishes what conf/hub.yaml describes: the weights as safetensors, never a pickle, and the card.
+
+    Raises:
+        UserError: there is no such checkpoint, the name of the repository is none, or the Hub refuses.
+    """
+    if is_hub(config["repo"]):
+        config["repo"] = config["repo"].removeprefix(PREFIX)
+    repo, revision = parse(config["repo"])
+    if revision:
+        raise UserError(f"repo={config['repo']}: a model is pushed without @<revision>")
+    from huggingface_hub import HfApi
+
+    from backbones.console import Console
+
+    api = HfApi()
+    with TemporaryDirectory() as place, one_line(f"repo={repo}"):
+        folder = Path(place)
+        write(config["ckpt"], folder, config["license"])
+        api.create_repo(repo, private=config["private"], exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=config["message"])
+        size = (folder / FILE).stat().st_size / 1e6
+    console = Console()
+    console.print(f"published {size:.1f} MB as {api.endpoint}/{repo}", soft_wrap=True, highlight=False)
+    console.print(f"try: python -m tasks.predict ckpt={PREFIX}{repo} input=<image>", soft_wrap=True, highlight=False)
+
+
+def write(path: str, folder: Path, licence: str | None = None) -> None:
+    """Writes what is published of a run, a checkpoint or an export: the weights with their header, and the card.
+
+    The folder loads as the repository does. An export's own card is taken as it is. Folders and addresses in the
+    settings are cut to their last part.
+
+    Raises:
+        UserError: it is none of these, or an export of another format than torch.
+    """
+    from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
+    from tasks.export.card import CARD
+    from tasks.export.package import read_spec
+    from tasks.export.to_torch import save
+
+    source = Path(path)
+    export = (source / "model.json").is_file()
+    if export and (form := read_spec(source)["format"]) != "torch":
+        raise UserError(f"ckpt={path}: format={form} is not published; give its run, or export it with format=torch")
+    checkpoint = load_checkpoint(find_checkpoint(source))
+    suite = checkpoint["suite"]
+    if suite["task"] == "backbone":
+        raise UserError(f"ckpt={path} is a backbone alone; complete models are published")
+    own = source / CARD
+    kept = own.read_bytes() if export and own.is_file() and own.stat().st_size <= MAX_CARD else None
+    (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
+    header = {"suite": json.dumps(suite | {"config": without_places(suite["config"])}), "input": "uint8_nhwc"}
+    save(checkpoint["state_dict"], folder / FILE, header)
+
+
+def described(checkpoint: dict[str, Any], licence: str | None) -> str:
+    """The card of a checkpoint that was not exported."""
+    from tasks.engine.task import restore
+    from tasks.export.card import card
+
+    module, suite = restore(checkpoint), checkpoint["suite"]
+    cost = module.model.cost(module.resolution)
+    facts = {
+        "task": suite["task"],
+        "input": {"size": module.resolution},
+        "labels": module.labels,
+        "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        "provenance": {"config": suite["config"]},
+        "pretrained": module.settled.get("pretrained"),
+        "metrics": {
+            "primary": module.primary,
+            "before": {name: value for name, value in suite["metrics"].items() if name != "primary"},
+        },
+    }
+    return card(facts, module.result_type, licence)
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in which folders and addresses are cut to their last part: the rest is of the machine alone."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [cut(item) for item in value]
+        if isinstance(value, str) and ("/" in value or "\\" in value):
+            return value.replace("\\", "/").rstrip("/").rpartition("/")[2].partition("?")[0]
+        return value
+
+    return {key: item if key == "groups" else cut(item) for key, item in config.items()}

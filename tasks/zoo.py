@@ -1,0 +1,149 @@
+"""python -m tasks.zoo: published weights to start from, with cost, accuracy and licence, and which are here already."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.engine.config import arguments, load_config, one_line_errors
+
+KERAS, TIMM, COCO = "Keras' MobileNetV1, ImageNet", "timm's models, ImageNet", "TensorFlow's detection zoo, COCO"
+APACHE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Weights, and what is known of them: metrics in % (of the paper, of the published file), millions of multiply-adds
+    and parameters with the classifier of the data they were trained on.
+    """
+
+    source: str
+    name: str
+    settings: str  # of tasks.run, which fetches them where they are not here
+    pixels: int
+    paper: float | None
+    published: float | None
+    madds_m: float
+    params_m: float
+    licence: str
+    cached: bool
+
+
+def keras() -> Iterator[Row]:
+    from backbones.download import cache_folder
+    from backbones.weights import PUBLIC_ALPHAS, PUBLIC_RESOLUTIONS, public_name
+    from tasks.compare.published import content, tables
+
+    paper = {row.name: row.values[0] for table in tables() if table.number in (6, 7) for row in table.rows}
+    files = {(alpha, pixels): top1 for alpha, pixels, top1, *_ in content()["phone_files"]["files"]}
+    for alpha in PUBLIC_ALPHAS:
+        config = composed(f"task=classification task.num_classes=1000 backbone.alpha={alpha:g}")
+        for pixels in PUBLIC_RESOLUTIONS:
+            printed = next((v for k, v in paper.items() if k in names(alpha, pixels)), None)
+            settings = f"task=classification backbone.alpha={alpha:g} task.resolution={pixels}"
+            cached = (cache_folder() / public_name(alpha, pixels)).exists()
+            cost = recounted(config | {"task": config["task"] | {"resolution": pixels}})
+            top1 = files.get((alpha, pixels))
+            yield Row(KERAS, f"alpha {alpha:g}", settings, pixels, printed, top1, *cost, APACHE, cached)
+
+
+def names(alpha: float, pixels: int) -> tuple[str, str]:
+    """What the paper calls a network."""
+    return f"{alpha:.1f} MobileNet-{pixels}", f"{alpha:g} MobileNet-{pixels}"
+
+
+def timm_models() -> Iterator[Row]:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    from tasks.compare.published import content
+
+    for model in content()["timm"]:
+        cfg = timm.get_pretrained_cfg(model["name"])
+        found = try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors") if cfg and cfg.hf_hub_id else None
+        settings = f"task=classification backbone=timm backbone.name={model['name']} backbone.pretrained=true"
+        for pixels, top1 in model["top1"].items():
+            cost = timm_cost(model["name"], pixels)
+            licence = (cfg and cfg.license) or "unknown"
+            yield Row(TIMM, model["name"], settings, pixels, None, top1, *cost, licence, isinstance(found, str))
+
+
+def coco() -> Iterator[Row]:
+    from backbones.download import cache_folder
+    from tasks.detection.tf_zoo import PUBLISHED
+
+    for alpha, file in PUBLISHED.items():
+        settings, name = f"detector=ssd ckpt=coco backbone.alpha={alpha:g}", f"ssd_mobilenet_v1, alpha {alpha:g}"
+        cost = recounted(composed(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
+        cached = (cache_folder() / file).exists()
+        yield Row(COCO, name, settings, 300, None, None, *cost, APACHE, cached)
+
+
+def composed(settings: str) -> dict[str, Any]:
+    return load_config([*settings.split(), "backbone.pretrained=false"], "cost")
+
+
+def recounted(config: dict[str, Any]) -> tuple[float, float]:
+    """Millions of multiply-adds and parameters."""
+    from tasks.engine.cost import recount
+
+    _, cost = recount(config)
+    return cost.madds / 1e6, cost.params / 1e6
+
+
+def timm_cost(name: str, pixels: int) -> tuple[float, float]:
+    """Of timm's own network, classifier included."""
+    import timm
+    import torch
+
+    from backbones.cost import measure_cost
+
+    with torch.device("meta"):
+        cost = measure_cost(timm.create_model(name), pixels)
+    return cost.madds / 1e6, cost.params / 1e6
+
+
+def show(rows: list[Row]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from backbones.console import Console
+
+    console = Console()
+    for source in dict.fromkeys(row.source for row in rows):
+        own = [row for row in rows if row.source == source]
+        licences = ", ".join(dict.fromkeys(row.licence for row in own))
+        table = Table("", box=box.SIMPLE, padding=(0, 1, 0, 0), title=f"{source} ({licences})", title_justify="left")
+        table.columns[0].overflow = "fold"
+        for name in ("px", "paper %", "file %", "M madds", "M params", "here"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in own:
+            tops = ("" if v is None else f"{v:.1f}" for v in (row.paper, row.published))
+            cost = f"{row.madds_m:,.0f}", f"{row.params_m:.2f}"
+            table.add_row(row.name, str(row.pixels), *tops, *cost, "yes" if row.cached else "no")
+        console.print(table)
+        console.print(f"  python -m tasks.run {own[0].settings}", soft_wrap=True, highlight=False)
+        console.print()
+    console.print(
+        "paper, file: top-1 on ImageNet as the MobileNets paper and the publisher of the file print it, for Keras "
+        "that of the phone file of the same network. here: in the cache already. The licence is that of the weights; "
+        "ImageNet's images are for research and education.",
+        highlight=False,
+    )
+
+
+def zoo(config: dict[str, Any]) -> None:
+    rows = [*keras(), *timm_models(), *coco()]
+    if config["format"] == "json":
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        show(rows)
+
+
+def main() -> None:
+    with one_line_errors():
+        zoo(load_config(arguments("zoo"), "zoo"))
+
+
+if __name__ == "__main__":
+    main()

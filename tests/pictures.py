@@ -1,0 +1,105 @@
+"""python -m tests.pictures [demo compare page]: the pictures of the documentation, made anew by the commands they show.
+
+`demo` trains `make demo`'s detector, `compare` a short run of every task at two widths; `page` exports the demo's
+detector. Ten minutes on two free cores, in build/pictures; what has been trained there is used again. Needs Chromium.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, PLACE = ROOT / "docs", ROOT / "build" / "pictures"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SWEEP = "-m task=detection,dogs,faces,embedding,geo backbone.alpha=0.25,0.5 experiment=smoke"
+PLACES = ("paths.data=data",)
+WAIT = 120_000  # ms
+
+
+def tasks(command: str, *arguments: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", f"tasks.{command}", *arguments], cwd=PLACE, check=True, env=environment)
+
+
+def demo_run(minutes: float | None) -> Path:
+    """The run folder of what `make demo` trains."""
+    folder = PLACE / "runs" / "detection" / "demo"
+    if not folder.exists():
+        command = re.search(r"^demo:.*\n\t.*-m tasks\.run (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
+        assert command
+        settings = [s for s in shlex.split(command[1]) if not (minutes and s.startswith("trainer.minutes="))]
+        more = [f"trainer.minutes={minutes}"] if minutes else []
+        tasks("run", *settings, *more, *PLACES, "name=demo")
+    return folder
+
+
+def demo(minutes: float | None) -> None:
+    """Truth beside prediction, as the run itself draws them."""
+    image = Image.open(demo_run(minutes) / "predictions.png").convert("RGB")
+    image.crop((0, 0, image.width, min(image.height, image.width // 2))).save(DOCS / "demo.jpg", quality=85)
+
+
+def compare(minutes: float | None) -> None:
+    """The page of `tasks.compare` over a short run of every task."""
+    if not (PLACE / "sweep").exists():
+        tasks("run", *SWEEP.split(), *PLACES, "paths.runs=sweep", "trainer.progress_bar=false")
+    tasks("compare", "runs=sweep", "output=compare")
+    (page,) = (PLACE / "compare").glob("*.html")
+    screenshot(page, DOCS / "compare.png", 1180, 1270)
+
+
+def page(minutes: float | None) -> None:
+    """The page with a float and an int8 export, which answer the same photo."""
+    run = demo_run(minutes)
+    for quantize in ("none", "int8"):
+        tasks("export", f"ckpt={run}", "format=litert", f"quantize={quantize}", "max_drop=100", "overwrite=true")
+    tasks("page", f"exports={run}", f"output={PLACE / 'page.html'}")
+    photo = sorted((PLACE / "data").rglob("val/*.jpg"))[3]
+
+    def ask(tab: Page) -> None:
+        tab.locator("#footer", has_text="first answer").wait_for()
+        tab.set_input_files("#file", photo)
+        tab.wait_for_timeout(2000)
+
+    screenshot(PLACE / "page.html", DOCS / "page.png", 1060, 968, ask)
+
+
+def screenshot(path: Path, target: Path, width: int, height: int, act: Callable[[Page], None] | None = None) -> None:
+    """What Chromium shows of a page after `act`, in 256 colours."""
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": height})
+        tab.set_default_timeout(WAIT)
+        tab.goto(path.as_uri())
+        if act:
+            act(tab)
+        tab.screenshot(path=target)
+        browser.close()
+    Image.open(target).convert("RGB").quantize(256).save(target, optimize=True)
+
+
+MADE = {"demo": demo, "compare": compare, "page": page}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", nargs="*", help="demo, compare, page; all where none is named")
+    parser.add_argument("--minutes", type=float, help="of the demo's training, for trials; make demo's where left out")
+    given = parser.parse_args()
+    PLACE.mkdir(parents=True, exist_ok=True)
+    for name in given.pictures or MADE:
+        MADE[name](given.minutes)
+        print(f"made the picture of {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Model cards: the Hub's format, and names of whatever origin as text."""
+
+from typing import Any
+
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from tasks.detection.answers import DetectionResult
+from tasks.embedding.answers import EmbeddingResult
+from tasks.engine.answers import Result
+from tasks.export.card import card
+
+EVIL = [
+    "<img src=x onerror=alert(1)>",
+    "[a](https://evil.example)",
+    "![a](https://evil.example/a.png)",
+    "`` ` ``](https://evil.example)",
+    "https://evil.example www.evil.example a@evil.example",
+    "a\n\n# heading\n---\nlicense: mit",
+    "|--|--|\n| a | b |",
+    "\x1b[2J\u202e",
+    "<!-- ",
+    " ",
+    "long " * 100,
+]
+
+
+def facts(labels: list[str], **more: Any) -> dict[str, Any]:
+    groups = {"task": "detection", "backbone": "mobilenet_v1", "data": "yolo", "detector": "pan"}
+    config: dict[str, Any] = {"groups": groups, "backbone": {"alpha": 0.5}, "data": {"root": "/home/ann/secret/cats"}}
+    return {
+        "task": "detection",
+        "input": {"size": 224},
+        "labels": labels,
+        "cost": {"madds_m": 12.34, "params_m": 1.5},
+        "provenance": {"config": config},
+        "metrics": {"primary": "ap", "before": {"ap": 0.25, "ap/cat": 0.25}},
+        **more,
+    }
+
+
+def tokens(text: str) -> list[Token]:
+    """Everything that a card's Markdown means, with tables."""
+    parser = MarkdownIt("commonmark").enable("table")
+    found = parser.parse(text)
+    return [*found, *(child for token in found for child in token.children or [])]
+
+
+def test_names_are_text() -> None:
+    safe = facts(["cat"] * len(EVIL))
+    bad = facts(EVIL, note=None)
+    bad["metrics"] = {"primary": EVIL[0], "before": dict.fromkeys(EVIL[:1], 0.25)}
+    bad["provenance"]["config"]["data"]["root"] = f"/home/{EVIL[5]}"
+    cards = [ModelCard(card(content, DetectionResult)) for content in (safe, bad)]
+    kinds = [[token.type for token in tokens(c.text)] for c in cards]
+    assert kinds[0] == kinds[1]  # nothing that a name holds is a link, a heading, a cell or HTML
+    assert {"link_open", "image", "html_inline", "html_block"}.isdisjoint(kinds[1])
+    assert cards[0].data.to_dict().keys() == cards[1].data.to_dict().keys()
+    assert not set(cards[1].content) & {"\x1b", "\u202e"}
+
+
+def test_a_card_of_a_checkpoint() -> None:
+    found = ModelCard(card(facts(["cat", "owl"]), DetectionResult, "apache-2.0"))
+    assert found.data.license == "apache-2.0"
+    assert found.data.pipeline_tag == "object-detection"
+    (result,) = found.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("ap", 0.25, "cats (yolo)")
+    assert "secret" not in found.content
+    assert "`cat`, `owl`" in found.text
+    assert "12.3 million multiply-adds" in found.text
+    assert "started from: `random weights`" in found.text
+
+
+def test_every_task_says_its_use() -> None:
+    assert "consented" in card(facts([]), EmbeddingResult)
+    assert "pipeline_tag" not in card(facts([]), Result)
+    drawn = facts(["cat"])
+    drawn["provenance"]["config"]["groups"]["data"] = "demo_scenes"
+    assert "drawn pictures" in card(drawn, DetectionResult)
+
+
+def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:
+    content = facts([])
+    content["metrics"] = {"primary": "ap", "before": {"ap": float("nan"), "ap_large": -1.0}}
+    assert ModelCard(card(content, DetectionResult)).data.eval_results is None
