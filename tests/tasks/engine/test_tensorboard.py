@@ -60,7 +60,11 @@ def board(trained: Path) -> str:
     address = server.launch()
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        if len(ask(address, "scalars/tags")) >= 3 and len(sessions(address)) == 3:
+        # a run is there before all of it is read; its final values are last
+        tags = ask(address, "scalars/tags").values()
+        complete = [found for found in tags if "final/primary" in found]
+        drawn = any("tradeoff" in found for found in ask(address, "images/tags").values())
+        if len(complete) == 3 and drawn and len(sessions(address)) == 3:
             return address
         time.sleep(0.2)
     raise AssertionError("TensorBoard has not read the runs")
