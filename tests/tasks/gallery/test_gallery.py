@@ -85,7 +85,7 @@ def test_predict_prints_the_place_and_draws_the_map(run: Path, tmp_path: Path) -
     assert re.search(r"; \d+% within 200 km", result.stdout)
     assert 0 <= answer["confidence"] <= 1
     assert len(answer["cells"]) == 5
-    assert Image.open(tmp_path / "000003.jpg.png").size == (512, 512)
+    assert Image.open(tmp_path / "000003.jpg.jpg").size == (512, 512)
 
 
 def test_cost_counts_the_head() -> None:
