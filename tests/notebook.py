@@ -94,7 +94,8 @@ def execute(notebook: dict[str, Any], fast: bool) -> None:
         except (Exception, SystemExit):
             print(said.getvalue(), file=sys.stderr)
             raise
-        cell["outputs"], cell["execution_count"] = outputs(said.getvalue(), value), number
+        words = said.getvalue().replace(f"{Path.cwd()}/", "")  # where it ran is of this machine alone
+        cell["outputs"], cell["execution_count"] = outputs(words, value), number
         print(f"{time.monotonic() - start:6.1f} s  {source.splitlines()[0][:90]}", flush=True)
 
 

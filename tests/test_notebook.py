@@ -1,4 +1,4 @@
-"""docs/tour.ipynb runs from top to bottom, in its fast variant, and shows what came out of a whole one."""
+"""docs/tour.ipynb runs from top to bottom, in its fast variant."""
 
 import json
 import os
@@ -36,10 +36,8 @@ def test_it_runs(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "runs").iterdir()} >= {"detection", "compare.html"}
 
 
-def test_its_outputs_are_kept(cells: list[dict[str, Any]]) -> None:
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    assert all(cell["outputs"] for cell in cells)
-    assert NOTEBOOK.stat().st_size < 1_000_000
+def test_what_is_kept_is_small_and_of_no_machine() -> None:
     text = NOTEBOOK.read_text()
-    assert str(Path.home()) not in text
-    assert str(ROOT) not in text
+    assert len(text) < 1_000_000
+    for folder in (str(Path.home()), str(ROOT), "/tmp"):
+        assert f"{folder}/" not in text
