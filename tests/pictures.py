@@ -23,6 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SWEEP = "-m task=detection,dogs,faces,embedding,geo backbone.alpha=0.25,0.5 experiment=smoke"
 PLACES = ("paths.data=data",)
 WAIT = 120_000  # ms
+TWO_ROWS = 2 * (300 + 6) + 6  # pixels of predictions.png
 
 
 def tasks(command: str, *arguments: str) -> None:
@@ -45,7 +46,7 @@ def demo_run(minutes: float | None) -> Path:
 def demo(minutes: float | None) -> None:
     """Truth beside prediction, as the run itself draws them."""
     image = Image.open(demo_run(minutes) / "predictions.png").convert("RGB")
-    image.crop((0, 0, image.width, min(image.height, image.width // 2))).save(DOCS / "demo.jpg", quality=85)
+    image.crop((0, 0, image.width, min(image.height, TWO_ROWS))).save(DOCS / "demo.jpg", quality=85)
 
 
 def compare(minutes: float | None) -> None:
@@ -63,14 +64,14 @@ def page(minutes: float | None) -> None:
     for quantize in ("none", "int8"):
         tasks("export", f"ckpt={run}", "format=litert", f"quantize={quantize}", "max_drop=100", "overwrite=true")
     tasks("page", f"exports={run}", f"output={PLACE / 'page.html'}")
-    photo = sorted((PLACE / "data").rglob("val/*.jpg"))[3]
+    photo = sorted((PLACE / "data").rglob("val/*.jpg"))[0]
 
     def ask(tab: Page) -> None:
         tab.locator("#footer", has_text="first answer").wait_for()
         tab.set_input_files("#file", photo)
         tab.wait_for_timeout(2000)
 
-    screenshot(PLACE / "page.html", DOCS / "page.png", 1060, 968, ask)
+    screenshot(PLACE / "page.html", DOCS / "page.png", 1060, 1100, ask)
 
 
 def screenshot(path: Path, target: Path, width: int, height: int, act: Callable[[Page], None] | None = None) -> None:
