@@ -133,7 +133,6 @@ def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[Non
         patch.setattr(sys, "argv", [f"tasks/{module}.py", *arguments])
         patch.chdir(folder)
         patch.setenv("COLUMNS", "200")
-        warnings.resetwarnings()
         patch.setattr(warnings, "showwarning", lambda *what: sys.stderr.write(warnings.formatwarning(*what[:4])))
         GlobalHydra.instance().clear()
         try:
