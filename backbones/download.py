@@ -22,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from backbones.console import Console
 from backbones.errors import UserError
+from backbones.files import publish
 
 COLUMNS = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
@@ -171,7 +172,7 @@ def download(
         if digest and not matches(partial, digest):
             partial.unlink()
             raise UserError(f"{url} is not the file that was published: its {digest.split(':')[0]} differs; try again")
-        partial.replace(path)
+        publish(partial, path)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"{url} cannot be downloaded ({reason}); put the file at {path} by hand") from error

@@ -99,6 +99,7 @@ class SuiteData(Base):
         self.done: Callable[[], float] = lambda: 0.0  # share of the training, which a run knows
         self.seed = 0  # of shuffles and augmentation
         self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
+        self.batches_given = 0  # batches of that epoch that were given before
 
     def prepare(self) -> None:
         """Makes the files ready, once in each process before anything is read; UserError where there are none."""
@@ -181,7 +182,8 @@ class SuiteData(Base):
         if train and len(dataset) < 2:  # type: ignore[arg-type]
             raise UserError(f"{self.root}: training needs at least two images")
         weights = self.sampling_weights(dataset) if train else None
-        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), **self.place) if train else None
+        given = self.batches_given * batch_size
+        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), given=given, **self.place) if train else None
         return DataLoader(
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
@@ -211,6 +213,18 @@ class SuiteData(Base):
 
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account of images that could not be read, for a run that goes on within an epoch."""
+        bad = {split: dict(images) for split, images in self.bad.items()}
+        return {"bad": bad, "salvaged": {split: sorted(paths) for split, paths in self.salvaged.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for split in SPLITS:
+            if split in state["bad"]:
+                self.bad[split] = {str(path): str(reason) for path, reason in state["bad"][split].items()}
+            if split in state["salvaged"]:
+                self.salvaged[split] = {str(path) for path in state["salvaged"][split]}
 
     def record_bad_images(self, problems: Iterable[tuple[str, str]], split: Split) -> None:
         """Counts unreadable and salvaged images of a split, each once.

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
 from backbones.errors import UserError
+from backbones.files import publish
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -24,23 +24,6 @@ def leaves(name: str) -> bool:
     """Whether a name may lead out of the folder that it is looked for in."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts
-
-
-@contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that appears as `path` only when it was written to its end and has reached the disk.
-
-    A process that is killed leaves `path` as it was; several may write the same path at once.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open(mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,7 +47,7 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             if not overwrite:
                 raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
             target.rename(old)
-        partial.rename(target)
+        publish(partial, target)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         if old.exists() and not target.exists():

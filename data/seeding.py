@@ -50,8 +50,9 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
     """The rows of a data set in random order, each with a seed, as `seed` and the number of the epoch say, and the
     share of the training that is `done` where the epoch begins.
 
-    With `weights` (N,) rows are drawn with replacement. It shares the rows out over processes by itself: Lightning
-    leaves a DistributedSampler as it is. Whoever does not set the epoch gets the next one at each iteration.
+    With `weights` (N,) rows are drawn with replacement. Of the epoch that it begins with, it leaves out as many rows of
+    this process as were `given` before. It shares the rows out over processes by itself: Lightning leaves a
+    DistributedSampler as it is. Whoever does not set the epoch gets the next one at each iteration.
     """
 
     def __init__(
@@ -64,16 +65,19 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         epoch: int,
         rank: int,
         ranks: int,
+        given: int = 0,
     ) -> None:
         super().__init__(dataset, num_replicas=ranks, rank=rank, seed=seed)
         self.weights = weights
         self.done = done
         self.epoch = epoch
+        self.given = {epoch: given}
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
         count = len(self.dataset)  # type: ignore[arg-type]
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
+        given = self.given.get(self.epoch, 0)
         self.epoch += 1
         if self.weights is None:
             rows = torch.randperm(count, generator=generator)
@@ -81,6 +85,6 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
             rows = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         rows = rows.repeat(-(-self.total_size // count))[: self.total_size]  # equal shares for all processes
         seeds = torch.randint(2**62, rows.shape, generator=generator)
-        own = slice(self.rank, None, self.num_replicas)
+        own = slice(self.rank + given * self.num_replicas, None, self.num_replicas)
         done = self.done()
         return ((int(row), int(seed), done) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
-from data.files import atomic_write
+from backbones.files import atomic_write
 from data.text import read_json
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """Archives, unpacked so that nothing in them can reach outside of the folder."""
 
+import secrets
 import shutil
 import stat
 import tarfile
@@ -35,8 +36,13 @@ def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> i
                 continue
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with entry.open() as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
+                partial = target.with_name(f".{secrets.token_hex(8)}.part")  # as names may be as long as can be
+                try:
+                    with entry.open() as source, partial.open("wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                    partial.replace(target)
+                finally:
+                    partial.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"{archive} cannot be unpacked: {target}: {error.strerror or error}") from error
             if nested and tarfile.is_tarfile(target):

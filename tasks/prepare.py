@@ -1,5 +1,6 @@
 """python -m tasks.prepare data=<name>: fetches a public data set, checks it and unpacks it where data.root says."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from backbones.console import Console
 from backbones.download import download, matches
 from backbones.errors import UserError
+from backbones.files import sync
 from data.unpack import unpack
 from tasks.engine.config import CONF, arguments, load_config, one_line_errors
 
@@ -44,8 +46,10 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
             console.print(f"unpacking {path.name}")
             count = unpack(path, root / file.get("to", ""), file.get("strip", 0), file.get("nested", False))
             console.print(f"{count} files in {root / file.get('to', '')}", soft_wrap=True)
+            os.sync()  # a file at a time would take minutes
         done.parent.mkdir(exist_ok=True)
         done.touch()
+        sync(done.parent)
         if path.name.endswith(ARCHIVES) and not keep:
             path.unlink()
     if missing:

@@ -19,7 +19,7 @@ from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
 from tasks.engine.layout import recognized
 from tasks.engine.names import check_names
 from tasks.engine.saved import is_staged
-from tasks.engine.signals import STOP, Stopped
+from tasks.engine.signals import REQUEUE, STOP, Stopped, requeue
 from tasks.engine.stages import train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
@@ -43,6 +43,9 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     overrides, layout = recognized(overrides)
     config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
+    begun = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and not resume and begun.is_dir():
+        return execute([f"resume={begun}"])
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
@@ -78,6 +81,8 @@ def main() -> None:
         run()
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
+        if stopped.number == REQUEUE:
+            requeue()
         raise
 
 

@@ -181,6 +181,21 @@ def spawn(module: str, *arguments: object, timeout: float = 600) -> subprocess.C
     )
 
 
+def start_run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A run in a process group of its own, as a shell or a scheduler starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.run", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # whoever started the tests in the background made them deaf to it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], seconds: float = 180) -> None:
     """Waits for something while a process goes on; fails, and ends the process, if it stops or takes too long."""
     deadline = time.monotonic() + seconds

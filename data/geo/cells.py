@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from backbones.errors import UserError
-from data.files import atomic_write
+from backbones.files import atomic_write
 from data.geo.s2 import (
     MAX_LEVEL,
     Floats,

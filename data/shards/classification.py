@@ -45,11 +45,15 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         shuffle: int = 0,
         seed: int = 0,
         epoch: int = 0,
+        given: int = 0,
+        batch_size: int = 1,
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
         self.share, self.shuffle = share, shuffle
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process counts for itself
+        self.given = {epoch: given}  # batches that this rank gave before, which its first epoch leaves out
+        self.batch_size = batch_size
         self.random = random.Random()
         self.length: int | None = None  # of an epoch of all the readers of this rank
 
@@ -63,10 +67,14 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         return self._epoch(self.epoch - 1)
 
     def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        reader, readers = self.rank, self.ranks
-        if worker:
-            reader, readers = self.rank * worker.num_workers + worker.id, self.ranks * worker.num_workers
+        worker, given = get_worker_info(), self.given.get(epoch, 0)
+        number, numbers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = (number + given) % numbers  # batches come from the loader processes by turns
+        before = (given - number + numbers - 1) // numbers  # of this reader's batches
+        samples = self._samples(epoch, self.rank * numbers + number, self.ranks * numbers)
+        return itertools.islice(samples, before * self.batch_size, None)
+
+    def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
         self.random = random.Random(f"{self.seed} {epoch} {reader}")
         bad: list[tuple[str, str]] = []
         samples = self._decoded(reader, readers, bad)
@@ -181,7 +189,14 @@ class ShardData(SuiteData):
         share = (
             max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size if train else None
         )
-        reading = {"share": share, "shuffle": self.shuffle} if train else {}
+        reading: dict[str, Any] = {}
+        if train:
+            reading = {
+                "share": share,
+                "shuffle": self.shuffle,
+                "given": self.batches_given,
+                "batch_size": self.batch_size,
+            }
         dataset = self.stream(split, **place, **reading)
         dataset.length = None if share is None else share * max(1, self.workers)
         # Lightning warns of lengths of shared streams; this one is right

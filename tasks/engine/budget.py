@@ -32,14 +32,18 @@ class Budget(Callback):
         self.validation = 0.0  # seconds of the longest one
         self.validations = 0
         self.first_step: tuple[int, float] | None = None
+        self.epoch_done = 0.0  # progress as of the epoch's begin
+        self.due = True  # whether a validation follows the epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"spent": self.elapsed, "validation": self.validation, "validations": self.validations}
+        state = {"spent": self.elapsed, "validation": self.validation, "validations": self.validations}
+        return state | {"epoch_done": self.epoch_done, "due": self.due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.spent, self.validation = float(state["spent"]), float(state["validation"])
         self.validations = int(state["validations"])
         self.clock = self.spent
+        self.epoch_done, self.due = float(state.get("epoch_done", 0)), bool(state.get("due", True))
 
     @property
     def elapsed(self) -> float:
@@ -57,21 +61,31 @@ class Budget(Callback):
         now = self.elapsed, self.validation
         self.clock, self.validation = trainer.strategy.broadcast(now) if trainer.world_size > 1 else now
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        def done() -> float:
-            return self.progress(trainer.global_step, float(trainer.estimated_stepping_batches))
-
-        trainer.datamodule.done = done  # type: ignore[attr-defined]
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.fit_loop.restarted_mid_epoch:  # which has begun in an earlier life
+            self.plan_validation(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.read_clock(trainer)
+        self.note_progress(trainer)
         every = self.settings["validate_every"]
         if self.limit is None:
             last = trainer.current_epoch + 1 == trainer.max_epochs
-            due = last or (trainer.current_epoch + 1) % min(every, max(1, trainer.max_epochs or 1)) == 0
+            self.due = last or (trainer.current_epoch + 1) % min(every, max(1, trainer.max_epochs or 1)) == 0
         else:
-            due = self.progress(0, 0) >= self.next_validation
-        trainer.check_val_every_n_epoch = 1 if due else 1 << 30
+            self.due = self.progress(0, 0) >= self.next_validation
+        self.plan_validation(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.note_progress(trainer)
+
+    def note_progress(self, trainer: Trainer) -> None:
+        """Of an epoch's begin, which is the end of the one before; the loaders of a resumed run ask for it first."""
+        step = trainer.global_step
+        self.epoch_done = self.progress(step, float(trainer.estimated_stepping_batches)) if step else 0.0
+
+    def plan_validation(self, trainer: Trainer) -> None:
+        trainer.check_val_every_n_epoch = 1 if self.due else 1 << 30
 
     @property
     def next_validation(self) -> float:

@@ -1,4 +1,4 @@
-"""What happens around training: averaged weights, safe checkpoints, images, the account of a run."""
+"""What happens around training: averaged weights, images, the account of a run."""
 
 import json
 import math
@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
+from backbones.files import atomic_write
 from data.base import Split, SuiteData
-from data.files import atomic_write
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
 from tasks.engine.limits import Point
-from tasks.engine.signals import STOP
 from tasks.engine.task import TaskModule
 
 
@@ -43,39 +41,6 @@ class EMA(WeightAveraging):
                 torch._foreach_copy_(averaged, current)
 
         super().__init__(multi_avg_fn=update)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always complete.
-
-    Raises:
-        UserError: it cannot be written; the previous checkpoint is untouched.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        try:
-            target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
-            with atomic_write(target) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
-            kept = f"; the last good one is {target}" if target.exists() else ""
-            raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from is not trusted
-        and name any file as the best before.
-        """
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's words for an error, which torch may have wrapped."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error).splitlines()[0]
 
 
 class BadImageCounter(Callback):
@@ -135,33 +100,6 @@ class StepSeeds(Callback):
         torch.manual_seed(torch.initial_seed())  # the accelerator's generators as well
 
 
-class StopOnSignal(Callback):
-    """Ends training after the step in which a signal came, or where that was an epoch's last, after its validation
-    and checkpoint.
-    """
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        STOP.deferred = trainer.is_global_zero
-
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        STOP.stop()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            STOP.stop()
-
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        STOP.validating = True
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        STOP.validating = False
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        STOP.deferred = False
-
-
 class Losses:
     """The mean of a training's losses, kept on their device: reading each would stall a GPU."""
 
@@ -171,8 +109,15 @@ class Losses:
 
     def add(self, loss: Tensor) -> None:
         loss = loss.detach().float()
-        self.total = loss.clone() if self.total is None else self.total + loss
+        self.total = loss.clone() if self.total is None else self.total.to(loss.device) + loss
         self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": None if self.total is None else float(self.total), "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        total = state.get("total")
+        self.total, self.count = None if total is None else torch.tensor(float(total)), int(state.get("count", 0))
 
     def mean(self) -> float:
         """Of those since the last call; not a number where there were none."""
@@ -202,11 +147,16 @@ class RunReport(Callback):
         return round(self.before + time.monotonic() - self.started, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "history": [list(point) for point in self.history]}
+        return {
+            "seconds": self.seconds,
+            "history": [list(point) for point in self.history],
+            "losses": self.losses.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = [Point(*map(float, row)) for row in state.get("history", [])]
-        self.before = max(self.before, state["seconds"])  # a kill leaves the file as of the last validation
+        self.before = max(self.before, float(state["seconds"]))  # a kill leaves the file as of the last validation
+        self.losses.load_state_dict(state.get("losses", {}))
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.began = True

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backbones.files import atomic_write
 from data.classification import ImageSet
 from tasks.engine import drawing
 
@@ -23,7 +24,8 @@ def log_image(trainer: "Trainer", name: str, image: Tensor) -> None:
     if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.experiment.add_image(name, image, trainer.global_step)
         path = Path(trainer.logger.log_dir) / f"{name.replace('/', '-')}.png"
-        path.write_bytes(encode_png(image.contiguous()).numpy().tobytes())  # write_png hides why it fails
+        with atomic_write(path) as file:
+            file.write(encode_png(image.contiguous()).numpy().tobytes())  # write_png hides why it fails
 
 
 def to_pil(image: Tensor) -> Image.Image:

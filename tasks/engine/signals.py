@@ -1,4 +1,6 @@
-"""SIGTERM and SIGINT: a run stops at the end of a step and says how to go on. Nothing here imports torch."""
+"""SIGTERM and SIGINT: a run stops at the end of a step and says how to go on. SIGUSR1 under SLURM: as well, and its job
+is queued again. Nothing here imports torch.
+"""
 
 import multiprocessing
 import os
@@ -7,10 +9,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired, run
 from types import FrameType
 from typing import Any
 
+REQUEUE = signal.SIGUSR1  # what SLURM is asked to send before a job's time is over
 TWICE = 1.0  # seconds within which a signal that comes again is the same one: `timeout` sends its own twice
 
 
@@ -23,8 +26,25 @@ class Stopped(SystemExit):
         self.folder = folder  # of the run to go on with
 
     def __str__(self) -> str:
-        again = f"; go on with: python -m tasks.run {shlex.quote(f'resume={self.folder}')}" if self.folder else ""
+        again = f"; go on with: {resume_command(self.folder)}" if self.folder else ""
         return f"stopped by {signal.Signals(self.number).name}{again}"
+
+
+def resume_command(folder: Path) -> str:
+    return f"python -m tasks.run {shlex.quote(f'resume={folder}')}"
+
+
+def requeue() -> None:
+    """Has SLURM run this job again, once it is stopped; the command then goes on with the run that it names."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else os.environ["SLURM_JOB_ID"]
+    try:
+        result = run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        words = result.stderr.strip() if result.returncode else ""
+    except (OSError, TimeoutExpired) as error:
+        words = str(error)
+    said = f"job {job} cannot be requeued: {words}" if words else f"requeued job {job}"
+    print(said, file=sys.stderr, flush=True)
 
 
 class Stop:
@@ -38,11 +58,14 @@ class Stop:
         self.deferred = False
         self.validating = False
         self.launcher: Any = None  # Lightning's, of the processes on other devices
+        self.ranks: list[Popen] = []  # those that were taken over from it
 
     def install(self) -> None:
         self.owner = os.getpid()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self)
+        if "SLURM_JOB_ID" in os.environ:
+            signal.signal(REQUEUE, self)
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         if self.owner is None:  # a further process of a run on several devices, where Lightning calls this
@@ -69,9 +92,10 @@ class Stop:
 
     def end_ranks(self) -> None:
         """Ends the processes on other devices, which would wait for this one for ever, or print that it is gone."""
-        started: list[Popen] = getattr(self.launcher, "procs", [])
-        ranks = [*started]
-        started.clear()  # Lightning watches this list, and would kill this process as well
+        launched: list[Popen] = getattr(self.launcher, "procs", [])
+        ranks = [*self.ranks, *launched]
+        launched.clear()  # Lightning watches this list, and would kill this process as well
+        self.ranks.clear()
         for process in ranks:
             process.kill()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from backbones.files import atomic_write
 from tasks.engine.config import load_config, saved_groups
 from tasks.engine.names import check_names
 from tasks.engine.saved import PLAN, below_root, read_plan
@@ -29,7 +30,8 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             prepare(settings)
         folder = new_folder(config)
         plan = {"stages": config["stages"], "overrides": list(overrides)}
-        (folder / PLAN).write_text(yaml.safe_dump(plan, sort_keys=False))
+        with atomic_write(folder / PLAN, "w") as file:
+            yaml.safe_dump(plan, file, sort_keys=False)
     else:
         folder = Path(config["resume"])
         plan = read_plan(folder / PLAN, more)

@@ -31,6 +31,8 @@ def set_up_logging() -> None:
     """Sends our news and everyone's warnings through rich."""
     # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # the loaders leave out what was given, which Lightning cannot know
+    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the epoch ended")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the Hub's client names each request

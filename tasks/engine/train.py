@@ -15,21 +15,21 @@ from typing import Any
 import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbones.console import Console
 from backbones.errors import UserError
+from backbones.files import atomic_write
 from data.base import SuiteData
 from data.overlap import overlaps
 from tasks.engine.budget import Budget
 from tasks.engine.callbacks import (
     EMA,
-    AtomicCheckpointIO,
     BadImageCounter,
     PredictionImages,
     RunReport,
     StepSeeds,
-    StopOnSignal,
 )
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
@@ -38,16 +38,19 @@ from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
 from tasks.engine.options import locate
+from tasks.engine.ranks import RankWatch
 from tasks.engine.report import ABSENT, show
-from tasks.engine.saved import is_staged, resumed_config
+from tasks.engine.saved import PLAN, is_staged, resumed_config
+from tasks.engine.saving import AtomicCheckpointIO, LastCheckpoint, last_checkpoint, refuse_damaged
 from tasks.engine.schedule import epochs_of
-from tasks.engine.signals import STOP, Stopped
+from tasks.engine.signals import STOP, Stopped, resume_command
 from tasks.engine.start import build_data, setup
 from tasks.engine.task import TaskModule
 from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
 console = Console()
+NOTICED = 10.0  # seconds in which a process that is gone is noticed
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
@@ -65,6 +68,10 @@ def build_trainer(
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback], epochs: int) -> Trainer:
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if "SLURM_JOB_ID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        # as elsewhere, a run starts the processes of further devices itself, and heeds its own signals
+        plugins.append(LightningEnvironment())
     trainer = Trainer(
         max_epochs=epochs,
         accelerator=settings["accelerator"],
@@ -74,7 +81,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         log_every_n_steps=settings["log_every"],
         logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         enable_checkpointing=folder is not None,
         enable_progress_bar=any(isinstance(c, RichProgressBar) for c in callbacks),
         enable_model_summary=False,
@@ -103,6 +110,9 @@ def new_folder(config: dict[str, Any]) -> Path:
             os.environ[RUN_FOLDER] = str(folder)
             return folder
         except FileExistsError as error:
+            if config["name"] and not any((folder / begun).exists() for begun in ("config.yaml", PLAN)):
+                os.environ[RUN_FOLDER] = str(folder)  # a process that was killed before it began has left it
+                return folder
             if config["name"]:
                 raise UserError(f"{folder} exists; choose another name, or go on with resume={folder}") from error
             folder = folder.with_name(f"{name}-{(suffix := suffix + 1)}")
@@ -140,6 +150,13 @@ def only_one(folder: Path) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             log.warning("%s cannot be locked (%s): start no second run in it", folder, error.strerror)
         yield
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process had not finished writing to the run's folder, which is held."""
+    for pattern in (".*.part", "checkpoints/.*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
@@ -185,10 +202,10 @@ def train(
         config = resumed_config(folder, config, overrides)
         draw = any(override.startswith("data.root=") for override in overrides)
         with only_one(folder):
-            ckpt, epoch = last_checkpoint(folder, config)
+            remove_unfinished(folder)
+            ckpt = last_checkpoint(folder, config["task"]["name"])
             differing = changed(config)
             data, module = prepare(config, ckpt, draw)
-            data.epoch = epoch
             return fit(config, folder, data, module, differing, ckpt)
     config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
     differing = changed(config)
@@ -218,25 +235,13 @@ def fit(
     epochs = epochs_of(config["trainer"], steps_per_epoch(config, data))
     trainer = build_trainer(config, folder, callbacks, epochs)
     if trainer.is_global_zero:
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        with atomic_write(folder / "config.yaml", "w") as file:
+            yaml.safe_dump(config, file, sort_keys=False)
     facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
     if isinstance(trainer.logger, RunLogger):
         trainer.logger.describe(facts)
-    run = folder.parent if is_staged(str(folder.parent)) else folder
-    STOP.launcher = trainer.strategy.launcher
-    try:
-        trainer.fit(for_trainer(module), datamodule=for_trainer(data), ckpt_path=ckpt, weights_only=True)
-    except BaseException as error:
-        if first_process():
-            STOP.end_processes()
-        if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
-            raise Stopped(STOP.number, run) from None
-        if isinstance(error, OSError | UserError) and not folder.is_dir():
-            raise UserError(f"the run folder {folder} is no longer there") from error
-        raise
-    finally:
-        STOP.deferred = False
-
+    data.done = lambda: budget.epoch_done
+    run_trainer(trainer, folder, data, module, ckpt)
     metrics = load_checkpoint(folder)["suite"]["metrics"]
     report = next(c for c in callbacks if isinstance(c, RunReport))
     own = f"{module.primary}/"
@@ -248,6 +253,37 @@ def fit(
             trainer.logger.conclude(content)
         show(content, folder, data)
     return content
+
+
+def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskModule, ckpt: Path | None) -> None:
+    """Trains.
+
+    Raises:
+        Stopped: a signal came.
+        UserError: the checkpoint is damaged, another process of the run ended, or the folder is gone.
+    """
+    run = folder.parent if is_staged(str(folder.parent)) else folder
+    STOP.launcher = trainer.strategy.launcher
+    if ckpt:
+        refuse_damaged(trainer, ckpt)
+    watch = RankWatch(trainer.strategy.launcher, STOP.ranks, STOP.end_ranks, resume_command(run))
+    watch.start()
+    try:
+        trainer.fit(for_trainer(module), datamodule=for_trainer(data), ckpt_path=ckpt, weights_only=True)
+    except BaseException as error:
+        lost = isinstance(error, RuntimeError) and trainer.world_size > 1 and watch.noticed.wait(NOTICED)
+        if first_process():
+            STOP.end_processes()
+        if lost:
+            raise UserError(watch.words) from error
+        if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
+            raise Stopped(STOP.number, run) from None
+        if isinstance(error, OSError | UserError) and not folder.is_dir():
+            raise UserError(f"the run folder {folder} is no longer there") from error
+        raise
+    finally:
+        watch.over.set()
+        STOP.deferred = False
 
 
 def steps_per_epoch(config: dict[str, Any], data: SuiteData) -> float:
@@ -288,34 +324,21 @@ def describe(
 
 def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any]) -> list[Callback]:
     """What happens around a run's training."""
-    best, last = (
-        ModelCheckpoint(folder / "checkpoints", filename=name, enable_version_counter=False, **settings)
-        for name, settings in (
-            ("best", {"monitor": "metric/primary", "mode": facts["mode"]}),
-            ("last", {"save_on_train_epoch_end": True}),
-        )
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="best",
+        enable_version_counter=False,
+        monitor="metric/primary",
+        mode=facts["mode"],
     )
+    last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # the last of all: it holds their state
     callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts), best, last]
-    callbacks += [StepSeeds(config["seed"]), StopOnSignal()]
+    callbacks.append(StepSeeds(config["seed"]))
     if config["trainer"]["ema_decay"]:
         callbacks.append(EMA(config["trainer"]["ema_decay"]))
     if config["logger"]["images"]:
         callbacks.append(PredictionImages(config["logger"]["images"]))
     return callbacks
-
-
-def last_checkpoint(folder: Path, config: dict[str, Any]) -> tuple[Path | None, int]:
-    """The checkpoint to resume from, known to be complete and of this task, and its number of epochs; None and 0 where
-    there is none yet.
-    """
-    path = folder / "checkpoints" / "last.ckpt"
-    if not path.exists():
-        return None, 0
-    content = load_checkpoint(path, task=config["task"]["name"])
-    try:
-        return path, int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not say where training was; it cannot be resumed") from error
 
 
 def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:

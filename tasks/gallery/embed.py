@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from backbones.errors import UserError
+from backbones.files import atomic_write
 from data.crops import read_whole
-from data.files import atomic_write
 from data.image_file import BadImage
 from tasks.engine.hardware import has_native_bf16
 from tasks.geo.model import GeoLocator

@@ -7,6 +7,7 @@ gallery.json, which names the model that made them.
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from backbones.errors import UserError
-from data.files import atomic_write
+from backbones.files import atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from tasks.engine.task import restore
@@ -58,6 +59,13 @@ class Facts:
     parts: list[Part]
     version: int = VERSION
 
+    @property
+    def sound(self) -> bool:
+        """Whether all values that a file gave are of their kind."""
+        counts = (self.dim, self.shard_size, self.photos, self.version, *(part.photos for part in self.parts))
+        names = (self.model, self.factory, *(word for part in self.parts for word in (part.name, part.digest)))
+        return all(type(n) is int and n >= 0 for n in counts) and all(type(word) is str for word in names)
+
     def write(self, folder: Path) -> None:
         with atomic_write(folder / "gallery.json", "w") as file:
             json.dump(asdict(self), file, indent=2)
@@ -68,6 +76,8 @@ class Facts:
         try:
             content = json.loads((folder / "gallery.json").read_text())
             facts = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
+            if not facts.sound:
+                raise ValueError("a value of another kind")
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -103,8 +113,9 @@ class Gallery:
             self.paths = (folder / f"paths-{generation}.txt").read_text().splitlines()
         except (OSError, ValueError) as error:
             raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
-        if not self.index.ntotal == len(self.positions) == len(self.paths) == self.facts.photos:
-            raise UserError(f"the gallery {folder} is damaged: its files differ in length; build it again")
+        whole = self.index.ntotal == len(self.paths) == self.facts.photos and self.index.d == self.facts.dim
+        if not whole or self.positions.shape != (self.facts.photos, 2) or self.positions.dtype.kind != "f":
+            raise UserError(f"the gallery {folder} is damaged: its files do not fit together; build it again")
 
     def __len__(self) -> int:
         return self.facts.photos
@@ -113,11 +124,13 @@ class Gallery:
         """Neighbours of queries (B, D).
 
         Raises:
-            UserError: k is larger than the gallery.
+            UserError: k is larger than the gallery, or its index is damaged.
         """
         if k > len(self):
             raise UserError(f"k={k} is more than the {len(self)} photos of the gallery {self.folder}")
         similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
+        if len(rows) and not -1 <= rows.min() <= rows.max() < len(self):
+            raise UserError(f"the gallery {self.folder} is damaged: its index has other photos; build it again")
         # an approximate index may find fewer, and says -1: the best one stands in, with no weight
         found = rows >= 0
         rows = np.where(found, rows, rows[:, :1])
@@ -155,6 +168,9 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     part = Part(str(len(facts.parts)), len(places), _digest(places))
     if part.digest in {old.digest for old in facts.parts}:
         raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
+    if rank.index == 0:
+        _drop_finished(folder, facts)
+    rank.wait()
     _claim(folder, facts.model, part, facts.shard_size)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
     rank.wait()
@@ -192,6 +208,20 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
         raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
     except OSError as error:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
+
+
+def _drop_finished(folder: Path, facts: Facts) -> None:
+    """Removes the claim of a part that is in the gallery, and files of other generations than the one that counts: a
+    process that was killed may have left them.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # a damaged claim is none of ours
+        claim = json.loads((folder / "building.json").read_text())
+        if claim.get("digest") in {part.digest for part in facts.parts}:
+            (folder / "building.json").unlink()
+    for pattern in ("index-*.faiss", "positions-*.npy", "paths-*.txt"):
+        for path in folder.glob(pattern):
+            if path.stem.rpartition("-")[2] != str(len(facts.parts)):
+                path.unlink(missing_ok=True)
 
 
 def _embed(
@@ -238,11 +268,10 @@ def _commit(
         positions, paths = np.concatenate([old.positions, positions]), old.paths + paths
     write_index(index, folder / f"index-{generation}.faiss")
     save_array(folder / f"positions-{generation}.npy", positions)
-    (folder / f"paths-{generation}.txt").write_text("".join(f"{path}\n" for path in paths))
+    with atomic_write(folder / f"paths-{generation}.txt", "w") as file:
+        file.writelines(f"{path}\n" for path in paths)
     facts.parts.append(part)
     facts.photos = len(paths)
     facts.write(folder)
-    (folder / "building.json").unlink(missing_ok=True)
-    for name in ("index-{}.faiss", "positions-{}.npy", "paths-{}.txt"):
-        (folder / name.format(generation - 1)).unlink(missing_ok=True)
+    _drop_finished(folder, facts)
     log.info("%s: %d photos", folder, facts.photos)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbones.errors import UserError
-from data.files import atomic_write
+from backbones.files import atomic_write
 
 Vectors = npt.NDArray[np.float32]
 

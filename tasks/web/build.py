@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from backbones.files import atomic_write
 from tasks.web.exports import Export, find_exports
 from tasks.web.runtime import RUNTIMES, runtime_names
 from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
@@ -31,15 +32,12 @@ def write_page(config: dict[str, Any]) -> Path:
     first = config["exports"] if Path(config["exports"]).is_dir() else config["exports"].split(",")[0].strip()
     path = Path(config["output"] or Path(first) / "page.html")
     text = page(config, exports, samples)
-    partial = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with atomic_write(path, "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise UserError(f"output={path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

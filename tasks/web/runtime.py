@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backbones.download import cache_folder
 from backbones.errors import UserError
+from backbones.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Runtime:
                     partial = Path(folder) / name
                     partial.write_bytes(member.read())
                     self.checked(partial)
-                    shutil.move(partial, target / name)
+                    with atomic_write(target / name) as file:
+                        file.write(partial.read_bytes())
 
 
 def integrity(content: bytes) -> str:

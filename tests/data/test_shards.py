@@ -138,6 +138,21 @@ def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
     assert [b.paths for b in epochs[0]] != [b.paths for b in epochs[1]]
 
 
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_epoch_that_goes_on_leaves_out_what_was_given(workers: int, shards: Path) -> None:
+    """Loader processes give batches by turns; the one after leads."""
+    whole, resumed = (data(shards, workers=workers, batch_size=2) for _ in range(2))
+    loader = whole.train_dataloader()
+    epochs = [list(loader) for _ in range(3)]
+    for given in (1, 4):
+        resumed.epoch, resumed.batches_given = 1, given
+        loader = resumed.train_dataloader()
+        for number, start in ((1, given), (2, 0)):
+            for ours, theirs in zip(loader, epochs[number][start:], strict=True):
+                assert ours.paths == theirs.paths
+                assert torch.equal(ours.images, theirs.images)
+
+
 def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
     found = data(shards, workers=2, batch_size=3)
     loader = found.train_dataloader()

@@ -22,11 +22,11 @@ from tasks.classification.model import Classifier
 from tasks.compare.pair import compare_pair
 from tasks.distill.load import load_teacher, teacher_labels
 from tasks.engine import config as configuration
-from tasks.engine.callbacks import AtomicCheckpointIO
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
 from tasks.engine.saved import below_root, read_plan
+from tasks.engine.saving import AtomicCheckpointIO
 from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
 from tasks.gallery.__main__ import run as gallery

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from backbones.errors import UserError
-from tasks.engine.callbacks import EMA, AtomicCheckpointIO
+from tasks.engine.callbacks import EMA
+from tasks.engine.saving import AtomicCheckpointIO
 from tests.conftest import ROOT, wait_until
 
 
@@ -42,7 +43,7 @@ def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     """A process writes checkpoints without end; whenever it is killed, the file is whole."""
     path = tmp_path / "last.ckpt"
     code = (
-        "import sys, torch; from tasks.engine.callbacks import AtomicCheckpointIO\n"
+        "import sys, torch; from tasks.engine.saving import AtomicCheckpointIO\n"
         "io = AtomicCheckpointIO(); n = 0\n"
         "while True: n += 1; io.save_checkpoint({'x': torch.full((2_000_000,), n)}, sys.argv[1])"
     )

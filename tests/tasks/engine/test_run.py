@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
-from tests.conftest import ROOT, TINY, command, png_header, spawn, wait_until
+from tests.conftest import ROOT, TINY, command, png_header, spawn, start_run, wait_until
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
@@ -326,71 +326,11 @@ def test_every_split_is_opened_before_a_run_folder_is_made(
     assert not runs.exists()
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """A run in a process group of its own, as a shell or a scheduler starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tasks.run", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # whoever started the tests in the background made them deaf to it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "detection" / "ctrlc"
-    process = start(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.images=0"))
-    wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
-    bad_input(command("run", f"resume={folder}"), "another process is training the run")
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGINT
-    assert output.splitlines()[-1] == f"stopped by SIGINT; go on with: python -m tasks.run resume={folder}"
-    assert "Traceback" not in output
-    assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
-    """To the last bit: weights, averaged weights and the optimizer's state, augmented in loader processes."""
-    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.images=0"), "task.resolution=64"]
-    options += ["data.workers=1", "data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
-    options += ["trainer.accelerator=cpu", f"trainer.devices={devices}"]
-    undisturbed = start(*options, "name=undisturbed")
-    folder = tmp_path / "detection" / "stopped"
-    process = start(*options, "name=stopped")
-    wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
-    os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, output
-    assert output.splitlines()[-1] == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
-    assert "Traceback" not in output
-    before = json.loads((folder / "metrics.json").read_text())
-    assert before["state"] == "interrupted"
-    assert before["epoch"] < 4
-    result = (command if devices == 1 else spawn)("run", f"resume={folder}")
-    assert result.returncode == 0, result.stderr
-    after = json.loads((folder / "metrics.json").read_text())
-    assert after["seconds"] > before["seconds"]
-    output, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, output
-    ours, theirs = (
-        torch.load(tmp_path / "detection" / name / "checkpoints" / "last.ckpt", weights_only=True)
-        for name in ("stopped", "undisturbed")
-    )
-    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
-        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
-    assert after["metrics"] == json.loads((tmp_path / "detection/undisturbed/metrics.json").read_text())["metrics"]
-
-
 def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "detection" / "longer"
     shutil.copytree(run, folder)
     before = json.loads((folder / "metrics.json").read_text())
-    process = start(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.images=0")
+    process = start_run(f"resume={folder}", "trainer.max_epochs=500", "trainer.validate_every=500", "logger.images=0")
     last = folder / "checkpoints" / "last.ckpt"
     written = last.stat().st_mtime_ns
     wait_until(lambda: last.stat().st_mtime_ns != written, process)
@@ -404,7 +344,7 @@ def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) ->
 
 
 def test_a_run_folder_that_is_deleted_ends_the_run(scenes: Path, tmp_path: Path) -> None:
-    process = start(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.images=0"))
+    process = start_run(*settings(scenes, tmp_path / "runs", "name=gone", "trainer.max_epochs=500", "logger.images=0"))
     wait_until((tmp_path / "runs" / "detection" / "gone" / "checkpoints" / "last.ckpt").exists, process)
     (tmp_path / "runs").rename(tmp_path / "away")
     output, _ = process.communicate(timeout=300)

@@ -284,7 +284,7 @@ def test_a_gallery_of_a_newer_version(run: Path, built: Path, tmp_path: Path) ->
         ("index-1.faiss", b"torn", "is missing or damaged: build the gallery again"),
         ("index-1.faiss", None, "is missing or damaged: build the gallery again"),
         ("positions-1.npy", b"torn", "is damaged"),
-        ("paths-1.txt", b"one.jpg\n", "its files differ in length; build it again"),
+        ("paths-1.txt", b"one.jpg\n", "its files do not fit together; build it again"),
         ("gallery.json", b"{", "gallery.json is damaged"),
         ("gallery.json", b'{"model": "x"}', "gallery.json is damaged"),
         ("gallery.json", None, "holds no gallery; make one with mode=build"),

@@ -1,0 +1,59 @@
+"""Files that appear under their name only when they are whole, and stay whole when the machine stops."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
+    """A file that appears as `path` only when it was written to its end and has reached the disk.
+
+    A process that is killed leaves `path` as it was; several may write the same path at once.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open(mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Renames a finished file, or a folder of files, once all of it has reached the disk."""
+    if partial.is_dir():
+        for place, _, names in os.walk(partial):
+            for name in names:
+                sync(Path(place, name))
+            sync(Path(place))
+    else:
+        sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, have reached the disk.
+
+    Raises:
+        OSError: a file cannot be written. Of a folder, which not every file system can sync, nothing is raised.
+    """
+    if not path.is_dir():
+        _sync(path)
+        return
+    with suppress(OSError):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

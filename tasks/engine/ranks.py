@@ -1,0 +1,54 @@
+"""Watches over the processes of a run on several devices: where one is lost, the others would wait for it in vain."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from subprocess import Popen
+from typing import Any
+
+EVERY = 0.5  # seconds
+GRACE = 10.0  # seconds for the training to notice by itself
+
+
+class RankWatch(threading.Thread):
+    """Notices that a process that `launcher` started, or the one that started this, ended before its time. `words` then
+    say so, and where training is not `over` in time, this process is ended: a GPU waits for half an hour.
+
+    It takes the processes that were started over to `started`: Lightning watches those on its own list, and would kill
+    this one without a word.
+    """
+
+    def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:
+        super().__init__(daemon=True, name="rank-watch")
+        self.launcher, self.started = launcher, started
+        self.parent = os.getppid() if os.environ.get("LOCAL_RANK", "0") != "0" else None
+        self.end, self.go_on = end, go_on
+        self.words = ""
+        self.noticed, self.over = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(EVERY):
+            if launched := getattr(self.launcher, "procs", []):
+                self.started += launched
+                launched.clear()
+            lost = self.lost()
+            if lost:
+                self.words = f"{lost}, and so this run does; go on with: {self.go_on}"
+                self.end()
+                self.noticed.set()
+                if not self.over.wait(GRACE):
+                    print(f"error: {self.words}", file=sys.stderr, flush=True)
+                    os._exit(2)
+                return
+
+    def lost(self) -> str:
+        if self.parent is not None:
+            return "the first process of this run ended" if os.getppid() != self.parent else ""
+        ranks = [*self.started]
+        for number, process in enumerate(ranks, start=2):
+            if status := process.poll():
+                how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+                return f"process {number} of {len(ranks) + 1} ended {how}"
+        return ""

@@ -1,0 +1,265 @@
+"""What a run keeps to go on from: last.ckpt, at epochs' ends and within epochs, and previous.ckpt, the one before.
+
+A run that goes on equals an undisturbed one to the last bit, on the same machine and in float32: order, augmentation
+and each process's share follow from the seed and the epoch, so that the loaders leave out what was given in it.
+"""
+
+import logging
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from backbones.errors import UserError
+from backbones.files import atomic_write
+from data.base import SuiteData
+from tasks.engine.checkpoint import load_checkpoint, read_content
+from tasks.engine.signals import STOP
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+DAMAGE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)  # what wrong content makes
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it, so that a file of that name is always complete. A
+    last.ckpt that is replaced becomes previous.ckpt, if this process read or wrote it and so knows that it is whole.
+
+    Raises:
+        UserError: it cannot be written; the previous checkpoint is untouched.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole: set[Path] = set()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        try:
+            target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
+            with atomic_write(target) as file:
+                torch.save(checkpoint, file)
+                if target.name == LAST and target in self.whole:
+                    keep(target, target.with_name(PREVIOUS))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
+            kept = f"; the last good one is {target}" if target.exists() else ""
+            raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
+        self.whole.add(target)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        content: dict[str, Any] = super().load_checkpoint(path, *arguments, **settings)
+        self.whole.add(Path(path))
+        return content
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from may be a stranger's
+        and name any file as the best before.
+        """
+
+
+def keep(path: Path, copy: Path) -> None:
+    """Gives a file a second name, so that the first is never without one; where links are unknown, another name."""
+    spare = copy.with_name(f".{copy.name}.{os.getpid()}.part")
+    try:
+        spare.unlink(missing_ok=True)
+        os.link(path, spare)
+        spare.replace(copy)
+    except OSError:
+        if path.exists():
+            path.replace(copy)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words for an error, which torch may have wrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read and is as it was written: torch compares no checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type for entry in archive.infolist()) or archive.testzip():
+                return False
+        read_content(path)
+    except (OSError, UserError, zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def last_checkpoint(folder: Path, task: str) -> Path | None:
+    """The checkpoint to resume from, known to be whole and of this task; None where there is none yet.
+
+    Raises:
+        UserError: none of those that are there is whole, or it is of another task or version.
+    """
+    last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
+    path = last
+    if not last.exists() or not is_whole(last):
+        if previous.exists() and is_whole(previous):
+            path = previous
+            why = "is damaged" if last.exists() else "is not there"
+            log.warning("%s %s; going on from the one before, %s", last, why, previous.name)
+        elif not last.exists():
+            return None
+        else:
+            raise UserError(f"{last} is damaged, and there is no {PREVIOUS} that could be used; start a new run")
+    load_checkpoint(path, task=task)
+    return path
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes last.ckpt at the end of each epoch, within one every so many minutes, and where a signal came; then the
+    run ends. Within an epoch the first process alone writes, for it holds all that is needed.
+
+    A signal in an epoch's last step is heeded after its validation and checkpoint.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        super().__init__(
+            folder / "checkpoints", filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True
+        )
+        self.path = folder / "checkpoints" / LAST
+        self.period = 60 * minutes  # seconds
+        self.saved = time.monotonic()
+        self.across = 1  # images of a step of all processes
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "across": self.across}
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        super().setup(trainer, module, stage)
+        self.across = data_of(trainer).batch_size * trainer.world_size
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tells the data where in it training goes on, before a loader is made."""
+        loops, data = checkpoint["loops"]["fit_loop"], data_of(trainer)
+        if not same_form(loops, trainer.fit_loop.state_dict()):
+            raise ValueError("loops")
+        epoch, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
+        data.epoch, data.batches_given = epoch["processed"], 0
+        if epoch["ready"] <= epoch["processed"]:
+            return
+        before = checkpoint["callbacks"][self.state_key]["across"]
+        if before != self.across:  # batches of another size, or other processes: as many images, about
+            most = max(0, int(min(data.num_images("train"), 1e15)) // self.across - 1)
+            given = min(most, batches["ready"] * before // self.across)
+            batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
+        data.batches_given = batches["ready"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        check_optimizers(trainer)
+        self.saved = time.monotonic()
+        STOP.deferred = trainer.is_global_zero
+        if trainer.fit_loop.restarted_mid_epoch:  # Lightning leaves it out
+            module.on_train_epoch_start()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.stop()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not trainer.is_global_zero:
+            return
+        stop = STOP.number is not None
+        if stop or time.monotonic() - self.saved > self.period:
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(content, self.path)
+            self.saved = time.monotonic()
+        if stop:
+            trainer._logger_connector.update_train_step_metrics()  # of this step, which is not taken again
+            STOP.stop()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        self.saved = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.validating = True
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_validation_end(trainer, module)
+        STOP.validating = False
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        STOP.deferred = False
+
+
+def data_of(trainer: Trainer) -> SuiteData:
+    data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def refuse_damaged(trainer: Trainer, path: Path) -> None:
+    """Has the trainer refuse a checkpoint whose training state is none, in one line: where Lightning restores it, what
+    is wrong raises nearly anything.
+    """
+    connector: Any = trainer._checkpoint_connector
+
+    def refusing(restore: Callable[..., None]) -> Callable[..., None]:
+        @wraps(restore)
+        def restored(*arguments: Any) -> None:
+            try:
+                check_schedulers(trainer)
+                restore(*arguments)
+            except UserError:
+                raise
+            except DAMAGE as error:
+                raise damaged(path) from error
+
+        return restored
+
+    for name in ("restore_model", "restore_callbacks", "restore_training_state"):
+        setattr(connector, name, refusing(getattr(connector, name)))
+
+
+def damaged(path: object) -> UserError:
+    return UserError(f"{path}: its training state is damaged; start a new run from its weights with ckpt={path}")
+
+
+def same_form(found: Any, own: Any) -> bool:
+    """Whether restored plain values are of the kind that a fresh run has in the same places."""
+    if isinstance(own, dict):
+        return isinstance(found, dict) and all(same_form(found[key], own[key]) for key in own.keys() & found.keys())
+    if isinstance(own, list):
+        return isinstance(found, list) and len(found) == len(own) and all(map(same_form, found, own))
+    if type(own) is int:
+        return type(found) is int and 0 <= found < 1 << 60
+    return own is None or type(found) is type(own)
+
+
+def check_schedulers(trainer: Trainer) -> None:
+    states = trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", [])
+    for config, state in zip(trainer.lr_scheduler_configs, states, strict=False):
+        if not same_form(state, config.scheduler.state_dict()):
+            raise ValueError("lr_schedulers")
+
+
+def check_optimizers(trainer: Trainer) -> None:
+    """Raises UserError where an optimizer's state, which torch takes as it is, does not fit what it trains."""
+    for optimizer in trainer.optimizers:
+        for parameter, state in optimizer.state.items():
+            values = state.values()
+            fit = all(isinstance(v, Tensor | int | float | None) for v in values) and all(
+                v.shape in ((), parameter.shape) for v in values if isinstance(v, Tensor)
+            )
+            if not fit:
+                raise damaged(trainer.ckpt_path)
+        if len({frozenset(state) for state in optimizer.state.values()}) > 1:
+            raise damaged(trainer.ckpt_path)

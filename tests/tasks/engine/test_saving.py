@@ -1,0 +1,208 @@
+"""Checkpoints within an epoch: a run that was stopped or killed anywhere equals one that was not."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import TensorDataset
+
+from backbones.errors import UserError
+from data.seeding import ShuffledEpochs
+from tasks.engine.saving import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
+from tasks.engine.signals import STOP, Stopped
+from tasks.engine.task import TaskModule
+from tasks.run import execute
+
+PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
+STEPS = 6  # of an epoch
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Signals as the command has them, and as they were afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    STOP.install()
+    yield
+    STOP.__init__()  # type: ignore[misc]
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
+    tiny = ["backbone.alpha=0.25", "task.resolution=64", "data=demo_scenes", f"data.root={scenes}", "data.train=24"]
+    tiny += ["data.val=8", "data.batch_size=4", "data.workers=0", "trainer.precision=32", "trainer.log_every=1"]
+    return [*tiny, "trainer.max_epochs=3", "logger.images=0", f"paths.runs={runs}", *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    execute(settings(scenes, runs, "name=run"))
+    return runs / "detection" / "run"
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The curve that TensorBoard shows."""
+    return {event.step: event.value for event in EventAccumulator(str(folder)).Reload().Scalars("train/loss")}
+
+
+def stop_at(steps: set[int], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal in the steps of these numbers."""
+    plain = TaskModule.training_step
+
+    def step(self: TaskModule, batch: Any, index: int) -> Any:
+        if self.global_step in steps:
+            steps.remove(self.global_step)
+            os.kill(os.getpid(), number)
+        return plain(self, batch, index)
+
+    monkeypatch.setattr(TaskModule, "training_step", step)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return found
+
+
+def equal(ours: Path, theirs: Path) -> None:
+    """To the last bit: weights, averages, the optimizer's state, metrics and the means of the losses."""
+    one, two = content(ours), content(theirs)
+    for part in PARTS:
+        torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)
+    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (ours, theirs))
+    for part in ("metrics", "history", "epoch", "step", "images"):
+        assert one[part] == two[part]
+
+
+def test_stopped_within_epochs(
+    undisturbed: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first step, in the middle, twice in an epoch, and in the last step, after which the epoch is finished."""
+    stops = {0: 1, 8: 9, 10: 11, 11: 12}
+    stop_at(set(stops), signal.SIGTERM, monkeypatch)
+    folder = tmp_path / "detection" / "run"
+    arguments = settings(scenes, tmp_path, "name=run")
+    seconds = 0.0
+    for step in stops.values():
+        with pytest.raises(Stopped) as stopped:
+            execute(arguments)
+        assert str(stopped.value) == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
+        assert content(folder)["global_step"] == step
+        STOP.number = None
+        arguments = [f"resume={folder}"]
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report["state"] == "interrupted"
+        assert report["seconds"] > seconds
+        seconds = report["seconds"]
+    execute(arguments)
+    equal(folder, undisturbed)
+    assert losses(folder) == losses(undisturbed)
+    assert len(losses(folder)) == 3 * STEPS
+
+
+def copied(run: Path, folder: Path) -> Path:
+    shutil.copytree(run, folder / "run")
+    return folder / "run"
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    found = torch.load(path, weights_only=True)
+    edit(found)
+    torch.save(found, path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c["loops"]["fit_loop"].update(epoch_progress={"current": {}}),
+        lambda c: c["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"].update(ready="3"),
+        lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(7)),
+        lambda c: c["optimizer_states"][0]["state"][0].pop("exp_avg_sq"),
+        lambda c: c.update(optimizer_states=3),
+        lambda c: c["lr_schedulers"][0].update(last_epoch="x"),
+        lambda c: c["callbacks"]["Budget"].pop("spent"),
+        lambda c: c.update(state_dict={}),
+        lambda c: c["averaging_state"].clear(),
+    ],
+)
+def test_a_damaged_training_state_is_refused(edit: Any, undisturbed: Path, tmp_path: Path) -> None:
+    folder = copied(undisturbed, tmp_path)
+    change(folder / "checkpoints" / LAST, edit)
+    with pytest.raises(UserError, match=r"last\.ckpt: its training state is damaged; start a new run") as error:
+        execute([f"resume={folder}", "trainer.max_epochs=4"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit of a weight differs, which torch does not see."""
+    folder = copied(undisturbed, tmp_path)
+    last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
+    assert (content(folder)["global_step"], torch.load(previous, weights_only=True)["global_step"]) == (18, 12)
+    damaged = bytearray(last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    last.write_bytes(damaged)
+    assert torch.load(last, weights_only=True)["global_step"] == 18
+    assert last_checkpoint(folder, "detection") == previous
+    assert f"{last} is damaged; going on from the one before, previous.ckpt" in caplog.text
+    execute([f"resume={folder}"])
+    equal(folder, undisturbed)
+    assert torch.load(previous, weights_only=True)["global_step"] == 12  # not the damaged one
+    last.unlink()
+    assert last_checkpoint(folder, "detection") == previous
+    previous.write_bytes(b"PK")
+    assert last_checkpoint(folder, "detection") is None
+    last.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, and there is no previous\.ckpt"):
+        last_checkpoint(folder, "detection")
+
+
+def test_what_is_replaced_is_kept_where_links_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", unknown)
+    io = AtomicCheckpointIO()
+    for step in range(3):
+        io.save_checkpoint({"step": step}, tmp_path / LAST)
+    assert [torch.load(tmp_path / name, weights_only=True)["step"] for name in (LAST, PREVIOUS)] == [2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+
+
+def test_a_run_saves_within_an_epoch_by_the_clock_and_goes_on_in_other_batches(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error in the 9th step the 8th is saved: 2 steps of 4 images in the second epoch, which are 4 of 2."""
+    plain = TaskModule.training_step
+
+    def step(self: TaskModule, batch: Any, index: int) -> Any:
+        if self.global_step == 8:
+            raise UserError("out of memory")
+        return plain(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskModule, "training_step", step)
+        with pytest.raises(UserError, match="out of memory"):
+            execute(settings(scenes, tmp_path, "name=run", "trainer.save_minutes=1e-6", "trainer.max_epochs=2"))
+    folder = tmp_path / "detection" / "run"
+    assert content(folder)["global_step"] == 8
+    report = execute([f"resume={folder}", "data.batch_size=2"])
+    assert report["step"] == 8 + (12 - 4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
+    dataset = TensorDataset(torch.arange(23))
+    for rank in range(ranks):
+        place = {"seed": 3, "epoch": 2, "rank": rank, "ranks": ranks}
+        whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, given=given, **place) for given in (0, 6))  # type: ignore[arg-type]
+        assert list(rest) == list(whole)[6:]
+        assert list(rest) == list(whole)  # the next epoch
