@@ -13,6 +13,11 @@ test: .venv/ready
 	$(BIN)/lint-imports
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
+# More of what tests/chaos/test_chaos.py does: 50 kills of commands, 5,000 damaged files.
+chaos: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.killed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.mutated
+
 # uv installs the 5 GB that torch brings in seconds rather than minutes.
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,4 +40,4 @@ lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 
-.PHONY: demo test docs docs-pictures lock
+.PHONY: demo test chaos docs docs-pictures lock

@@ -22,7 +22,10 @@ class Normalization(NamedTuple):
         Raises:
             TypeError, ValueError: they are anything else, not finite, or a deviation is not positive.
         """
-        (r, g, b), (std_r, std_g, std_b) = ([float(v) for v in row] for row in rows)
+        try:
+            (r, g, b), (std_r, std_g, std_b) = ([float(v) for v in row] for row in rows)
+        except OverflowError as error:  # an integer of hundreds of digits
+            raise ValueError(f"no normalization: {error}") from error
         if not all(map(math.isfinite, (r, g, b, std_r, std_g, std_b))) or min(std_r, std_g, std_b) <= 0:
             raise ValueError(f"no normalization: {rows}")
         return cls((r, g, b), (std_r, std_g, std_b))

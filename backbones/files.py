@@ -1,10 +1,16 @@
 """Files that appear under their name only when they are whole, and stay whole when the machine stops."""
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
+from zipfile import BadZipFile
+
+# what NumPy raises besides OSError and ValueError for a damaged .npy or .npz file
+BAD_ARRAY = (TokenError, SyntaxError, EOFError, OverflowError, MemoryError, NotImplementedError, BadZipFile, zlib.error)
 
 
 @contextmanager

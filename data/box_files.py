@@ -132,7 +132,7 @@ class BoxJsonlData(BoxFiles):
             if line.strip():
                 try:
                     yield _jsonl_row(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
                     yield f"line {number}", None
 
 

@@ -4,7 +4,6 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from backbones.base import Normalization
 from backbones.errors import UserError
+from backbones.files import BAD_ARRAY
 from data.base import SuiteData
 from data.classification import ImageSet
 from data.identities import People
@@ -189,7 +189,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
             header, *rows = [row for row in csv.reader(file) if row]
         values = np.array([row[1:] for row in rows], np.float32)
         return [row[0] for row in rows], [name.strip() for name in header[1:]], values
-    except (OSError, ValueError, KeyError, EOFError, csv.Error, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, csv.Error, *BAD_ARRAY) as error:
         raise UserError(f"teacher={path} cannot be read as a table: {_line(error)}") from error
 
 

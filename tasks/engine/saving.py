@@ -62,8 +62,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from may be a stranger's
-        and name any file as the best before.
+        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from is not trusted,
+        and may name any file as the best before.
         """
 
 

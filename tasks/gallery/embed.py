@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
+from backbones.files import BAD_ARRAY, atomic_write
 from data.crops import read_whole
 from data.image_file import BadImage
 from tasks.engine.hardware import has_native_bf16
@@ -146,7 +146,7 @@ class Embeddings:
             path = shard_path(folder, part.start, size)
             try:
                 table = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, *BAD_ARRAY) as error:
                 raise UserError(f"the shard {path} is missing or damaged; delete it and build again") from error
             if len(table) != len(part):
                 raise UserError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
+from backbones.files import BAD_ARRAY, atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from tasks.engine.task import restore
@@ -111,7 +111,7 @@ class Gallery:
         try:
             self.positions: Floats = np.load(folder / f"positions-{generation}.npy", mmap_mode="r")
             self.paths = (folder / f"paths-{generation}.txt").read_text().splitlines()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, *BAD_ARRAY) as error:
             raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
         whole = self.index.ntotal == len(self.paths) == self.facts.photos and self.index.d == self.facts.dim
         if not whole or self.positions.shape != (self.facts.photos, 2) or self.positions.dtype.kind != "f":

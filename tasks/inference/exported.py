@@ -31,7 +31,7 @@ class ExportedModel(Predictor):
             spec["postprocess"]["draw_threshold"] = threshold
         self.folder, self.spec = folder, spec
         self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
-        self.resolution, self.center_crop = spec["input"]["size"], spec["input"]["center_crop"]
+        self.resolution, self.center_crop = spec["input"]["size"], spec["input"].get("center_crop")
         self.view_side = math.ceil(self.resolution / (self.center_crop or 1))
         self.run = FORMATS[spec["format"]].runner(folder / spec["file"], usable_threads())
 

@@ -1,37 +1,34 @@
-"""Damaged and hostile files of data sets, by seed: whatever is in them, only our own errors come out."""
+"""Files of every form that is read, how each is damaged by a seed, and what reads it."""
 
-import contextlib
 import io
 import json
 import random
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from backbones.errors import UserError
 from data.box_files import BoxCsvData, BoxJsonlData
 from data.boxes import center_box
 from data.coco import read_coco
 from data.crops import decode_crop, read_crop
 from data.csv_images import CsvData
 from data.geo import places as geo
-from data.image_file import MAX_PIXELS, BadImage, limit_pixels
+from data.image_file import BadImage
 from data.images import read_image
 from data.layouts import recognize
 from data.shards.classification import class_of
 from data.shards.places import position_of
-from data.tar import BadShard, read_records
+from data.tar import read_records
 from data.voc import VocData
 from data.yolo import YoloData
+from tests.chaos import models
 
-EACH = 20  # files of each format
 TOKENS = (b"NaN", b"-1", b"1e999", b"null", b'"', b"[", b"}", b"<", b"&x;", b"]]>", b"\0", b"\xff\xfe", b"\n", b",")
 WORDS = (
     *TOKENS,
@@ -48,7 +45,8 @@ WORDS = (
     b"\xef\xbb\xbf",
     b"\x1b[2J",
 )
-VALUES = (None, True, -1, 0, 10**400, 1e308, float("nan"), float("inf"), "", "x", "../x", "\ud800", "a\0b", [], {}, [1])
+NUMBERS: tuple[Any, ...] = (-1, 0, 10**400, 1e308, float("nan"), float("inf"))
+VALUES: tuple[Any, ...] = (None, True, *NUMBERS, "", "x", "../x", "\ud800", "a\0b", [], {}, [1])
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
@@ -90,6 +88,12 @@ def mutated_json(content: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.3:
         return mutated(content, chance)
     whole = json.loads(content)
+    change_values(whole, chance)
+    return json.dumps(whole).encode()
+
+
+def change_values(whole: Any, chance: random.Random) -> None:
+    """Puts other values into one to three places of nested plain values."""
     for _ in range(chance.randint(1, 3)):
         place = whole
         while isinstance(place, dict | list) and place:
@@ -102,7 +106,6 @@ def mutated_json(content: bytes, chance: random.Random) -> bytes:
                     place[key] = chance.choice(VALUES)
                 break
             place = inner
-    return json.dumps(whole).encode()
 
 
 def image(form: str, **settings: Any) -> bytes:
@@ -218,8 +221,35 @@ FACES = b"path,Smiling,Young\na.jpg,1,0\nb.jpg,-1,\n"
 LABEL = b'{"label": 1, "latitude": 3, "longitude": 5}'
 SHARD = {f"{i}.{kind}": c for i in range(3) for kind, c in (("jpg", image("JPEG")), ("cls", b"1"), ("json", LABEL))}
 
+
+def mutated_checkpoint(content: bytes, chance: random.Random) -> bytes:
+    """As `mutated`, or a checkpoint with other values in what it says of itself."""
+    if chance.random() < 0.4:
+        return mutated(content, chance)
+    found = torch.load(io.BytesIO(content), weights_only=True)
+    change_values(found if chance.random() < 0.2 else found["suite"], chance)
+    buffer = io.BytesIO()
+    torch.save(found, buffer)
+    return buffer.getvalue()
+
+
+def mutated_header(content: bytes, chance: random.Random) -> bytes:
+    """As `mutated`, or a safetensors file with other values in its header."""
+    if chance.random() < 0.4:
+        return mutated(content, chance)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    suite = json.loads(header["__metadata__"]["suite"])
+    change_values(suite if chance.random() < 0.7 else header, chance)
+    if isinstance(header.get("__metadata__"), dict) and "suite" in header["__metadata__"]:
+        header["__metadata__"]["suite"] = json.dumps(suite)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
 Change = Callable[[bytes, random.Random], bytes]
-FORMATS: dict[str, tuple[str, bytes, Change, Callable[[Path], object]]] = {
+Form = tuple[str, bytes | Callable[[], bytes], Change, Callable[[Path], object]]
+FORMATS: dict[str, Form] = {  # a file's name, its content, how it is changed and what reads it
     "jpeg": ("a.jpg", image("JPEG"), mutated, open_image_file),
     "progressive jpeg": ("a.jpg", image("JPEG", progressive=True), mutated, open_image_file),
     "png": ("a.png", image("PNG"), mutated, open_image_file),
@@ -236,22 +266,13 @@ FORMATS: dict[str, tuple[str, bytes, Change, Callable[[Path], object]]] = {
     "places": ("a.csv", PLACES, mutated_words, lambda path: geo.read_csv(path, path.parent, 1.0)),
     "faces": ("a.csv", FACES, mutated_words, face_table),
     "tar": ("a.tar", tarred(SHARD), mutated, shard),
+    "checkpoint": ("a.ckpt", models.checkpoint, mutated_checkpoint, models.use_checkpoint),
+    "safetensors": ("a.safetensors", models.safetensors, mutated_header, models.use_checkpoint),
+    "weights": ("a.ckpt", models.checkpoint, mutated_checkpoint, models.use_weights),
+    "keras": ("a.h5", models.keras, mutated, models.use_weights),
+    "npz": ("a.npz", models.table, mutated, models.use_table),
+    "gallery": ("gallery.json", lambda: models.gallery_files()["gallery.json"], mutated_json, models.use_gallery),
+    "faiss": ("index-1.faiss", lambda: models.gallery_files()["index-1.faiss"], mutated, models.use_gallery),
+    "npy": ("positions-1.npy", lambda: models.gallery_files()["positions-1.npy"], mutated, models.use_gallery),
+    "model.json": ("model.json", lambda: models.exported()["model.json"], mutated_json, models.use_export),
 }
-
-
-@pytest.fixture
-def few_pixels() -> Iterator[None]:
-    limit_pixels(1_000_000)
-    yield
-    limit_pixels(MAX_PIXELS)
-
-
-@pytest.mark.filterwarnings("ignore:.*EXIF data:UserWarning", "ignore:.*[Tt]runcated:UserWarning")
-@pytest.mark.parametrize("form", FORMATS)
-def test_only_our_own_errors(form: str, tmp_path: Path, few_pixels: None) -> None:
-    name, content, change, read = FORMATS[form]
-    chance = random.Random(form)
-    for _ in range(EACH):
-        (tmp_path / name).write_bytes(change(content, chance))
-        with contextlib.suppress(BadImage, BadShard, UserError):
-            read(tmp_path / name)

@@ -1,0 +1,1 @@
+"""What is done to the suite on purpose: processes killed, files damaged."""
