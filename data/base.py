@@ -74,6 +74,7 @@ class SuiteData(Base):
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # what every report on this data must say
     read_only = False  # true where a file names `root`: then nothing is written there
+    known: list[str] | None = None  # the labels of the checkpoint that training goes on from
     told = ""  # what was chosen, such as its splits, where it was not given
 
     def __init__(
@@ -101,10 +102,14 @@ class SuiteData(Base):
         self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
         self.batches_given = 0  # batches of that epoch that were given before
 
-    def prepare(self) -> None:
-        """Makes the files ready, once in each process before anything is read; UserError where there are none."""
+    def find_root(self) -> None:
+        """Whether there are files at all; UserError where there is no folder."""
         if not self.root.is_dir():
             raise UserError(f"data.root: there is no folder {self.root}")
+
+    def prepare(self) -> None:
+        """Makes the files ready, once in each process before anything is read; UserError where there are none."""
+        SuiteData.find_root(self)
 
     @property
     def labels(self) -> list[str]:
@@ -205,13 +210,17 @@ class SuiteData(Base):
         """How many images a split has."""
         return len(self.datasets[split]) * self.images_per_item(split)  # type: ignore[arg-type]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_batches(self) -> float:
+        """How many batches an epoch has, over all processes."""
+        return self.num_images("train") / self.batch_size
+
+    def train_dataloader(self) -> Any:
         return self.loader("train")
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Any:
         return self.loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Any:
         return self.loader("test")
 
     def state_dict(self) -> dict[str, Any]:

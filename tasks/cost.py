@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.engine.parts import composed, is_joint
 
 
 def measure(config: dict[str, Any]) -> None:
@@ -14,7 +15,8 @@ def measure(config: dict[str, Any]) -> None:
 
     module, cost = recount(config)
     if config["format"] == "json":
-        print(json.dumps({"madds": cost.madds, "params": cost.params, "layers": cost.layers}))
+        content = {"madds": cost.madds, "params": cost.params, "layers": cost.layers}
+        print(json.dumps(content | module.facts()))
         return
     count = len(module.labels)
     title = f"{config['task']['name']}, {module.resolution} px" + (f", {count} classes" if count else "")
@@ -27,11 +29,31 @@ def measure(config: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("total", f"{cost.madds / 1e6:,.3f}", "", f"{cost.params:,}", "", style="bold")
     Console().print(table)
+    if parts := module.facts().get("parts"):
+        show_parts(parts)
+
+
+def show_parts(parts: dict[str, Any]) -> None:
+    """Prints what each task of several costs beside what they share."""
+    from rich.table import Table
+
+    from backbones.console import Console
+
+    columns = ("px", "multiply-adds (M)", "own parameters (M)", "MB", "a run of its own (M)")
+    table = Table("task", *columns, title="what each task has for itself")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, facts in parts.items():
+        cost, own = facts["cost"], facts["own_params_m"]
+        row = (f"{cost['madds_m']:,.1f}", f"{own:.3f}", f"{4 * own:.2f}", f"{cost['params_m']:.3f}")
+        table.add_row(name, str(facts["resolution"]), *row)
+    Console().print(table)
 
 
 def main() -> None:
     with one_line_errors():
-        measure(load_config(arguments("cost"), "cost"))
+        given = arguments("cost")
+        measure(composed(given, "cost")[0] if is_joint(given) else load_config(given, "cost"))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def open_model(config: dict[str, Any]) -> "Predictor":
 
     set_up_logging()
     limit_pixels(config["max_pixels"])
-    model = load(config["ckpt"], threshold=config["threshold"])
+    model = load(config["ckpt"], threshold=config["threshold"], only=config["only"])
     if "torch" in sys.modules:  # an export runs without
         from tasks.engine.hardware import keep_freed_memory, use_granted_cores
 
@@ -158,10 +158,10 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.engine.report import chosen_metrics
+    from tasks.engine.report import shown_metrics
 
     table = Table("metric", "value", title=f"{module.config['task']['name']}, test split")
-    for name, value in chosen_metrics(metrics, module.primary).items():
+    for name, value in shown_metrics({"metrics": metrics, "primary": module.primary, **module.facts()}).items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
 

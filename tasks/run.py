@@ -15,9 +15,9 @@ from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
 from backbones.errors import UserError
-from tasks.engine.config import CONF, load_config, one_line_errors, saved_groups
-from tasks.engine.layout import recognized
+from tasks.engine.config import CONF, one_line_errors, saved_groups
 from tasks.engine.names import check_names
+from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
 from tasks.engine.saved import is_staged
 from tasks.engine.signals import REQUEUE, STOP, Stopped, requeue
 from tasks.engine.stages import train_stages
@@ -40,8 +40,7 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     staged = bool(resume) and is_staged(resume[-1])
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
-    overrides, layout = recognized(overrides)
-    config = load_config([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    config, told = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
     begun = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and not resume and begun.is_dir():
@@ -50,13 +49,13 @@ def execute(overrides: list[str]) -> dict[str, Any]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
 
-    return train(config, overrides, layout=layout.told if layout else "")
+    return train(config, overrides, layout=told)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def with_hydra(_: DictConfig) -> float:
     """One job of a sweep, started by Hydra's launcher; or Hydra's own flags, as --help."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = [from_hydra(o) for o in HydraConfig.get().overrides.task]
     state = Singleton.get_state()  # composing anew, which checks the settings, would end Hydra's own turn
     GlobalHydra.instance().clear()
     sweep = Path(HydraConfig.get().sweep.dir)
@@ -92,12 +91,16 @@ def run() -> None:
     with one_line_errors():
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
+        several = f"task={JOINT}" in overrides
         if SWEEP & set(flags):
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
-                check_names(load_config(recognized(job)[0]))
+                check_names(composed(job)[0])
+                several |= is_joint(job)
         elif not flags:
             execute(overrides)
             return
+    if several:
+        sys.argv[1:] = [a if a.startswith("-") else for_hydra(a) for a in sys.argv[1:]]
     with_hydra()
 
 

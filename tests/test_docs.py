@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,6 +20,7 @@ import torch
 import yaml
 
 from backbones.errors import UserError
+from tasks.engine import parts
 from tasks.engine.config import load_config
 from tasks.run import jobs
 from tests.conftest import ROOT
@@ -158,8 +160,24 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
 
 def composed(module: str, arguments: list[str]) -> dict[str, object]:
     """The configuration of a command, which may not name a setting that there is not."""
-    arguments = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
-    return load_config(arguments, "config" if module == "run" else module)
+    given = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
+    return composed_run(given) if module == "run" else load_config(given, module)
+
+
+def composed_run(given: list[str]) -> dict[str, Any]:
+    """The configuration of a run, of one task or several."""
+    return parts.composed(given)[0] if "task=multitask" in given else load_config(given)
+
+
+def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """The task of a run, and by the prefix of their settings the data sets that it trains on."""
+    if added := [a.partition("=")[2] for a in arguments if a.startswith("multitask.add=")]:
+        config = load_config([f"task={added[0]}"])
+        return "multitask", {f"{added[0]}.": config["groups"]["data"]}
+    config = composed_run(arguments)
+    several = "parts" in config
+    sets = {f"{n}." if several else "": own["groups"]["data"] for n, own in parts.tasks_of(config).items()}
+    return config["task"]["name"], sets
 
 
 def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> list[str]:
@@ -170,11 +188,13 @@ def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> 
         return command
     added = FAST.get(module, "").split()
     if module == "run":
-        config = load_config(arguments)
-        groups, task = config["groups"], config["task"]["name"]
-        assert groups["data"] in DATA, f"neither DATA nor COMPOSED says how to run this: {command}"
+        task, sets = data_of(arguments)
         runs[task] += 1
-        added += DATA[groups["data"]].format_map(roots).split()
+        if any(a.startswith("multitask.add=") for a in arguments):  # the backbone is another run's
+            added = [a for a in added if not a.startswith("backbone.")]
+        for prefix, data in sets.items():
+            assert data in DATA, f"neither DATA nor COMPOSED says how to run this: {command}"
+            added += [f"{prefix}{setting}" for setting in DATA[data].format_map(roots).split()]
         added += [f"name=tiny{'' if runs[task] == 1 else runs[task]}"]
     given = {a.partition("=")[0] for a in arguments}
     return [*command, *(a for a in added if a.partition("=")[0] not in given)]
@@ -276,6 +296,7 @@ def test_every_setting_is_one(page: Path) -> None:
 @cache
 def some_command_takes(arguments: tuple[str, ...]) -> bool:
     tasks = [(f"task={path.stem}",) for path in sorted((ROOT / "conf/task").glob("[a-z]*.yaml"))]
+    tasks[tasks.index(("task=multitask",))] = ("task=multitask", "multitask.tasks=[dogs,faces]")
     for module, more in [*(("run", t) for t in tasks), *((command, ()) for command in COMMANDS)]:
         missing = [f"{k}={v}" for k, v in needed(module).items() if not any(a.startswith(k) for a in arguments)]
         own = [a for a in more if not any(b.startswith(("task=", "experiment=")) for b in arguments)]

@@ -33,6 +33,11 @@ def compare_pair(config: dict[str, Any]) -> None:
     modules = []
     for folder in folders:
         checkpoint = load_checkpoint(folder)
+        if parts := checkpoint["suite"].get("config", {}).get("parts"):
+            raise UserError(
+                f"{folder} is a run of several tasks ({', '.join(parts)}); compare one of them, as tasks.export "
+                f"ckpt={folder} part=<task> format=torch writes it"
+            )
         suites.append(checkpoint["suite"])
         modules.append(restore(checkpoint))
     tasks = [suite["task"] for suite in suites]

@@ -11,6 +11,7 @@ from typing import Any
 from backbones.console import plain
 from backbones.errors import UserError
 from data.text import read_plain_yaml
+from tasks.engine.parts import JOINT, tasks_of
 
 # of what a run folder says; an untrusted one may say anything
 LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
@@ -77,7 +78,7 @@ def read_runs(root: str | Path) -> list[Run]:
     if not root.is_dir():
         raise UserError(f"runs={root}: there is no such folder; give the one that runs were written to")
     folders = {file.parent for name in ("config.yaml", "metrics.json") for file in root.rglob(name)}
-    runs = [read_run(folder, root) for folder in sorted(folders)]
+    runs = [run for folder in sorted(folders) for run in with_parts(read_run(folder, root))]
     if not runs:
         raise UserError(f"runs={root}: there is no run in it; make one with python -m tasks.run")
     mark_best(runs)
@@ -99,6 +100,30 @@ def read_run(folder: Path, root: Path) -> Run:
         return Run(folder, run.name, state=f"broken: {type(error).__name__} {plain(first)}"[:100])
     run.name = run.name.removeprefix(f"{run.task}/")
     return run
+
+
+def with_parts(run: Run) -> list[Run]:
+    """The run, and of one of several tasks each task's share in it, that stands beside the task's own runs."""
+    found = [run]
+    parts = run.content.get("parts")
+    for name, facts in parts.items() if isinstance(parts, dict) else ():
+        try:
+            found.append(_part(run, name, facts))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            state = f"broken: {type(error).__name__} {plain(str(error))}"[:100]
+            found.append(Run(run.folder, f"{run.name} {plain(str(name))[:40]}", state=state))
+    return found
+
+
+def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
+    part = Run(run.folder / _text(name), f"{JOINT}/{run.name}", state=run.state, seconds=run.seconds, epochs=run.epochs)
+    _settings(part, run.content["settings"]["parts"][name])
+    part.metric, part.mode = _text(facts["primary"]), "min" if facts.get("mode") == "min" else "max"
+    part.metrics = {k.partition("/")[2]: v for k, v in run.metrics.items() if k.startswith(f"{name}/")}
+    part.primary = part.metrics.get(part.metric)
+    part.madds_m, part.params_m = (_cost(facts["cost"][key]) for key in ("madds_m", "params_m"))
+    part.resolution = _whole(facts.get("resolution"))
+    return part
 
 
 def _regular(path: Path) -> Path:
@@ -137,7 +162,8 @@ def browser_latency(folder: Path) -> float | None:
 
 def _settings(run: Run, config: dict[str, Any]) -> None:
     backbone = config["backbone"]
-    run.task, run.data = _text(config["task"]["name"]), _text(config["groups"]["data"])
+    run.task = _text(config["task"]["name"])
+    run.data = "+".join(_text(task["groups"]["data"]) for task in tasks_of(config).values())[:LONGEST_TEXT]
     run.backbone = _text(backbone.get("name") or config["groups"]["backbone"])
     run.alpha, run.rho = _number(backbone.get("alpha")), _number(backbone["rho"])
 

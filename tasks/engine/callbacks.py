@@ -66,20 +66,19 @@ class BadImageCounter(Callback):
 class PredictionImages(Callback):
     """At each validation, images with the truth on the left and the prediction on the right."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *_: Any
     ) -> None:
-        if batch_index or not trainer.is_global_zero:
-            return
         assert isinstance(module, TaskModule)
-        log_image(trainer, "predictions", self.pages(module, batch))
+        if trainer.is_global_zero:
+            for task, own in module.drawn(batch, batch_index):
+                if count := task.config["logger"]["images"]:
+                    log_image(task.trainer, "predictions", self.pages(task, own, count))
 
-    def pages(self, module: TaskModule, batch: Any) -> Tensor:
+    @staticmethod
+    def pages(module: TaskModule, batch: Any, most: int) -> Tensor:
         """A grid of pairs (3, H, W)."""
-        count = min(self.count, len(batch.images))
+        count = min(most, len(batch.images))
         predictions = module.predict(batch.images[:count], batch.sizes[:count])
         pairs = []
         for i, (truth, prediction) in enumerate(zip(module.ground_truth(batch), predictions, strict=False)):
@@ -168,7 +167,8 @@ class RunReport(Callback):
         self.losses.add(outputs["loss"])
         if batch_index % module.config["trainer"]["log_every"] == 0 and not torch.isfinite(outputs["loss"]):
             raise UserError(
-                f"the loss is not finite at step {trainer.global_step}; lower trainer.lr, or try trainer.precision=32"
+                f"{module.faulty()} is not finite at step {trainer.global_step}; lower trainer.lr, or try "
+                "trainer.precision=32"
             )
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:

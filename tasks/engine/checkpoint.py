@@ -3,6 +3,7 @@
 import json
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
 from tasks.engine.config import saved_config
+from tasks.engine.parts import input_side, tasks_of
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,26 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     return content | {"suite": checked_suite(suite, path)}
 
 
+def part_checkpoint(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the checkpoint of a run of several tasks holds of one, as a checkpoint of that task's own run.
+
+    Raises:
+        UserError: the run has no such task.
+    """
+    suite = checkpoint["suite"]
+    parts = suite.get("config", {}).get("parts", {})
+    if name not in parts:
+        raise UserError(f"the run has no task {name!r:.40}" + (f"; its tasks are {', '.join(parts)}" if parts else ""))
+    metrics = {k.partition("/")[2]: v for k, v in suite["metrics"].items() if k.startswith(f"{name}/")}
+    labels = [label.partition("/")[2] for label in suite["labels"] if label.startswith(f"{name}/")]
+    config = parts[name]
+    side = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    kept = {"task": name, "config": config, "labels": labels, "metrics": metrics, "resolution": side}
+    prefix = f"parts.{name}."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return {"state_dict": state, "suite": dict(suite) | kept}
+
+
 def read_content(path: Path) -> Any:
     """Whatever a checkpoint file holds, of which nothing is known yet but that it is tensors and plain values."""
     try:
@@ -118,7 +140,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: its metrics are no numbers")
     if checked["task"] != config["task"]["name"]:
         raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
-    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
     return checked | {
         "config": config,
         "labels": labels,
@@ -135,7 +157,8 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
         chosen = {k: v for k, v in settled.items() if k != "normalization"}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged: it does not say how its backbone normalizes") from error
-    saved_config(config | {"backbone": config["backbone"] | chosen}, path)
+    task = next(iter(tasks_of(config).values()))  # any, for several have one backbone
+    saved_config(task | {"backbone": config["backbone"] | chosen}, path)
     return chosen | {"normalization": [list(row) for row in normalization]}
 
 

@@ -39,6 +39,7 @@ INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 SHAPES = {
     "name": "a name or null",
     "names": "a list of names",
+    "numbers": "a list of numbers",
     "stages": "names of stages, each with a list of settings",
 }
 HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
@@ -162,11 +163,26 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
             raise UserError(f"{source}: this version has no {group!r:.40}={option!r:.40}")
     try:
         chosen, defaults = _schema("config", [f"{group}={option}" for group, option in groups.items()])
-        config = _laid_over(defaults, {k: v for k, v in content.items() if k != "groups"})
+        joint = "multitask" in defaults  # the one task that is made of others
+        kept = ("groups", "parts") if joint else ("groups",)
+        config = _laid_over(defaults, {k: v for k, v in content.items() if k not in kept})
         _check(defaults, config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    return _settings_of(config) | {"groups": chosen}
+    config = _settings_of(config) | {"groups": chosen}
+    return config | {"parts": _saved_parts(content.get("parts"), config, source)} if joint else config
+
+
+def _saved_parts(parts: Any, config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """The configurations of a saved run's tasks, each checked as that of a run, and of one backbone."""
+    tasks = config["multitask"]["tasks"] or []
+    if not isinstance(parts, dict) or list(parts) != tasks or len(tasks) < 2:
+        raise UserError(f"{source} is damaged: its parts are not the tasks {','.join(tasks)}")
+    found = {name: saved_config(part, source) for name, part in parts.items()}
+    for name, part in found.items():
+        if part["task"]["name"] != name or "parts" in part or part["backbone"] != config["backbone"]:
+            raise UserError(f"{source} is damaged: its part {name} is none of this run")
+    return found
 
 
 def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -194,7 +210,10 @@ def changed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings that differ from the defaults of the options chosen, without names and places."""
     defaults = flatten(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
     found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
-    return {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
+    own = {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
+    for name, part in config.get("parts", {}).items():
+        own |= {f"{name}.{k}": v for k, v in changed(part).items() if own.get(k) != v}
+    return own
 
 
 def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -365,7 +384,8 @@ def shaped(value: Any, shape: str) -> bool:
         return isinstance(value, str)
     if shape == "stages":
         return isinstance(value, dict) and all(isinstance(k, str) and shaped(v, "names") for k, v in value.items())
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    kinds = (int, float) if shape == "numbers" else str
+    return isinstance(value, list) and all(isinstance(item, kinds) and item is not True for item in value)
 
 
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,5 @@ from tasks.engine.task import TaskModule
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     """The network of a configuration and what it costs. Without data the number of classes is the published one."""
     task = locate(config, "task")
-    count = config["task"].get("num_classes") or task.published_classes
-    module: TaskModule = task(config, [str(i) for i in range(count)], load_weights=False)
+    module: TaskModule = task(config, task.published_labels(config), load_weights=False)
     return module, module.model.cost(module.resolution)

@@ -28,11 +28,23 @@ def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
     return {name: metrics[name] for name in (*(name for name in metrics if "/" not in name), *ranked)}
 
 
+def shown_metrics(content: dict[str, Any]) -> dict[str, float]:
+    """The metrics of metrics.json to print: of several tasks their mean, and those of each without those of classes."""
+    if "parts" not in content:
+        return chosen_metrics(content["metrics"], content["primary"])
+    metrics = {content["primary"]: content["metrics"][content["primary"]]}
+    for name in content["parts"]:
+        own = {k: v for k, v in content["metrics"].items() if k.startswith(f"{name}/") and v != ABSENT}
+        metrics |= {k: v for k, v in own.items() if k.count("/") == 1}
+    return metrics
+
+
 def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     """Prints the metrics and where to look next."""
     table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
-    for name, value in chosen_metrics(content["metrics"], content["primary"]).items():
-        table.add_row(name, f"{value:.3f}", style="bold" if name == content["primary"] else None)
+    primaries = {content["primary"], *(f"{name}/{part['primary']}" for name, part in content.get("parts", {}).items())}
+    for name, value in shown_metrics(content).items():
+        table.add_row(name, f"{value:.3f}", style="bold" if name in primaries else None)
     console.print(table)
     if data.note:
         console.print(f"note: {data.note}", soft_wrap=True)

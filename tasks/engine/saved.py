@@ -12,6 +12,7 @@ from backbones.errors import UserError
 from data.text import read_plain_yaml
 from tasks.engine.config import run_config, shaped
 from tasks.engine.names import plain_name
+from tasks.engine.parts import for_parts, split, taken_from
 
 PLAN = "stages.yaml"
 ASKED = ("teacher", "distill.cache")  # while a run trains
@@ -59,24 +60,49 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
             teacher, a cache, weights or files outside of data.root.
     """
     saved = run_config(folder)
+    begun = (folder / "checkpoints" / "last.ckpt").exists()
+    if "parts" not in saved:
+        return _resumed(folder, saved, config, overrides, begun)
+    own, parts = split(overrides)
+    for name in taken_from(saved):
+        part = saved["parts"][name]
+        again = [o for o in for_parts(own) if not o.startswith("backbone")] + parts.get(name, [])
+        saved["parts"][name] = _resumed(folder, part, config["parts"][name], again, True, f"{name}.")
+    saved = _resumed(folder, saved, config, [o for o in own if not o.startswith("data.")], begun)
+    for part in saved["parts"].values():
+        part["backbone"] = dict(saved["backbone"])
+    return saved
+
+
+def _resumed(
+    folder: Path,
+    saved: dict[str, Any],
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    begun: bool,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """The saved configuration of a task, whose settings are given after `prefix`, with the overrides applied."""
     given = {override.partition("=")[0] for override in overrides} - {"resume"}
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
-            raise UserError(f"{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can")
+            raise UserError(
+                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can"
+            )
         _set(saved, key, _get(config, key))
-    begun = (folder / "checkpoints" / "last.ckpt").exists()
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
     kept = (*ASKED, *(() if begun else FIRST[:-1]))
     names = [key for key in kept if key not in given and _get(saved, key) not in (None, False, "auto", "")]
     if names:
-        again = " ".join(f"{key}={_get(saved, key)}" for key in names)
+        again = " ".join(f"{prefix}{key}={_get(saved, key)}" for key in names)
         raise UserError(
             f"{folder / 'config.yaml'} names what is used only on your word, as a run folder may be another's; "
             f"if it is right, say so: resume={folder} {again}"
         )
     own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
-    saved["data"] = saved["data"] | below_root(own, None)
+    if own:
+        saved["data"] = saved["data"] | below_root(own, None)
     return saved
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from backbones.files import atomic_write
-from tasks.engine.config import load_config, saved_groups
+from tasks.engine.config import saved_groups
 from tasks.engine.names import check_names
+from tasks.engine.parts import composed, with_data
 from tasks.engine.saved import PLAN, below_root, read_plan
 from tasks.engine.signals import STOP, Stopped
 
@@ -26,7 +27,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
         for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
-            check_names(settings := load_config(stage_overrides(stage, overrides)))
+            check_names(settings := composed(stage_overrides(stage, overrides))[0])
             prepare(settings)
         folder = new_folder(config)
         plan = {"stages": config["stages"], "overrides": list(overrides)}
@@ -46,11 +47,11 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 console.print(f"{place} is finished")
             elif (place / "config.yaml").exists():
                 again = [f"resume={place}", *more]
-                content = train(load_config([*saved_groups(str(place)), *again]), again)
+                content = train(composed([*saved_groups(str(place)), *again])[0], again)
             else:
-                settings = load_config([*stage_overrides(stage, plan["overrides"]), *more])
+                settings, _ = composed([*stage_overrides(stage, plan["overrides"]), *more])
                 if config["resume"]:
-                    settings["data"] = stage_data(settings["data"], more)
+                    settings = with_data(settings, lambda own: stage_data(own, more))
                 settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
                 content = train(settings, folder=place, draw=not config["resume"])
             if STOP.number is not None:  # in the stage's last moments

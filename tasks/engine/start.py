@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.logging import RichHandler
 
 from backbones.console import Console
+from backbones.errors import UserError
 from tasks.engine.options import build, locate
+from tasks.engine.parts import input_side, tasks_of, with_data
 from tasks.engine.saved import below_root
 
 if TYPE_CHECKING:
@@ -38,18 +40,19 @@ def set_up_logging() -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the Hub's client names each request
 
 
-def build_data(config: dict[str, Any], draw: bool = True) -> "SuiteData":
-    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False."""
+def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
+    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False. With
+    None nothing is prepared.
+    """
     from backbones.base import scaled_resolution
-    from data.base import SuiteData
 
-    resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+    resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
     data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
     data.read_only = not draw
     if draw:
         data.prepare()
-    else:  # only what all data sets have: whether the folder is there
-        SuiteData.prepare(data)
+    elif draw is not None:
+        data.find_root()
     return data
 
 
@@ -61,5 +64,8 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "Sui
         UserError: it names files outside of data.root, and no root is given.
     """
     if root is None:
-        log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", config["data"]["root"])
-    return build_data(config | {"teacher": None, "data": below_root(config["data"], root) | changes}, draw=False)
+        for task in tasks_of(config).values():
+            log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
+    elif "parts" in config:
+        raise UserError(f"root={root} is of one task; measure the run where its data sets lie, or its tasks one by one")
+    return build_data(with_data(config | {"teacher": None}, lambda own: below_root(own, root) | changes), draw=False)

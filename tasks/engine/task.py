@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.options import locate, result_type
+from tasks.engine.parts import input_side
 from tasks.engine.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ class TaskModule(Module):
         *,
         load_weights: bool = True,
         settled: Mapping[str, Any] | None = None,
+        join: Callable[[Backbone], Backbone] | None = None,
     ) -> None:
-        """`settled` is what a backbone settled on before (see `build_backbone`), for one that loads no weights."""
+        """`settled` is what a backbone settled on before (see `build_backbone`), for one that loads no weights. `join`
+        makes a backbone share layers with those of other tasks, in a run of several.
+        """
         super().__init__()
+        self.join = join
         self.config = config
         self.settled = dict(settled or {})
         self.labels = list(labels)
@@ -67,16 +72,22 @@ class TaskModule(Module):
         wanted = config["task"].get("num_classes")  # of tasks that have classes
         if wanted not in (None, len(self.labels)):
             raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
-        self.resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+        self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
         self.load_weights = load_weights
         self.last_metrics: dict[str, float] = {}
         self.model = self.build_model().to(memory_format=torch.channels_last)
+        self.join = None  # which knows other tasks' layers
         if config["trainer"]["bn_momentum"]:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = config["trainer"]["bn_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    @classmethod
+    def published_labels(cls, config: Mapping[str, Any]) -> list[str]:
+        """Names of as many classes as `task.num_classes` says, or the paper's data set has, for counting costs."""
+        return [str(i) for i in range(config["task"].get("num_classes") or cls.published_classes)]
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +200,20 @@ class TaskModule(Module):
         self.settled = (
             backbone.settled | self.settled | {"normalization": [list(row) for row in backbone.normalization]}
         )
-        return backbone
+        return self.join(backbone) if self.join else backbone
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says of this task alone."""
+        return {}
+
+    def faulty(self) -> str:
+        """Whose loss it was, where one is not finite."""
+        return "the loss"
+
+    def drawn(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:
+        """The batch of a validation that is drawn, with the task that it is of."""
+        if not batch_index:
+            yield self, batch
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         losses = self.compute_losses(batch)

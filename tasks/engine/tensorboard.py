@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from backbones.errors import UserError
+from tasks.engine.parts import tasks_of
 
 COMMON = ("final/primary", "metric/primary", "cost/madds_m", "cost/params_m", "speed/latency_ms", "train/loss")
 LAYOUT = {
@@ -87,16 +88,21 @@ class RunLogger(TensorBoardLogger):
     def columns(facts: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of the HParams tab, the same for every task; the last holds what they do not."""
         config = facts["settings"]
+        tasks = tasks_of(config)
         backbone, trainer = config["backbone"], config["trainer"]
         shown = {
             "backbone.alpha": float(backbone.get("alpha", 1)),
             "backbone.rho": float(backbone["rho"]),
             "trainer.max_epochs": float(trainer["max_epochs"] or 0),
             "trainer.lr": float(trainer["lr"]),
-            "data.batch_size": float(config["data"]["batch_size"]),
+            "data.batch_size": float(sum(task["data"]["batch_size"] for task in tasks.values())),
             "seed": float(config["seed"]),
         }
         others = [f"{k}={v}" for k, v in facts["changed"].items() if k not in shown]
-        names = {"task": facts["task"], "metric": facts["primary"], "data": config["groups"]["data"]}
+        names = {
+            "task": facts["task"],
+            "metric": facts["primary"],
+            "data": "+".join(task["groups"]["data"] for task in tasks.values()),
+        }
         names["backbone"] = backbone.get("name") or config["groups"]["backbone"]
         return {**names, **shown, "other settings": " ".join(others)}

@@ -38,6 +38,7 @@ from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name
 from tasks.engine.options import locate
+from tasks.engine.parts import tasks_of
 from tasks.engine.ranks import RankWatch
 from tasks.engine.report import ABSENT, show
 from tasks.engine.saved import PLAN, is_staged, resumed_config
@@ -170,8 +171,9 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     build_trainer(config, None, [])  # whether there is such an accelerator
     data = build_data(config, draw)
     data.seed = config["seed"]
-    settled = load_checkpoint(ckpt)["suite"]["backbone"] if ckpt else None
-    task = locate(config, "task")
+    suite = load_checkpoint(ckpt)["suite"] if ckpt else {}
+    data.known = suite.get("labels")
+    settled, task = suite.get("backbone"), locate(config, "task")
     module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
     data.check()
     module.check(data)
@@ -200,14 +202,15 @@ def train(
     if config["resume"]:
         folder = Path(config["resume"])
         config = resumed_config(folder, config, overrides)
-        draw = any(override.startswith("data.root=") for override in overrides)
+        draw = any(override.partition("=")[0].endswith("data.root") for override in overrides)
         with only_one(folder):
             remove_unfinished(folder)
             ckpt = last_checkpoint(folder, config["task"]["name"])
             differing = changed(config)
             data, module = prepare(config, ckpt, draw)
             return fit(config, folder, data, module, differing, ckpt)
-    config["data"]["root"] = str(Path(config["data"]["root"]).absolute())  # to resume from anywhere
+    for task in tasks_of(config).values():
+        task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from anywhere
     differing = changed(config)
     data, module = prepare(config, draw=draw)
     found = ", ".join(part for part in (layout, data.summary(), data.told) if part)
@@ -289,7 +292,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
 def steps_per_epoch(config: dict[str, Any], data: SuiteData) -> float:
     """Of one process; infinite for a stream of unknown length."""
     devices = config["trainer"]["devices"]
-    batches = data.num_images("train") / data.batch_size / (devices if isinstance(devices, int) else 1)
+    batches = data.train_batches() / (devices if isinstance(devices, int) else 1)
     limit = config["trainer"]["limit_train_batches"] or math.inf
     return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
 
@@ -311,6 +314,7 @@ def describe(
         "phone_format": module.model.phone_format,
         "settings": config,
     }
+    facts |= module.facts()
     if data.note:
         facts["note"] = data.note
     console.print(
@@ -331,13 +335,24 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
         monitor="metric/primary",
         mode=facts["mode"],
     )
+    own = facts.get("parts", {}) if config.get("multitask", {}).get("best_of_each") else {}
+    each = [
+        ModelCheckpoint(
+            folder / "checkpoints",
+            filename=f"best-{name}",
+            enable_version_counter=False,
+            monitor=f"val/{name}/{part['primary']}",
+            mode=part["mode"],
+        )
+        for name, part in own.items()
+    ]
     last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # the last of all: it holds their state
-    callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts), best, last]
-    callbacks.append(StepSeeds(config["seed"]))
+    callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts)]
+    callbacks += [best, *each, last, StepSeeds(config["seed"])]
     if config["trainer"]["ema_decay"]:
         callbacks.append(EMA(config["trainer"]["ema_decay"]))
-    if config["logger"]["images"]:
-        callbacks.append(PredictionImages(config["logger"]["images"]))
+    if any(task["logger"]["images"] for task in tasks_of(config).values()):
+        callbacks.append(PredictionImages())
     return callbacks
 
 

@@ -17,6 +17,10 @@ def execute(overrides: Sequence[str]) -> Path:
     if config["part"] == "backbone" and form.name != "torch":
         raise UserError(f"part=backbone is of format=torch; format={form.name} holds complete models")
     form.module()  # a missing package is said before anything is loaded
+    if config["part"] == "all":
+        from tasks.export.together import export_all
+
+        return export_all(config)
     from tasks.export.exporter import export
 
     return export(config)

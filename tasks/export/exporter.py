@@ -19,7 +19,7 @@ from backbones.errors import UserError
 from backbones.processors import processor_name, usable_cores
 from data.base import SuiteData
 from data.files import atomic_folder
-from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint
 from tasks.engine.options import locate
 from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
@@ -49,7 +49,7 @@ def export(config: dict[str, Any]) -> Path:
     setup()
     form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
     path = find_checkpoint(config["ckpt"])
-    checkpoint = load_checkpoint(path)
+    checkpoint = chosen_part(load_checkpoint(path), config["part"])
     module = restore(checkpoint, config["teacher"])
     target = place(config, path, module)
     if config["part"] == "backbone":
@@ -84,6 +84,22 @@ def export(config: dict[str, Any]) -> Path:
             f"max_drop={spec.metrics['max_drop']:g}; {reasons(graph, samples, spec)}"
         )
     return target
+
+
+def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
+    """The checkpoint of what is exported: of a run of several tasks, of one of them.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    tasks = checkpoint["suite"].get("config", {}).get("parts", {})
+    if not tasks and part not in ("model", "backbone"):
+        raise UserError(f"part={part}: the run is of one task; choose from model, backbone")
+    if tasks and part == "model":
+        raise UserError(f"the run is of several tasks: say which by part=, all or one of {', '.join(tasks)}")
+    if tasks and part == "backbone":
+        return part_checkpoint(checkpoint, next(iter(tasks)))
+    return part_checkpoint(checkpoint, part) if tasks else checkpoint
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
@@ -127,7 +143,7 @@ def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
     folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
     backbone = module.config["backbone"]
     kind = f"{backbone['alpha']:g}" if "alpha" in backbone else backbone["name"]
-    name = "backbone" if config["part"] == "backbone" else module.config["task"]["name"]
+    name = config["part"] if config["part"] in ("backbone", "all") else module.config["task"]["name"]
     parts = [name, kind, str(module.resolution)]
     if config["quantize"] != "none":
         parts.append(config["quantize"].replace("_", "-"))

@@ -1,5 +1,6 @@
 """Predicts with a checkpoint, by PyTorch."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.errors import UserError
 from data.image_file import Pixels
+from data.inputs import ImageInput
 from tasks.engine.answers import Size
-from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
+from tasks.engine.options import result_type
+from tasks.engine.parts import JOINT
 from tasks.engine.task import restore
 from tasks.inference.predictor import Predictor
 
@@ -17,8 +22,8 @@ from tasks.inference.predictor import Predictor
 class CheckpointModel(Predictor):
     """The best checkpoint of a run, or a checkpoint file, on the GPU if there is one."""
 
-    def __init__(self, path: Path, threshold: float | None) -> None:
-        self.module = restore(load_checkpoint(path))
+    def __init__(self, checkpoint: dict[str, Any], threshold: float | None) -> None:
+        self.module = restore(checkpoint)
         settings = self.module.config["task"]
         if threshold is not None:
             settings["draw_threshold"] = threshold
@@ -35,3 +40,37 @@ class CheckpointModel(Predictor):
     def answers(self, views: list[Tensor], sizes: list[Size]) -> list[dict[str, Any]]:
         images = torch.stack(views).to(self.device)
         return self.module.predict(images, torch.tensor(sizes, device=self.device))
+
+
+class JointPredictor(Predictor):
+    """Several tasks' models, each of which answers for every image, that is decoded once."""
+
+    def __init__(self, parts: dict[str, CheckpointModel]) -> None:
+        self.parts, self.task, self.result_type = parts, JOINT, result_type(JOINT)
+        self.class_names = [f"{name}/{label}" for name, part in parts.items() for label in part.class_names]
+        self.view_side = max(part.view_side for part in parts.values())
+
+    def view(self, pixels: Pixels) -> list[Tensor]:
+        return [part.view(pixels) for part in self.parts.values()]
+
+    def answers(self, views: list[list[Tensor]], sizes: list[Size]) -> list[dict[str, Any]]:
+        own = [part.answers([view[i] for view in views], sizes) for i, part in enumerate(self.parts.values())]
+        return [dict(zip(self.parts, rows, strict=True)) for rows in zip(*own, strict=True)]
+
+    def set_references(self, images: Iterable[ImageInput]) -> None:
+        raise UserError("reference is of task=embedding; export that task of the run, and compare with its file")
+
+
+def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | None) -> Predictor:
+    """The model of the best checkpoint of a run, or of a checkpoint file: of several tasks those named in `only`.
+
+    Raises:
+        UserError: it cannot be used, or has no such tasks.
+    """
+    checkpoint = load_checkpoint(path)
+    tasks = list(checkpoint["suite"].get("config", {}).get("parts", ()))
+    if only is not None and not tasks:
+        raise UserError(f"only={','.join(only)} is of runs of several tasks; {path} is of one")
+    if not tasks:
+        return CheckpointModel(checkpoint, threshold)
+    return JointPredictor({n: CheckpointModel(part_checkpoint(checkpoint, n), threshold) for n in only or tasks})

@@ -1,6 +1,7 @@
 """The entry from Python: `from tasks import load`."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
@@ -8,12 +9,15 @@ from tasks.inference.hub import FILE, local
 from tasks.inference.predictor import Predictor
 
 
-def load(path: str | os.PathLike[str], *, threshold: float | None = None) -> Predictor:
+def load(
+    path: str | os.PathLike[str], *, threshold: float | None = None, only: Sequence[str] | None = None
+) -> Predictor:
     """A trained model, ready for `predict`: of a run folder, a checkpoint (.ckpt, .safetensors), an export's folder, or
     the Hugging Face Hub, hub://<owner>/<name>.
 
     A checkpoint runs by PyTorch, on the GPU if there is one; an export by its own runtime, without torch. `threshold`
-    is the lowest score to report; the model's own where None.
+    is the lowest score to report; the model's own where None. A run of several tasks answers with all of them, or
+    `only` with those named; `result.parts` are their results.
 
     Raises:
         UserError: it is none of these, damaged, cannot be downloaded, or its runtime is not installed.
@@ -30,9 +34,11 @@ def load(path: str | os.PathLike[str], *, threshold: float | None = None) -> Pre
         if spec["format"] != "torch":
             from tasks.inference.exported import ExportedModel
 
+            if only is not None:
+                raise UserError(f"only={','.join(only)} is of runs of several tasks; {path} is an export")
             return ExportedModel(path, spec, threshold)
     elif path.is_dir() and not ((path / "checkpoints").is_dir() or (path / FILE).is_file()):
         raise UserError(f"{path} is neither a run folder, which has checkpoints, nor an export, which has model.json")
-    from tasks.inference.checkpoint import CheckpointModel
+    from tasks.inference.checkpoint import open_checkpoint
 
-    return CheckpointModel(path, threshold)
+    return open_checkpoint(path, threshold, only)

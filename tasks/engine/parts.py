@@ -1,0 +1,240 @@
+"""Composes a run of several tasks: each as its own run would be, then what they have in common. Nothing here imports
+torch.
+
+The configuration of such a run has under `parts` one of each task, which is the configuration of a single run.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from backbones.errors import UserError
+from data.layouts import Layout
+from tasks.engine.config import CONF, chosen_options, load_config, options, run_config
+from tasks.engine.layout import recognized
+
+JOINT = "multitask"
+COMMON = ("backbone", "seed", "paths", "name", "resume", "ckpt", "stages")  # of all tasks of a run
+OWN_TRAINER = ("lr", "weight_decay")  # settings of the trainer that each task has for itself
+PARTS_ALONE = ("task", "data", "distill", "teacher", "detector")  # groups of settings that the run itself has not
+APART = ("multitask", "task", "name", "resume", "ckpt", "stages", "data.root", "format")  # no settings of a part
+
+
+def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, Any], str]:
+    """The configuration that overrides describe, of one task or several, and what data sets were recognised as.
+
+    Raises:
+        UserError: as `load_config` and `recognized`, or the tasks do not go together.
+    """
+    if is_joint(overrides):
+        return _joint(overrides, name)
+    overrides, layout = recognized(overrides)
+    return load_config(overrides, name), _told(layout)
+
+
+def is_joint(overrides: Sequence[str]) -> bool:
+    """Whether overrides describe a run of several tasks."""
+    return chosen_options([o for o in overrides if not part_of(_key(o))])["task"] == JOINT
+
+
+def part_of(key: str) -> str | None:
+    """The task that a setting such as dogs.data.root is of."""
+    name, dot, _ = key.partition(".")
+    return name if dot and name in options("task") and name != JOINT else None
+
+
+def tasks_of(config: Mapping[str, Any]) -> Mapping[str, dict[str, Any]]:
+    """The configurations of a run's tasks, by name: of one task, its own."""
+    parts: Mapping[str, dict[str, Any]] = config.get("parts") or {config["task"]["name"]: dict(config)}
+    return parts
+
+
+def with_data(config: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """The configuration with the data settings of each of its tasks changed."""
+    if "parts" not in config:
+        return config | {"data": change(config["data"])}
+    return config | {"parts": {name: with_data(part, change) for name, part in config["parts"].items()}}
+
+
+def input_side(config: Mapping[str, Any]) -> int:
+    """Input side in pixels before backbone.rho: of several tasks the largest."""
+    return max(int(part["task"]["resolution"]) for part in tasks_of(config).values())
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Overrides of the run, and those of each task, without its name."""
+    own: list[str] = []
+    parts: dict[str, list[str]] = {}
+    for override in overrides:
+        if name := part_of(_key(override)):
+            parts.setdefault(name, []).append(override.replace(f"{name}.", "", 1))
+        else:
+            own.append(override)
+    return own, parts
+
+
+def for_parts(overrides: Sequence[str]) -> list[str]:
+    """Which of a run's own overrides hold for each of its tasks as well."""
+    found = [o for o in overrides if _key(o).partition(".")[0] not in APART or _key(o).startswith("task.")]
+    return [o for o in found if _key(o) != "data" and not _chooses_task(o)]
+
+
+def taken_from(config: Mapping[str, Any]) -> list[str]:
+    """The tasks that a run trains: all of them, or the one that is added."""
+    added = config["multitask"]["add"]
+    return [added] if added else list(config["parts"])
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").strip()
+
+
+def _told(layout: Layout | None) -> str:
+    return layout.told if layout else ""
+
+
+def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
+    own, given = split(overrides)
+    for key in map(_key, own):
+        if key == "data.root" or (key == "data" and "data=joint" not in own):
+            raise UserError(f"{key}=... is of one task: give it under its name, as dogs.{key}=...")
+    config = load_config([o for o in own if not _of_parts(o)], name)
+    resume = [o.partition("=")[2] for o in own if o.startswith("resume=")]
+    saved = run_config(resume[-1])["parts"] if resume else {}
+    kept: dict[str, Any] = {}
+    if saved:
+        config["multitask"] = run_config(resume[-1])["multitask"]
+    elif config["multitask"]["add"]:
+        config, kept = _added(config, own)
+    config["parts"], told = {}, []
+    for task in _names(config, given):
+        if task in kept:
+            config["parts"][task] = kept[task]
+            continue
+        before = _groups_of(saved[task]) if saved else []
+        _check_own(task, given.get(task, []))
+        common = for_parts(own)
+        if any(_key(o) == "experiment" for o in given.get(task, [])):  # in the place of the one for all
+            common = [o for o in common if _key(o) != "experiment"]
+        part, layout = _part(task, [*before, *common, *given.get(task, [])], bool(saved))
+        config["parts"][task] = _joined(part, config)
+        told += [f"{task}: {layout.told}"] if layout else []
+    return config, ", ".join(told)
+
+
+def for_hydra(override: str) -> str:
+    """An override as Hydra's sweeps take it, which know the run's settings alone: others are added, in one word."""
+    key, equals, value = override.partition("=")
+    hidden = part_of(key) or _of_parts(override)
+    return f"+{key.replace('.', '$')}{equals}{value}" if hidden else override
+
+
+def from_hydra(override: str) -> str:
+    """What `for_hydra` was given."""
+    key, equals, value = override.partition("=")
+    return f"{key[1:].replace('$', '.')}{equals}{value}" if key.startswith("+") and "$" in key else override
+
+
+def _of_parts(override: str) -> bool:
+    """Whether a setting is of the tasks alone."""
+    key = _key(override)
+    return key.partition(".")[0] in PARTS_ALONE and key not in ("task", "task.resolution", "data")
+
+
+def _chooses_task(override: str) -> bool:
+    """Whether it is an experiment of several tasks."""
+    key, _, name = override.partition("=")
+    path = CONF / "experiment" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text()) if key == "experiment" and path.is_file() else {}
+    return any(isinstance(d, dict) and "override /task" in d for d in content.get("defaults", []))
+
+
+def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[str]:
+    """The tasks of a run, known to be some, each once; UserError where they are not, or others have settings."""
+    settings = config["multitask"]
+    names, offered = settings["tasks"] or [], [o for o in options("task") if o != JOINT]
+    if len(names) < 2:
+        raise UserError(
+            f"multitask.tasks={'null' if not names else f'[{names[0]}]'}: name two tasks or more, of "
+            f"{', '.join(offered)}"
+        )
+    for name in names:
+        if name not in offered:
+            raise UserError(f"multitask.tasks: there is no task {name!r:.40}; choose from {', '.join(offered)}")
+        if names.count(name) > 1:
+            raise UserError(f"multitask.tasks names {name} twice; a task has one head")
+    for name in given:
+        if name not in names:
+            raise UserError(f"{name}.{_key(given[name][0])}: {name} is not among multitask.tasks=[{','.join(names)}]")
+    for key in ("weights", "references"):
+        if settings[key] is not None and len(settings[key]) != len(names):
+            raise UserError(f"multitask.{key} must be {len(names)} numbers, one for each of {', '.join(names)}")
+        if any(not value > 0 for value in settings[key] or []):
+            raise UserError(f"multitask.{key}={settings[key]}: must be above 0")
+    return names
+
+
+def _check_own(task: str, own: Sequence[str]) -> None:
+    """Whether a task's own settings are none that it has in common with the others; UserError where one is."""
+    for key in map(_key, own):
+        group, _, name = key.partition(".")
+        if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
+            raise UserError(f"{task}.{key} cannot be set: all tasks of a run have it in common, as {key}=...")
+
+
+def _part(task: str, overrides: Sequence[str], resumed: bool) -> tuple[dict[str, Any], Layout | None]:
+    """The configuration of a task, as of its own run."""
+    overrides = [f"task={task}", *overrides]
+    try:
+        overrides, layout = (overrides, None) if resumed else recognized(overrides)
+        return load_config(overrides), layout
+    except UserError as error:
+        raise UserError(f"{task}: {error}") from error
+
+
+def _joined(part: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's configuration with what all tasks of the run have in common."""
+    groups = part["groups"] | {key: config["groups"][key] for key in ("backbone", "trainer")}
+    trainer = config["trainer"] | {key: part["trainer"][key] for key in OWN_TRAINER}
+    common = {key: config[key] for key in COMMON} | {"name": None, "groups": groups, "trainer": trainer}
+    return part | copy.deepcopy(common)  # which YAML would write once, and refer to
+
+
+def _groups_of(part: Mapping[str, Any]) -> list[str]:
+    """The options of a task, as overrides."""
+    return [f"{group}={option}" for group, option in part["groups"].items() if group != "task"]
+
+
+def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a run that adds a task to another one's, and the configurations of that one's tasks.
+
+    Raises:
+        UserError: `ckpt` is no such run, or has the task.
+    """
+    added, run, settings = config["multitask"]["add"], config["ckpt"], config["multitask"]
+    if not run:
+        raise UserError(f"multitask.add={added}: say by ckpt=<run folder> to which run of several tasks")
+    try:
+        base = run_config(run)
+    except UserError as error:
+        raise UserError(str(error).replace("resume=", "ckpt=", 1)) from error
+    if "parts" not in base:
+        raise UserError(f"multitask.add={added}: ckpt={run} is a run of task={base['task']['name']} alone")
+    if added in base["parts"]:
+        raise UserError(f"multitask.add={added}: the run {run} has this task already")
+    if settings["tasks"] or any(_key(o).startswith("backbone") for o in own):
+        raise UserError(
+            "multitask.add: the other tasks and the backbone are those of ckpt=<run folder>; leave them out"
+        )
+    before = base["multitask"]
+    patch = next(kind for kind in (settings["share"], before["share"], "norm") if kind != "all")
+    patches = [*(before["patches"] or [before["share"]] * len(before["tasks"])), patch]
+    tasks = [*before["tasks"], added]
+    settings |= {"tasks": tasks, "share": before["share"], "patches": patches, "balance": "sum", "weights": None}
+    for each in (config, *base["parts"].values()):  # no weights are read but those of ckpt
+        sources = {key: value for key, value in (("weights", None), ("pretrained", False)) if key in base["backbone"]}
+        each["backbone"] = base["backbone"] | sources
+        each["groups"]["backbone"] = base["groups"]["backbone"]
+    return config, base["parts"]

@@ -1,0 +1,56 @@
+"""The answers of several tasks to one image."""
+
+import math
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from tasks.engine.answers import Outputs, Result, Size
+from tasks.engine.options import result_type
+
+
+def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Each task's answer from its outputs, which are named <task>.<output>."""
+    found = {}
+    for task, part in spec["parts"].items():
+        own = {name.removeprefix(f"{task}."): x for name, x in outputs.items() if name.startswith(f"{task}.")}
+        found[task] = globals()[part["answer"]](own, {**spec, **part}, size)
+    return found
+
+
+class JointResult(Result):
+    """What each task says of an image: `parts` are their results, by name."""
+
+    answer = staticmethod(together)
+
+    @classmethod
+    def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
+        found = {}
+        for task, part in spec["parts"].items():
+            own = {name.removeprefix(f"{task}."): x for name, x in outputs.items() if name.startswith(f"{task}.")}
+            facts = spec | part | {"postprocess": spec["postprocess"] | part.get("postprocess", {})}
+            found[task] = result_type(task).from_outputs(own, facts, size)
+        return found
+
+    @cached_property
+    def parts(self) -> dict[str, Result]:
+        def names(task: str) -> list[str]:
+            found = (name.partition("/") for name in self.class_names)
+            return [label for own, _, label in found if own == task]
+
+        return {task: result_type(task)(plain, self.source, names(task)) for task, plain in self.plain.items()}
+
+    def annotate(self, image: Image.Image) -> Image.Image:
+        """The image with each task's answer, in rows: some enlarge it, and words would cover each other."""
+        drawn = [result.annotate(image) for result in self.parts.values()]
+        columns = math.ceil(math.sqrt(len(drawn)))
+        width, height = (max(side) for side in zip(*(picture.size for picture in drawn), strict=True))
+        canvas = Image.new("RGB", (columns * width, math.ceil(len(drawn) / columns) * height), "white")
+        for i, picture in enumerate(drawn):
+            canvas.paste(picture, (i % columns * width, i // columns * height))
+        return canvas
+
+    def describe(self) -> str | None:
+        words = {task: result.describe() for task, result in self.parts.items()}
+        return "; ".join(f"{task}: {text}" for task, text in words.items() if text) or None

@@ -1,0 +1,250 @@
+"""The data of several tasks: their batches one after the other, as a schedule says."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from backbones.errors import UserError
+from data.base import SPLITS, Split, SuiteData
+from data.seeding import ShuffledEpochs
+from tasks.multitask.schedule import draw_epoch, shares
+
+
+@dataclass
+class JointBatch:
+    """Batches of tasks, in order: in training those of a step, else one. `index` counts a loader's."""
+
+    rows: list[tuple[str, Any]]
+
+    @property
+    def bad(self) -> list[tuple[str, tuple[str, str]]]:
+        """The task, and path and reason, of each image that could not be read."""
+        return [(name, problem) for name, batch in self.rows for problem in batch.bad]
+
+    @property
+    def images(self) -> range:
+        """As many as there are images; for counting."""
+        return range(sum(len(batch.images) for _, batch in self.rows))
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        for _, batch in self.rows:
+            batch.to(device, non_blocking)
+        return self
+
+    def pin_memory(self) -> Self:
+        for _, batch in self.rows:
+            batch.pin_memory()
+        return self
+
+
+@dataclass(frozen=True)
+class Named:
+    """Collates a task's samples to a batch that says its task."""
+
+    name: str
+    collate: Any
+
+    def __call__(self, samples: list[Any]) -> JointBatch:
+        return JointBatch([(self.name, self.collate(samples))])
+
+
+class JointLoader:
+    """The steps of an epoch, each a JointBatch. A task's batches come from its loader, started again as often as it
+    takes; each pass over it, in each epoch, has an order of its own. Of the epoch that it begins with, it leaves out the
+    steps that were `given` before.
+    """
+
+    def __init__(
+        self, loaders: Mapping[str, DataLoader], wanted: Sequence[float], steps: int, seed: int, epoch: int, given: int
+    ) -> None:
+        self.loaders, self.wanted, self.steps, self.seed, self.epoch = loaders, wanted, steps, seed, epoch
+        self.given = {epoch: given}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[JointBatch]:
+        epoch, names = self.epoch, list(self.loaders)
+        self.epoch += 1
+        given, rows = self.given.get(epoch, 0), draw_epoch(np.asarray(self.wanted), self.steps, self.seed, epoch)
+        before = np.bincount(rows[:given].ravel(), minlength=len(names)).tolist()
+        streams = [self._batches(*each) for each in zip(self.loaders.values(), before, itertools.repeat(epoch))]
+        for row in rows[given:].tolist():
+            yield JointBatch([(names[task], next(streams[task])) for task in row])
+
+    def _batches(self, loader: DataLoader, given: int, epoch: int) -> Iterator[Any]:
+        """The batches that a task has in an epoch, less those that were given before. A stream reads and drops them."""
+        first = 0
+        if isinstance(loader.sampler, ShuffledEpochs):
+            assert loader.batch_size
+            first, rest = divmod(given, max(1, len(loader)))
+            loader.sampler.given = {epoch * PASSES + first: rest * loader.batch_size}
+            given = 0
+        batches = self._passes(loader, epoch, first)
+        return itertools.islice(batches, given, None)
+
+    def _passes(self, loader: DataLoader, epoch: int, first: int) -> Iterator[Any]:
+        for number in itertools.count(first):
+            start_pass(loader, epoch, number)
+            empty = True
+            for batch in loader:
+                empty = False
+                yield batch
+            if empty:
+                raise UserError("a data set has fewer images than a batch of each process; lower data.batch_size")
+
+
+def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
+    """Says which pass over a loader is next: the order of its samples follows from it."""
+    place = epoch * PASSES + number
+    if hasattr(loader.sampler, "epoch"):
+        loader.sampler.epoch = place
+    elif hasattr(loader.dataset, "epoch"):
+        loader.dataset.epoch = place
+
+
+PASSES = 1 << 16  # over a data set in an epoch, at most
+
+
+class JointData(SuiteData):
+    """The data sets of a run's tasks, by name. Of tasks among `names` that are not trained, and have none, the labels
+    are those of the checkpoint that the run starts from, which `source` reads.
+    """
+
+    def __init__(
+        self, parts: dict[str, SuiteData], *, names: Sequence[str], temperature: float, source: Any, resolution: int
+    ) -> None:
+        self.parts = parts
+        super().__init__(str(next(iter(parts.values())).root))
+        self.names, self.temperature, self.source = list(names), temperature, source
+        self.loaders: list[DataLoader] = []
+
+    @property
+    def read_only(self) -> bool:
+        return any(data.read_only for data in self.parts.values())
+
+    @read_only.setter
+    def read_only(self, value: bool) -> None:
+        for data in self.parts.values():
+            data.read_only = value
+
+    def find_root(self) -> None:
+        for data in self.parts.values():
+            data.find_root()
+
+    def prepare(self) -> None:
+        for name, data in self.parts.items():
+            with naming(name):
+                data.prepare()
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of all tasks, each with the name of its task and a slash in front."""
+        found = [f"{name}/{label}" for name, data in self.parts.items() for label in data.labels]
+        others = set(self.names) - self.parts.keys()
+        if others:
+            self.known = self.source() if self.known is None else self.known
+            found += [label for label in self.known if label.partition("/")[0] in others]
+        return found
+
+    def use_labels(self, labels: list[str]) -> None:
+        raise NotImplementedError("each task's data takes its own labels")
+
+    def check(self) -> None:
+        for name, data in self.parts.items():
+            with naming(name):
+                data.seed = self.seed
+                data.check()
+
+    def summary(self) -> str:
+        return "; ".join(f"{name}: {data.summary()}" for name, data in self.parts.items())
+
+    def setup(self, stage: str) -> None:
+        self.note = " ".join(dict.fromkeys(data.note for data in self.parts.values() if data.note)) or None
+        for data in self.parts.values():
+            data.trainer, data.seed, data.epoch = self.trainer, self.seed, self.epoch
+            data.done = lambda: self.done()
+
+    def num_images(self, split: Split) -> float:
+        return sum(data.num_images(split) for data in self.parts.values())
+
+    def train_batches(self) -> float:
+        """Of an epoch, in which there are as many images as in all data sets: each step has a batch of each task."""
+        return sum(data.train_batches() for data in self.parts.values()) / len(self.parts)
+
+    def train_dataloader(self) -> JointLoader:
+        assert self.trainer
+        loaders = {name: self._keep(data.train_dataloader()) for name, data in self.parts.items()}
+        batches = self.train_batches() / self.trainer.world_size
+        limit = self.trainer.limit_train_batches
+        if not math.isfinite(batches):
+            if not isinstance(limit, int):
+                raise UserError("a data set does not say how many images it has: set trainer.limit_train_batches")
+            batches = limit
+        images = [data.num_images("train") for data in self.parts.values()]
+        if self.temperature and not all(map(math.isfinite, images)):
+            raise UserError("a data set does not say how many images it has: set multitask.temperature=0")
+        wanted = shares(images if self.temperature else [1.0] * len(images), self.temperature)
+        steps = max(1, int(batches))
+        return JointLoader(loaders, wanted.tolist(), steps, self.seed, self.epoch, self.batches_given)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: data.state_dict() for name, data in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, data in self.parts.items():
+            data.load_state_dict(state[name])
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [self._named(name, data, data.val_dataloader()) for name, data in self.parts.items()]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self._named(name, data, data.test_dataloader()) for name, data in self.parts.items()]
+
+    def _named(self, name: str, data: SuiteData, loader: DataLoader) -> DataLoader:
+        loader.collate_fn = Named(name, loader.collate_fn)
+        return self._keep(loader)
+
+    def _keep(self, loader: DataLoader) -> DataLoader:
+        self.loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """Ends the loader processes, which would outlive the run: its loaders are held in iterators that wait."""
+        for loader in self.loaders:
+            iterator = loader._iterator
+            if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+                iterator._shutdown_workers()
+            loader._iterator = None
+        self.loaders = []
+
+    def record_bad_images(self, problems: Any, split: Split) -> None:
+        for name, data in self.parts.items():
+            own = [problem for task, problem in problems if task == name]
+            with naming(name):
+                data.record_bad_images(own, split)
+        for each in SPLITS:
+            bad = {path: why for data in self.parts.values() for path, why in data.bad.get(each, {}).items()}
+            salvaged = {path for data in self.parts.values() for path in data.salvaged.get(each, ())}
+            self.bad |= {each: bad} if bad else {}
+            self.salvaged |= {each: salvaged} if salvaged else {}
+
+
+class naming:
+    """Says of which task's data a UserError is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError) and not str(error).startswith(f"{self.name}: "):
+            raise UserError(f"{self.name}: {error}") from error

@@ -1,0 +1,42 @@
+"""A run on several processes: gradients are averaged once a step, after the batches of all tasks.
+
+DistributedDataParallel averages in the backward pass, of which a step has several; it is told to leave that out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def leave_out_averages(trainer: Any) -> None:
+    """Has DistributedDataParallel average nothing by itself, in a Lightning Trainer."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    if isinstance(trainer.model, DistributedDataParallel):
+        trainer.model.require_backward_grad_sync = False
+        trainer.model.broadcast_buffers = False
+
+
+@torch.no_grad()
+def average_gradients(module: nn.Module, processes: int) -> None:
+    """Averages the gradients over the processes, which have had batches of the same tasks, and takes the first one's
+    statistics of batch normalization, as DistributedDataParallel does.
+    """
+    if processes == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    _together(gradients, lambda flat: torch.distributed.all_reduce(flat) or flat.div_(processes))
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    _together(buffers, lambda flat: torch.distributed.broadcast(flat, 0))
+
+
+def _together(tensors: Sequence[Tensor], change: object) -> None:
+    """Changes tensors in place, by kind of number, as one."""
+    for kind in {t.dtype for t in tensors}:
+        own = [t for t in tensors if t.dtype == kind]
+        flat = torch.cat([t.flatten() for t in own])
+        change(flat)  # type: ignore[operator]
+        for tensor, part in zip(own, flat.split([t.numel() for t in own]), strict=True):
+            tensor.copy_(part.view_as(tensor))

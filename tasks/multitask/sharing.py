@@ -1,0 +1,79 @@
+"""Ties the backbones of several tasks to one set of weights, but for what each task has for itself.
+
+A task's own batch normalization, or depthwise kernels too, patch the layers that all have in common (Mudrakarta et al.
+2018, arXiv 1810.10703; Bilen and Vedaldi 2017, arXiv 1701.07275).
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.base import Backbone
+
+Share = Literal["all", "norm", "depthwise"]
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def is_own(layer: nn.Module, share: Share) -> bool:
+    """Whether each task has a layer for itself."""
+    if isinstance(layer, nn.Conv2d):
+        return share == "depthwise" and 1 < layer.groups == layer.in_channels
+    return share != "all" and isinstance(layer, NORMS)
+
+
+class Sharing:
+    """Takes the backbones one by one. The first one's layers are those that the others share."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, nn.Module] = {}
+        self.first: Backbone | None = None
+
+    def join(self, backbone: Backbone, share: Share) -> Backbone:
+        """The backbone with the first one's layers in the place of its own, which it keeps where `share` says so; these
+        start as the first one's.
+        """
+        if self.first is None:
+            # by name and at once: a detector may move blocks to another place
+            self.first, self.layers = backbone, dict(backbone.named_modules())
+            return backbone
+        self._tie(backbone, "", share)
+        backbone.normalization, backbone.classifier = self.first.normalization, self.first.classifier
+        first = self.first
+        if first._forward_pre_hooks:  # weights with folded normalization, which the first batch unfolds
+            if share == "all":
+                backbone.register_forward_pre_hook(lambda network, inputs: _first_batch(first, network, inputs))
+            else:
+                for hook in first._forward_pre_hooks.values():
+                    backbone.register_forward_pre_hook(hook)
+        return backbone
+
+    def _tie(self, module: nn.Module, place: str, share: Share) -> None:
+        for name, child in list(module.named_children()):
+            other = self.layers.get(f"{place}{name}")
+            if other is None or not _alike(child, other):
+                continue
+            if isinstance(child, nn.ModuleList) or any(is_own(layer, share) for layer in child.modules()):
+                if is_own(child, share):
+                    child.load_state_dict(other.state_dict())
+                self._tie(child, f"{place}{name}.", share)
+            else:
+                setattr(module, name, other)
+        here = self.layers[place.rstrip(".")]
+        if not is_own(module, share):
+            module._parameters.update({name: here._parameters[name] for name in module._parameters})
+
+
+def _first_batch(first: Backbone, network: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Does what `first` does before its first batch, if another task's batch comes before."""
+    if network.training:
+        for hook in list(first._forward_pre_hooks.values()):
+            hook(first, inputs)
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have the same parts of the same shapes; a list of blocks may be longer than another."""
+    if isinstance(one, nn.ModuleList):
+        return type(one) is type(other)
+    shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (one, other)]
+    return type(one) is type(other) and shapes[0] == shapes[1]

@@ -1,0 +1,333 @@
+"""The task of several tasks: each one's own losses, metrics and images, on one backbone."""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.base import Backbone, no_decay_parameters, scaled_resolution
+from backbones.errors import UserError
+from data.base import Split, SuiteData
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.figures import log_image
+from tasks.engine.options import locate, result_type
+from tasks.engine.parts import input_side, taken_from
+from tasks.engine.start import build_data
+from tasks.engine.task import TaskModule, is_drawn
+from tasks.multitask.data import JointBatch, naming
+from tasks.multitask.model import JointModel, own_parameters
+from tasks.multitask.processes import average_gradients, leave_out_averages
+from tasks.multitask.sharing import Sharing
+
+log = logging.getLogger(__name__)
+
+
+class JointTask(TaskModule):
+    """Trains several tasks; `primary` is the mean of their primary metrics, each as a share of its reference.
+
+    A step has a batch of each task as the schedule says. They are run one after the other, forwards and backwards, so
+    that memory is that of the largest; the gradients add up.
+    """
+
+    primary = "mean"
+    closed_set: ClassVar[bool] = False  # each task looks after its own labels
+    parts: nn.ModuleDict
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        labels: Sequence[str],
+        *,
+        load_weights: bool = True,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`labels` are those of all tasks, each after its task's name and a slash."""
+        nn.Module.__init__(self)
+        self.config, self.settled, self.labels = config, dict(settled or {}), list(labels)
+        self.result_type = result_type(config["groups"]["task"])
+        self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
+        if config["multitask"]["add"] and load_weights:  # whose weights are those of ckpt, without their own source
+            self.settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
+        self.load_weights, self.last_metrics = load_weights, {}
+        self.names, self.trained = list(config["parts"]), taken_from(config)
+        self.kept: dict[str, float] = {}  # metrics of tasks that are not trained
+        self.parts = self._build_parts()
+        shared = config["multitask"]["balance"] == "uncertainty"
+        self.log_variances = nn.Parameter(torch.zeros(len(self.names)), requires_grad=shared)
+        self.register_buffer("culprit", torch.full((), -1), persistent=False)
+        self.culprit: Tensor  # the first task whose loss was not finite, -1 while there is none
+        if config["multitask"]["add"]:
+            self._freeze_others()
+
+    def _build_parts(self) -> nn.ModuleDict:
+        """Each task as of its own run, on the first one's backbone; weights are those of the first that looks at
+        photographs.
+        """
+        settings, sharing = self.config["multitask"], Sharing()
+        kinds = dict(zip(self.names, settings["patches"] or [settings["share"]] * len(self.names), strict=True))
+        first = next((n for n in self.names if not is_drawn(self.config["parts"][n])), self.names[0])
+        first = self.names[0] if settings["patches"] else first
+        found: dict[str, TaskModule] = {}
+        for name in [first, *(n for n in self.names if n != first)]:
+            own = self.config["parts"][name] | {"ckpt": self.config["ckpt"]}
+
+            def join(backbone: Backbone, kind: Any = kinds[name]) -> Backbone:
+                return sharing.join(backbone, kind)
+
+            with naming(name):
+                found[name] = locate(own, "task")(
+                    own,
+                    [label.partition("/")[2] for label in self.labels if label.partition("/")[0] == name],
+                    load_weights=self.load_weights and name == first,
+                    settled=self.settled,
+                    join=join,
+                )
+            self.settled = found[first].settled
+        return nn.ModuleDict({name: found[name] for name in self.names})
+
+    def _freeze_others(self) -> None:
+        own = own_parameters(dict(self.parts.items()))
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        for parameter in (p for name in self.trained for p in own[name]):
+            parameter.requires_grad_(True)
+
+    @property
+    def model(self) -> JointModel:  # type: ignore[override]
+        """The tasks' networks as one."""
+        parts = dict(self.each())
+        return JointModel({n: p.model for n, p in parts.items()}, {n: p.resolution for n, p in parts.items()})
+
+    def each(self, trained: bool = False) -> Iterator[tuple[str, TaskModule]]:
+        """The tasks by name; those alone that are `trained`, if so."""
+        for name in self.trained if trained else self.names:
+            yield name, cast(TaskModule, self.parts[name])
+
+    @classmethod
+    def published_labels(cls, config: Mapping[str, Any]) -> list[str]:
+        return [
+            f"{name}/{label}"
+            for name, part in config["parts"].items()
+            for label in locate(part, "task").published_labels(part)
+        ]
+
+    @classmethod
+    def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        parts = {}
+        for name in taken_from(config):
+            with naming(name):
+                parts[name] = build_data(config["parts"][name], draw=None)
+        source = config["ckpt"]
+        return {
+            "parts": parts,
+            "names": list(config["parts"]),
+            "temperature": config["multitask"]["temperature"],
+            "source": lambda: load_checkpoint(source)["suite"]["labels"],
+        }
+
+    def check(self, data: SuiteData) -> None:
+        for name, part in self.each(trained=True):
+            with naming(name):
+                part.check(data.parts[name])  # type: ignore[attr-defined]
+
+    def load_initial_weights(self, path: str) -> dict[str, Tensor]:
+        content = load_checkpoint(path, task=self.config["task"]["name"])
+        self._keep_metrics(content)
+        state: dict[str, Tensor] = dict(content["state_dict"])
+        if added := self.config["multitask"]["add"]:  # its own layers start as those of the others
+            for key, tensor in content["state_dict"].items():
+                _, name, rest = key.split(".", 2) if key.startswith("parts.") else ("", "", "")
+                if name != added and rest.startswith("model.backbone."):
+                    state.setdefault(f"parts.{added}.{rest}", tensor)
+        return state
+
+    def _keep_metrics(self, checkpoint: Mapping[str, Any]) -> None:
+        others = set(self.names) - set(self.trained)
+        metrics = checkpoint["suite"]["metrics"]
+        self.kept = {key: value for key, value in metrics.items() if key.partition("/")[0] in others}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._keep_metrics(checkpoint)
+
+    def setup(self, stage: str) -> None:
+        from tasks.multitask.attached import PartTrainer
+
+        self.automatic_optimization = False  # a step has several backward passes
+        data = self.trainer.datamodule.parts  # type: ignore[attr-defined]
+        for name, part in self.each():
+            part.trainer = PartTrainer(self.trainer, name, data.get(name))  # type: ignore[assignment]
+            part.budget = self.budget
+        for name, part in self.each(trained=True):
+            with naming(name):
+                if stage == "test" and part.closed_set:
+                    data[name].use_labels(part.labels)
+                part.setup(stage)
+
+    def on_fit_start(self) -> None:
+        for _, part in self.each(trained=True):
+            part.on_fit_start()
+
+    def on_train_start(self) -> None:
+        for _, part in self.each(trained=True):
+            part.on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        settings = self.config["trainer"]
+        held = settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"]
+        if self.config["multitask"]["add"]:
+            self._hold_others()
+        else:
+            for _, part in self.each():
+                part.set_backbone_frozen(held)
+
+    def _hold_others(self) -> None:
+        """Tasks that are not trained stay as they are, statistics of their normalization too; as do shared ones."""
+        for _, part in self.each():
+            part.eval()
+        frozen = {m for name, part in self.each() if name not in self.trained for m in part.modules()}
+        for _, part in self.each(trained=True):
+            for module in part.modules():
+                module.training = module not in frozen
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """From `hold_statistics` on, all tasks are normalised by the statistics that are used afterwards: those of a
+        single task's batch are no such.
+        """
+        leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
+        data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.done() >= self.config["multitask"]["hold_statistics"]:
+            for layer in self.shared_norms():
+                layer.eval()
+
+    def shared_norms(self) -> set[nn.Module]:
+        """Batch normalization that two tasks or more go through."""
+        owners: dict[nn.Module, int] = {}
+        for _, part in self.each():
+            for layer in {m for m in part.modules() if isinstance(m, _BatchNorm)}:
+                owners[layer] = owners.get(layer, 0) + 1
+        return {layer for layer, count in owners.items() if count > 1}
+
+    def training_step(self, batch: JointBatch, _: int) -> Tensor:
+        optimizer = cast(Any, self.optimizers())
+        optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for name, own in batch.rows:
+            part = cast(TaskModule, self.parts[name])
+            losses = part.compute_losses(own)
+            loss = self.balanced(name, torch.stack(list(losses.values())).sum())
+            number = torch.tensor(self.names.index(name), device=self.device)
+            self.culprit = torch.where((self.culprit < 0) & ~loss.detach().isfinite(), number, self.culprit)
+            with torch.autocast(self.device.type, enabled=False):
+                self.manual_backward(loss)
+            total += loss.detach().float()
+            self.log_dict({f"train/{name}/{key}_loss": value.detach() for key, value in losses.items()})
+        average_gradients(self, self.trainer.world_size)
+        optimizer.step()
+        cast(Any, self.lr_schedulers()).step()
+        self.log("train/loss", total, prog_bar=True)
+        return total
+
+    def balanced(self, name: str, loss: Tensor) -> Tensor:
+        """A task's loss with its weight: the one given, and the one that is learned."""
+        settings, place = self.config["multitask"], self.names.index(name)
+        if settings["weights"]:
+            loss = loss * settings["weights"][place]
+        if settings["balance"] == "uncertainty":  # Kendall et al. 2018, arXiv 1705.07115
+            loss = loss * torch.exp(-self.log_variances[place]) + 0.5 * self.log_variances[place]
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """After a gradient scaler's part, unlike the end of `training_step`."""
+        nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["grad_clip"])
+
+    def faulty(self) -> str:
+        place = int(self.culprit)
+        return f"the loss of {self.names[place]}" if place >= 0 else "the loss"
+
+    def validation_step(self, batch: JointBatch, _: int, dataloader_idx: int = 0) -> None:
+        for name, own in batch.rows:
+            cast(TaskModule, self.parts[name]).update_metrics(own)
+
+    test_step = validation_step
+
+    def drawn(self, batch: JointBatch, batch_index: int) -> Iterator[tuple[TaskModule, Any]]:
+        for name, own in batch.rows if not batch_index else ():
+            yield cast(TaskModule, self.parts[name]), own
+
+    def compute_metrics(self, split: Split) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, part in self.each():
+            if name in self.trained:
+                with naming(name):
+                    part.last_metrics = part.compute_metrics(split)
+                found |= {f"{name}/{key}": value for key, value in part.last_metrics.items()}
+            else:
+                found |= {key: value for key, value in self.kept.items() if key.startswith(f"{name}/")}
+        return {"mean": self.mean(found)} | found
+
+    def mean(self, metrics: Mapping[str, float]) -> float:
+        """The mean of the tasks' primary metrics, each as a share of its reference; where none is given of 1, and of an
+        error x (lower is better) it is 1 / (1 + x).
+        """
+        references = self.config["multitask"]["references"] or [None] * len(self.names)
+        found = []
+        for (name, part), reference in zip(self.each(), references, strict=True):
+            value = metrics.get(f"{name}/{part.primary}", float("nan"))
+            if part.mode == "max":
+                found.append(value / (reference or 1.0))
+            else:
+                found.append(reference / max(value, 1e-9) if reference else 1 / (1 + value))
+        return sum(found) / len(found)
+
+    def reset_metrics(self) -> None:
+        for _, part in self.each(trained=True):
+            part.reset_metrics()
+
+    def figures(self) -> dict[str, Tensor]:
+        """None of the run: each task's go to its own folder."""
+        for _, part in self.each(trained=True):
+            for name, image in part.figures().items():
+                log_image(part.trainer, name, image)
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is shared has the run's learning rate and weight decay, the rest of a task its own."""
+        spared, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
+        owner = {parameter: name for name, found in own.items() for parameter in found}
+        backbone = {p for _, part in self.each() for p in part.model.backbone.parameters()}
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for parameter in self.parameters():
+            name = owner.get(parameter)
+            settings = self.config["parts"][name]["trainer"] if name else self.config["trainer"]
+            frozen = settings["freeze_backbone"] and parameter in backbone
+            if frozen or not parameter.requires_grad:
+                continue
+            decay = 0.0 if parameter in spared else settings["weight_decay"]
+            lr = settings["lr"] * (self.backbone_share() if parameter in backbone else 1)
+            group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says of each task: what a run of its own would say, and what it has for itself."""
+        own = own_parameters(dict(self.parts.items()))
+        parts = {}
+        for name, part in self.each():
+            cost = copy.deepcopy(part.model).cost(part.resolution)
+            parts[name] = {
+                "primary": part.primary,
+                "mode": part.mode,
+                "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+                "own_params_m": sum(p.numel() for p in own[name]) / 1e6,
+                "classes": len(part.labels),
+                "resolution": part.resolution,
+                "phone_format": part.model.phone_format,
+            }
+        return {"parts": parts}
+
+    def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
+        raise UserError("a run of several tasks predicts with each of them on its own view of an image")

@@ -1,0 +1,136 @@
+"""What a run of several tasks is made of: the schedule, the shared layers, the processes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backbones.mobilenet_v1 import MobileNetV1
+from backbones.timm import TimmBackbone
+from tasks.engine.cost import recount
+from tasks.engine.parts import composed
+from tasks.multitask.model import own_parameters
+from tasks.multitask.processes import average_gradients
+from tasks.multitask.schedule import draw_epoch, shares
+from tasks.multitask.sharing import Sharing, is_own
+from tasks.multitask.task import JointTask
+
+
+def test_every_task_has_a_batch_in_every_step_at_temperature_0() -> None:
+    plan = draw_epoch(shares([10, 1000, 50], 0.0), 200, seed=3, epoch=1)
+    assert (np.sort(plan, axis=1) == np.arange(3)).all()
+    assert {tuple(row) for row in plan} == {(a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_batches_by_size(temperature: float) -> None:
+    images = np.array([100, 300, 50, 900])
+    plan = draw_epoch(shares(images, temperature), 5000, seed=0, epoch=0)
+    wanted = images**temperature / (images**temperature).sum()
+    counts = np.stack([(plan == task).sum(axis=1) for task in range(4)], axis=1)
+    assert counts.mean(axis=0) / 4 == pytest.approx(wanted, abs=0.01)
+    assert (np.abs(counts - 4 * wanted) < 1).all()  # of each step the floor or the ceiling
+
+
+def test_the_schedule_follows_from_seed_and_epoch_alone() -> None:
+    wanted = shares([1, 2, 3], 1.0)
+    plans = [draw_epoch(wanted, 50, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert (plans[0] == plans[1]).all()
+    assert (plans[0] != plans[2]).any()
+    assert (plans[0] != plans[3]).any()
+
+
+def backbones(kind: str, count: int) -> list[Any]:
+    if kind == "timm":
+        return [TimmBackbone("mobilenetv3_small_050", strides) for strides in [(8, 16, 32), (32,), (32,)][:count]]
+    return [MobileNetV1(0.25, strides=strides) for strides in [(32,), (8, 16, 32), (32,)][:count]]
+
+
+@pytest.mark.parametrize("kind", ["mobilenet_v1", "timm"])
+@pytest.mark.parametrize("share", ["all", "norm", "depthwise"])
+def test_backbones_share_what_is_said(kind: str, share: Any) -> None:
+    sharing = Sharing()
+    torch.manual_seed(0)
+    own = [sharing.join(backbone, share) for backbone in backbones(kind, 3)]
+    for backbone in own[1:]:
+        first = dict(own[0].named_modules())
+        for name, layer in backbone.named_modules():
+            for key, parameter in layer.named_parameters(recurse=False):
+                same = parameter is getattr(first[name], key)
+                assert same == (not is_own(layer, share)), (name, key)
+            if isinstance(layer, nn.BatchNorm2d):
+                assert (layer.running_mean is first[name].running_mean) == (share == "all")
+    images = torch.rand(2, 3, 64, 64)
+    maps = [backbone.eval()(images)[-1] for backbone in own]
+    for found in maps[1:]:  # layers of a task's own start as the first one's
+        torch.testing.assert_close(found, maps[0], rtol=0, atol=0)
+
+
+def test_the_first_tasks_detector_may_move_its_blocks() -> None:
+    """Faster R-CNN takes the backbone's last blocks into its second stage; the others' layers are still those."""
+    given = ["task=multitask", "multitask.tasks=[detection,faces]", "detection.detector=faster_rcnn"]
+    config, _ = composed([*given, "backbone.alpha=0.25"])
+    module, _ = recount(config)
+    assert isinstance(module, JointTask)
+    parts = dict(module.each())
+    own = own_parameters(dict(parts))
+    assert set(own["faces"]) == set(parts["faces"].model.head.parameters())  # type: ignore[union-attr]
+
+
+def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) -> None:
+    """Against each task's loss alone, in a module of its own with the same weights."""
+    config, _ = composed(["task=multitask", "multitask.tasks=[classification,faces]", "backbone.alpha=0.25"])
+    torch.manual_seed(0)
+    module, _ = recount(config)
+    assert isinstance(module, JointTask)
+    module.eval()
+    images = torch.rand(4, 3, 64, 64)
+    parts = dict(module.each())
+
+    def loss(name: str) -> torch.Tensor:
+        return parts[name].model(images).square().sum() * 1e-6
+
+    wanted: dict[str, torch.Tensor] = {}
+    for name in parts:
+        module.zero_grad()
+        loss(name).backward()
+        for key, parameter in module.named_parameters():
+            if parameter.grad is not None:
+                wanted[key] = wanted.get(key, torch.zeros(())) + parameter.grad
+    module.zero_grad()
+    for name in parts:
+        module.balanced(name, loss(name)).backward()
+    found = {key: p.grad for key, p in module.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[key])
+
+
+def work(rank: int, file: str) -> None:
+    """A process: the gradient of its half of the images, averaged, and statistics, which are the first one's."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 1))
+    images = torch.rand(8, 3)
+    unused = nn.Linear(2, 2)
+    net[0].register_module("unused", unused)
+    net(images).square().mean().backward()
+    wanted = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad(set_to_none=True)
+    net[1].running_mean.fill_(float(rank))
+    net[1].running_mean.zero_()
+    net(images[4 * rank : 4 * rank + 4]).square().mean().backward()
+    net[1].running_mean.fill_(float(rank))
+    average_gradients(net, 2)
+    found = [p.grad for p in net.parameters() if p.grad is not None]
+    torch.testing.assert_close(found, wanted)
+    assert unused.weight.grad is None
+    assert not net[1].running_mean.any()
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_step_as_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work, (str(tmp_path / "meet"),), nprocs=2)

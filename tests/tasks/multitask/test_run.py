@@ -1,0 +1,253 @@
+"""Runs of several tasks end to end: train, resume, predict, export, compare, add a task."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones.errors import UserError
+from tasks import load
+from tasks.compare.runs import read_runs
+from tasks.engine.callbacks import StopOnSignal
+from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
+from tasks.engine.task import restore
+from tasks.export.__main__ import execute as export
+from tasks.run import execute
+from tests.conftest import command, spawn
+from tests.tasks.multitask.conftest import TASKS, given
+
+
+def last(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return content
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PNG, which is decoded to its full size, whoever asks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(pixels).resize((480, 360)).save(path)
+    return path
+
+
+def test_a_run_folder(run: Path) -> None:
+    content = json.loads((run / "metrics.json").read_text())
+    assert (content["state"], content["epoch"], content["step"], content["primary"]) == ("finished", 2, 6, "mean")
+    metrics = content["metrics"]
+    own = [metrics["detection/ap"], metrics["dogs/top1"], metrics["faces/map"]]
+    assert metrics["mean"] == pytest.approx(np.mean(own))
+    assert [facts["primary"] for facts in content["parts"].values()] == ["ap", "top1", "map"]
+    assert all((run / task / "predictions.png").exists() for task in TASKS)
+    assert (run / "dogs" / "confusion.png").exists()
+
+
+def test_each_task_stands_among_its_own_runs(run: Path) -> None:
+    found = {r.task: r for r in read_runs(run.parent.parent) if r.folder.is_relative_to(run)}
+    assert found.keys() == {"multitask", *TASKS}
+    assert found["dogs"].group == ("dogs", "dogs")
+    assert found["dogs"].primary == found["multitask"].metrics["dogs/top1"]
+    assert found["dogs"].finished
+    assert found["multitask"].data == "demo_scenes+dogs+demo_faces"
+    assert found["detection"].params_m is not None
+    assert found["multitask"].params_m is not None
+    assert found["detection"].params_m < found["multitask"].params_m < 2 * found["detection"].params_m
+
+
+def test_shared_weights_are_stored_once(run: Path) -> None:
+    path = run / "checkpoints" / "best.ckpt"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    name = "model.backbone.blocks.1.1.conv.weight"
+    places = {state[f"parts.{task}.{name}"].data_ptr() for task in TASKS}
+    assert len(places) == 1
+
+
+def test_an_interrupted_run_that_goes_on_equals_an_undisturbed_one(
+    patched: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """From the folder as it is at the beginning of the second epoch, to the last bit."""
+    copy = tmp_path / "copy"
+
+    def keep(self: Any, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            shutil.copytree(Path(trainer.logger.log_dir), copy)
+
+    options = [*given(sets, "dogs", "faces"), f"paths.runs={tmp_path}", "name=b", "multitask.share=norm"]
+    options += ["multitask.balance=uncertainty", "multitask.temperature=0.5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "on_train_epoch_start", keep)
+        execute(options)
+    execute([f"resume={copy}"])
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(last(copy)[part], last(tmp_path / "multitask" / "b")[part], rtol=0, atol=0)
+        torch.testing.assert_close(last(copy)[part], last(patched)[part], rtol=0, atol=0)
+
+
+def test_resume_with_other_settings(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "longer")
+    with pytest.raises(UserError, match=r"dogs.task.dropout=0.1 cannot change when resuming"):
+        execute([f"resume={tmp_path / 'longer'}", "dogs.task.dropout=0.1"])
+    content = execute([f"resume={tmp_path / 'longer'}", "trainer.max_epochs=3", "dogs.data.batch_size=4"])
+    assert (content["epoch"], content["step"]) == (3, 9)
+    assert content["settings"]["parts"]["dogs"]["data"]["batch_size"] == 4
+    assert content["settings"]["parts"]["dogs"]["trainer"]["max_epochs"] == 3
+
+
+def test_all_tasks_answer_for_an_image(run: Path, photo: Path, tmp_path: Path) -> None:
+    result = command("predict", f"ckpt={run}", f"input={photo}", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    line = json.loads((tmp_path / "predictions.jsonl").read_text())
+    assert list(line)[2:] == TASKS
+    assert Image.open(line["annotated"]).height >= 360
+    (answer,) = load(run).predict(photo)
+    assert answer.to_dict() == {task: line[task] for task in TASKS}
+    dogs: Any = answer.parts["dogs"]
+    assert dogs.labels == [row["label"] for row in line["dogs"]["classes"]]
+    (some,) = load(run, only=["faces"]).predict(photo)
+    assert some.to_dict() == {"faces": line["faces"]}
+    with pytest.raises(UserError, match="the run has no task 'geo'; its tasks are detection, dogs, faces"):
+        load(run, only=["geo"])
+
+
+def test_test_mode_measures_every_task(patched: Path) -> None:
+    result = command("predict", f"ckpt={patched}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    assert {"mean", "dogs/top1", "faces/map"} <= {w for line in result.stdout.splitlines() for w in line.split()}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_part_is_the_checkpoint_of_a_single_run(run: Path, task: str, photo: Path, tmp_path: Path) -> None:
+    """It predicts as the run does, and another run starts from it."""
+    folder = export([f"ckpt={run}", f"part={task}", "format=torch", f"output={tmp_path}", "max_drop=100"])
+    assert load_checkpoint(folder)["suite"]["task"] == task
+    (alone,), (joint,) = load(folder).predict(photo), load(run).predict(photo)
+    assert alone.to_dict() == joint.to_dict()[task]
+
+
+def test_a_part_goes_on_as_a_run_of_its_own(
+    run: Path, sets: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = export([f"ckpt={run}", "part=faces", "format=torch", f"output={tmp_path}", "max_drop=100"])
+    small = [o for o in given(sets, "faces") if not o.startswith(("task=", "multitask.", "faces."))]
+    content = execute(["task=faces", *small, *sets["faces"], f"ckpt={folder}", f"paths.runs={tmp_path}"])
+    assert content["state"] == "finished"
+    assert "start fresh" not in capsys.readouterr().err
+
+
+def test_a_part_for_a_device(patched: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = export([f"ckpt={patched}", "part=dogs", "format=onnx", f"output={tmp_path}", "max_drop=100"])
+    spec = json.loads((folder / "model.json").read_text())
+    assert spec["task"] == "dogs"
+    assert max(spec["differences"].values()) < 1e-3
+    with pytest.raises(UserError, match="say which by part=, all or one of dogs, faces"):
+        export([f"ckpt={patched}", "format=onnx"])
+    with pytest.raises(UserError, match="no task 'geo'"):
+        export([f"ckpt={patched}", "part=geo", "format=onnx"])
+
+
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path) -> None:
+    """It answers as the checkpoint does, and holds the backbone once."""
+    pytest.importorskip({"onnx": "onnxruntime", "litert": "litert_torch"}[form])
+    folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
+    spec = json.loads((folder / "model.json").read_text())
+    assert list(spec["parts"]) == TASKS
+    scores = {key: value for key, value in spec["differences"].items() if key.endswith(("scores", "probabilities"))}
+    assert len(scores) == 3
+    assert max(scores.values()) < 1e-2
+    assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
+    (answer,) = load(folder).predict(photo)
+    assert list(answer.to_dict()) == TASKS
+    assert answer.draw().width >= 480
+    result = subprocess.run(
+        [sys.executable, folder / "example.py", photo], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(json.loads(result.stdout.partition(" ")[2])) == TASKS
+
+
+def test_what_one_file_cannot_hold(patched: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="part=all is one pass of a backbone that tasks share as a whole"):
+        export([f"ckpt={patched}", "part=all", "format=onnx"])
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["parts"]["faces"]["task"]["resolution"] = 96
+    torch.save(content, tmp_path / "sides.ckpt")
+    with pytest.raises(UserError, match=r"part=all needs one input side.*: detection 64 px, dogs 64 px, faces 96 px"):
+        export([f"ckpt={tmp_path / 'sides.ckpt'}", "part=all", "format=onnx"])
+
+
+@pytest.mark.parametrize("share", ["all", "norm", "depthwise"])
+def test_an_added_task_leaves_the_others_as_they_are(
+    share: str, run: Path, patched: Path, sets: dict[str, list[str]], tmp_path: Path
+) -> None:
+    base = patched if share == "norm" else run
+    own = [f"embedding.{setting}" for setting in sets["embedding"]]
+    small = [o for o in given(sets) if not o.startswith(("backbone.", "multitask.tasks"))]
+    patch = ["multitask.share=depthwise"] if share == "depthwise" else []
+    more = ["multitask.add=embedding", f"ckpt={base}", f"paths.runs={tmp_path}", "name=more", *patch]
+    content = execute([*small, *own, *more])
+    before, after = load_checkpoint(base), load_checkpoint(tmp_path / "multitask" / "more")
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    others = list(before["suite"]["config"]["parts"])
+    for name in others:
+        one, other = (restore(part_checkpoint(c, name)).named_outputs(images) for c in (before, after))
+        for key, tensor in one.items():
+            torch.testing.assert_close(other[key], tensor, rtol=0, atol=0)
+        kept = {k: v for k, v in before["suite"]["metrics"].items() if k.startswith(f"{name}/")}
+        assert kept.items() <= content["metrics"].items()
+    assert list(content["parts"]) == [*others, "embedding"]
+    assert content["parts"]["embedding"]["own_params_m"] > 0.005  # its own normalization, at least
+    moved = "model.backbone.blocks.1.0.norm.weight"
+    kept = before["state_dict"][f"parts.{others[0]}.{moved}"]
+    assert not torch.equal(after["state_dict"][f"parts.embedding.{moved}"], kept)
+    with pytest.raises(UserError, match="has this task already"):
+        execute([*small, "multitask.add=dogs", f"ckpt={base}"])
+
+
+def test_a_loss_that_is_not_finite_is_named(sets: dict[str, list[str]], tmp_path: Path) -> None:
+    options = [*given(sets, "dogs", "faces"), "multitask.weights=[1,1e39]", f"paths.runs={tmp_path}"]
+    with pytest.raises(UserError, match="the loss of faces is not finite at step"):
+        execute(options)
+
+
+def test_too_many_unreadable_images_of_one_task(sets: dict[str, list[str]], dogs: Path, tmp_path: Path) -> None:
+    shutil.copytree(dogs, tmp_path / "dogs")
+    for path in sorted((tmp_path / "dogs" / "Images").rglob("*.jpg"))[::2]:
+        path.write_bytes(b"")
+    options = [*given(sets, "dogs", "faces"), f"dogs.data.root={tmp_path / 'dogs'}", f"paths.runs={tmp_path}"]
+    with pytest.raises(UserError, match=r"dogs: \d+ of \d+ train images cannot be read"):
+        execute(options)
+
+
+def test_two_processes_with_loaders_come_to_an_end(sets: dict[str, list[str]], tmp_path: Path) -> None:
+    options = [*given(sets, "dogs", "faces"), "data.workers=1", "trainer.devices=2", "trainer.accelerator=cpu"]
+    result = spawn("run", *options, "trainer.max_epochs=1", "task.resolution=32", f"paths.runs={tmp_path}", "name=a")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "multitask" / "a" / "metrics.json").read_text())["metrics"]
+    assert 0 < metrics["faces/map"] <= 1
+
+
+def test_a_sweep_with_settings_of_a_task(sets: dict[str, list[str]], tmp_path: Path) -> None:
+    options = [*given(sets, "dogs", "faces"), "trainer.max_epochs=1", "task.resolution=32", "logger.images=0"]
+    result = command("run", "-m", *options, "dogs.task.dropout=0,0.5", f"paths.runs={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("multitask/*/metrics.json"))]
+    assert sorted(run["settings"]["parts"]["dogs"]["task"]["dropout"] for run in runs) == [0, 0.5]
+
+
+@pytest.mark.parametrize("hold", [0.0, 1.0])
+def test_statistics_that_tasks_share_are_held(hold: float, sets: dict[str, list[str]], tmp_path: Path) -> None:
+    """From the beginning, so that they are still those of a new layer, or never."""
+    options = [*given(sets, "dogs", "faces"), f"multitask.hold_statistics={hold}", "trainer.max_epochs=1"]
+    options += ["task.resolution=32", "logger.images=0", "trainer.ema_decay=0", f"paths.runs={tmp_path}", "name=a"]
+    execute(options)
+    mean = last(tmp_path / "multitask" / "a")["state_dict"]["parts.dogs.model.backbone.blocks.0.norm.running_mean"]
+    assert bool(mean.any()) == (hold == 1)
