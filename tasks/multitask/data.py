@@ -56,8 +56,8 @@ class Named:
 
 class JointLoader:
     """The steps of an epoch, each a JointBatch. A task's batches come from its loader, started again as often as it
-    takes; each pass over it, in each epoch, has an order of its own. Of the epoch that it begins with, it leaves out the
-    steps that were `given` before.
+    takes; each pass over it, in each epoch, has an order of its own. Of the epoch that it begins with, it leaves out
+    the steps that were `given` before.
     """
 
     def __init__(
