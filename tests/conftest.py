@@ -70,6 +70,17 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def stoppable() -> Iterator[None]:
+    """Signals as the command has them, and as they were afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    STOP.install()
+    yield
+    vars(STOP).update(vars(Stop()))
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo set."""

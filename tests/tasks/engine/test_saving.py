@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,7 @@ PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_stat
 STEPS = 6  # of an epoch
 
 
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Signals as the command has them, and as they were afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    STOP.install()
-    yield
-    STOP.__init__()  # type: ignore[misc]
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("stoppable")
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:

@@ -1,5 +1,6 @@
 """What a run of several tasks is made of: the schedule, the shared layers, the processes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import TimmBackbone
+from data.seeding import ShuffledEpochs
 from tasks.engine.cost import recount
 from tasks.engine.parts import composed
+from tasks.multitask.data import JointLoader
 from tasks.multitask.model import own_parameters
 from tasks.multitask.processes import average_gradients
 from tasks.multitask.schedule import draw_epoch, shares
@@ -41,6 +45,40 @@ def test_the_schedule_follows_from_seed_and_epoch_alone() -> None:
     assert (plans[0] == plans[1]).all()
     assert (plans[0] != plans[2]).any()
     assert (plans[0] != plans[3]).any()
+
+
+class Stream(IterableDataset[Any]):
+    """Seven samples in an order of each pass's own."""
+
+    epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(np.random.default_rng(self.epoch).permutation(7).tolist())
+
+
+@pytest.mark.parametrize("given", [1, 4, 9, 11])
+def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
+    """Of a data set with a sampler, of one that is passed over several times, and of a stream."""
+
+    def epoch(given: int) -> list[Any]:
+        sizes = {"few": 5, "many": 60}
+        place = {"seed": 3, "epoch": 2, "rank": 0, "ranks": 1}
+        loaders: dict[str, DataLoader] = {
+            name: DataLoader(own, 2, sampler=ShuffledEpochs(own, None, lambda: 0.5, **place), collate_fn=list)
+            for name, own in ((name, Rows(torch.arange(size))) for name, size in sizes.items())
+        }
+        loaders["stream"] = DataLoader(Stream(), 2, drop_last=True, collate_fn=list)
+        steps = JointLoader(loaders, [0.3, 0.3, 0.4], 12, seed=3, epoch=2, given=given)
+        return [batch.rows for batch in steps] + [batch.rows for batch in steps]
+
+    assert epoch(given) == epoch(0)[given:]
+
+
+class Rows(TensorDataset):
+    """Samples that are what their sampler asked for."""
+
+    def __getitem__(self, item: Any) -> Any:
+        return item
 
 
 def backbones(kind: str, count: int) -> list[Any]:

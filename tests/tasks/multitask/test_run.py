@@ -1,7 +1,9 @@
 """Runs of several tasks end to end: train, resume, predict, export, compare, add a task."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,11 @@ from PIL import Image
 from backbones.errors import UserError
 from tasks import load
 from tasks.compare.runs import read_runs
-from tasks.engine.callbacks import StopOnSignal
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
+from tasks.engine.signals import STOP, Stopped
 from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
+from tasks.multitask.task import JointTask
 from tasks.run import execute
 from tests.conftest import command, spawn
 from tests.tasks.multitask.conftest import TASKS, given
@@ -69,25 +72,31 @@ def test_shared_weights_are_stored_once(run: Path) -> None:
     assert len(places) == 1
 
 
-def test_an_interrupted_run_that_goes_on_equals_an_undisturbed_one(
+@pytest.mark.usefixtures("stoppable")
+def test_a_run_that_is_stopped_within_epochs_equals_an_undisturbed_one(
     patched: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    """From the folder as it is at the beginning of the second epoch, to the last bit."""
-    copy = tmp_path / "copy"
+    """In the first step, within an epoch and in its last step, to the last bit."""
+    stops, plain = {0, 1, 5}, JointTask.training_step
 
-    def keep(self: Any, trainer: Any, module: Any) -> None:
-        if trainer.current_epoch == 1:
-            shutil.copytree(Path(trainer.logger.log_dir), copy)
+    def step(self: JointTask, batch: Any, index: int) -> Any:
+        if self.global_step in stops:
+            stops.remove(self.global_step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batch, index)
 
-    options = [*given(sets, "dogs", "faces"), f"paths.runs={tmp_path}", "name=b", "multitask.share=norm"]
-    options += ["multitask.balance=uncertainty", "multitask.temperature=0.5"]
-    with monkeypatch.context() as patch:
-        patch.setattr(StopOnSignal, "on_train_epoch_start", keep)
-        execute(options)
-    execute([f"resume={copy}"])
+    monkeypatch.setattr(JointTask, "training_step", step)
+    arguments = [*given(sets, "dogs", "faces"), f"paths.runs={tmp_path}", "name=b", "multitask.share=norm"]
+    arguments += ["multitask.balance=uncertainty", "multitask.temperature=0.5"]
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            execute(arguments)
+        STOP.number = None
+        arguments = [f"resume={tmp_path / 'multitask' / 'b'}"]
+    execute(arguments)
+    assert not stops
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
-        torch.testing.assert_close(last(copy)[part], last(tmp_path / "multitask" / "b")[part], rtol=0, atol=0)
-        torch.testing.assert_close(last(copy)[part], last(patched)[part], rtol=0, atol=0)
+        torch.testing.assert_close(last(tmp_path / "multitask" / "b")[part], last(patched)[part], rtol=0, atol=0)
 
 
 def test_resume_with_other_settings(run: Path, tmp_path: Path) -> None:
