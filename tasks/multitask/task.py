@@ -198,8 +198,9 @@ class JointTask(TaskModule):
         single task's batch are no such.
         """
         leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
-        data: SuiteData = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.done() >= self.config["multitask"]["hold_statistics"]:
+        assert self.budget
+        done = self.budget.progress(self.trainer.global_step, float(self.trainer.estimated_stepping_batches))
+        if done >= self.config["multitask"]["hold_statistics"]:
             for layer in self.shared_norms():
                 layer.eval()
 

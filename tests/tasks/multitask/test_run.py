@@ -76,8 +76,8 @@ def test_shared_weights_are_stored_once(run: Path) -> None:
 def test_a_run_that_is_stopped_within_epochs_equals_an_undisturbed_one(
     patched: Path, monkeypatch: pytest.MonkeyPatch, sets: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    """In the first step, within an epoch and in its last step, to the last bit."""
-    stops, plain = {0, 1, 5}, JointTask.training_step
+    """In the first step, in the middle and in the last step of an epoch, to the last bit."""
+    stops, plain = {0, 1, 2}, JointTask.training_step
 
     def step(self: JointTask, batch: Any, index: int) -> Any:
         if self.global_step in stops:
@@ -169,9 +169,11 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
     spec = json.loads((folder / "model.json").read_text())
     assert list(spec["parts"]) == TASKS
-    scores = {key: value for key, value in spec["differences"].items() if key.endswith(("scores", "probabilities"))}
-    assert len(scores) == 3
-    assert max(scores.values()) < 1e-2
+    differences = spec["differences"]
+    assert max(differences["dogs.probabilities"], differences["faces.probabilities"]) < 1e-3
+    assert (
+        differences["detection.scores"] < 0.1
+    )  # by rank: of boxes that suppression takes for the same, either may stay
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
     (answer,) = load(folder).predict(photo)
     assert list(answer.to_dict()) == TASKS
