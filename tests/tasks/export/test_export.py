@@ -196,7 +196,7 @@ def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("form", ["litert", "executorch"])
-def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> None:
+def test_int8_for_phones(dog: Path, onnx: Path, dogs: Path, tmp_path: Path, form: str) -> None:
     """Two images a call, and a last call that lacks one."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
@@ -211,7 +211,7 @@ def test_int8_for_phones(dog: Path, dogs: Path, tmp_path: Path, form: str) -> No
     )
     spec = spec_of(folder)
     assert spec["input"]["shape"] == [2, 96, 96, 3]
-    weights = (dog / "export" / "dogs-0.25-96-onnx" / "model.onnx").stat().st_size
+    weights = (onnx / "model.onnx").stat().st_size
     assert (folder / spec["file"]).stat().st_size < 0.5 * weights
     images, wanted = expected(dog)
     (got,) = FORMATS[form].module().Runner(folder / spec["file"], 1)(images.permute(0, 2, 3, 1).numpy())
