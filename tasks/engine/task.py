@@ -256,10 +256,16 @@ class TaskModule(Module):
 
     def backbone_share(self) -> float:
         """The backbone's learning rate as a share of the rest's."""
-        share, backbone = self.config["trainer"]["backbone_lr_scale"], self.config["backbone"] | self.settled
+        share = self.config["trainer"]["backbone_lr_scale"]
         if share is None:
-            return PRETRAINED_SHARE if backbone.get("weights") or backbone.get("pretrained") is True else 1.0
+            return PRETRAINED_SHARE if self.has_weights else 1.0
         return float(share)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the backbone began with weights of another training."""
+        backbone = self.config["backbone"] | self.settled
+        return bool(backbone.get("weights")) or backbone.get("pretrained") is True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains, grouped by weight decay and learning rate."""

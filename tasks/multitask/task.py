@@ -194,15 +194,21 @@ class JointTask(TaskModule):
                 module.training = module not in frozen
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """From `hold_statistics` on, all tasks are normalised by the statistics that are used afterwards: those of a
+        """From `held_from` on, all tasks are normalised by the statistics that are used afterwards: those of a
         single task's batch are no such.
         """
         leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
         assert self.budget
         done = self.budget.progress(self.trainer.global_step, float(self.trainer.estimated_stepping_batches))
-        if done >= self.config["multitask"]["hold_statistics"]:
+        if done >= self.held_from:
             for layer in self.shared_norms():
                 layer.eval()
+
+    @property
+    def held_from(self) -> float:
+        """The share of the training after which shared statistics are held; weights come with some that are of use."""
+        share = self.config["multitask"]["hold_statistics"]
+        return (0.0 if self.has_weights else 0.5) if share is None else float(share)
 
     def shared_norms(self) -> set[nn.Module]:
         """Batch normalization that two tasks or more go through."""
