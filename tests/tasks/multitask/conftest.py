@@ -36,7 +36,7 @@ def given(sets: dict[str, list[str]], *tasks: str) -> list[str]:
 def run(sets: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three tasks that share all but their heads."""
     runs = tmp_path_factory.mktemp("runs")
-    execute([*given(sets, *TASKS), f"paths.runs={runs}", "name=all"])
+    execute([*given(sets, *TASKS), f"paths.runs={runs}", "name=all", "multitask.best_of_each=true"])
     return runs / "multitask" / "all"
 
 

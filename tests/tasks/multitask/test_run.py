@@ -50,6 +50,7 @@ def test_a_run_folder(run: Path) -> None:
     assert [facts["primary"] for facts in content["parts"].values()] == ["ap", "top1", "map"]
     assert all((run / task / "predictions.png").exists() for task in TASKS)
     assert (run / "dogs" / "confusion.png").exists()
+    assert all((run / "checkpoints" / f"best-{task}.ckpt").exists() for task in TASKS)
 
 
 def test_each_task_stands_among_its_own_runs(run: Path) -> None:
