@@ -132,7 +132,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @contextmanager
-def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[None]:
+def as_main(module: str, arguments: Sequence[str], folder: Path, columns: int = 200) -> Iterator[None]:
     """What a program of its own would have for itself: arguments, folder, environment, handlers, random numbers."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     environment, logger, threads = os.environ.copy(), logging.getLogger(), torch.get_num_threads()
@@ -143,7 +143,7 @@ def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         patch.setattr(sys, "argv", [f"tasks/{module}.py", *arguments])
         patch.chdir(folder)
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", str(columns))
         patch.setattr(warnings, "showwarning", lambda *what: sys.stderr.write(warnings.formatwarning(*what[:4])))
         GlobalHydra.instance().clear()
         try:
@@ -162,11 +162,17 @@ def as_main(module: str, arguments: Sequence[str], folder: Path) -> Iterator[Non
             limit_pixels(MAX_PIXELS)
 
 
-def command(module: str, *arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(
+    module: str, *arguments: object, folder: Path = ROOT, columns: int = 200
+) -> subprocess.CompletedProcess[str]:
     """Runs python -m tasks.<module> in this process, which has imported what the command needs."""
     given, status = [*map(str, arguments)], 0
     path = f"tasks.{module}.__main__" if (ROOT / "tasks" / module).is_dir() else f"tasks.{module}"
-    with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr, as_main(module, given, folder):
+    with (
+        redirect_stdout(StringIO()) as stdout,
+        redirect_stderr(StringIO()) as stderr,
+        as_main(module, given, folder, columns),
+    ):
         try:
             importlib.import_module(path).main()
         except SystemExit as end:

@@ -24,6 +24,7 @@ from tasks.engine import parts
 from tasks.engine.config import load_config
 from tasks.run import jobs
 from tests.conftest import ROOT
+from tests.conftest import command as printed_by
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
 # Their commands take hours: they are composed, not run.
@@ -241,6 +242,21 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
     )
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.endswith("all commands ran\n")
+
+
+SHOWN = re.compile(
+    r"\n    python -m (tasks\.(?:cost|paper)[^\n]*)\n\n(?:(?!    |```)[^\n]+\n)+\n```text\n(.*?)\n```", re.S
+)
+
+
+@pytest.mark.parametrize("page", ["multitask.md", "paper.md"])
+def test_what_a_page_shows_is_what_the_command_prints(page: str, tmp_path: Path) -> None:
+    shown = SHOWN.findall((ROOT / "docs" / page).read_text())
+    assert len(shown) == {"multitask.md": 1, "paper.md": 2}[page]
+    for code, output in shown:
+        module, *arguments = shlex.split(code)
+        printed = printed_by(module.removeprefix("tasks."), *arguments, folder=tmp_path, columns=80).stdout
+        assert [line.rstrip() for line in printed.strip("\n").splitlines()] == output.splitlines()
 
 
 def test_every_other_program_is_known() -> None:
