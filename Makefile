@@ -31,7 +31,7 @@ docs: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-# docs/demo.jpg, compare.png and page.png, made anew by the commands that they show; ten minutes, needs chromium.
+# The pictures of docs/, made anew by the commands that they show; twenty-five minutes, needs chromium.
 docs-pictures: .venv/ready
 	$(BIN)/python -m tests.pictures
 

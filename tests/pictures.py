@@ -1,7 +1,8 @@
-"""python -m tests.pictures [demo compare page]: the pictures of the documentation, made anew by the commands they show.
+"""python -m tests.pictures [<name> ...]: the pictures of the documentation, made anew by the commands that they show.
 
-`demo` trains `make demo`'s detector, `compare` a short run of every task at two widths; `page` exports the demo's
-detector. Ten minutes on two free cores, in build/pictures; what has been trained there is used again. Needs Chromium.
+`demo` trains `make demo`'s detector, whose data `check` shows and which `page` exports; `dogs`, `faces` and `geo` run
+what their pages say, `compare` a short run of every task at two widths. Twenty-five minutes on two free cores, in
+build/pictures; what has been trained there is used again. Needs Chromium.
 """
 
 import argparse
@@ -31,22 +32,59 @@ def tasks(command: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"tasks.{command}", *arguments], cwd=PLACE, check=True, env=environment)
 
 
-def demo_run(minutes: float | None) -> Path:
-    """The run folder of what `make demo` trains."""
-    folder = PLACE / "runs" / "detection" / "demo"
+def trained(task: str, name: str, written: Path, minutes: float | None) -> Path:
+    """The folder of the run whose command is the first of `task` in a file of the repository."""
+    folder = PLACE / "runs" / task / name
     if not folder.exists():
-        command = re.search(r"^demo:.*\n\t.*-m tasks\.run (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
-        assert command
-        settings = [s for s in shlex.split(command[1]) if not (minutes and s.startswith("trainer.minutes="))]
+        command = next(
+            c for c in re.findall(r"-m tasks\.run (.*)$", written.read_text(), flags=re.M) if f"task={task}" in c
+        )
+        settings = [s for s in shlex.split(command) if not (minutes and s.startswith("trainer.minutes="))]
         more = [f"trainer.minutes={minutes}"] if minutes else []
-        tasks("run", *settings, *more, *PLACES, "name=demo")
+        tasks("run", *settings, *more, *PLACES, f"name={name}")
     return folder
 
 
-def demo(minutes: float | None) -> None:
+def demo_run(minutes: float | None) -> Path:
+    return trained("detection", "demo", ROOT / "Makefile", minutes)
+
+
+def keep_two_rows(run: Path, target: Path) -> None:
     """Truth beside prediction, as the run itself draws them."""
-    image = Image.open(demo_run(minutes) / "predictions.png").convert("RGB")
-    image.crop((0, 0, image.width, min(image.height, TWO_ROWS))).save(DOCS / "demo.jpg", quality=85)
+    image = Image.open(run / "predictions.png").convert("RGB")
+    image.crop((0, 0, image.width, min(image.height, TWO_ROWS))).save(target, quality=85)
+
+
+def demo(minutes: float | None) -> None:
+    keep_two_rows(demo_run(minutes), DOCS / "demo.jpg")
+
+
+def dogs(minutes: float | None) -> None:
+    keep_two_rows(trained("dogs", "dogs", DOCS / "classification.md", minutes), DOCS / "dogs.jpg")
+
+
+def faces(minutes: float | None) -> None:
+    keep_two_rows(trained("faces", "faces", DOCS / "faces.md", minutes), DOCS / "faces.jpg")
+
+
+def check(minutes: float | None) -> None:
+    """The page of `tasks.check` on the demo's scenes."""
+    demo_run(minutes)
+    tasks("check", "task=detection", *PLACES)
+    screenshot(PLACE / "check.html", DOCS / "check.png", 1060, 1100)
+
+
+def geo(minutes: float | None) -> None:
+    """The map of a photo, among the demo's gallery."""
+    run = PLACE / "runs" / "geo" / "earth"
+    if not run.exists():
+        tasks("run", "experiment=earth", "name=earth", *PLACES, *([f"trainer.minutes={minutes}"] if minutes else []))
+    tasks("gallery", f"ckpt={run}", "mode=build")
+    (table,) = (PLACE / "data").rglob("val.csv")
+    photo = table.parent / table.read_text().splitlines()[1].split(",")[0]
+    tasks("gallery", f"ckpt={run}", "mode=query", f"input={photo}", "output=located")
+    (drawn,) = (path for path in (PLACE / "located").iterdir() if path.suffix != ".jsonl")
+    Image.open(drawn).convert("RGB").save(DOCS / "geo.jpg", quality=85)
 
 
 def compare(minutes: float | None) -> None:
@@ -88,12 +126,12 @@ def screenshot(path: Path, target: Path, width: int, height: int, act: Callable[
     Image.open(target).convert("RGB").quantize(256).save(target, optimize=True)
 
 
-MADE = {"demo": demo, "compare": compare, "page": page}
+MADE = {"demo": demo, "check": check, "dogs": dogs, "faces": faces, "geo": geo, "compare": compare, "page": page}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", nargs="*", help="demo, compare, page; all where none is named")
+    parser.add_argument("pictures", nargs="*", help="which ones; all where none is named")
     parser.add_argument("--minutes", type=float, help="of the demo's training, for trials; make demo's where left out")
     given = parser.parse_args()
     PLACE.mkdir(parents=True, exist_ok=True)
