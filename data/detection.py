@@ -5,9 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
-
-if TYPE_CHECKING:
-    from data.transforms import Augmentation
+from data.transforms import change_light, mosaic, resized, view, whole
 
 log = logging.getLogger(__name__)
 
@@ -93,61 +90,62 @@ class DetectionBatch(Batch):
     image_ids: list[int]
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to images: SSD's random crop, mirroring, and the probabilities of mosaics and other light."""
+
+    crop: bool = False
+    flip: bool = False
+    mosaic: float = 0.0
+    photometric: float = 0.0
+
+
 class DetectionSet(Dataset[dict[str, Any]]):
     """Records as samples. An image that cannot be read is replaced by the next, and named in the batch."""
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        resolution: int,
-        steps: tuple[int, bool, bool, float],
-        cache_images: bool,
-        mosaic: float = 0.0,
-        photometric: float = 0.0,
-    ) -> None:
+    def __init__(self, records: Sequence[Record], side: int, augmentation: Augmentation, cache_images: bool) -> None:
         self.records = records
-        self.resolution = resolution
-        self.steps = (*steps, photometric)
-        self.mosaic = mosaic
+        self.side = side
+        self.augmentation = augmentation
+        # training crops are enlarged, so they want more pixels than the network's input has
+        self.read_side = side * 3 // 2 if augmentation.crop else side
         self.done = 0.0  # of the training
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    @cached_property
-    def augmentation(self) -> "Augmentation":
-        """Imported with the first sample: torchvision costs as much as torch, and who reads boxes does without."""
-        from data.transforms import Augmentation
-
-        return Augmentation(*self.steps)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        samples = [first_readable(self._sample, index, len(self))]
-        if self.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < self.mosaic:
-            others = torch.randint(len(self), (3,)).tolist()
-            samples += [first_readable(self._sample, i, len(self)) for i in others]
-            samples = [self.augmentation.mosaic(samples) | {"bad": [problem for s in samples for problem in s["bad"]]}]
-        return samples[0] | {"image": self.augmentation.light(samples[0]["image"])}
+        sample = first_readable(self._sample, index, len(self))
+        wanted = self.augmentation
+        if wanted.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < wanted.mosaic:
+            rows = torch.randint(len(self), (3,)).tolist()
+            others = [first_readable(self._sample, row, len(self)) for row in rows]
+            image, boxes, labels = mosaic([s["view"] for s in (sample, *others)], self.side)
+            sample["bad"] = [problem for s in (sample, *others) for problem in s["bad"]]
+        else:
+            image, boxes, labels = whole(sample["view"], self.side)
+        if wanted.photometric and torch.rand(()) < wanted.photometric:
+            image = change_light(image)
+        return sample | {"image": image, "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels)}
 
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        scale = np.array([image.shape[2] / size[1], image.shape[1] / size[0]] * 2)
+        scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
         objects = ~record.crowd
-        boxes = (record.boxes[objects] * scale).astype(np.float32)
-        sample = self.augmentation(image, boxes, record.labels[objects])
-        return sample | {"image_id": record.image_id, "size": size}
+        crop, flip = self.augmentation.crop, self.augmentation.flip
+        seen = view(image, record.boxes[objects] * scale, record.labels[objects], crop=crop, flip=flip)
+        return {"view": seen, "image_id": record.image_id, "size": size}
 
     def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
         if self.cache is None:
-            return read_image(record.path, self.resolution)
+            return read_image(record.path, self.read_side)
         if index not in self.cache:
-            image, size = read_image(record.path, self.resolution)
-            if min(image.shape[1:]) > self.resolution:  # only JPEGs are decoded small
-                from torchvision.transforms import v2
-
-                image = v2.functional.resize(image, [self.resolution])
+            image, size = read_image(record.path, self.read_side)
+            if (shorter := min(image.shape[1:])) > self.read_side:  # only JPEGs are decoded small
+                height, width = (round(v * self.read_side / shorter) for v in image.shape[1:])
+                image = resized(image, height, width)
             self.cache[index] = image, size
         return self.cache[index]
 
@@ -181,7 +179,6 @@ class DetectionData(SuiteData):
         crop: bool = True,
         flip: bool = True,
         photometric: float = 0.5,
-        zoom_out: float = 0.0,
         mosaic: float = 0.5,
         balance: float = 0.0,
         cache_images: bool | Literal["auto"] = "auto",
@@ -189,8 +186,8 @@ class DetectionData(SuiteData):
     ) -> None:
         super().__init__(root, **settings)
         self.resolution = resolution
-        self.augmentation = (crop, flip, zoom_out)
-        self.photometric, self.mosaic, self.balance = photometric, mosaic, balance
+        self.augmentation = Augmentation(crop, flip, mosaic, photometric)
+        self.balance = balance
         self.cache_images = cache_images
 
     def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
@@ -232,14 +229,12 @@ class DetectionData(SuiteData):
             )
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
-        train = split == "train"
-        steps = (self.resolution, *(self.augmentation if train else (False, False, 0.0)))
-        # training crops are enlarged, so they want more pixels than the network's input has
-        size = self.resolution * 3 // 2 if train else self.resolution
-        needed = len(records) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
-        drawn = (self.mosaic, self.photometric) if train else (0.0, 0.0)
-        return DetectionSet(records, size, steps, cache, *drawn)
+        augmentation = self.augmentation if split == "train" else Augmentation()
+        dataset = DetectionSet(records, self.resolution, augmentation, self.cache_images is True)
+        needed = len(records) * dataset.read_side**2 * 4 * max(1, self.workers)  # each worker keeps its own
+        if self.cache_images == "auto" and needed < CACHE_BYTES:
+            dataset.cache = {}
+        return dataset
 
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")
