@@ -28,7 +28,7 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
 @dataclass(frozen=True)
 class View:
-    """What a sample sees of an image (3, H, W) uint8: a window, xyxy in its pixels, with boxes (N, 4) and labels (N,)."""
+    """What a sample sees of an image (3, H, W) uint8: a window, xyxy in its pixels, boxes (N, 4) and labels (N,)."""
 
     image: Tensor
     window: tuple[int, int, int, int]
@@ -119,22 +119,24 @@ def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.nda
     side from one to two of theirs. Boxes less than MOSAIC_VISIBLE of which is in it are dropped.
     """
     extent = side + int(torch.randint(side + 1, ()))
-    left, top = torch.randint(2 * side - extent + 1, (2,)).tolist()
+    corner = torch.randint(2 * side - extent + 1, (2,)).tolist()
     zoom = side / extent
+    meet = [round((side - at) * zoom) for at in corner]  # where, in x and y, the four meet
     image = torch.empty(3, side, side, dtype=torch.uint8)
     boxes = []
+
+    def shares(pixels: tuple[int, int], at: int, place: int) -> tuple[float, float]:
+        """What of a view's side lies in these pixels of the result."""
+        start, end = (min(1.0, max(0.0, (v / zoom + at) / side - place)) for v in pixels)
+        return start, end
+
     for i, seen in enumerate(views):
-        column, row = i % 2, i // 2
-        x, y = ((round((side - at) * zoom)) for at in (left, top))  # where the four meet
-        spans = [(0, meet) if not second else (meet, side) for meet, second in ((x, column), (y, row))]
-        if all(end > start for start, end in spans):
-            (x0, x1), (y0, y1) = spans
-            shares = [
-                tuple(min(1.0, max(0.0, (v / zoom + at) / side - second)) for v in ends)
-                for ends, at, second in zip(spans, (left, top), (column, row), strict=True)
-            ]
-            image[:, y0:y1, x0:x1] = seen.pixels(shares[0], shares[1], x1 - x0, y1 - y0)
-        boxes.append(((seen.boxes + [column, row] * 2) * side - [left, top] * 2) * zoom)
+        place = i % 2, i // 2  # column and row
+        x, y = ((at, side) if second else (0, at) for at, second in zip(meet, place, strict=True))
+        if x[0] < x[1] and y[0] < y[1]:
+            parts = shares(x, corner[0], place[0]), shares(y, corner[1], place[1])
+            image[:, slice(*y), slice(*x)] = seen.pixels(*parts, width=x[1] - x[0], height=y[1] - y[0])
+        boxes.append(((seen.boxes + place * 2) * side - corner * 2) * zoom)
     moved = np.concatenate(boxes)
     inside = moved.clip(0, side)
     areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (inside, moved)]

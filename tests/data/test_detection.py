@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from data.coco import CocoData, read_coco
 from data.image_file import BadImage
 from data.images import read_image
-from data.transforms import MOSAIC_VISIBLE, BatchedIoUCrop, detection_transforms, mosaic
+from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, view, whole
 from data.voc import VocData
 from tests.conftest import shared
 
@@ -62,37 +62,75 @@ def test_boxes_follow_the_image_through_augmentation() -> None:
     torch.manual_seed(0)
     image = torch.zeros(3, 90, 120, dtype=torch.uint8)
     image[:, 30:60, 40:80] = 255
-    transforms = detection_transforms(64, crop=True, flip=True)
-    seen = 0
+    seen = mirrored = 0
     for _ in range(40):
-        boxes = tv_tensors.BoundingBoxes([[40.0, 30, 80, 60]], format="XYXY", canvas_size=(90, 120))
-        sample = transforms({"image": tv_tensors.Image(image), "boxes": boxes, "labels": torch.tensor([2])})
-        assert sample["image"].shape == (3, 64, 64)
-        if len(sample["boxes"]):
+        sample = view(image, np.array([[40.0, 30, 80, 60]]), np.array([2]), crop=True, flip=True)
+        pixels, boxes, labels = whole(sample, 64)
+        assert pixels.shape == (3, 64, 64)
+        mirrored += sample.mirrored
+        if len(boxes):
             seen += 1
-            bright = sample["image"].float().mean(0) > 60
+            bright = pixels.float().mean(0) > 60
             rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
-            x0, y0, x1, y1 = sample["boxes"][0].tolist()
             found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-            assert [x0, y0, x1, y1] == pytest.approx([float(v) for v in found], abs=2.5)
-            assert sample["labels"].tolist() == [2]
+            assert boxes[0].tolist() == pytest.approx([float(v) for v in found], abs=2.5)
+            assert labels.tolist() == [2]
     assert seen > 20
+    assert 8 < mirrored < 32
 
 
 def test_crops_are_distributed_as_torchvisions() -> None:
     torch.manual_seed(0)
     image = tv_tensors.Image(torch.zeros(3, 240, 320, dtype=torch.uint8))
-    boxes = tv_tensors.BoundingBoxes(
-        [[10.0, 20, 90, 120], [200, 30, 300, 220], [150, 150, 170, 170]],
-        format="XYXY",
-        canvas_size=(240, 320),
-    )
+    corners = [[10.0, 20, 90, 120], [200, 30, 300, 220], [150, 150, 170, 170]]
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(240, 320))
+
+    def ours() -> list[int] | None:
+        window = draw_window(320, 240, np.array(corners))
+        return None if window == (0, 0, 320, 240) else [*window]
+
+    def theirs() -> list[int] | None:
+        drawn = v2.RandomIoUCrop().make_params([image, boxes])
+        if not drawn:
+            return None
+        left, top = drawn["left"], drawn["top"]
+        return [left, top, left + drawn["width"], top + drawn["height"]]
+
     means = []
-    for crop in (v2.RandomIoUCrop(), BatchedIoUCrop()):
-        drawn = [p for _ in range(600) if (p := crop.make_params([image, boxes]))]
-        keys = ("height", "width", "top", "left")
-        means.append([len(drawn) / 4, *(np.mean([p[k] for p in drawn]) for k in keys)])
+    for draw in (theirs, ours):
+        windows = [window for _ in range(600) if (window := draw())]
+        means.append([len(windows) / 4, *np.mean(windows, axis=0)])
     np.testing.assert_allclose(means[0], means[1], atol=9)  # three standard errors
+
+
+@pytest.mark.parametrize("boxes", [[], [[5.0, 5, 5.5, 5.5]], [[0.0, 0, 1, 1]], [[-9.0, -9, 40, 40]]])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1)])
+def test_odd_images_are_augmented(boxes: list[list[float]], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    for _ in range(20):
+        image = torch.zeros(3, *size, dtype=torch.uint8)
+        views = [
+            view(image, np.array(boxes).reshape(-1, 4), np.zeros(len(boxes), np.int64), crop=True, flip=True)
+            for _ in range(4)
+        ]
+        for pixels, inside, labels in (whole(views[0], 32), mosaic(views, 32)):
+            assert pixels.shape == (3, 32, 32)
+            assert len(inside) == len(labels)
+            assert ((inside >= 0) & (inside <= 32)).all()
+
+
+def test_light_is_changed_as_torchvision_does() -> None:
+    """In the order brightness, contrast, saturation, where no value leaves its range on the way."""
+    torch.manual_seed(0)
+    image = torch.randint(90, 150, (3, 20, 20), dtype=torch.uint8)
+    torch.manual_seed(1)
+    brightness, contrast, saturation = (0.7 + 0.6 * torch.rand(3)).tolist()
+    torch.manual_seed(1)
+    ours = change_light(image)
+    theirs = v2.functional.adjust_brightness(image.float() / 255, brightness)
+    theirs = v2.functional.adjust_contrast(theirs, contrast)
+    theirs = v2.functional.adjust_saturation(theirs, saturation)
+    assert (ours.float() - theirs * 255).abs().max() < 1.5
 
 
 def test_scaled_decoding_is_near_full_decoding(tmp_path: Path) -> None:
@@ -229,12 +267,12 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
 
 
 def test_boxes_at_the_border_are_kept() -> None:
-    transforms = detection_transforms(64, crop=False, flip=False)
-    corners = [[-0.5, 10.0, 50.0, 333.4], [100.0, 100, 557.0, 333.0]]
-    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(333, 557))
-    image = tv_tensors.Image(torch.zeros(3, 333, 557, dtype=torch.uint8))
-    sample = transforms({"image": image, "boxes": boxes, "labels": torch.tensor([0, 1])})
-    assert sample["labels"].tolist() == [0, 1]
+    corners = np.array([[-0.5, 10.0, 50.0, 333.4], [100.0, 100, 557.0, 333.0]])
+    image = torch.zeros(3, 333, 557, dtype=torch.uint8)
+    _, boxes, labels = whole(view(image, corners, np.array([0, 1]), crop=False, flip=False), 64)
+    assert labels.tolist() == [0, 1]
+    assert boxes.min() >= 0
+    assert boxes.max() <= 64
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "RGBA", "I;16"])
@@ -264,30 +302,27 @@ def test_mosaic_keeps_each_box_on_its_object() -> None:
     torch.manual_seed(0)
     seen = set()
     for _ in range(30):
-        samples = []
+        views = []
         for grey in (60, 110, 160, 210):
             x, y = torch.randint(0, 60, (2,)).tolist()
             image = torch.zeros(3, 96, 96, dtype=torch.uint8)
             image[:, y : y + 30, x : x + 30] = grey
-            box = tv_tensors.BoundingBoxes(
-                [[x, y, x + 30, y + 30]], format="XYXY", canvas_size=(96, 96), dtype=torch.float
-            )
-            samples.append({"image": tv_tensors.Image(image), "boxes": box, "labels": torch.tensor([grey]), "bad": []})
-        found = mosaic(samples)
-        assert found["image"].shape == (3, 96, 96)
-        for (x0, y0, x1, y1), grey in zip(found["boxes"].round().int().tolist(), found["labels"].tolist(), strict=True):
-            inner = found["image"][0, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].float()
+            views.append(view(image, np.array([[x, y, x + 30, y + 30]]), np.array([grey]), crop=False, flip=True))
+        found, boxes, labels = mosaic(views, 96)
+        assert found.shape == (3, 96, 96)
+        for (x0, y0, x1, y1), grey in zip(boxes.round().astype(int).tolist(), labels.tolist(), strict=True):
+            inner = found[0, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].float()
             assert (inner - grey).abs().max() < 3
             seen.add(grey)
-        for grey in {60, 110, 160, 210} - set(found["labels"].tolist()):
-            left = ((found["image"][0].float() - grey).abs() < 3).sum()
+        for grey in {60, 110, 160, 210} - set(labels.tolist()):
+            left = ((found[0].float() - grey).abs() < 3).sum()
             assert left <= (MOSAIC_VISIBLE + 0.1) * 30**2
     assert seen == {60, 110, 160, 210}
 
 
-def test_mosaic_and_zooming_out_in_a_loader(scenes: Path) -> None:
+def test_mosaic_in_a_loader(scenes: Path) -> None:
     torch.manual_seed(0)
-    batch = next(iter(coco_data(scenes, mosaic=1.0, zoom_out=1.0).train_dataloader()))
+    batch = next(iter(coco_data(scenes, mosaic=1.0).train_dataloader()))
     boxes = batch.boxes[batch.labels >= 0]
     assert batch.images.shape == (4, 3, 64, 64)
     assert (batch.labels >= 0).sum() > 8
