@@ -44,6 +44,7 @@ SHAPES = {
 }
 HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
 PLAIN = (type(None), bool, int, float, str)
+RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files may still name
 
 
 @contextmanager
@@ -189,6 +190,8 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
     """The defaults with the given values in their place, which must be plain and of settings that there are."""
     config = dict(defaults)
     for name, value in given.items():
+        if f"{path}{name}" in RETIRED:
+            continue
         if name == "_target_":
             raise UserError("written by an older version of this suite, which cannot be read; train again")
         if name not in defaults or name in HIDDEN:

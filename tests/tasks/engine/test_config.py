@@ -1,5 +1,6 @@
 """Settings: what is refused, how fast, and in which words."""
 
+import copy
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import UserError
-from tasks.engine.config import load_config
+from tasks.engine.config import load_config, saved_config
 from tests.conftest import ROOT, command
 
 BAD = {
@@ -110,3 +111,15 @@ def test_a_detectors_resolution_has_one_home() -> None:
     assert "resolution" not in config["detector"]
     with pytest.raises(UserError, match=r"unknown setting 'detector\.resolution'"):
         load_config(["detector.resolution=416"])
+
+
+def test_a_setting_that_is_no_more_does_not_keep_a_file_from_being_read() -> None:
+    config = load_config(["task=detection"])
+    older = copy.deepcopy(config)
+    older["data"]["zoom_out"] = 0.5
+    assert saved_config(older, "best.ckpt") == config
+    older["data"]["zoom_in"] = 0.5
+    with pytest.raises(UserError, match=r"best\.ckpt: unknown setting 'data\.zoom_in'"):
+        saved_config(older, "best.ckpt")
+    with pytest.raises(UserError, match=r"unknown setting 'data\.zoom_out'"):
+        load_config(["task=detection", "data.zoom_out=0.5"])
