@@ -2,7 +2,9 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,29 @@ def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what native libraries print off the terminal, but for an error's sake."""
+    with tempfile.TemporaryFile() as log:
+        kept = {number: os.dup(number) for number in (1, 2)}
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number in kept:
+                os.dup2(log.fileno(), number)
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept[2], log.read())
+            raise
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
 
 
 class OnnxRunner:
@@ -44,7 +69,8 @@ class LiteRTRunner:
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        interpreter = Interpreter(str(path), num_threads=threads)
+        with silenced():
+            interpreter = Interpreter(str(path), num_threads=threads)
         self.run = interpreter.get_signature_runner()
         (details,) = self.run.get_input_details().values()
         self.batch = int(details["shape"][0])

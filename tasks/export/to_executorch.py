@@ -1,15 +1,13 @@
 """ExecuTorch programs lowered to XNNPACK, and the runtime of executorch's own Python package. The batch is fixed."""
 
-import contextlib
 import copy
-import io
 import logging
 from typing import Any
 
 import torch
 
 from tasks.export.graph import Graph, Job
-from tasks.export.runtimes import ExecuTorchRunner, in_batches
+from tasks.export.runtimes import ExecuTorchRunner, in_batches, silenced
 
 KEY = "quantization_annotation"  # torchao's
 Runner = ExecuTorchRunner
@@ -30,7 +28,7 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 def write(job: Job) -> None:
     """Writes the graph; int8 is static, of convolutions and fully connected layers, per channel."""
-    with contextlib.redirect_stderr(io.StringIO()):
+    with silenced():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -38,8 +36,9 @@ def write(job: Job) -> None:
     graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # the lowering wants plain weights
     if len(job.calibration):
         quantize(graph, job)
-    program = torch.export.export(graph, (job.example,))
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    with silenced():
+        program = torch.export.export(graph, (job.example,))
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     job.path.write_bytes(lowered.buffer)
 
 

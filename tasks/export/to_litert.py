@@ -1,13 +1,11 @@
 """LiteRT (TensorFlow Lite) files by litert-torch, and their interpreter with XNNPACK. The batch is fixed."""
 
-import contextlib
 import copy
-import io
 
 import torch
 
 from tasks.export.graph import Job
-from tasks.export.runtimes import LiteRTRunner, in_batches
+from tasks.export.runtimes import LiteRTRunner, in_batches, silenced
 
 # What carries the network. Decoding of boxes and the last softmax keep their range in float.
 QUANTIZED = (
@@ -32,11 +30,11 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 def write(job: Job) -> None:
     """Writes the graph; int8 is static, with per-channel weights, and keeps input and outputs as they are."""
-    import litert_torch
-
     # litert-torch 0.10 copies weights of another layout, and takes such copies of one shape for the same tensor
     graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with silenced():
+        import litert_torch
+
         litert_torch.convert(graph, (job.example,)).export(str(job.path))
         if len(job.calibration):
             quantize(job)
