@@ -69,11 +69,11 @@ class LiteRTRunner:
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        with silenced():
-            interpreter = Interpreter(str(path), num_threads=threads)
-        self.run = interpreter.get_signature_runner()
+        self.run = Interpreter(str(path), num_threads=threads).get_signature_runner()
         (details,) = self.run.get_input_details().values()
         self.batch = int(details["shape"][0])
+        with silenced():  # XNNPACK tells that the first run prepares it
+            self.run(args_0=np.zeros(details["shape"], details["dtype"]))
 
     def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         answers = []
