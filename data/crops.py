@@ -21,23 +21,28 @@ from data.images import read_image
 
 def centre_view(image: Tensor, share: float, resolution: int) -> Tensor:
     """What validation sees of a decoded image (3, H, W) uint8: its central square, (3, resolution, resolution)."""
-    return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution)
+    return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution, resolution)
 
 
 def squeezed(image: Tensor, resolution: int) -> Tensor:
     """All of a decoded image (3, H, W) uint8, whatever its shape, as (3, resolution, resolution)."""
     if image.shape[1:] == (resolution, resolution):
         return image
-    return resize_box(image, (0, 0, image.shape[2], image.shape[1]), resolution)
+    return resize_box(image, (0, 0, image.shape[2], image.shape[1]), resolution, resolution)
 
 
-def resize_box(image: Tensor, box: Box, resolution: int) -> Tensor:
-    """The part `box` of an image (3, H, W) uint8 as (3, resolution, resolution), antialiased."""
-    left, top, right, bottom = (round(v) for v in box)
-    part = image[None, :, top : max(bottom, top + 1), left : max(right, left + 1)]
+def resize_box(image: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """The part `box` of an image (3, H, W) uint8 as (3, height, width), antialiased."""
+    (left, right), (top, bottom) = (_span(*ends) for ends in zip(box[:2], box[2:], image.shape[:0:-1], strict=True))
     # only dense channels_last takes the vector code, and gives channels_last
-    part = part.contiguous(memory_format=torch.channels_last)
-    return F.interpolate(part, (resolution, resolution), mode="bilinear", antialias=True)[0]
+    part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+    return F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0]
+
+
+def _span(start: float, end: float, limit: int) -> tuple[int, int]:
+    """Whole pixels, at least one."""
+    first = min(round(start), limit - 1)
+    return first, max(first + 1, round(end))
 
 
 def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) -> tuple[Tensor, tuple[int, int]]:
@@ -92,4 +97,4 @@ def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int
     """Crops pixels (H, W, 3) of an image that was `size` before it was decoded."""
     down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution)
+    return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution, resolution)

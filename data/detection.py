@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
+from data.crops import resize_box
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
-from data.transforms import change_light, mosaic, resized, view, whole
+from data.transforms import change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
             image, size = read_image(record.path, self.read_side)
             if (shorter := min(image.shape[1:])) > self.read_side:  # only JPEGs are decoded small
                 height, width = (round(v * self.read_side / shorter) for v in image.shape[1:])
-                image = resized(image, height, width)
+                image = resize_box(image, (0, 0, *image.shape[:0:-1]), height, width)
             self.cache[index] = image, size
         return self.cache[index]
 
