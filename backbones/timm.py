@@ -1,6 +1,7 @@
 """Any timm model that can give feature maps (features_only)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from backbones.base import Backbone, Normalization
 from backbones.errors import UserError
+from backbones.weights import read_tensors
 
 
 class TimmBackbone(Backbone):
@@ -21,13 +23,13 @@ class TimmBackbone(Backbone):
         index = {reduction: i for i, reduction in enumerate(probe.feature_info.reduction())}
         if missing := [s for s in strides if s not in index]:
             raise UserError(f"backbone.name={name} has no map at stride {missing[0]}; it has {sorted(index)}")
-        source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+        overlay = {"state_dict": read_state(name, weights)} if weights else None
         model: Any = timm.create_model(
             name,
             pretrained=pretrained or weights is not None,
             features_only=True,
             out_indices=[index[s] for s in strides],
-            **source,
+            pretrained_cfg_overlay=overlay,
         )
         self.model = model
         self.strides = tuple(strides)
@@ -36,6 +38,21 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.model(images)
+
+
+def read_state(name: str, weights: str) -> dict[str, Any]:
+    """The state dict in a file, which must have all layers of the model but for its classifier: timm itself takes those
+    that fit, and says nothing of the others.
+    """
+    content = read_tensors(Path(weights))
+    state: dict[str, Any] = content.get("state_dict", content)
+    whole: Any = timm.create_model(name)
+    classifier = whole.default_cfg["classifier"]
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    wanted = {k: v.shape for k, v in whole.state_dict().items() if not k.startswith(heads)}
+    if lacking := [k for k, shape in wanted.items() if getattr(state.get(k), "shape", None) != shape]:
+        raise UserError(f"backbone.weights: {weights} does not fit timm's {name}, for example {lacking[0]}")
+    return state
 
 
 def build_timm(
@@ -49,7 +66,7 @@ def build_timm(
     """The named model; `weights` is a state dict of the whole timm model, `pretrained` fetches timm's own.
 
     Raises:
-        UserError: timm has no such model, the model lacks a stride, or the weights cannot be had.
+        UserError: timm has no such model, the model lacks a stride, or the weights cannot be had or do not fit.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import log2
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone, Normalization
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import ConvNormAct
+from backbones.weights import read_tensors
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HEADS = ("avgpool", "aux1", "aux2", "dropout", "fc")  # GoogLeNet's children that are no features
@@ -71,13 +73,16 @@ def build_torchvision(
     """The named model; `weights` is a state dict of torchvision's, `pretrained` fetches torchvision's default.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights cannot be had, or do not fit.
     """
     settings: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
     try:
         model = models.get_model(name, weights="DEFAULT" if pretrained else None, **({} if pretrained else settings))
-        if weights:
-            model.load_state_dict(torch.load(weights, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error
+    if weights:
+        try:
+            model.load_state_dict(read_tensors(Path(weights)))
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"backbone.weights: {weights} does not fit torchvision's {name}") from error
     return TorchvisionBackbone(model, strides)

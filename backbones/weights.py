@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,21 +57,10 @@ def read_weights(path: Path) -> Weights:
     Raises:
         UserError: the file is absent, unreadable, or of none of these kinds.
     """
-    if not path.is_file():
-        raise UserError(f"backbone.weights: there is no file {path}")
-    try:
-        if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in (".h5", ".hdf5"):
+        with reading(path):
             return _from_keras(path)
-        if path.suffix == ".safetensors":
-            content: dict[str, Any] = _read_safetensors(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
-    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
-        raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
-    if not isinstance(content, dict):
-        raise UserError(f"backbone.weights: {path} holds no named tensors")
+    content = read_tensors(path)
     if "suite" in content:
         return _from_checkpoint(path, content)
     state = content.get("state_dict", content)
@@ -80,6 +70,36 @@ def read_weights(path: Path) -> Weights:
         f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
         "nor a timm mobilenetv1 state dict"
     )
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a file of torch's or a safetensors file holds, by name.
+
+    Raises:
+        UserError: the file is absent, or cannot be read.
+    """
+    with reading(path):
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise UserError(f"backbone.weights: {path} holds no named tensors")
+    return content
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a file of weights raises while it is read into a UserError."""
+    if not path.is_file():
+        raise UserError(f"backbone.weights: there is no file {path}")
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
+    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+        raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

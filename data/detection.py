@@ -264,7 +264,7 @@ class DetectionData(SuiteData):
         assert isinstance(dataset, DetectionSet)
         if not self.balance:
             return None
-        present = np.stack([np.bincount(r.labels, minlength=len(self.labels)) > 0 for r in dataset.records])
+        present = np.stack([np.bincount(r.labels[~r.crowd], minlength=len(self.labels)) > 0 for r in dataset.records])
         share = present.mean(axis=0).clip(min=1 / len(present))
         factors = np.maximum(1, np.sqrt(self.balance / share))
         return torch.from_numpy(np.maximum(1, (present * factors).max(axis=1)))

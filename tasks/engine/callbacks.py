@@ -165,9 +165,19 @@ class RunReport(Callback):
     ) -> None:
         assert isinstance(module, TaskModule)
         self.losses.add(outputs["loss"])
-        if batch_index % module.config["trainer"]["log_every"] == 0 and not torch.isfinite(outputs["loss"]):
+        if batch_index % module.config["trainer"]["log_every"] == 0:
+            self.check(trainer, module)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Before the checkpoint of the epoch is written."""
+        assert isinstance(module, TaskModule)
+        self.check(trainer, module)
+
+    def check(self, trainer: Trainer, module: TaskModule) -> None:
+        """Stops the run where a loss was not finite; not at each step, which would stall a GPU."""
+        if self.losses.total is not None and not torch.isfinite(self.losses.total):
             raise UserError(
-                f"{module.faulty()} is not finite at step {trainer.global_step}; lower trainer.lr, or try "
+                f"{module.faulty()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
                 "trainer.precision=32"
             )
 
@@ -179,6 +189,7 @@ class RunReport(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             assert isinstance(module, TaskModule)
+            self.check(trainer, module)
             sign = 1 if module.mode == "max" else -1
             if not sign * module.last_metrics["primary"] < sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics

@@ -18,7 +18,7 @@ from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.options import locate, result_type
-from tasks.engine.parts import input_side
+from tasks.engine.parts import input_side, tasks_of
 from tasks.engine.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class TaskModule(Module):
 
     @property
     def view_side(self) -> int:
-        """Pixels that the shorter side of a decoded image must have for `view` not to enlarge it."""
+        """Pixels that the shorter side of a decoded image must have for `prepare_image` not to enlarge it."""
         return math.ceil(self.resolution / (self.config["data"].get("center_crop") or 1))
 
     def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -341,6 +341,8 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     if suite["task"] == "backbone":
         raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
     config = copy.deepcopy(suite["config"])
+    for own in (config, *tasks_of(config).values()):
+        own["trainer"]["compile"] = False  # it pays where one trains
     try:
         module: TaskModule = locate(config, "task")(
             config, suite["labels"], load_weights=False, settled=suite["backbone"]

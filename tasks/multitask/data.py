@@ -122,6 +122,7 @@ class JointData(SuiteData):
     ) -> None:
         self.parts = parts
         super().__init__(str(next(iter(parts.values())).root))
+        self.batch_size = sum(data.batch_size for data in parts.values())
         self.names, self.temperature, self.source = list(names), temperature, source
         self.loaders: list[DataLoader] = []
 

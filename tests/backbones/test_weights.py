@@ -16,6 +16,8 @@ import torch
 from backbones.download import download, reachable
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
+from backbones.timm import build_timm
+from backbones.torchvision import build_torchvision
 from backbones.weights import Weights, build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
 from tasks.classification.model import Classifier
 from tests.conftest import shared
@@ -232,3 +234,25 @@ def test_offline_and_unpublished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"exist for alpha \[0.25, 0.5, 0.75, 1.0\], not 0.6"):
         fetch_pretrained(0.6, 224, "http://127.0.0.1:9")
+
+
+def test_weights_of_other_libraries_must_fit(tmp_path: Path) -> None:
+    """timm itself would take what fits, and start from scratch where nothing does."""
+    small = timm.create_model("mobilenetv3_small_050")
+    torch.save(small.state_dict(), tmp_path / "small.pth")
+    backbone = build_timm(name="mobilenetv3_small_050", weights=str(tmp_path / "small.pth"), strides=(16, 32))
+    kept = {name: tensor for name, tensor in backbone.state_dict().items() if name.endswith("conv_stem.weight")}
+    assert torch.equal(*kept.values(), small.conv_stem.weight)
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "damaged.pth").write_bytes((tmp_path / "small.pth").read_bytes()[:1000])
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 100)
+    for build, name in ((build_timm, "mobilenetv3_small_050"), (build_torchvision, "squeezenet1_1")):
+        for file, words in {
+            "other.pth": f"other.pth does not fit (timm|torchvision)'s {name}",
+            "damaged.pth": "damaged.pth cannot be read: it is damaged, or holds no weights",
+            "damaged.safetensors": "damaged.safetensors cannot be read: it is damaged",
+            "absent.pth": "there is no file .*absent.pth",
+        }.items():
+            with pytest.raises(UserError, match=words):
+                build(name=name, weights=str(tmp_path / file))

@@ -433,4 +433,4 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Path, scenes: Path, tmp_pa
     next(v for v in content["state_dict"].values() if v.is_floating_point()).fill_(float("nan"))
     torch.save(content, tmp_path / "nan.ckpt")
     result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'nan.ckpt'}"))
-    bad_input(result, "the loss is not finite at step")
+    bad_input(result, "the loss is not finite by step")

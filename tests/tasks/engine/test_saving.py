@@ -14,10 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import TensorDataset
 
 from backbones.errors import UserError
+from data.detection import DetectionBatch
 from data.seeding import ShuffledEpochs
+from tasks.detection.task import DetectionTask
+from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.saving import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.task import TaskModule
+from tasks.engine.task import TaskModule, restore
 from tasks.run import execute
 
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
@@ -198,3 +201,25 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
         whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, given=given, **place) for given in (0, 6))  # type: ignore[arg-type]
         assert list(rest) == list(whole)[6:]
         assert list(rest) == list(whole)  # the next epoch
+
+
+def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the steps that are logged, where nothing waits for it."""
+    losses = DetectionTask.compute_losses
+
+    def broken(self: DetectionTask, batch: DetectionBatch) -> dict[str, torch.Tensor]:
+        found = losses(self, batch)
+        return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
+
+    monkeypatch.setattr(DetectionTask, "compute_losses", broken)
+    with pytest.raises(UserError, match="the loss is not finite by step"):
+        execute(settings(scenes, tmp_path, "name=broken", "trainer.log_every=100"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_task_that_was_compiled_is_restored_as_it_is(undisturbed: Path) -> None:
+    checkpoint = load_checkpoint(undisturbed)
+    checkpoint["suite"]["config"]["trainer"]["compile"] = True
+    assert restore(checkpoint).model._compiled_call_impl is None
