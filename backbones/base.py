@@ -61,6 +61,12 @@ class Backbone(nn.Module):
         """Normalised images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i])."""
         raise NotImplementedError("a backbone defines forward")
 
+    def early_layers(self) -> Sequence[nn.Module]:
+        """The layers up to stride 4, which see edges and colours alike in all photographs; none where they are not told
+        apart.
+        """
+        return ()
+
     def sizes(self, resolution: int) -> list[int]:
         """Sides of the maps of a resolution x resolution image; a network without padding gives odd ones."""
         with shapes_only(self):

@@ -132,6 +132,7 @@ class MobileNetV1(Backbone):
             raise ValueError(f"strides must be an increasing choice of {list(last_block)}, not {strides}")
 
         self.width = alpha
+        self.early = last_block[4] + 1
         self.depths = depths
         self.strides = tuple(strides)
         self.taps = tuple(last_block[stride] for stride in strides)
@@ -150,6 +151,9 @@ class MobileNetV1(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
+
+    def early_layers(self) -> Sequence[nn.Module]:
+        return list(self.blocks[: self.early])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []

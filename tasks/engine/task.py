@@ -77,6 +77,7 @@ class TaskModule(Module):
         self.last_metrics: dict[str, float] = {}
         self.model = self.build_model().to(memory_format=torch.channels_last)
         self.join = None  # which knows other tasks' layers
+        self.set_backbone_frozen(config["trainer"]["freeze_backbone"])
         if config["trainer"]["bn_momentum"]:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -248,11 +249,17 @@ class TaskModule(Module):
         self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
 
     def set_backbone_frozen(self, held: bool) -> None:
-        """Keeps the backbone as it is, its normalization's statistics too, or lets it learn again."""
+        """Keeps the backbone as it is, its normalization's statistics too, or lets it learn again, but for its early
+        layers where these stay frozen.
+        """
         backbone = self.model.backbone
         assert isinstance(backbone, Backbone)
         backbone.requires_grad_(not held)
         backbone.train(not held)
+        early = self.config["trainer"]["freeze_early_layers"]
+        if self.has_weights if early is None else early:
+            for layer in backbone.early_layers():
+                layer.requires_grad_(False).eval()
 
     def backbone_share(self) -> float:
         """The backbone's learning rate as a share of the rest's."""

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from backbones.weights import build_mobilenet_v1
 from tasks.detection.task import DetectionTask
+from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
+from tasks.run import execute
 from tests.backbones.test_weights import keras_file
 
 
@@ -23,6 +27,33 @@ def test_the_backbones_learning_rate(weights: bool, override: tuple[str, ...], s
     config = load_config(["task=detection", "detector=pan", "backbone.alpha=0.25", *start, *override], "config")
     module = DetectionTask(config, ["a", "b"])
     backbone = set(module.model.backbone.parameters())
-    for group in module.parameter_groups():
+    groups = module.parameter_groups()
+    assert {p for group in groups for p in group["params"]} == set(module.model.parameters())
+    for group in groups:
         for parameter in group["params"]:
             assert group["lr"] == pytest.approx(0.004 * (share if parameter in backbone else 1))
+
+
+@pytest.mark.parametrize(
+    ("weights", "override"), [(True, ()), (True, ("trainer.freeze_early_layers=false",)), (False, ())]
+)
+def test_early_layers_with_weights_stay_as_they_are(
+    weights: bool, override: tuple[str, ...], scenes: Path, tmp_path: Path
+) -> None:
+    file = keras_file(tmp_path / "keras.h5", 0.25)
+    start = (f"backbone.weights={file}",) if weights else ()
+    settings = (
+        "backbone.alpha=0.25",
+        "task.resolution=64",
+        "data.batch_size=4",
+        "data.workers=0",
+        "trainer.max_epochs=1",
+    )
+    data = ("data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8", f"paths.runs={tmp_path}")
+    execute(["task=detection", *data, *settings, *start, *override, "name=run", "trainer.warmup_fraction=0"])
+    state = load_checkpoint(tmp_path / "detection" / "run")["state_dict"]
+    before = build_mobilenet_v1(alpha=0.25, weights=str(file))
+    early = {name for i in range(4) for name in before.state_dict() if name.startswith(f"blocks.{i}.")}
+    kept = {n for n, value in before.state_dict().items() if torch.equal(state[f"model.backbone.{n}"], value)}
+    counters = {name for name in before.state_dict() if name.endswith("num_batches_tracked")}
+    assert kept - counters == ((early if weights and not override else set()) - counters)
