@@ -28,6 +28,7 @@ class RuntimeModel(Model):
     def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
         nn.Module.__init__(self)  # there is no backbone
         self.graph, self.runner, self.names = graph, runner, names
+        self.export_spec = graph.model.export_spec  # type: ignore[misc]  # as of its class elsewhere
 
     def preprocess(self, images: Tensor) -> Tensor:
         return self.graph.pixels(images.cpu())

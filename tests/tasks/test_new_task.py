@@ -33,7 +33,6 @@ TASK = """
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError
 
 from data.base import Batch, Split
 from tasks.brightness.model import BrightnessNet
@@ -44,8 +43,9 @@ class BrightnessTask(TaskModule):
     primary = "mae"
     mode = "min"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def build_metrics(self) -> None:
+        from torchmetrics import MeanAbsoluteError
+
         self.error = MeanAbsoluteError()
 
     def build_model(self) -> BrightnessNet:
@@ -54,14 +54,11 @@ class BrightnessTask(TaskModule):
     def targets(self, batch: Batch) -> Tensor:
         return batch.images.float().mean(dim=(1, 2, 3))[:, None] / 255
 
-    def answers(self, images: Tensor) -> Tensor:
-        return self.model.postprocess(self.model(self.model.preprocess(images)))
-
     def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
         return {"l1": self.model.loss(self.model(self.model.preprocess(batch.images)), self.targets(batch))}
 
     def update_metrics(self, batch: Batch) -> None:
-        self.error.update(self.answers(batch.images), self.targets(batch))
+        self.error.update(self.named_outputs(batch.images)["brightness"], self.targets(batch))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         return {"mae": float(self.error.compute())}
