@@ -9,20 +9,21 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from glob import escape, glob
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from backbones.download import open_address
 from backbones.errors import UserError
+from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-TIMEOUT = 30  # seconds that an address may be silent
 MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
 MAX_HEADER = 1 << 20
+BUFFER = 1 << 18  # bytes that are read of a stream at a time
 HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -68,18 +69,16 @@ def expand(pattern: str) -> list[str]:
     return found
 
 
-def is_address(shard: str) -> bool:
-    return "://" in shard
-
-
 def find_shards(root: Path, pattern: str) -> list[str]:
     """The shards that a pattern names: addresses as they are, files below root, where * and ? stand for anything.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or an address is of a kind that cannot be read.
     """
     shards = []
     for name in expand(pattern):
+        if is_address(name):
+            check_address(name)
         # a file of that very name comes before what it means as a pattern
         here = [name] if is_address(name) else [str(root / name)] if (root / name).is_file() else []
         found = here or sorted(glob(str(Path(escape(str(root))) / name)))
@@ -107,8 +106,9 @@ class ShortHeaders(tarfile.TarInfo):
         return info
 
 
-def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) -> Iterator[Record]:
-    """The samples of a shard with those of their files whose kind is `wanted`.
+def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
+    """The samples of a shard with those of their files whose kind is `wanted`. Of shards at addresses `keep` bytes are
+    kept on disk.
 
     Raises:
         BadShard: it cannot be opened, or ends in the middle; the complete samples before that were given.
@@ -116,7 +116,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True) 
     key: str | None = None
     files: dict[str, bytes] = {}
     try:
-        with _open(shard) as tar:
+        with _open(shard, keep) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -146,11 +146,17 @@ def reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
 
 
-def _open(shard: str) -> tarfile.TarFile:
+@contextmanager
+def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
     if not is_address(shard):
-        return tarfile.open(shard, "r:*", tarinfo=ShortHeaders)
-    response = open_address(shard, timeout=TIMEOUT)
-    return tarfile.open(fileobj=response, mode="r|*", tarinfo=ShortHeaders)
+        with tarfile.open(shard, "r:*", tarinfo=ShortHeaders) as tar:
+            yield tar
+        return
+    with (
+        open_kept(shard, keep) if keep else open_stream(shard) as file,
+        tarfile.open(fileobj=file, mode="r|*", bufsize=BUFFER, tarinfo=ShortHeaders) as tar,
+    ):
+        yield tar
 
 
 def is_member(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """python -m tasks.run: trains a task. See --help."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError
 from tasks.engine.config import CONF, one_line_errors, saved_groups
-from tasks.engine.names import check_names
+from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
+from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
+from tasks.engine.ranks import first_process, launched
 from tasks.engine.saved import is_staged
-from tasks.engine.signals import REQUEUE, STOP, Stopped, requeue
+from tasks.engine.signals import REQUEUE, Stopped, requeue
 from tasks.engine.stages import train_stages
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
@@ -27,24 +28,26 @@ SWEEP = {"-m", "--multirun"}
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep."""
+    """The overrides of each run of a sweep; where a sweeper searches intervals, which it will choose, without those."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except hydra.errors.OverrideParseException as error:
         raise UserError(str(error).splitlines()[0]) from error
-    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    listed = [o for o in parsed if o.is_discrete_sweep() or not o.is_sweep_override()]
+    return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
 
 
-def execute(overrides: list[str]) -> dict[str, Any]:
+def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
+    """Trains what the overrides describe; `again` where the run may have begun before, and then goes on."""
     resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
     staged = bool(resume) and is_staged(resume[-1])
     if staged:
         return train_stages({"resume": resume[-1]}, overrides)
     config, told = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
-    begun = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
-    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and not resume and begun.is_dir():
-        return execute([f"resume={begun}"])
+    again |= os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if again and not resume and (folder := begun(config)):
+        return execute([f"resume={folder}"])
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
@@ -52,30 +55,40 @@ def execute(overrides: list[str]) -> dict[str, Any]:
     return train(config, overrides, layout=told)
 
 
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def with_hydra(_: DictConfig) -> float:
-    """One job of a sweep, started by Hydra's launcher; or Hydra's own flags, as --help."""
-    overrides = [from_hydra(o) for o in HydraConfig.get().overrides.task]
-    state = Singleton.get_state()  # composing anew, which checks the settings, would end Hydra's own turn
-    GlobalHydra.instance().clear()
-    sweep = Path(HydraConfig.get().sweep.dir)
-    try:
-        with one_line_errors():
-            content = execute(overrides)
-            from tasks.compare.tradeoff import add_to_sweep
+def apart(overrides: list[str]) -> dict[str, Any]:
+    """As `execute`, of a run that starts processes for further devices."""
+    config = composed(overrides)[0]
+    check_names(config)
+    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
+    return execute_apart([f"resume={folder}"] if begun(config) else overrides, folder)
 
-            add_to_sweep(sweep, content)
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def with_hydra(config: DictConfig) -> float:
+    """One job of a sweep, wherever Hydra's launcher starts it; or Hydra's own flags, as --help."""
+    job, state = HydraConfig.get(), Singleton.get_state()
+    overrides = [from_hydra(o) for o in job.overrides.task]
+    sweep = Path(job.sweep.dir)
+    if not any(o.startswith(("name=", "resume=")) for o in overrides):  # a job that is started again finds its run
+        overrides.append(f"name={run_name(f'{sweep.name}-{job.job.num}', config.backbone)}")
+    GlobalHydra.instance().clear()  # composing anew, which checks the settings, would end Hydra's own turn
+    try:
+        with one_line_errors(), on_its_node():
+            alone = config.trainer.devices == 1 or launched()
+            content = execute(overrides, again=True) if alone else apart(overrides)
+            if first_process():
+                from tasks.compare.tradeoff import add_to_sweep
+
+                add_to_sweep(sweep, content)
             return content["metrics"]["primary"]
     finally:
         Singleton.set_state(state)
 
 
 def main() -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a run, which the first one ends
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    else:
-        STOP.install()
+    heed_signals()
+    if launched() and not first_process():
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # what the first one says
     try:
         run()
     except Stopped as stopped:
@@ -87,12 +100,17 @@ def main() -> None:
 
 def run() -> None:
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
-    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    given = [a for a in sys.argv[1:] if not a.startswith("-")]
+    hydras = [a for a in given if a.startswith(("hydra/", "hydra."))]
+    overrides = [a for a in given if a not in hydras]
     with one_line_errors():
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         several = f"task={JOINT}" in overrides
+        if hydras and not flags:
+            raise UserError(f"{hydras[0]} is of a sweep: add -m")
         if SWEEP & set(flags):
+            check_plugins(hydras)
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
                 check_names(composed(job)[0])
                 several |= is_joint(job)
@@ -101,7 +119,8 @@ def run() -> None:
             return
     if several:
         sys.argv[1:] = [a if a.startswith("-") else for_hydra(a) for a in sys.argv[1:]]
-    with_hydra()
+    with one_line_errors(), of_jobs():
+        with_hydra()
 
 
 if __name__ == "__main__":

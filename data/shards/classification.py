@@ -17,8 +17,9 @@ from data.base import SPLITS, Split, SuiteData, start_worker
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage, noting_salvaged
+from data.remote import is_address
 from data.seeding import seed_all
-from data.tar import BadShard, Record, find_shards, is_address, read_records
+from data.tar import BadShard, Record, find_shards, read_records
 from data.text import read_lines
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         epoch: int = 0,
         given: int = 0,
         batch_size: int = 1,
+        keep: int = 0,
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
@@ -54,6 +56,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process counts for itself
         self.given = {epoch: given}  # batches that this rank gave before, which its first epoch leaves out
         self.batch_size = batch_size
+        self.keep = keep  # bytes of shards at addresses, on disk
         self.random = random.Random()
         self.length: int | None = None  # of an epoch of all the readers of this rank
 
@@ -119,7 +122,7 @@ class ShardSet(IterableDataset[dict[str, Any]]):
             self.random.shuffle(own)
         for shard in own:
             try:
-                records = read_records(shard)
+                records = read_records(shard, keep=self.keep)
                 yield from records if by_shard else itertools.islice(records, reader, None, readers)
             except BadShard as error:
                 bad.append(error.args)
@@ -144,9 +147,11 @@ class ShardData(SuiteData):
 
     sources: dict[str, Any]
 
-    def __init__(self, root: str, resolution: int, *, train_count: int | None, shuffle: int, **settings: Any) -> None:
+    def __init__(
+        self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
+    ) -> None:
         super().__init__(root, resolution, **settings)  # type: ignore[call-arg]
-        self.train_count, self.shuffle = train_count, shuffle
+        self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
 
     def prepare(self) -> None:
         for split in ("val", "test"):  # train's are looked for at once, and not at all where nothing trains
@@ -189,9 +194,9 @@ class ShardData(SuiteData):
         share = (
             max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size if train else None
         )
-        reading: dict[str, Any] = {}
+        reading: dict[str, Any] = {"keep": self.keep}
         if train:
-            reading = {
+            reading |= {
                 "share": share,
                 "shuffle": self.shuffle,
                 "given": self.batches_given,

@@ -15,9 +15,10 @@ from data.geo.s2 import Floats
 from data.image_file import BadImage
 from data.images import read_image
 from data.rejects import Rejects
+from data.remote import is_address
 from data.shards.classification import ShardData, ShardSet
 from data.table import POSITIONS
-from data.tar import Record, is_address
+from data.tar import Record
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2

@@ -1,8 +1,10 @@
 """The paper's log-linear image: what is gained for how many multiply-adds and parameters."""
 
+import fcntl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
 from backbones.console import Console
+from backbones.files import atomic_write
 from tasks.compare.published import points
 from tasks.compare.runs import Run, frontier, groups, read_run
 
@@ -23,7 +26,7 @@ COSTS = {"madds_m": "multiply-adds (millions)", "params_m": "parameters (million
 MOST = 12  # groups of an image
 
 
-def tradeoff(runs: Sequence[Run], path: Path) -> None:
+def tradeoff(runs: Sequence[Run], path: Path | IO[bytes]) -> None:
     """Draws a row for each task and data set with finished runs, the paper's points beside ours, as a PNG.
 
     The line joins the runs that no cheaper one equals; the others are pale.
@@ -38,21 +41,27 @@ def tradeoff(runs: Sequence[Run], path: Path) -> None:
             _draw(axis, task, own, cost)
         axes[0].set_title(f"{task} on {data}", loc="left", fontsize=12, fontweight="bold", color=INK)
         axes[0].set_ylabel(own[0].metric, color=MUTED)
-    figure.savefig(path, facecolor="white")
+    figure.savefig(path, format="png", facecolor="white")
 
 
 def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
-    """Notes a run of a sweep, given its metrics.json, and draws all so far: tradeoff.png and in TensorBoard."""
+    """Notes a run of a sweep, given its metrics.json, and draws all so far: tradeoff.png and in TensorBoard. Runs that
+    end at the same time do it one after the other.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "runs.txt").open("a") as file:
-        file.write(f"{content['folder']}\n")
-    places = [Path(line) for line in (folder / "runs.txt").read_text().splitlines()]
     path = folder / "tradeoff.png"
-    tradeoff([read_run(place, place.parent) for place in places], path)
-    with SummaryWriter(str(folder)) as board, Image.open(path) as image:
-        board.add_image("tradeoff", np.array(image.convert("RGB")), len(places), dataformats="HWC")
+    with (folder / "runs.txt").open("a+") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(f"{content['folder']}\n")
+        file.seek(0)
+        places = [*map(Path, dict.fromkeys(file.read().splitlines()))]  # a run that was done again is there twice
+        with atomic_write(path) as picture:
+            tradeoff([read_run(place, place.parent) for place in places], picture)
+        with SummaryWriter(str(folder)) as board, Image.open(path) as image:
+            board.add_image("tradeoff", np.array(image.convert("RGB")), len(places), dataformats="HWC")
     Console().print(f"trade-off    {path}  ({len(places)} runs)", soft_wrap=True)
 
 

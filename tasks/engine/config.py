@@ -355,7 +355,9 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
         return None if value is None or shaped(value, limit) else f"must be {SHAPES[limit]}"
     if limit is not None and not isinstance(limit, str):
         words = ["null" if v is None else str(v) for v in limit]
-        return None if str("null" if value is None else value) in words else f"choose from {', '.join(words)}"
+        within = any(INTERVAL.fullmatch(word) and not _problem(value, default, word) for word in words)
+        known = within or str("null" if value is None else value) in words
+        return None if known else f"choose from {', '.join(words)}"
     if value == default and type(value) is type(default):
         return None
     if isinstance(default, list):

@@ -21,6 +21,12 @@ def plain_name(name: Any, what: str) -> str:
     return name
 
 
+def run_name(stamp: str, backbone: Mapping[str, Any]) -> str:
+    """The name of a run that was given none."""
+    alpha = backbone.get("alpha")
+    return stamp if alpha is None else f"{stamp}-a{alpha:g}"
+
+
 def check_names(config: Mapping[str, Any]) -> None:
     """Whether all names in a configuration that become folders are plain; UserError as `plain_name`."""
     if config["name"] is not None:

@@ -1,15 +1,50 @@
-"""Watches over the processes of a run on several devices: where one is lost, the others would wait for it in vain."""
+"""The processes of a run on several devices: who started them, and a watch over them, for where one is lost the others
+would wait for it in vain.
+"""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from subprocess import Popen
 from typing import Any
 
+from backbones.errors import UserError
+
 EVERY = 0.5  # seconds
 GRACE = 10.0  # seconds for the training to notice by itself
+
+
+def launched() -> bool:
+    """Whether torchrun, or a launcher of a cluster, started all processes of this run; else the first starts others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "LOCAL_RANK"} <= os.environ.keys()
+
+
+def first_process() -> bool:
+    """Whether this is the process of a run that starts the others, or that writes what all of them share."""
+    return os.environ.get("RANK" if launched() else "LOCAL_RANK", "0") == "0"
+
+
+def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
+    """Whether a run's `trainer` settings go with the processes that were started.
+
+    Raises:
+        UserError: they do not, or the processes have no name that tells them the folder to write to.
+    """
+    nodes, devices = settings["num_nodes"], settings["devices"]
+    if not launched():
+        if nodes > 1:
+            raise UserError(f"trainer.num_nodes={nodes}: start the run by torchrun on each node, or by hydra/launcher")
+        return
+    world = int(os.environ["WORLD_SIZE"])
+    if devices == "auto" or nodes * devices != world:
+        raise UserError(
+            f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set their number "
+            "on each node as trainer.devices"
+        )
+    if not name:
+        raise UserError("name=<name> is needed where torchrun starts the processes, which all write to its folder")
 
 
 class RankWatch(threading.Thread):
@@ -23,7 +58,7 @@ class RankWatch(threading.Thread):
     def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:
         super().__init__(daemon=True, name="rank-watch")
         self.launcher, self.started = launcher, started
-        self.parent = os.getppid() if os.environ.get("LOCAL_RANK", "0") != "0" else None
+        self.parent = None if first_process() else os.getppid()
         self.end, self.go_on = end, go_on
         self.words = ""
         self.noticed, self.over = threading.Event(), threading.Event()

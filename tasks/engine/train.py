@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbones.console import Console
@@ -36,10 +36,10 @@ from tasks.engine.config import changed
 from tasks.engine.hardware import latency_ms, precision
 from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.limits import what_limited
-from tasks.engine.names import plain_name
+from tasks.engine.names import plain_name, run_name
 from tasks.engine.options import locate
 from tasks.engine.parts import tasks_of
-from tasks.engine.ranks import RankWatch
+from tasks.engine.ranks import RankWatch, check_processes, first_process, launched
 from tasks.engine.report import ABSENT, show
 from tasks.engine.saved import PLAN, is_staged, resumed_config
 from tasks.engine.saving import AtomicCheckpointIO, LastCheckpoint, last_checkpoint, refuse_damaged
@@ -70,13 +70,16 @@ def build_trainer(
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback], epochs: int) -> Trainer:
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if "SLURM_JOB_ID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if launched():
+        plugins.append(TorchElasticEnvironment())
+    elif "SLURM_JOB_ID" in os.environ:
         # as elsewhere, a run starts the processes of further devices itself, and heeds its own signals
         plugins.append(LightningEnvironment())
     trainer = Trainer(
         max_epochs=epochs,
         accelerator=settings["accelerator"],
         devices=settings["devices"],
+        num_nodes=settings["num_nodes"],
         precision=precision(settings["precision"]),  # type: ignore[arg-type]
         limit_train_batches=settings["limit_train_batches"],
         log_every_n_steps=settings["log_every"],
@@ -99,11 +102,12 @@ def new_folder(config: dict[str, Any]) -> Path:
     Raises:
         UserError: it exists already, or cannot be written.
     """
-    alpha = config["backbone"].get("alpha")
-    if not first_process():
+    if not first_process() and not launched():
         return Path(os.environ[RUN_FOLDER])
-    name = config["name"] or f"{time.strftime('%Y%m%d-%H%M%S')}{'' if alpha is None else f'-a{alpha:g}'}"
+    name = config["name"] or run_name(time.strftime("%Y%m%d-%H%M%S"), config["backbone"])
     folder = Path(config["paths"]["runs"]) / plain_name(config["task"]["name"], "task.name") / plain_name(name, "name")
+    if not first_process():
+        return folder
     suffix = 1
     while True:
         try:
@@ -119,11 +123,6 @@ def new_folder(config: dict[str, Any]) -> Path:
             folder = folder.with_name(f"{name}-{(suffix := suffix + 1)}")
         except OSError as error:
             raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
-
-
-def first_process() -> bool:
-    """Whether this is the process that starts the others of a run on several devices."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager
@@ -167,6 +166,7 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     Raises:
         UserError: something in the settings, the data, the weights or the hardware must be put right first.
     """
+    check_processes(config["trainer"], config["name"])
     seed_everything(config["seed"], workers=True, verbose=False)
     build_trainer(config, None, [])  # whether there is such an accelerator
     data = build_data(config, draw)
@@ -291,8 +291,8 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
 
 def steps_per_epoch(config: dict[str, Any], data: SuiteData) -> float:
     """Of one process; infinite for a stream of unknown length."""
-    devices = config["trainer"]["devices"]
-    batches = data.train_batches() / (devices if isinstance(devices, int) else 1)
+    devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    batches = data.train_batches() / (nodes * (devices if isinstance(devices, int) else 1))
     limit = config["trainer"]["limit_train_batches"] or math.inf
     return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
 
@@ -358,7 +358,7 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
 
 def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:
     """Metrics of a restored task on the test split of some data."""
-    settings = module.config["trainer"] | {"devices": 1}  # whatever it was trained on
+    settings = module.config["trainer"] | {"devices": 1, "num_nodes": 1}  # whatever it was trained on
     if module.closed_set:
         data.use_labels(module.labels)
     trainer = build_trainer(module.config | {"trainer": settings}, None, [BadImageCounter()])

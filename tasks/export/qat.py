@@ -73,8 +73,8 @@ def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> No
     """Trains the folded network of `module` in place, by the task's own losses."""
     settings = module.config["trainer"] | {
         **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze_backbone": False},
-        **{"head_warmup_epochs": 0, "precision": "32", "devices": 1, "progress_bar": False},
-        **{"limit_train_batches": None, "freeze_early_layers": False},
+        **{"head_warmup_epochs": 0, "precision": "32", "devices": 1, "num_nodes": 1},
+        **{"progress_bar": False, "limit_train_batches": None, "freeze_early_layers": False},
     }
     before, module.config = module.config, module.config | {"trainer": settings}
     trainer = build_trainer(module.config, None, [BadImageCounter()])

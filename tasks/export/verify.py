@@ -70,6 +70,7 @@ def measure(
     settings = {
         **module.config["trainer"],
         "devices": 1,
+        "num_nodes": 1,
         "accelerator": "cpu",
         "precision": "32",
         "progress_bar": False,

@@ -70,7 +70,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def data(root: Path, **settings: Any) -> ShardsData:
-    names = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "workers": 0}
+    names = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "cache_gb": 0, "workers": 0}
     return ShardsData(str(root), 32, **{**names, "batch_size": 4, **settings})
 
 
@@ -330,8 +330,8 @@ GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gal
 
 
 def places(root: Path, **settings: Any) -> PlaceShards:
-    more = {"min_photos": 2, "train_count": None, "shuffle": 0, "workers": 0, "batch_size": 4, "max_bad": 0.1}
-    return PlaceShards(str(root), 32, **{**GEO, **more, **settings})
+    more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
+    return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
 
 
 def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:

@@ -1,0 +1,137 @@
+"""Jobs of a sweep, wherever Hydra's launchers start them: on this machine, or by submitit on a cluster's nodes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from backbones.console import Console
+from backbones.errors import UserError
+from tasks.engine.ranks import first_process
+from tasks.engine.saved import is_staged
+from tasks.engine.signals import STOP, Stopped
+
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "ray": "ray", "optuna": "optuna"}
+RESUBMIT = signal.SIGUSR2  # what submitit has sent before a job's time is over
+
+
+class Told(Callback):
+    """Says where a sweep is written, at its beginning and, where its jobs print to files of their own, at its end."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.elsewhere = config.hydra.runtime.choices["hydra/launcher"] != "basic"
+        logs = "; its jobs print to .submitit/*/*_log.out there" if "submitit_folder" in config.hydra.launcher else ""
+        Console().print(f"sweep        {config.hydra.sweep.dir}{logs}", soft_wrap=True)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if self.elsewhere:
+            Console().print(f"trade-off    {config.hydra.sweep.dir}/tradeoff.png", soft_wrap=True)
+
+
+def check_plugins(overrides: Sequence[str]) -> None:
+    """Whether the launcher and the sweeper that are asked for are installed; UserError where they are not."""
+    Plugins.instance()  # which looks for them
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group not in ("hydra/launcher", "hydra/sweeper"):
+            continue
+        known = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]
+        if option not in known:
+            known += [f"{name} (pip install '.[{extra}]')" for name, extra in EXTRAS.items() if name not in known]
+            raise UserError(f"{override}: choose from {', '.join(sorted(known))}")
+
+
+def heed_signals() -> None:
+    """Ends this process's run after a step, where it is the run's first; the first ends the others."""
+    if first_process():
+        STOP.install()
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, RESUBMIT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def on_its_node() -> Iterator[None]:
+    """Gives a job its processes' ranks and the signals as a command has them, and leaves the environment as it was.
+
+    On submitit's signal the run is saved first; then submitit submits the job again, which goes on with the run.
+    """
+    environment, resubmit = os.environ.copy(), signal.getsignal(RESUBMIT)
+    try:
+        join_job()
+        if STOP.owner != os.getpid():
+            heed_signals()
+        if "SUBMITIT_EXECUTOR" in os.environ and first_process():
+            signal.signal(RESUBMIT, STOP)
+        yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        if stopped.number == RESUBMIT and callable(resubmit):
+            resubmit(RESUBMIT, None)
+        raise
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextmanager
+def of_jobs() -> Iterator[None]:
+    """Raises what a job on another node printed as its error, which a launcher reports with all of its log.
+
+    Raises:
+        UserError: a job ended with one.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints, and ends the program
+    try:
+        yield
+    except Exception as error:
+        told = [line for line in str(error).splitlines() if line.startswith("error: ")]
+        if not told:
+            raise
+        raise UserError(f"a job of the sweep ended: {told[-1].removeprefix('error: ')}") from error
+
+
+def join_job() -> None:
+    """Tells the processes of a submitit job with several tasks who they are, in torchrun's words."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    from submitit.helpers import TorchDistributedEnvironment
+
+    job = TorchDistributedEnvironment()
+    if job.world_size > 1:
+        job.export(set_cuda_visible_devices=False, overwrite=True)
+        os.environ["GROUP_RANK"] = str(job.rank // job.local_world_size)
+
+
+def begun(config: Mapping[str, Any]) -> Path | None:
+    """The folder of a run of this name that has begun already."""
+    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
+    return folder if (folder / "config.yaml").exists() or is_staged(str(folder)) else None
+
+
+def execute_apart(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Runs a command in a process of its own, as one that starts further processes must be: these begin with its
+    command line. Returns what metrics.json holds, of the last stage where there are several.
+    """
+    with subprocess.Popen([sys.executable, "-m", "tasks.run", *overrides]) as process:
+        try:
+            status = process.wait()
+        except Stopped:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
+    if status:
+        sys.exit(status)
+    written = [*folder.glob("metrics.json"), *folder.glob("*/metrics.json")]
+    content: dict[str, Any] = json.loads(max(written, key=lambda path: path.stat().st_mtime).read_text())
+    return content

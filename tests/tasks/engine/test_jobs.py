@@ -1,0 +1,160 @@
+"""Sweeps by Hydra's launchers, and runs whose processes others start: run folders, trade-off, metrics, restarts."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.compare.runs import read_run
+from tasks.compare.tradeoff import tradeoff
+from tests.conftest import ROOT, command, spawn, start_run, wait_until
+from tests.tasks.engine.test_run import bad_input
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="needs pip install '.[slurm]'"
+)
+LOCAL = "hydra/launcher=submitit_local"
+TWO = ("hydra.launcher.tasks_per_node=2", "trainer.devices=2")
+
+
+def settings(dogs: Path, runs: Path, *more: str) -> list[str]:
+    """Of a run on dogs that takes seconds."""
+    short = ["experiment=smoke", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu"]
+    tiny = ["task.resolution=64", "data.batch_size=8", "data.workers=0", "backbone.alpha=0.25", "logger.images=0"]
+    return ["task=dogs", "data=dogs", f"data.root={dogs}", *short, *tiny, f"paths.runs={runs}", *more]
+
+
+def results(runs: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted((runs / "dogs").glob("*/metrics.json"))]
+
+
+def test_a_sweep_by_submitit(dogs: Path, tmp_path: Path) -> None:
+    """Its four jobs run at the same time; the picture is that of their runs, as without a launcher."""
+    more = ["task.dropout=0,0.5", "backbone.alpha=0.25,0.3"]
+    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, *more))
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert str(sweep / "tradeoff.png") in result.stdout
+    runs = results(tmp_path)
+    assert [run["state"] for run in runs] == ["finished"] * 4
+    names = [Path(str(run["folder"])).name for run in runs]
+    assert [name.rpartition("-a")[0] for name in names] == [f"{sweep.name}-{number}" for number in range(4)]
+    assert sorted(name.rpartition("-a")[2] for name in names) == ["0.25", "0.25", "0.3", "0.3"]
+    folders = [Path(line) for line in (sweep / "runs.txt").read_text().splitlines()]
+    assert sorted(map(str, folders)) == [run["folder"] for run in runs]
+    tradeoff([read_run(folder, folder.parent) for folder in folders], tmp_path / "alone.png")
+    assert (tmp_path / "alone.png").read_bytes() == (sweep / "tradeoff.png").read_bytes()
+    result = command("compare", f"runs={tmp_path}", f"output={tmp_path / 'compare'}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_two_processes_of_a_launcher_measure_as_one(dogs: Path, tmp_path: Path) -> None:
+    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, *TWO, "name=two"))
+    assert result.returncode == 0, result.stderr
+    (run,) = results(tmp_path)
+    result = command("predict", f"ckpt={tmp_path / 'dogs' / 'two'}", "mode=test", f"root={dogs}")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "top1 " in x]
+    assert float(line.split("│")[2]) == pytest.approx(run["metrics"]["top1"], abs=1e-3)  # type: ignore[index]
+
+
+def test_two_machines(dogs: Path, tmp_path: Path) -> None:
+    """A torchrun each; the second tells nothing, and both write to one folder."""
+    options = settings(dogs, tmp_path, "trainer.num_nodes=2", "name=nodes")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1"]
+    port = f"--master-port={20000 + os.getpid() % 20000}"
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, port, f"--node-rank={rank}", "-m", "tasks.run", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    output = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], output
+    assert ["run folder" in stdout for stdout, _ in output] == [True, False]
+    (run,) = results(tmp_path)
+    assert run["state"] == "finished"
+    last = torch.load(tmp_path / "dogs" / "nodes" / "checkpoints" / "last.ckpt", weights_only=True)
+    across = [c["across"] for c in last["callbacks"].values() if isinstance(c, dict) and "across" in c]
+    assert across == [16]  # images of a step of both
+
+
+def test_a_job_that_submitit_stops_goes_on_when_it_is_submitted_again(dogs: Path, tmp_path: Path) -> None:
+    more = ["trainer.max_epochs=400", "trainer.validate_every=400"]
+    process = start_run("-m", LOCAL, *settings(dogs, tmp_path, *more))
+    try:
+        goes_on(tmp_path, process)
+    finally:
+        os.kill(job_of(tmp_path), signal.SIGTERM)
+        process.communicate(timeout=120)
+
+
+def goes_on(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: list(tmp_path.glob("dogs/*/checkpoints/last.ckpt")), process)
+    (folder,) = (tmp_path / "dogs").iterdir()
+    (log,) = tmp_path.glob("sweeps/*/.submitit/*/*_log.out")
+    os.kill(job_of(tmp_path), signal.SIGUSR2)
+    wait_until(lambda: log.read_text().count("Starting with JobEnvironment") == 2, process)
+    assert "Requeued job" in log.with_suffix(".err").read_text() + log.read_text()
+    assert "stopped by SIGUSR2" in log.with_suffix(".err").read_text()
+    before = json.loads((folder / "metrics.json").read_text())["step"]
+    wait_until(lambda: json.loads((folder / "metrics.json").read_text())["step"] > before, process)
+    assert [path.name for path in (tmp_path / "dogs").iterdir()] == [folder.name]
+
+
+def job_of(folder: Path) -> int:
+    """The process of the one submitit job below a folder."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"submitit.core._submit" in (words := (place / "cmdline").read_bytes()) and bytes(folder) in words:
+                return int(place.name)
+        except OSError:  # it ended meanwhile
+            continue
+    raise AssertionError(f"no job of {folder} runs")
+
+
+def test_a_sweep_of_runs_on_two_devices(dogs: Path, tmp_path: Path) -> None:
+    result = spawn("run", "-m", *settings(dogs, tmp_path, "trainer.devices=2", "task.dropout=0,0.5"))
+    assert result.returncode == 0, result.stderr
+    assert [run["step"] for run in results(tmp_path)] == [2, 2]
+
+
+def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
+    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
+    bad_input(result, "a job of the sweep ended: there is no checkpoint absent")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([LOCAL], "hydra/launcher=submitit_local is of a sweep: add -m"),
+        (["-m", "hydra/launcher=cloud"], "choose from basic, "),
+        (["trainer.num_nodes=2"], "start the run by torchrun on each node"),
+        (["trainer.devices=0"], "choose from auto, [1, 1000000]"),
+    ],
+)
+def test_processes_that_do_not_go_together(arguments: list[str], words: str, dogs: Path, tmp_path: Path) -> None:
+    bad_input(command("run", *settings(dogs, tmp_path), *arguments), words)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(["name=a"], "2 processes were started"), (["trainer.devices=2"], "name=<name> is needed")],
+)
+def test_torchrun_without_its_settings(
+    more: list[str], words: str, dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    bad_input(command("run", *settings(dogs, tmp_path), *more), words)
+    assert results(tmp_path) == []
