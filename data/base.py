@@ -18,6 +18,7 @@ from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits
+from data.tar import Row
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as Base
@@ -171,6 +172,14 @@ class SuiteData(Base):
     def images_per_item(self, split: Split) -> int:
         """How many images an item of the split's dataset brings."""
         return 1
+
+    def shard_rows(self, split: Any) -> list[Row]:
+        """The images of a split with what a shard says of them.
+
+        Raises:
+            UserError: shards cannot hold what the task trains on.
+        """
+        raise UserError("of this task's data no shards can be written: choose task=classification or task=geo")
 
     def examples(self) -> dict[str, int]:
         """How many training examples each class has; empty where that is not known, or there are no classes."""

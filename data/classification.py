@@ -19,6 +19,7 @@ from data.base import Batch, Split, SuiteData
 from data.boxes import CENTRE, Box, center_box, random_box
 from data.crops import crop_decoded, read_crop
 from data.images import first_readable, read_image
+from data.tar import Row
 
 CACHE_BYTES = 2e9
 
@@ -164,6 +165,15 @@ class ClassificationData(SuiteData):
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
             return ImageSet(samples, self.resolution, cache_images=keep, **crops)
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
+
+    def shard_rows(self, split: Split) -> list[Row]:
+        """Indices of classes, and boxes where there are some."""
+        rows = []
+        for path, label, box in self.samples(split):
+            if not isinstance(label, int):
+                raise UserError("attributes cannot be written to shards: choose a data set with one class an image")
+            rows.append(Row(path, {"label": label} | ({"box": [float(x) for x in box]} if box else {})))
+        return rows
 
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")

@@ -14,7 +14,7 @@ from functools import lru_cache
 from glob import escape, glob
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from backbones.errors import UserError
 from data.remote import check_address, is_address, open_kept, open_stream
@@ -45,6 +45,13 @@ class Record(NamedTuple):
     def kind(self) -> str | None:
         """Which of the files is the image."""
         return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
+
+
+class Row(NamedTuple):
+    """An image file that becomes a sample, and what is said of it, as JSON."""
+
+    path: Path
+    facts: dict[str, Any]
 
 
 class BadShard(Exception):

@@ -101,7 +101,7 @@ def main() -> None:
 def run() -> None:
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
     given = [a for a in sys.argv[1:] if not a.startswith("-")]
-    hydras = [a for a in given if a.startswith(("hydra/", "hydra."))]
+    hydras = [a for a in given if a.lstrip("+~").startswith(("hydra/", "hydra."))]
     overrides = [a for a in given if a not in hydras]
     with one_line_errors():
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:

@@ -24,6 +24,7 @@ from data.image_file import BadImage, open_image
 from data.images import first_readable, read_image
 from data.rejects import Rejects
 from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
+from data.tar import Row
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -275,6 +276,12 @@ class GeoData(SuiteData):
             photos = self.places(split).paths[:1000]
             if not any(path.is_file() for path in photos):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
+
+    def shard_rows(self, split: Split | Literal["gallery"]) -> list[Row]:
+        """Positions."""
+        found = self.places(split)
+        positions = zip(found.paths, found.positions.tolist(), strict=True)
+        return [Row(path, {"latitude": latitude, "longitude": longitude}) for path, (latitude, longitude) in positions]
 
     def places(self, split: Split | Literal["gallery"]) -> Places:
         """The photos of a split, read once."""

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData, start_worker
+from data.boxes import Box
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage, noting_salvaged
@@ -227,6 +229,20 @@ def class_of(record: Record) -> str:
         raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
 
 
+def box_of(record: Record) -> Box | None:
+    """Left, top, right and bottom in pixels that a sample's json gives under `box`; BadImage where it is none."""
+    try:
+        found = json.loads(record.files.get("json", b"{}")).get("box")
+        if found is None:
+            return None
+        left, top, right, bottom = map(float, found)
+        if 0 <= left < right < math.inf and 0 <= top < bottom < math.inf:
+            return left, top, right, bottom
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    raise BadImage(Path(record.name), "its box is not left, top, right, bottom in pixels")
+
+
 def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> dict[str, Any]:
     """A sample of classification."""
     name = class_of(record)
@@ -235,7 +251,7 @@ def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> di
     if record.kind is None:
         raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
     content, path = record.files[record.kind], Path(record.name)
-    image, size = decode_crop(content, path, views.chooser(None), views.resolution)
+    image, size = decode_crop(content, path, views.chooser(box_of(record)), views.resolution)
     mirror = views.flip and random.random() < 0.5
     facts = {"label": classes[name], "path": record.name, "size": size, "row": -1, "view": 0}
     return {"image": image, "mirror": mirror, **facts}

@@ -34,6 +34,10 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
     """
     nodes, devices = settings["num_nodes"], settings["devices"]
     if not launched():
+        if int(tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            raise UserError(
+                f"srun started this {tasks} times: give it --ntasks-per-node=1, and torchrun as its command"
+            )
         if nodes > 1:
             raise UserError(f"trainer.num_nodes={nodes}: start the run by torchrun on each node, or by hydra/launcher")
         return

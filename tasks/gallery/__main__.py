@@ -11,6 +11,7 @@ from tasks.engine.config import arguments, load_config, one_line_errors
 
 if TYPE_CHECKING:
     from data.geo.places import GeoData, Places
+    from tasks.gallery.embed import Rank
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def run(config: dict[str, Any]) -> None:
     folder = Path(config["folder"] or inside / "gallery")
     work = {"batch_size": config["batch_size"]}
     if config["mode"] == "build":
-        settings = {"index": config["index"], "shard_size": config["shard_size"], **work}
+        settings = {"index": config["index"], "shard_size": config["shard_size"], "share": share_of(config), **work}
         gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)
     elif config["mode"] == "add":
         if not config["source"]:
@@ -49,6 +50,16 @@ def run(config: dict[str, Any]) -> None:
         report.evaluate(config, checkpoint, folder, photos)
     else:
         report.query(config, checkpoint, folder)
+
+
+def share_of(config: dict[str, Any]) -> "Rank | None":
+    """Which share of the photos to embed, of a job that is one of several; UserError where there is no such one."""
+    from tasks.gallery.embed import Rank
+
+    part, of = config["part"], config["of"]
+    if (part is None) != (of is None) or (of and part >= of):
+        raise UserError(f"part={part} of={of}: parts count from 0, and `of` says how many there are")
+    return None if of is None else Rank(part, of)
 
 
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":

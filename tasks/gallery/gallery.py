@@ -21,10 +21,12 @@ from backbones.files import BAD_ARRAY, atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from tasks.engine.task import restore
+from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_shards
 from tasks.gallery.index import (
     bytes_per_vector,
     factory_string,
+    lists_of,
     make_index,
     read_index,
     train_index,
@@ -138,10 +140,19 @@ class Gallery:
 
 
 def build_gallery(
-    folder: Path, checkpoint: dict[str, Any], places: Places, *, index: str, shard_size: int, **settings: Any
+    folder: Path,
+    checkpoint: dict[str, Any],
+    places: Places,
+    *,
+    index: str,
+    shard_size: int,
+    share: Rank | None = None,
+    **settings: Any,
 ) -> None:
-    """Embeds the photos, where that is not done, and indexes them; every process of a torchrun calls it alike."""
-    rank, model = Rank.join(), fingerprint(checkpoint)
+    """Embeds the photos, where that is not done, and indexes them; every process of a torchrun calls it alike. With a
+    `share` that one alone is embedded, by this process; when all are, a call without one does the rest.
+    """
+    rank, model = share or Rank.join(), fingerprint(checkpoint)
     part = Part("0", len(places), _digest(places))
     if (folder / "gallery.json").exists():
         facts = Facts.read(folder, model)
@@ -151,13 +162,23 @@ def build_gallery(
     size, count = bytes_per_vector(make_index(factory, embedding_dim(checkpoint))), len(places)
     log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=shard_size, **settings)
+    if share:
+        return
     rank.wait()
     if rank.index == 0:
         found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
         factory = factory_string(index, len(found.rows), found.dim)  # of those that could be read
+        facts = Facts(model, found.dim, shard_size, factory, 0, [])
         made = make_index(factory, found.dim)
-        train_index(made, found.sample(training_count(made)), factory)
-        _commit(folder, Facts(model, found.dim, shard_size, factory, 0, []), part, made, found, places)
+        if blocks.in_blocks(made, found):
+            work = blocks.work_folder(folder, factory, part.name)
+            empty = blocks.trained(work, made, found, factory)
+            blocks.merge(empty, blocks.write_blocks(work, empty, found), folder / "index-1.faiss")
+            write_index(read_index(empty, mapped=False), folder / blocks.TRAINED)
+        else:
+            train_index(made, found.sample(training_count(made)), factory)
+            _add(made, found, folder / "index-1.faiss")
+        _commit(folder, facts, part, found, places)
     rank.wait()
 
 
@@ -175,10 +196,16 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
     rank.wait()
     if rank.index == 0:
-        old = Gallery(folder, facts.model)
+        old, generation = Gallery(folder, facts.model), len(facts.parts)
         found = Embeddings(folder / "embeddings" / part.name, len(places), facts.shard_size)
-        index = read_index(folder / f"index-{len(facts.parts)}.faiss", mapped=False)
-        _commit(folder, facts, part, index, found, places, old)
+        before, target = (folder / f"index-{number}.faiss" for number in (generation, generation + 1))
+        if lists_of(before).exists():
+            work = blocks.work_folder(folder, facts.factory, part.name)
+            more = blocks.write_blocks(work, folder / blocks.TRAINED, found, facts.photos)
+            blocks.merge(folder / blocks.TRAINED, [before, *more], target)
+        else:
+            _add(read_index(before, mapped=False), found, target)
+        _commit(folder, facts, part, found, places, old)
     rank.wait()
 
 
@@ -218,7 +245,8 @@ def _drop_finished(folder: Path, facts: Facts) -> None:
         claim = json.loads((folder / "building.json").read_text())
         if claim.get("digest") in {part.digest for part in facts.parts}:
             (folder / "building.json").unlink()
-    for pattern in ("index-*.faiss", "positions-*.npy", "paths-*.txt"):
+    blocks.drop(folder)
+    for pattern in ("index-*.faiss", "index-*.ivfdata", "positions-*.npy", "paths-*.txt"):
         for path in folder.glob(pattern):
             if path.stem.rpartition("-")[2] != str(len(facts.parts)):
                 path.unlink(missing_ok=True)
@@ -246,27 +274,24 @@ def _embed(
     )
 
 
+def _add(index: Any, found: Embeddings, path: Path) -> None:
+    for chunk in found.chunks():
+        index.add(chunk)
+    write_index(index, path)
+
+
 def _commit(
-    folder: Path,
-    facts: Facts,
-    part: Part,
-    index: Any,
-    found: Embeddings,
-    places: Places,
-    old: Gallery | None = None,
+    folder: Path, facts: Facts, part: Part, found: Embeddings, places: Places, old: Gallery | None = None
 ) -> None:
-    """Adds the embeddings and writes the next generation of files, then gallery.json, which makes it the one that
+    """Writes the rest of the next generation of files, after its index, then gallery.json, which makes it the one that
     counts, and drops the one before.
     """
     generation = len(facts.parts) + 1
     if bad := len(places) - len(found.rows):
         log.warning("%d of %d photos cannot be read and are left out", bad, len(places))
-    for chunk in found.chunks():
-        index.add(chunk)
     positions, paths = places.positions[found.rows], [str(places.paths[i].resolve()) for i in found.rows]
     if old:
         positions, paths = np.concatenate([old.positions, positions]), old.paths + paths
-    write_index(index, folder / f"index-{generation}.faiss")
     save_array(folder / f"positions-{generation}.npy", positions)
     with atomic_write(folder / f"paths-{generation}.txt", "w") as file:
         file.writelines(f"{path}\n" for path in paths)

@@ -103,12 +103,39 @@ def write_index(index: Any, path: Path) -> None:
 
 
 def read_index(path: Path, mapped: bool = True) -> Any:
-    """An index, its bulk memory-mapped where its kind allows.
+    """An index, its bulk memory-mapped where its kind allows. Lists that lie beside it always are, and those of its own
+    folder and name alone are read, whatever it says.
 
     Raises:
         UserError: the file is absent or damaged.
     """
+    beside = lists_of(path).exists()
+    flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+        index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped and not beside else 0))
+        if not _lists_are_whole(index, path):
+            raise RuntimeError("lists")
+        return index
     except (RuntimeError, MemoryError) as error:
         raise UserError(f"the index {path} is missing or damaged: build the gallery again") from error
+
+
+def lists_of(path: Path) -> Path:
+    """The file of an index's lists, where they are not in its own."""
+    return path.with_suffix(".ivfdata")
+
+
+def _lists_are_whole(index: Any, path: Path) -> bool:
+    """Whether an index whose lists are mapped names its own file, or the one beside it, and places that are in it."""
+    inner = faiss.try_extract_index_ivf(index)
+    lists = faiss.downcast_InvertedLists(inner.invlists) if inner is not None and inner.invlists else None
+    beside = lists_of(path)
+    if not isinstance(lists, faiss.OnDiskInvertedLists):
+        return not beside.exists()
+    file = beside if beside.exists() else path
+    if lists.filename != (str(beside) if file is beside else ""):
+        return False
+    places: Any = lists.lists
+    length, each = file.stat().st_size, lists.code_size + 8
+    found = (places.at(i) for i in range(places.size()))
+    return all(one.size <= one.capacity and one.offset + one.capacity * each <= length for one in found if one.size)

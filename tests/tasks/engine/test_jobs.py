@@ -107,8 +107,9 @@ def goes_on(tmp_path: Path, process: subprocess.Popen[str]) -> None:
     wait_until(lambda: log.read_text().count("Starting with JobEnvironment") == 2, process)
     assert "Requeued job" in log.with_suffix(".err").read_text() + log.read_text()
     assert "stopped by SIGUSR2" in log.with_suffix(".err").read_text()
-    before = json.loads((folder / "metrics.json").read_text())["step"]
-    wait_until(lambda: json.loads((folder / "metrics.json").read_text())["step"] > before, process)
+    last = folder / "checkpoints" / "last.ckpt"
+    before = last.stat().st_mtime_ns
+    wait_until(lambda: last.stat().st_mtime_ns > before, process)
     assert [path.name for path in (tmp_path / "dogs").iterdir()] == [folder.name]
 
 

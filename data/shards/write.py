@@ -1,0 +1,87 @@
+"""Writes the samples of a data set as WebDataset tar shards: each shard at once and whole, and one that is there is not
+written again, so that several processes and machines share the work and a killed one goes on.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import random
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from backbones.errors import UserError
+from backbones.files import atomic_write
+from backbones.processors import usable_cores
+from data.tar import IMAGE_SUFFIXES, MAX_FILE, Row, is_member, read_member
+
+log = logging.getLogger(__name__)
+
+
+def write_shards(
+    rows: Sequence[Row], folder: Path, split: str, *, size: int, seed: int | None, part: int = 0, of: int = 1
+) -> int:
+    """Writes `folder`/<split>-00000.tar, ... with `size` rows each, in an order drawn by `seed`, else as they come; of
+    these every `of`-th from `part` on. Returns how many shards the split has.
+
+    Raises:
+        UserError: the folder holds shards of other images, or cannot be written.
+    """
+    rows = list(rows)
+    if seed is not None:  # a folder's images come class by class, which a buffer would not mix
+        random.Random(seed).shuffle(rows)
+    claim = {"images": len(rows), "size": size, "digest": digest(rows)}
+    plan = folder / f"{split}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if plan.exists() and json.loads(plan.read_text()) != claim:
+            raise UserError(f"{folder} holds shards of other images, or in another order: choose another output=")
+        with atomic_write(plan, "w") as file:
+            json.dump(claim, file)
+    except ValueError as error:
+        raise UserError(f"{plan} is damaged: choose another output=") from error
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
+    count = -(-len(rows) // size)
+    jobs = [
+        (path, rows[number * size : (number + 1) * size], number * size)
+        for number in range(part, count, of)
+        if not (path := folder / f"{split}-{number:05d}.tar").exists()
+    ]
+    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
+        for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)) if jobs else ():
+            for name, reason in left_out:
+                log.warning("left out %s: %s", name, reason)
+    return count
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """Changes with the names of the files, their order and what is said of them."""
+    seen = hashlib.sha256()
+    for row in rows:
+        seen.update(json.dumps([str(row.path), row.facts], sort_keys=True).encode(errors="surrogateescape"))
+    return seen.hexdigest()[:16]
+
+
+def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str, str]]:
+    """Writes one shard; returns which images cannot be read, and why. The same rows give the same bytes."""
+    left_out = []
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for number, row in enumerate(rows, start=first):
+            kind = row.path.suffix[1:].lower()
+            try:
+                content = read_member(row.path) if is_member(row.path) else row.path.read_bytes()
+            except OSError as error:
+                left_out.append((str(row.path), error.strerror or str(error)))
+                continue
+            if kind not in IMAGE_SUFFIXES or len(content) > MAX_FILE:
+                left_out.append((str(row.path), f"its name ends in .{kind}, or it is too long"))
+                continue
+            for ending, data in ((kind, content), ("json", json.dumps(row.facts).encode())):
+                info = tarfile.TarInfo(f"{number:09d}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return left_out

@@ -1,0 +1,98 @@
+"""Inverted files that are larger than memory: vectors are added block by block, each to a file of its own, and the
+blocks' lists are merged into one on disk. A block that is there is not made again, so that a killed build goes on.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from backbones.files import sync
+from tasks.gallery.embed import Embeddings
+from tasks.gallery.index import lists_of, read_index, train_index, training_count, write_index
+
+BLOCK_BYTES = 1 << 30  # of float32 vectors; a build takes two to three times that
+TRAINED = "trained.faiss"  # the index without vectors
+
+
+def blocks_of(found: Embeddings) -> list[range]:
+    """Which of the shards of embeddings go into one block each."""
+    most = max(1, BLOCK_BYTES // (4 * found.dim))
+    blocks, first, count = [], 0, 0
+    for number, good in enumerate(found.good):
+        if count and count + len(good) > most:
+            blocks.append(range(first, number))
+            first, count = number, 0
+        count += len(good)
+    return [*blocks, range(first, len(found.good))]
+
+
+def in_blocks(index: Any, found: Embeddings) -> bool:
+    """Whether an index can lie on disk, and has more vectors than one block."""
+    return faiss.try_extract_index_ivf(index) is not None and len(blocks_of(found)) > 1
+
+
+def work_folder(folder: Path, factory: str, name: str) -> Path:
+    """Where the blocks of a part of a gallery lie until they are merged."""
+    return folder / f"blocks-{name}-{hashlib.sha256(factory.encode()).hexdigest()[:8]}"
+
+
+def trained(folder: Path, index: Any, found: Embeddings, factory: str) -> Path:
+    """The file of the index trained on a sample of the embeddings, which is made once."""
+    path = folder / TRAINED
+    folder.mkdir(exist_ok=True)
+    if not path.exists():
+        train_index(index, found.sample(training_count(index)), factory)
+        write_index(index, path)
+    return path
+
+
+def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -> list[Path]:
+    """Writes the blocks that are missing, as indexes of their own. Vectors are numbered from `first` on, all through:
+    FAISS 1.15, where it is to number them while merging, gives blocks of unequal lengths wrong numbers.
+    """
+    paths = []
+    folder.mkdir(exist_ok=True)
+    for block, shards in enumerate(blocks_of(found)):
+        path = folder / f"{block:05d}.faiss"
+        paths.append(path)
+        index = None if path.exists() else read_index(empty, mapped=False)
+        for number in shards:
+            rows = found.good[number]
+            numbers = np.arange(first, first := first + int(rows.sum()))
+            if index is not None:
+                index.add_with_ids(found.tables[number][rows].astype(np.float32), numbers)
+        if index is not None:
+            write_index(index, path)
+    return paths
+
+
+def merge(empty: Path, blocks: Sequence[Path], target: Path) -> None:
+    """Writes the index `target`, and its lists beside it, with the vectors of the blocks as they are numbered.
+
+    The lists are named in it as FAISS does; it is read with lists of its own folder alone, as `read_index` does.
+    """
+    index = read_index(empty, mapped=False)
+    inner = faiss.extract_index_ivf(index)
+    parts = [read_index(path) for path in blocks]
+    pointers = faiss.InvertedListsPtrVector()  # type: ignore[attr-defined]
+    for part in parts:
+        pointers.push_back(faiss.extract_index_ivf(part).invlists)
+    data = lists_of(target)
+    data.unlink(missing_ok=True)
+    lists = faiss.OnDiskInvertedLists(inner.nlist, inner.code_size, str(data))
+    index.ntotal = inner.ntotal = lists.merge_from_multiple(pointers.data(), pointers.size(), False)
+    inner.replace_invlists(lists, True)
+    lists.this.disown()  # type: ignore[attr-defined]
+    sync(data)
+    write_index(index, target)
+
+
+def drop(folder: Path) -> None:
+    """Removes blocks that are merged."""
+    for place in folder.glob("blocks-*"):
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,56 @@
+"""python -m tasks.shards task=classification data.root=<folder> output=<folder>: writes a data set as tar shards."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.engine.layout import recognized
+
+SPLITS = ("train", "val", "test", "gallery")
+
+
+def write(config: dict[str, Any]) -> None:
+    """Writes the shards of the splits, and prints how to train on them.
+
+    Raises:
+        UserError: the data cannot be read, is not of a task that reads shards, or the shards cannot be written.
+    """
+    if config["part"] >= config["of"]:
+        raise UserError(f"part={config['part']} of={config['of']}: parts count from 0")
+    if unknown := set(config["splits"]) - set(SPLITS):
+        raise UserError(f"splits={min(unknown)}: choose from {', '.join(SPLITS)}")
+    from backbones.console import Console
+    from backbones.files import atomic_write
+    from data.shards.write import write_shards
+    from tasks.engine.start import build_data, setup
+
+    setup()
+    console, output, task = Console(), Path(config["output"]), config["groups"]["task"]
+    data = build_data(config)
+    geo = task == "geo"
+    given = ["task=geo", "data=place_shards"] if geo else ["task=classification", "data=shards"]
+    given.append(f"data.root={output}")
+    for split in config["splits"]:
+        rows = data.shard_rows(split)
+        seed = config["seed"] if split == "train" else None
+        settings = {"size": config["shard_images"], "seed": seed, "part": config["part"], "of": config["of"]}
+        count = write_shards(rows, output, split, **settings)
+        console.print(f"{split}: {len(rows)} images in {count} shards", soft_wrap=True)
+        if split == "train":
+            given.append(f"data.train_count={len(rows)}")
+    if not geo:
+        with atomic_write(output / "classes.txt", "w") as file:
+            file.writelines(f"{name}\n" for name in data.labels)
+        given.append("data.classes=classes.txt")
+    console.print(f"train by: python -m tasks.run {shlex.join(given)}", soft_wrap=True)
+
+
+def main() -> None:
+    with one_line_errors():
+        write(load_config(recognized(arguments("shards"))[0], "shards"))
+
+
+if __name__ == "__main__":
+    main()
