@@ -128,8 +128,8 @@ def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:
     """
     if urlsplit(address).scheme in CLOUDS:
         try:
-            system = _system(address)
-            return None, system.info(address)["size"], str(system.ukey(address))
+            facts = _system(address).info(address)
+            return None, facts["size"], str(sorted(facts.items(), key=str))
         except Exception as error:
             raise OSError(_first_line(error)) from error
     answer: Any = open_stream(address)

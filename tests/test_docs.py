@@ -71,6 +71,8 @@ COMPOSED = {
     "predict ckpt=hub:": "likewise",
     "zoo": "counts every network; tests/tasks/test_zoo.py does so",
     "run task=detection trainer.devices=1": "another training of a detector",
+    "run backbone.alpha": "a sweep by a launcher; tests/tasks/engine/test_jobs.py runs one",
+    "run task=classification data=shards": "reads an object store; tests/data/test_remote.py has one",
 }
 # Other programs in the pages' code blocks.
 OTHERS = {
@@ -154,7 +156,8 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
     """A sweep's runs one by one, for tasks need different settings to be fast; other commands as they are."""
     module, *arguments = command
     if {"-m", "--multirun"} & set(arguments):
-        yield from ([module, *job] for job in jobs([a for a in arguments if not a.startswith("-")]))
+        settings = [a for a in arguments if not a.startswith(("-", "hydra"))]
+        yield from ([module, *job] for job in jobs(settings))
     else:
         yield command
 
@@ -304,7 +307,7 @@ def test_every_setting_is_one(page: Path) -> None:
     """Settings between backticks, as `backbone.alpha=0.5`, are some command's."""
     for code in inline_code(page.read_text()):
         if code != "key=value" and SETTINGS.fullmatch(re.sub(r"<[^<>]+>|'[^']*'", "x", code)):
-            arguments = [a for a in shlex.split(filled(code)) if a != "-m"]
+            arguments = [a for a in shlex.split(filled(code)) if not a.startswith(("-m", "hydra."))]
             runs = jobs(arguments)
             assert all(some_command_takes(tuple(run)) for run in runs), f"no command takes these settings: {code}"
 

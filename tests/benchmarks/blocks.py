@@ -1,0 +1,96 @@
+"""python -m tests.benchmarks.blocks: an index on disk, built in blocks and killed meanwhile: memory, recall, speed.
+
+Generated vectors: unit vectors around random centres, 100 to each, as photos of the same places lie. Exact search is
+FAISS's over all vectors in memory. Queries are vectors of the set with noise.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from tasks.gallery import blocks
+from tasks.gallery.embed import Embeddings, save_array, shards
+from tasks.gallery.index import make_index, read_index, tune
+from tests.benchmarks.timing import machine, seconds
+
+DIM, SHARD, QUERIES = 256, 4096, 200
+
+
+def generate(folder: Path, count: int) -> None:
+    folder.mkdir()
+    centres = np.random.default_rng(0).normal(size=(max(1, count // 100), DIM)).astype(np.float32)
+    for part in shards(count, SHARD):
+        rng = np.random.default_rng(1 + part.start)
+        vectors = centres[rng.integers(len(centres), size=len(part))] + 0.5 * rng.normal(size=(len(part), DIM))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        save_array(folder / f"{part.start // SHARD:06d}.npy", vectors.astype(np.float16))
+
+
+def build(root: Path, count: int, factory: str) -> None:
+    found = Embeddings(root / "embeddings", count, SHARD)
+    work = blocks.work_folder(root, factory, "0")
+    empty = blocks.trained(work, make_index(factory, DIM), found, factory)
+    blocks.merge(empty, blocks.write_blocks(work, empty, found), root / "index-1.faiss")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"resident peak {peak:.2f} GB, with mapped files", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=10_000_000)
+    parser.add_argument("--factory", default="IVF4096,Flat")
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--block-mb", type=int, default=blocks.BLOCK_BYTES >> 20)
+    parser.add_argument("--build", type=Path)
+    given = parser.parse_args()
+    blocks.BLOCK_BYTES = given.block_mb << 20
+    if given.build:
+        build(given.build, given.count, given.factory)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        generate(root / "embeddings", given.count)
+        own = [sys.executable, "-m", "tests.benchmarks.blocks", f"--build={root}"]
+        own += [f"--count={given.count}", f"--factory={given.factory}", f"--block-mb={given.block_mb}"]
+        start = time.monotonic()
+        for killed in range(given.kills):
+            with subprocess.Popen(own) as process:
+                kill_after_a_block(process, root, killed)
+        subprocess.run(own, check=True)
+        took = time.monotonic() - start
+        measure(root, given.count)
+        print(f"{machine()}; {given.count} vectors, {given.factory}, killed {given.kills} times, built in {took:.0f} s")
+
+
+def kill_after_a_block(process: subprocess.Popen[bytes], root: Path, done: int) -> None:
+    """Kills a build when it has written one more block than before."""
+    while process.poll() is None and len(list(root.glob("blocks-*/0*.faiss"))) <= done:
+        time.sleep(0.05)
+    process.kill()
+
+
+def measure(root: Path, count: int) -> None:
+    found = Embeddings(root / "embeddings", count, SHARD)
+    index, exact = read_index(root / "index-1.faiss"), faiss.IndexFlatIP(DIM)
+    tune(index)
+    rng, sample = np.random.default_rng(0), found.sample(QUERIES)
+    queries = sample + 0.02 * rng.normal(size=sample.shape).astype(np.float32)
+    for chunk in found.chunks():
+        exact.add(chunk)
+    wanted, got = exact.search(queries, 1)[1], index.search(queries, 1)[1]
+    took = seconds({"exact": lambda: exact.search(queries, 1), "disk": lambda: index.search(queries, 1)}, rounds=3)
+    print(
+        f"recall@1 {float((wanted == got).mean()):.3f}; {len(queries) / took['disk']:.0f} queries/s, mapped, "
+        f"{took['exact'] / took['disk']:.1f} times exact search"
+    )
+
+
+if __name__ == "__main__":
+    main()
