@@ -55,12 +55,12 @@ def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
     return train(config, overrides, layout=told)
 
 
-def apart(overrides: list[str]) -> dict[str, Any]:
+def apart(overrides: list[str], again: bool) -> dict[str, Any]:
     """As `execute`, of a run that starts processes for further devices."""
     config = composed(overrides)[0]
     check_names(config)
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
-    return execute_apart([f"resume={folder}"] if begun(config) else overrides, folder)
+    return execute_apart([f"resume={folder}"] if again and begun(config) else overrides, folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -69,13 +69,14 @@ def with_hydra(config: DictConfig) -> float:
     job, state = HydraConfig.get(), Singleton.get_state()
     overrides = [from_hydra(o) for o in job.overrides.task]
     sweep = Path(job.sweep.dir)
-    if not any(o.startswith(("name=", "resume=")) for o in overrides):  # a job that is started again finds its run
+    own = not any(o.startswith(("name=", "resume=")) for o in overrides)
+    if own:  # a job that is started again finds its run, and no other one
         overrides.append(f"name={run_name(f'{sweep.name}-{job.job.num}', config.backbone)}")
     GlobalHydra.instance().clear()  # composing anew, which checks the settings, would end Hydra's own turn
     try:
         with one_line_errors(), on_its_node():
             alone = config.trainer.devices == 1 or launched()
-            content = execute(overrides, again=True) if alone else apart(overrides)
+            content = execute(overrides, again=own) if alone else apart(overrides, again=own)
             if first_process():
                 from tasks.compare.tradeoff import add_to_sweep
 

@@ -130,6 +130,13 @@ def test_a_sweep_of_runs_on_two_devices(dogs: Path, tmp_path: Path) -> None:
     assert [run["step"] for run in results(tmp_path)] == [2, 2]
 
 
+def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:
+    """The second is no restart of the first."""
+    result = command("run", "-m", *settings(dogs, tmp_path, "name=a", "task.dropout=0,0.5"))
+    bad_input(result, "exists; choose another name")
+    assert len(results(tmp_path)) == 1
+
+
 def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
     result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
     bad_input(result, "a job of the sweep ended: there is no checkpoint absent")
