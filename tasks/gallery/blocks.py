@@ -15,7 +15,7 @@ from backbones.files import sync
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import lists_of, read_index, train_index, training_count, write_index
 
-BLOCK_BYTES = 1 << 30  # of float32 vectors; a build takes two to three times that
+BLOCK_BYTES = 1 << 29  # of float32 vectors; a build takes two to three times that
 TRAINED = "trained.faiss"  # the index without vectors
 
 

@@ -5,6 +5,7 @@ FAISS's over all vectors in memory. Queries are vectors of the set with noise.
 """
 
 import argparse
+import re
 import resource
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def build(root: Path, count: int, factory: str) -> None:
     empty = blocks.trained(work, make_index(factory, DIM), found, factory)
     blocks.merge(empty, blocks.write_blocks(work, empty, found), root / "index-1.faiss")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"resident peak {peak:.2f} GB, with mapped files", flush=True)
+    print(f"resident peak with mapped files, which give way: {peak:.2f} GB", flush=True)
 
 
 def main() -> None:
@@ -63,10 +64,22 @@ def main() -> None:
         for killed in range(given.kills):
             with subprocess.Popen(own) as process:
                 kill_after_a_block(process, root, killed)
-        subprocess.run(own, check=True)
+        peak = 0
+        with subprocess.Popen(own) as process:
+            while process.poll() is None:
+                peak = max(peak, own_memory(process.pid))
+                time.sleep(0.05)
+        assert process.returncode == 0
+        print(f"peak of its own memory, after the last kill: {peak / 1e6:.2f} GB", flush=True)
         took = time.monotonic() - start
         measure(root, given.count)
         print(f"{machine()}; {given.count} vectors, {given.factory}, killed {given.kills} times, built in {took:.0f} s")
+
+
+def own_memory(process: int) -> int:
+    """Kilobytes that a process holds beside the files that it maps."""
+    found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) if found else 0
 
 
 def kill_after_a_block(process: subprocess.Popen[bytes], root: Path, done: int) -> None:

@@ -18,7 +18,7 @@ from data.shards.classification import ShardsData
 from tests.benchmarks.input import make_images
 from tests.benchmarks.timing import machine, seconds
 
-SHARDS, IMAGES, ROUNDS = 4, 400, 3
+SHARDS, IMAGES, ROUNDS = 4, 200, 3
 
 
 def write_shards(root: Path) -> None:
