@@ -61,6 +61,7 @@ PLACEHOLDERS = {
     "<model>": "scenes",
     "<revision>": "main",
     "<n>": "2",
+    "<column>": "sender_id",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {

@@ -55,20 +55,18 @@ NOTICED = 10.0  # seconds in which a process that is gone is noticed
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
-def build_trainer(
-    config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback], epochs: int | None = None
-) -> Trainer:
-    """A Trainer for the settings, of so many `epochs` (-1: without an end); without a folder it keeps nothing."""
+def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
+    """A Trainer for the settings; without a folder it keeps nothing."""
     quiet_lightning()
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
-        return _trainer(settings, folder, [*callbacks, *bar], epochs or settings["max_epochs"] or 1)
+        return _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
         raise UserError(f"trainer.accelerator={settings['accelerator']}: {str(error).splitlines()[0]}") from error
 
 
-def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback], epochs: int) -> Trainer:
+def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
     plugins: list[Any] = [AtomicCheckpointIO()]
     if launched():
         plugins.append(TorchElasticEnvironment())
@@ -76,7 +74,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         # as elsewhere, a run starts the processes of further devices itself, and heeds its own signals
         plugins.append(LightningEnvironment())
     trainer = Trainer(
-        max_epochs=epochs,
+        max_epochs=settings["max_epochs"] or 1,
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         num_nodes=settings["num_nodes"],
@@ -235,8 +233,11 @@ def fit(
     facts = describe(config, folder, data, module, differing)
     budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
-    epochs = epochs_of(config["trainer"], steps_per_epoch(config, data))
-    trainer = build_trainer(config, folder, callbacks, epochs)
+    trainer = build_trainer(config, folder, callbacks)
+    steps = steps_per_epoch(config, data, trainer.world_size)
+    trainer.fit_loop.max_epochs = epochs_of(config["trainer"], steps)  # -1: without an end
+    # its connector sets it; where it is more than an epoch has, Lightning warns
+    trainer.log_every_n_steps = int(min(config["trainer"]["log_every"], steps))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
@@ -289,10 +290,9 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
         STOP.deferred = False
 
 
-def steps_per_epoch(config: dict[str, Any], data: SuiteData) -> float:
-    """Of one process; infinite for a stream of unknown length."""
-    devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
-    batches = data.train_batches() / (nodes * (devices if isinstance(devices, int) else 1))
+def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> float:
+    """Of each of so many processes; infinite for a stream of unknown length."""
+    batches = data.train_batches() / processes
     limit = config["trainer"]["limit_train_batches"] or math.inf
     return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
 
