@@ -33,6 +33,7 @@ from tasks.engine.config import load_config
 from tasks.engine.options import locate
 from tasks.engine.signals import STOP, Stop
 from tasks.engine.start import build_data
+from tests.groups import ROOT, pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401  # hooks
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
 
@@ -41,16 +42,7 @@ slow = [HealthCheck.too_slow]
 settings.register_profile("shared", deadline=None, derandomize=True, suppress_health_check=slow)
 settings.load_profile("shared")
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, which makes their fixtures; those of the page have theirs in common."""
-    for item in items:
-        group = item.path.parent if item.path.parent.name == "web" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group.relative_to(ROOT))))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,47 @@
+"""Which tests share a process, and which begin.
+
+pytest-xdist's own groups do nothing under pytest 9.2 (pytest-xdist issue 1386): every fixture of a file was made in
+each process.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# By the time they take, longest first: what is long and last would keep one process busy and the other idle.
+LONG = (
+    "tests/tasks/web",
+    "tests/tasks/engine/test_stops.py",
+    "tests/tasks/multitask",
+    "tests/test_docs.py",
+    "tests/tasks/export/test_export.py",
+    "tests/tasks/detection/test_detectors.py",
+    "tests/tasks/detection/test_deployed.py",
+    "tests/chaos/test_chaos.py",
+)
+
+
+def group(nodeid: str) -> str:
+    """What one process runs, so that it makes its fixtures once: a file, or a folder with a conftest.py of its own."""
+    file = Path(nodeid.partition("::")[0])
+    folder = file.parent
+    return str(folder if folder != Path("tests") and (ROOT / folder / "conftest.py").exists() else file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(group(item.nodeid), len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)  # there is none where xdist is not installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False  # which would begin with the most tests, however short
+    return ByGroup(config, log)
