@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from operator import mul
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,10 @@ class ConvNormAct(Foldable, nn.Sequential):
             self.norm = nn.Identity()
 
 
-def fold_norms(model: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fold_norms(model: Network) -> Network:
     """Folds the normalization of every module of `model` that can, in place; it can only infer from then on."""
     for module in list(model.modules()):
         if isinstance(module, Foldable):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from backbones.errors import UserError
 from backbones.processors import usable_cores
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
-from data.seeding import Seeded, ShuffledEpochs, ignore_signals
+from data.seeding import Seeded, ShuffledEpochs, count, ignore_signals
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits
 from data.tar import Row
@@ -193,7 +193,7 @@ class SuiteData(Base):
         """Batches of a split: shuffled and without the last incomplete batch where they train."""
         dataset = self.dataset(split)
         train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
-        if train and len(dataset) < 2:  # type: ignore[arg-type]
+        if train and count(dataset) < 2:
             raise UserError(f"{self.root}: training needs at least two images")
         weights = self.sampling_weights(dataset) if train else None
         given = self.batches_given * batch_size
@@ -202,7 +202,7 @@ class SuiteData(Base):
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=train and len(dataset) > batch_size,  # type: ignore[arg-type]
+            drop_last=train and count(dataset) > batch_size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=self.collate,
@@ -217,7 +217,7 @@ class SuiteData(Base):
 
     def num_images(self, split: Split) -> float:
         """How many images a split has."""
-        return len(self.datasets[split]) * self.images_per_item(split)  # type: ignore[arg-type]
+        return count(self.datasets[split]) * self.images_per_item(split)
 
     def train_batches(self) -> float:
         """How many batches an epoch has, over all processes."""

@@ -2,13 +2,13 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 
 def seed_all(*words: int) -> None:
@@ -28,6 +28,11 @@ def ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def count(dataset: Dataset) -> int:
+    """How many items a data set has that is no stream; torch's class does not say that it has a length."""
+    return len(cast(Sized, dataset))
+
+
 class Seeded(Dataset[Any]):
     """A data set whose items are drawn as `(row, seed, done)`: augmentation depends on the seed and the share of the
     training that is done, which the data set finds in its `done`, not on the process.
@@ -37,13 +42,21 @@ class Seeded(Dataset[Any]):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return count(self.dataset)
 
     def __getitem__(self, item: tuple[int, int, float]) -> Any:
         row, seed, done = item
         seed_all(seed)
-        self.dataset.done = done  # type: ignore[attr-defined]
+        cast(Any, self.dataset).done = done
         return self.dataset[row]
+
+
+class Stream(IterableDataset[dict[str, Any]]):
+    """A data set that is read from its beginning to its end, in an order that follows from `epoch`, the number of the
+    next pass.
+    """
+
+    epoch: int
 
 
 class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
@@ -74,16 +87,16 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         self.given = {epoch: given}
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
-        count = len(self.dataset)  # type: ignore[arg-type]
+        images = count(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
         given = self.given.get(self.epoch, 0)
         self.epoch += 1
         if self.weights is None:
-            rows = torch.randperm(count, generator=generator)
+            rows = torch.randperm(images, generator=generator)
         else:
-            rows = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        rows = rows.repeat(-(-self.total_size // count))[: self.total_size]  # equal shares for all processes
+            rows = torch.multinomial(self.weights, images, replacement=True, generator=generator)
+        rows = rows.repeat(-(-self.total_size // images))[: self.total_size]  # equal shares for all processes
         seeds = torch.randint(2**62, rows.shape, generator=generator)
         own = slice(self.rank + given * self.num_replicas, None, self.num_replicas)
         done = self.done()

@@ -136,7 +136,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
                 if member.size > MAX_FILE:  # so may a sparse file that takes no room in the shard
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MAX_FILE}")
                 if wanted(kind):
-                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]  # a file's is not None
                     if len(content) < member.size:
                         raise tarfile.ReadError("unexpected end of data")
                 files[kind] = content

@@ -82,4 +82,4 @@ def _zipped(archive: Path, zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> En
 def _tarred(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
     if not (member.isfile() or member.isdir()):
         raise UserError(f"{archive} holds {member.name!r}, which is neither a file nor a folder; it is refused")
-    return Entry(member.name, member.isdir(), lambda: tar.extractfile(member))  # type: ignore[arg-type,return-value]
+    return Entry(member.name, member.isdir(), lambda: tar.extractfile(member))  # type: ignore[arg-type,return-value]  # a file's is not None

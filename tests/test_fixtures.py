@@ -17,6 +17,7 @@ from tasks.engine.start import saved_data
 from tasks.engine.task import restore
 from tasks.engine.train import evaluate
 from tasks.export import __main__ as export
+from tasks.export import speed
 from tasks.export.formats import FORMATS
 from tasks.gallery.__main__ import run as gallery
 from tests.conftest import ROOT, command
@@ -97,7 +98,8 @@ def test_a_checkpoint_is_exported(files: Path) -> None:
     np.testing.assert_allclose(now, then, atol=1e-5)
 
 
-def test_an_export_and_a_checkpoint_are_benchmarked(files: Path) -> None:
+def test_an_export_and_a_checkpoint_are_benchmarked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "THREADS", (1,))  # each takes a process of its own, which imports torch
     run_folder = files / "runs/classification/tiny"
     result = command(
         "bench", f"ckpt={run_folder}", f"export={run_folder}", "seconds=0.01", "compile=false", "format=json"

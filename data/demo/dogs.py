@@ -93,7 +93,8 @@ def write_image(root: Path, size: int, seed: int, job: Job) -> None:
 
 def plan_official(train: int, test: int) -> tuple[list[Job], dict[str, list[str]]]:
     """Jobs, and the names (below Images/) of the images in each of the two lists."""
-    jobs, lists = [], {"train": [], "test": []}  # type: ignore[var-annotated]
+    jobs: list[Job] = []
+    lists: dict[str, list[str]] = {"train": [], "test": []}
     for breed in BREEDS:
         for i in range(train + test):
             name = f"{breed.name}/{breed.name.split('-')[0]}_{i + 1}.jpg"

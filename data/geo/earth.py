@@ -29,13 +29,13 @@ class DemoEarthData(GeoData):
         super().__init__(
             root, resolution, train="train.csv", val="val.csv", test=None, gallery="gallery.csv", **settings
         )
-        self.counts = {"train": train, "val": val, "gallery": gallery}
-        self.look = {"size": size, "seed": seed, "generated": generated}
+        self.counts: dict[str, Any] = {"train": train, "val": val, "gallery": gallery}
+        self.look: dict[str, Any] = {"size": size, "seed": seed, "generated": generated}
 
     def prepare(self) -> None:
         if not self.root.exists():
             log.info("making %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
         try:
-            write_earth(self.root, **self.counts, **self.look)  # type: ignore[arg-type]
+            write_earth(self.root, **self.counts, **self.look)
         except FileExistsError as error:
             raise UserError(str(error)) from error

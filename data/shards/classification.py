@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData, start_worker
@@ -20,7 +20,7 @@ from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage, noting_salvaged
 from data.remote import is_address
-from data.seeding import seed_all
+from data.seeding import Stream, seed_all
 from data.tar import BadShard, Record, find_shards, read_records
 from data.text import read_lines
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Decode = Callable[[Record], dict[str, Any] | None]
 
 
-class ShardSet(IterableDataset[dict[str, Any]]):
+class ShardSet(Stream):
     """What `decode` makes of the samples of shards, with what went wrong under `bad`; None is left out.
 
     Each of the readers (loader processes of all ranks) takes every n-th shard or, where the shards are too few,
@@ -152,7 +152,7 @@ class ShardData(SuiteData):
     def __init__(
         self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
     ) -> None:
-        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]
+        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # of the data class behind
         self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
 
     def prepare(self) -> None:

@@ -22,7 +22,7 @@ class DogsTask(ClassificationTask):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         threshold = self.config["task"]["drop_near_test"]
         if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
             return

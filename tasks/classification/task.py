@@ -87,7 +87,7 @@ class ClassificationTask(TaskModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.teacher:
-            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.check(self.data)
 
     @cached_property
     def mixer(self) -> Callable[..., Any]:

@@ -27,6 +27,7 @@ class PAN(Detector):
     strides = (8, 16, 32)
     points: Tensor
     point_strides: Tensor
+    bins: Tensor
 
     def __init__(
         self,
@@ -74,8 +75,7 @@ class PAN(Detector):
 
     def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Boxes (..., 4) from side logits (..., 4 * BINS): the mean distance of each side's distribution."""
-        bins: Tensor = self.bins  # type: ignore[assignment]
-        distances = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ bins * strides[..., None]
+        distances = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins * strides[..., None]
         return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
     def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:

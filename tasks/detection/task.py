@@ -73,7 +73,7 @@ class DetectionTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         from tasks.detection.coco_eval import summary
 
-        dataset = self.trainer.datamodule.datasets[split]  # type: ignore[attr-defined]
+        dataset = self.data.datasets[split]
         assert isinstance(dataset, DetectionSet)
         evaluator = self.evaluator
         if self.trainer.world_size > 1:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,9 +98,9 @@ def _from_timm(name: str, form: Form) -> Teacher:
     if not timm.is_model(name) and not name.startswith(("local-dir:", "hf-hub:")):
         raise UserError(f"teacher={name} is neither a file, a run folder nor a network that timm knows")
     try:
-        network = timm.create_model(name, pretrained=True)
+        network: Any = timm.create_model(name, pretrained=True)
         if form == "embedding":
-            network.reset_classifier(0)  # type: ignore[operator]  # timm does not say so
+            network.reset_classifier(0)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"teacher={name}: its weights cannot be had: {_line(error)}") from error
     settings = timm.data.resolve_model_data_config(network)

@@ -69,7 +69,7 @@ class EmbeddingTask(TaskModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.teacher:
-            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.check(self.data)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) for uint8 images (B, 3, R, R)."""
@@ -116,7 +116,7 @@ class EmbeddingTask(TaskModule):
         if not (roc.genuine and roc.impostor):
             raise UserError(f"the {split} split needs two people, and two images of one of them")
         found = roc.summary() | {f"recall_{k}": share for k, share in recalls(vectors, people).items()}
-        data: IdentityData = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: IdentityData = self.data
         if pairs := data.pairs(split):
             kept: np.ndarray = np.isin(pairs.rows, index).min(axis=1)  # unreadable images were not measured
             if not kept.all():
@@ -133,7 +133,7 @@ class EmbeddingTask(TaskModule):
         from tasks.engine.plots import render_figure
 
         index, people, vectors = self.rows()
-        dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
+        dataset = self.data.dataset("val")
         assert isinstance(dataset, ImageSet)
         roc = render_figure(roc_figure(Roc.of(vectors, people)))
         return {"roc": roc, "hard_pairs": pairs_page(index, people, vectors, dataset)}

@@ -8,7 +8,7 @@ it came from.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,10 @@ class Result:
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
         """The plain values for one image, by `answer` and what this suite knows besides."""
         return cls.answer(outputs, spec, size)
+
+    if TYPE_CHECKING:  # `load` cannot say which class its results are of, and so not what else they have
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a line of predictions.jsonl has them."""

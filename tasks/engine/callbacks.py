@@ -17,10 +17,11 @@ from torchvision.utils import make_grid
 
 from backbones.errors import UserError
 from backbones.files import atomic_write
-from data.base import Split, SuiteData
+from data.base import Split
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
 from tasks.engine.limits import Point
+from tasks.engine.saving import data_of
 from tasks.engine.task import TaskModule
 
 
@@ -59,8 +60,7 @@ class BadImageCounter(Callback):
 
     def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
         if batch.bad:
-            data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
-            data.record_bad_images(batch.bad, split)
+            data_of(trainer).record_bad_images(batch.bad, split)
 
 
 class PredictionImages(Callback):
@@ -206,7 +206,7 @@ class RunReport(Callback):
 
     def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:
         """Writes the file, and returns what is in it."""
-        data: SuiteData = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         content = {
             "state": state,
             "epoch": trainer.current_epoch,

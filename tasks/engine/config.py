@@ -369,7 +369,7 @@ def _problem(value: Any, default: Any, limit: Any) -> str | None:
     if limit is not None:  # an interval
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number in {limit}"
-        opening, low, high, closing = INTERVAL.fullmatch(limit).groups()  # type: ignore[union-attr]
+        opening, low, high, closing = INTERVAL.fullmatch(limit).groups()  # type: ignore[union-attr]  # it is one
         above = value > float(low) if opening == "(" else value >= float(low)
         below = value < float(high) if closing == ")" else value <= float(high)
         if not (above and below):

@@ -5,7 +5,7 @@ Importing Lightning takes three times as long as importing torch, and only what 
 
 import logging
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningDataModule, LightningModule
 
@@ -32,7 +32,7 @@ def _become(part: Any, base: type) -> bool:
         return False
     own = dict(part.__dict__)
     part.__class__ = _joined(type(part), base)  # type: ignore[arg-type]  # types are hashable
-    base.__init__(part)  # type: ignore[misc]
+    cast(Any, base).__init__(part)
     part.__dict__.update(own)  # Lightning's `__init__` has forgotten the layers
     return True
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +64,11 @@ class TaskModule(Module):
         makes a backbone share layers with those of other tasks, in a run of several.
         """
         super().__init__()
-        self.join = join
-        self.config = config
-        self.settled = dict(settled or {})
-        self.labels = list(labels)
-        self.result_type = result_type(config["groups"]["task"])
         wanted = config["task"].get("num_classes")  # of tasks that have classes
-        if wanted not in (None, len(self.labels)):
-            raise UserError(f"task.num_classes={wanted}, but the data has {len(self.labels)} classes")
-        self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
-        self.load_weights = load_weights
-        self.last_metrics: dict[str, float] = {}
+        if wanted not in (None, len(labels)):
+            raise UserError(f"task.num_classes={wanted}, but the data has {len(labels)} classes")
+        self._begin(config, labels, load_weights, settled)
+        self.join = join
         self.model = self.build_model().to(memory_format=torch.channels_last)
         self.join = None  # which knows other tasks' layers
         self.set_backbone_frozen(config["trainer"]["freeze_backbone"])
@@ -84,6 +78,16 @@ class TaskModule(Module):
                     module.momentum = config["trainer"]["bn_momentum"]
         if config["trainer"]["compile"]:
             self.model.compile()  # in place, so that checkpoint keys stay as they are
+
+    def _begin(
+        self, config: dict[str, Any], labels: Sequence[str], load_weights: bool, settled: Mapping[str, Any] | None
+    ) -> None:
+        """What is there before a network is built."""
+        self.config, self.settled, self.labels = config, dict(settled or {}), list(labels)
+        self.result_type = result_type(config["groups"]["task"])
+        self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
+        self.load_weights = load_weights
+        self.last_metrics: dict[str, float] = {}
 
     @classmethod
     def published_labels(cls, config: Mapping[str, Any]) -> list[str]:
@@ -135,6 +139,11 @@ class TaskModule(Module):
         """
         share = self.config["data"].get("center_crop")
         return centre_view(image, share, self.resolution) if share else squeezed(image, self.resolution)
+
+    @property
+    def data(self) -> Any:
+        """The data set that a Trainer gives this task: one of its own class."""
+        return cast(Any, self.trainer).datamodule
 
     @property
     def view_side(self) -> int:

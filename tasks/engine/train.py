@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning import Callback, Trainer, seed_everything
@@ -78,7 +78,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         num_nodes=settings["num_nodes"],
-        precision=precision(settings["precision"]),  # type: ignore[arg-type]
+        precision=cast(Any, precision(settings["precision"])),
         limit_train_batches=settings["limit_train_batches"],
         log_every_n_steps=settings["log_every"],
         logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
@@ -90,7 +90,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         num_sanity_val_steps=0,
     )
     # Lightning's own handler broadcasts to the other processes, wherever they are: that can wait for ever
-    trainer._signal_connector._sigterm_notifier_fn = STOP  # type: ignore
+    cast(Any, trainer._signal_connector)._sigterm_notifier_fn = STOP
     return trainer
 
 

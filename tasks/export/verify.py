@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
+from data.seeding import count
 from tasks.engine.callbacks import BadImageCounter
 from tasks.engine.lightning import for_trainer
 from tasks.engine.model import Model
@@ -57,9 +58,9 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
     loader = data.val_dataloader()
     if module.pairwise_metrics or isinstance(loader.dataset, IterableDataset):
         return loader
-    count = len(data.dataset("val"))  # type: ignore[arg-type]
-    wanted = min(max(1, images // data.images_per_item("val")), count)
-    rows = [i * count // wanted for i in range(wanted)]
+    items = count(data.dataset("val"))
+    wanted = min(max(1, images // data.images_per_item("val")), items)
+    rows = [i * items // wanted for i in range(wanted)]
     return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)
 
 
@@ -83,7 +84,7 @@ def measure(
     own = module.model
     if model is not None:
         module.model = model
-    data.val_dataloader = lambda: loader  # type: ignore[method-assign]
+    data.val_dataloader = lambda: loader  # type: ignore[method-assign]  # until it is deleted below
     try:
         trainer.validate(for_trainer(module), datamodule=for_trainer(data), verbose=False)
     finally:

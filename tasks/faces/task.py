@@ -52,7 +52,7 @@ class FacesTask(TaskModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.teacher:
-            self.check(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.check(self.data)
 
     def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))
@@ -73,7 +73,7 @@ class FacesTask(TaskModule):
         """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
         labels = batch.labels.long()
         if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # measured outside of training
-            self.teacher = teacher_of(self, self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.teacher = teacher_of(self, self.data)
         if self.teacher and bool((labels < 0).any()):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
         return labels
@@ -136,7 +136,7 @@ class FacesTask(TaskModule):
         from tasks.faces.figures import worst_attributes
 
         index, scores, labels = self.rows()
-        dataset = self.trainer.datamodule.dataset("val")  # type: ignore[attr-defined]
+        dataset = self.data.dataset("val")
         assert isinstance(dataset, ImageSet)
         return worst_attributes(self.labels, self.precisions(scores, labels), index, scores, labels, dataset)
 

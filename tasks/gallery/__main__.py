@@ -4,7 +4,7 @@ Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gal
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from backbones.errors import UserError
 from tasks.engine.config import arguments, load_config, one_line_errors
@@ -67,7 +67,7 @@ def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     from data.image_file import limit_pixels
     from tasks.engine.start import saved_data
 
-    data: GeoData = saved_data(checkpoint["suite"]["config"], config["root"])  # type: ignore[assignment]
+    data = cast("GeoData", saved_data(checkpoint["suite"]["config"], config["root"]))
     limit_pixels(config["max_pixels"])  # not what the run had
     return data
 

@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from tasks.gallery.index import (
     tune,
     write_index,
 )
+from tasks.geo.model import GeoLocator
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +265,7 @@ def _embed(
     module = restore(checkpoint)
     device = torch.device("cuda", rank.index % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
     write_shards(
-        module.to(device).model,  # type: ignore[arg-type]
+        cast(GeoLocator, module.to(device).model),
         places.paths,
         folder,
         resolution=module.resolution,

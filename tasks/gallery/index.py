@@ -99,7 +99,7 @@ def training_count(index: Any) -> int:
 
 def write_index(index: Any, path: Path) -> None:
     with atomic_write(path) as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]  # SWIG makes it
 
 
 def read_index(path: Path, mapped: bool = True) -> Any:

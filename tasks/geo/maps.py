@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,9 +50,9 @@ def dots(image: Image.Image, positions: ArrayLike, colours: Sequence[Colour] | C
     """Draws a disc at each position (N, 2)."""
     draw = ImageDraw.Draw(image)
     where = pixels(positions, image.width)
-    each = [colours] * len(where) if isinstance(colours[0], int) else colours
+    each = cast(Sequence[Colour], [colours] * len(where) if isinstance(colours[0], int) else colours)
     for (x, y), colour in zip(where.tolist(), each, strict=True):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0))  # type: ignore[arg-type]
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0))
 
 
 def scale(values: ArrayLike) -> list[Colour]:

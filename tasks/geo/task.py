@@ -67,7 +67,7 @@ class GeoTask(TaskModule):
         return {"errors": to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
 
     def on_fit_start(self) -> None:
-        hierarchy: Hierarchy = self.trainer.datamodule.hierarchy  # type: ignore[attr-defined]
+        hierarchy: Hierarchy = self.data.hierarchy
         log_image(self.trainer, "cells", to_tensor(maps.cell_map(hierarchy.partitions[-1])))
         if self.trainer.is_global_zero and self.trainer.logger and self.trainer.log_dir:
             for i, partition in enumerate(hierarchy.partitions):

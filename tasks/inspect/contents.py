@@ -85,7 +85,7 @@ def _warnings() -> Iterator[list[str]]:
     """Keeps what the readers warn of from the terminal, for the report."""
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]  # a class for it would say no more
     readers = logging.getLogger("data")
     before, readers.propagate = readers.propagate, False
     readers.addHandler(handler)

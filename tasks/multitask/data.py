@@ -9,10 +9,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData
-from data.seeding import ShuffledEpochs
+from data.seeding import ShuffledEpochs, Stream
 from tasks.multitask.schedule import draw_epoch, shares
 
 
@@ -103,9 +104,9 @@ class JointLoader:
 def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
     """Says which pass over a loader is next: the order of its samples follows from it."""
     place = epoch * PASSES + number
-    if hasattr(loader.sampler, "epoch"):
+    if isinstance(loader.sampler, ShuffledEpochs):
         loader.sampler.epoch = place
-    elif hasattr(loader.dataset, "epoch"):
+    elif isinstance(loader.dataset, Stream):
         loader.dataset.epoch = place
 
 
@@ -220,7 +221,7 @@ class JointData(SuiteData):
         """Ends the loader processes, which would outlive the run: its loaders are held in iterators that wait."""
         for loader in self.loaders:
             iterator = loader._iterator
-            if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
                 iterator._shutdown_workers()
             loader._iterator = None
         self.loaders = []

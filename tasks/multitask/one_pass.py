@@ -1,10 +1,11 @@
 """The networks of several tasks that share their whole backbone, in one pass of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 
+from backbones.base import Backbone
 from backbones.errors import UserError
 from tasks.engine.model import ExportSpec, Model
 
@@ -42,17 +43,18 @@ class OnePass(Model):
         self.strides_of = {name: model.backbone.strides for name, model in models.items()}
         self.models = nn.ModuleDict(models)
         meanings = {f"{n}.{key}": text for n, m in models.items() for key, text in m.export_spec.outputs.items()}
-        self.export_spec = ExportSpec(meanings)  # type: ignore[misc]
+        self.export_spec = ExportSpec(meanings)  # type: ignore[misc]  # a class has one; this depends on the models
         for model in models.values():
-            model.backbone = Maps()  # type: ignore[assignment]
+            model.backbone = cast(Backbone, Maps())
 
     def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
         maps = dict(zip(self.backbone.strides, self.backbone(images), strict=True))
         found: dict[str, Tensor] = {}
-        for name, model in self.models.items():
-            place: Any = model.backbone
+        for name, module in self.models.items():
+            model = cast(Model, module)
+            place = cast(Maps, model.backbone)
             place.found = [maps[stride] for stride in self.strides_of[name]]
-            found |= {f"{name}.{key}": tensor for key, tensor in model.export_forward(images, with_nms).items()}  # type: ignore[operator]
+            found |= {f"{name}.{key}": tensor for key, tensor in model.export_forward(images, with_nms).items()}
             place.found = []
         return found
 

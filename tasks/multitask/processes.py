@@ -3,7 +3,7 @@
 DistributedDataParallel averages in the backward pass, of which a step has several; it is told to leave that out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,16 +27,16 @@ def average_gradients(module: nn.Module, processes: int) -> None:
     if processes == 1:
         return
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    _together(gradients, lambda flat: torch.distributed.all_reduce(flat) or flat.div_(processes))
+    _together(gradients, lambda flat: (torch.distributed.all_reduce(flat), flat.div_(processes)))
     buffers = [b for b in module.buffers() if b.is_floating_point()]
     _together(buffers, lambda flat: torch.distributed.broadcast(flat, 0))
 
 
-def _together(tensors: Sequence[Tensor], change: object) -> None:
+def _together(tensors: Sequence[Tensor], change: Callable[[Tensor], object]) -> None:
     """Changes tensors in place, by kind of number, as one."""
     for kind in {t.dtype for t in tensors}:
         own = [t for t in tensors if t.dtype == kind]
         flat = torch.cat([t.flatten() for t in own])
-        change(flat)  # type: ignore[operator]
+        change(flat)
         for tensor, part in zip(own, flat.split([t.numel() for t in own]), strict=True):
             tensor.copy_(part.view_as(tensor))

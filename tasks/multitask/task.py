@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones.base import Backbone, no_decay_parameters, scaled_resolution
+from backbones.base import Backbone, no_decay_parameters
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
-from tasks.engine.options import locate, result_type
-from tasks.engine.parts import input_side, taken_from
+from tasks.engine.options import locate
+from tasks.engine.parts import taken_from
 from tasks.engine.start import build_data
 from tasks.engine.task import TaskModule, is_drawn
-from tasks.multitask.data import JointBatch, naming
+from tasks.multitask.data import JointBatch, JointData, naming
 from tasks.multitask.model import JointModel, own_parameters
 from tasks.multitask.processes import average_gradients, leave_out_averages
 from tasks.multitask.sharing import Sharing
@@ -47,12 +47,9 @@ class JointTask(TaskModule):
     ) -> None:
         """`labels` are those of all tasks, each after its task's name and a slash."""
         nn.Module.__init__(self)
-        self.config, self.settled, self.labels = config, dict(settled or {}), list(labels)
-        self.result_type = result_type(config["groups"]["task"])
-        self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
         if config["multitask"]["add"] and load_weights:  # whose weights are those of ckpt, without their own source
-            self.settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
-        self.load_weights, self.last_metrics = load_weights, {}
+            settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
+        self._begin(config, labels, load_weights, settled)
         self.names, self.trained = list(config["parts"]), taken_from(config)
         self.kept: dict[str, float] = {}  # metrics of tasks that are not trained
         self.parts = self._build_parts()
@@ -97,7 +94,7 @@ class JointTask(TaskModule):
             parameter.requires_grad_(True)
 
     @property
-    def model(self) -> JointModel:  # type: ignore[override]
+    def model(self) -> JointModel:  # type: ignore[override]  # of the parts, as they are now
         """The tasks' networks as one."""
         parts = dict(self.each())
         return JointModel({n: p.model for n, p in parts.items()}, {n: p.resolution for n, p in parts.items()})
@@ -130,9 +127,10 @@ class JointTask(TaskModule):
         }
 
     def check(self, data: SuiteData) -> None:
+        assert isinstance(data, JointData)
         for name, part in self.each(trained=True):
             with naming(name):
-                part.check(data.parts[name])  # type: ignore[attr-defined]
+                part.check(data.parts[name])
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         content = load_checkpoint(path, task=self.config["task"]["name"])
@@ -157,9 +155,9 @@ class JointTask(TaskModule):
         from tasks.multitask.attached import PartTrainer
 
         self.automatic_optimization = False  # a step has several backward passes
-        data = self.trainer.datamodule.parts  # type: ignore[attr-defined]
+        data = self.data.parts
         for name, part in self.each():
-            part.trainer = PartTrainer(self.trainer, name, data.get(name))  # type: ignore[assignment]
+            part.trainer = cast(Any, PartTrainer(self.trainer, name, data.get(name)))
             part.budget = self.budget
         for name, part in self.each(trained=True):
             with naming(name):

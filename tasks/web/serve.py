@@ -4,6 +4,7 @@ import http.server
 import socket
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from backbones.console import Console
 from backbones.errors import UserError
@@ -20,9 +21,9 @@ HEADERS = {  # cross-origin isolation, without which there is no shared memory a
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers every GET of / with the page."""
 
-    def __init__(self, page: Path, *args: object) -> None:
+    def __init__(self, page: Path, *args: Any) -> None:
         self.page = page
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/":
@@ -45,7 +46,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, page: Path, host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
-        super().__init__(address[:2], partial(Handler, page))  # type: ignore[arg-type]
+        super().__init__(address[:2], partial(Handler, page))  # type: ignore[arg-type]  # an IPv6 address has four parts, of which these are two
 
 
 def server(page: Path, host: str, port: int) -> Server:

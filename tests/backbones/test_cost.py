@@ -1,5 +1,7 @@
 """Every cost that the paper prints, from ../shared/reference's recount: multiply-adds (M) and parameters."""
 
+from typing import Any
+
 import pytest
 
 from backbones.cost import Cost, measure_cost
@@ -14,7 +16,7 @@ EXACT = {  # alpha: (multiply-adds in M at 224, 192, 160, 128; parameters)
 }
 
 
-def classifier_cost(resolution: int = 224, **settings: object) -> Cost:
+def classifier_cost(resolution: int = 224, **settings: Any) -> Cost:
     return measure_cost(Classifier(MobileNetV1(**settings), 1000), resolution)
 
 

@@ -1,5 +1,7 @@
 """The fast strided depthwise convolution against torch's own, in double precision."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.depthwise import StridedDepthwise
-from backbones.mobilenet_v1 import MobileNetV1, SpatialConv2d, fold_norms
+from backbones.mobilenet_v1 import MobileNetV1, Padding, SpatialConv2d, fold_norms
 
 
 @given(
@@ -17,7 +19,7 @@ from backbones.mobilenet_v1 import MobileNetV1, SpatialConv2d, fold_norms
     padding=st.sampled_from(["same", "symmetric"]),
 )
 @settings(max_examples=25)
-def test_output_and_gradients(height: int, width: int, channels: int, padding: str) -> None:
+def test_output_and_gradients(height: int, width: int, channels: int, padding: Padding) -> None:
     generator = torch.Generator().manual_seed(height * 100 + width)
     x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64, requires_grad=True)
     layer = SpatialConv2d(channels, channels, 2, channels, padding).double()
@@ -42,9 +44,14 @@ def test_output_and_gradients(height: int, width: int, channels: int, padding: s
 
 
 def test_the_fast_path_is_taken_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[Any] = []
     apply = StridedDepthwise.apply
-    monkeypatch.setattr(StridedDepthwise, "apply", lambda *args: calls.append(args) or apply(*args))
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return apply(*args)
+
+    monkeypatch.setattr(StridedDepthwise, "apply", counted)
     SpatialConv2d(4, 4, 2, 4, "same")(torch.randn(1, 4, 8, 8, requires_grad=True))
     assert calls
 
@@ -55,6 +62,8 @@ def test_folding_keeps_the_outputs(side: int) -> None:
     network = MobileNetV1(0.25, strides=(16, 32))
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 3, side, side)

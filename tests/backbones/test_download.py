@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,10 +49,10 @@ def server(start: bytes, then: bytes = b"", pause: float = 0.0) -> Iterator[str]
         listening.shutdown(socket.SHUT_RDWR)
 
 
-def refused(url: str, path: Path, words: str, **settings: object) -> None:
+def refused(url: str, path: Path, words: str, **settings: Any) -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match=words) as error:
-        download(url, path, pause=0, **settings)  # type: ignore[arg-type]
+        download(url, path, pause=0, **settings)
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 120  # it does not wait for ever
     assert list(path.parent.iterdir()) == []

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.base import no_decay_parameters, scaled_resolution
-from backbones.mobilenet_v1 import MobileNetV1
+from backbones.mobilenet_v1 import MobileNetV1, Padding, Variant
 
 
 @given(
@@ -15,7 +15,7 @@ from backbones.mobilenet_v1 import MobileNetV1
     padding=st.sampled_from(["same", "symmetric"]),
 )
 @settings(max_examples=12)
-def test_it_says_its_channels_and_strides(alpha: float, variant: str, padding: str) -> None:
+def test_it_says_its_channels_and_strides(alpha: float, variant: Variant, padding: Padding) -> None:
     strides = (2, 4, 8, 16, 32)
     with torch.device("meta"):
         network = MobileNetV1(alpha, variant=variant, padding=padding, strides=strides)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,6 +30,8 @@ def test_timm_outputs(name: str, alpha: float, tmp_path: Path) -> None:
     theirs = timm.create_model(name, num_classes=7).eval()
     for module in theirs.modules():  # statistics that a wrong epsilon or order would show in
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(std=0.2)
             module.running_var.uniform_(0.3, 2)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -146,12 +149,12 @@ def server(tmp_path: Path) -> Iterator[str]:
     folder.mkdir()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
 
-        def copyfile(self, source: object, output: object) -> None:
-            content = source.read()  # type: ignore[attr-defined]
-            output.write(content[: len(content) // 2] if "cut" in self.path else content)  # type: ignore[attr-defined]
+        def copyfile(self, source: Any, output: Any) -> None:
+            content = source.read()
+            output.write(content[: len(content) // 2] if "cut" in self.path else content)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 PICTURES, CLASSES, OBJECTS, DETECTIONS = 5000, 80, 36781, 100
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-NAMES += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+NAMES = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
 
 
 def synthesise(folder: Path) -> None:

@@ -55,13 +55,19 @@ def steps(setting: dict[str, str], trainings: int, seconds: float) -> float:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", STEP, str(seconds)],
-            **{"cwd": ROOT, "env": environment, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for _ in range(trainings)
     ]
     for process in processes:
+        assert process.stdout
         process.stdout.readline()
     for process in processes:  # all are ready
+        assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
     return statistics.fmean(float(process.communicate()[0]) for process in processes)

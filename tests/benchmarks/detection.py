@@ -49,8 +49,8 @@ class Maps(nn.Module):
 
     def __init__(self, depthwise: bool) -> None:
         super().__init__()
-        self.backbone = timm.create_model("mobilenetv1_100", features_only=True, out_indices=(3, 4))
-        channels = self.backbone.feature_info.channels()
+        backbone: Any = timm.create_model("mobilenetv1_100", features_only=True, out_indices=(3, 4))
+        self.backbone, channels = backbone, backbone.feature_info.channels()
         self.extras = nn.ModuleList()
         for depth in EXTRA_DEPTHS:
             half = depth // 2
@@ -94,8 +94,8 @@ def torchvision_ssd(side: int, depthwise: bool) -> TorchvisionSSD:
 
 
 def torchvision_faster_rcnn(side: int) -> TorchvisionFasterRCNN:
-    network = timm.create_model("mobilenetv1_100")
-    body = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:-1])
+    network: Any = timm.create_model("mobilenetv1_100")
+    body: Any = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:-1])
     body.out_channels = 512
     head = nn.Sequential(network.blocks[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return TorchvisionFasterRCNN(
@@ -213,10 +213,10 @@ def compare(name: str, rounds: int) -> None:
     calls = {"ours": infer_ours}
     if theirs:
         theirs.eval()
-        stage = theirs.roi_heads if isinstance(theirs, TorchvisionFasterRCNN) else theirs
-        stage.score_thresh = 0.99  # type: ignore[union-attr, assignment]  # a float; nn.Module's attributes say otherwise
-        predictor = stage.box_predictor if isinstance(theirs, TorchvisionFasterRCNN) else theirs.head
-        stage.score_thresh = threshold(predictor, lambda: theirs(floats), batch)  # type: ignore[union-attr, assignment, arg-type]  # as above
+        stage: Any = theirs.roi_heads if isinstance(theirs, TorchvisionFasterRCNN) else theirs
+        stage.score_thresh = 0.99
+        predictor: Any = stage.box_predictor if isinstance(theirs, TorchvisionFasterRCNN) else theirs.head
+        stage.score_thresh = threshold(predictor, lambda: theirs(floats), batch)
 
         @torch.inference_mode()
         def infer_theirs() -> None:

@@ -42,7 +42,7 @@ def prepare(name: str, path: Path | None, threads: int) -> None:
     model = timm.create_model("mobilenetv1_100").eval()
     image = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
     if "channels_last" in name:
-        model, image = (x.to(memory_format=torch.channels_last) for x in (model, image))
+        model, image = model.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
     call = lambda: model(image)  # noqa: E731
     if "inference_mode" in name:
         call = torch.inference_mode()(call)

@@ -56,9 +56,14 @@ def teacher(task: str, runs: Path, common: Sequence[str]) -> Job:
 def students(task: str, runs: Path, more: Path, seeds: int, common: Sequence[str]) -> dict[str, Job]:
     """The students of a task's teacher and, of attributes, those of few labels."""
     part = "attributes" if task == "faces" else "embedding"
-    taught = (f"teacher={runs / task / 'teacher'}", f"distill.cache={runs / 'cache'}")
+    taught: tuple[str, ...] = (f"teacher={runs / task / 'teacher'}", f"distill.cache={runs / 'cache'}")
     taught += (f"trainer.max_epochs={EPOCHS[part]}",)
-    unlabelled = ("data.labelled_fraction=0", "data.unlabelled=keep", "data.views=8", "trainer.validate_every=10")
+    unlabelled: tuple[str, ...] = (
+        "data.labelled_fraction=0",
+        "data.unlabelled=keep",
+        "data.views=8",
+        "trainer.validate_every=10",
+    )
     if task == "embedding":
         unlabelled = (f"data.train={more / 'img_align_celeba'}", "data.views=6")
         unlabelled += (f"trainer.validate_every={EPOCHS[part]}",)

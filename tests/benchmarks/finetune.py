@@ -69,13 +69,14 @@ def train_peer(data: ClassificationData, minutes: float, weights: str | None, se
     as_it_comes()
     network = peer(len(data.labels), weights)
     workers = max(1, (torch.get_num_threads() - 1))
+    files: Any = Files(data.samples("train"))  # any data set does, though it asks for one of its own
     train = create_loader(
-        Files(data.samples("train")),
+        files,
         (3, SIDE, SIDE),
         BATCH,
         True,
         num_workers=workers,
-        **LOADER,  # type: ignore[arg-type]
+        **LOADER,
     )
     optimizer = create_optimizer_v2(network, opt="sgd", lr=0.0, momentum=0.9, weight_decay=2e-5)
     peak = 0.1 * BATCH / 256 * (0.1 if weights else 1)
@@ -93,7 +94,8 @@ def train_peer(data: ClassificationData, minutes: float, weights: str | None, se
             optimizer.zero_grad()
             steps += 1
     network.eval()
-    val = create_loader(Files(data.samples("val")), (3, SIDE, SIDE), BATCH, False, num_workers=workers, **LOADER)  # type: ignore[arg-type]
+    files = Files(data.samples("val"))
+    val = create_loader(files, (3, SIDE, SIDE), BATCH, False, num_workers=workers, **LOADER)
     with torch.no_grad():
         right = [(network(images).argmax(1) == labels) for images, labels in val]
     return torch.cat(right).float().mean().item(), steps

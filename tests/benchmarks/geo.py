@@ -131,16 +131,10 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
         table = CellTable([1000], [""] * 1000, np.zeros((1000, 2)), np.empty((0, 1000), np.int64))
         network = fold_norms(GeoLocator(MobileNetV1(alpha), table).eval()).to(memory_format=torch.channels_last)
         pixels = torch.randn(size, 3, 224, 224).contiguous(memory_format=torch.channels_last)
-        settings = {
-            "resolution": 224,
-            "shard_size": count,
-            "batch_size": size,
-            "rank": Rank(),
-        }
         out = Path(folder) / "out"
 
         def ours() -> None:
-            write_shards(network, paths, out, **settings)
+            write_shards(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
             shutil.rmtree(out)
 
         @torch.inference_mode()
@@ -150,7 +144,8 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
                     network.backbone(pixels)
 
         keep_freed_memory()
-        ours(), alone(False)
+        ours()
+        alone(False)
         low = has_native_bf16()
         rounds = [(seconds(ours), seconds(lambda: alone(False)), seconds(lambda: alone(low))) for _ in range(5)]
     mine, theirs, lower = (count / statistics.median(column) for column in zip(*rounds, strict=True))

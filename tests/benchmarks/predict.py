@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tasks import load
 from tasks.engine.config import load_config
@@ -48,8 +49,8 @@ def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> flo
 
 def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) -> float:
     """Of an image in a batch that is decoded already."""
-    seen = [model._see(i, path) for i, path in enumerate(paths[:batch])]
-    views, sizes = [s.view for s in seen], [s.size for s in seen]  # type: ignore[union-attr]
+    seen: Any = [model._see(i, path) for i, path in enumerate(paths[:batch])]
+    views, sizes = [s.view for s in seen], [s.size for s in seen]
     model.answers(views, sizes)
     start = time.perf_counter()
     for _ in range(4):
@@ -71,7 +72,7 @@ def main() -> None:
         run = untrained(root / "run", "task=detection", f"backbone.alpha={arguments.alpha}", *few_scenes)
         model = load(run, threshold=0.0)
         assert isinstance(model, CheckpointModel)
-        scores = sorted((s for result in model.predict(source) for s in result.scores), reverse=True)  # type: ignore
+        scores = sorted((s for result in model.predict(source) for s in result.scores), reverse=True)
         threshold = float(scores[min(DRAWN * len(source), len(scores) - 1)])
         many, few = (folder_of(root, source, count) for count in (arguments.count, FEW))
         shares: dict[str, list[float]] = {"jpg": [], "png": []}

@@ -20,6 +20,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from tests.chaos.server import archive, serving
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir")
-TINY = ("backbone.alpha=0.05", "task.resolution=32", "data.batch_size=8", "data.workers=0")
+TINY = ("backbone.alpha=0.05", "backbone.variant=shallow", "task.resolution=32", "data.batch_size=8", "data.workers=0")
 DATA = (
     "data.train=48",
     "data.max_photos=[30,10,5]",
@@ -122,7 +123,7 @@ def watch(folder: Path, last: int | None) -> "itertools.count[int]":
         flush(descriptor)
 
     sys.addaudithook(hook)
-    os.fsync = fsync  # type: ignore[assignment]
+    os.fsync = fsync  # type: ignore[assignment]  # in a process that ends with its command
     return count
 
 
@@ -236,7 +237,7 @@ def chaos(kills: int, seed: int, root: Path, say: Callable[[str], object] = prin
             wanted = kills // len(known) + (number < kills % len(known))
             undisturbed = root / "undisturbed" / name
             undisturbed.mkdir(parents=True)
-            events = events_until(lambda job=job, at=undisturbed: job.start(at), undisturbed, None)  # type: ignore[misc]
+            events = events_until(partial(job.start, undisturbed), undisturbed, None)
             assert events
             assert check_whole(undisturbed)
             counts[name] = disturb(name, job, root, wanted, events, random.Random(f"{seed} {name}"))
@@ -254,7 +255,7 @@ def disturb(name: str, job: Job, root: Path, wanted: int, events: int, chance: r
         while not finished:
             last = chance.randint(1, max(1, int(events * job.share))) if killed < wanted else None
             try:
-                made = events_until(lambda at=folder: job.start(at), folder, last)  # type: ignore[misc]
+                made = events_until(partial(job.start, folder), folder, last)
             except AssertionError as error:
                 if not (name == "gallery add" and "are in the gallery" in str(error)):
                     raise

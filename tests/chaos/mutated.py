@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,13 +73,13 @@ def read_damaged(form: str, count: int, seed: int, folder: Path) -> Account:
     return account
 
 
-def outcome(read: object, file: Path) -> str:
+def outcome(read: Callable[[Path], object], file: Path) -> str:
     """read, refused, or what is wrong."""
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(used + 4 * SECONDS), resource.RLIM_INFINITY))
     before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "read"
     try:
-        read(file)  # type: ignore[operator]
+        read(file)
     except OURS:  # whose words the commands print as one line
         found = "refused"
     except BaseException:

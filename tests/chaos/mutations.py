@@ -173,8 +173,8 @@ def coco(path: Path) -> None:
 def face_table(path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         (path.parent / name).touch()
-    settings = {"train": path.name, "attributes": [], "max_bad": 1.0}
-    CsvData(str(path.parent), 32, **settings).samples("train")  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"train": path.name, "attributes": [], "max_bad": 1.0}
+    CsvData(str(path.parent), 32, **settings).samples("train")
 
 
 def shard(path: Path) -> None:

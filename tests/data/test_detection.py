@@ -2,7 +2,9 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,13 @@ from data.voc import VocData
 from tests.conftest import shared
 
 
-def coco_data(root: Path, resolution: int = 64, **settings: object) -> CocoData:
-    files = {"train_json": "train.json", "train_images": "train", "val_json": "val.json", "val_images": "val"}
+def coco_data(root: Path, resolution: int = 64, **settings: Any) -> CocoData:
+    files: dict[str, Any] = {
+        "train_json": "train.json",
+        "train_images": "train",
+        "val_json": "val.json",
+        "val_images": "val",
+    }
     return CocoData(str(root), resolution, **files, workers=0, batch_size=4, **{"mosaic": 0.0, **settings})
 
 
@@ -333,7 +340,7 @@ def test_the_end_of_a_training_sees_images_as_they_are(scenes: Path) -> None:
     batches = {}
     for share, done in ((1.0, 0.5), (1.0, 0.9), (0.0, 0.9)):
         data = coco_data(scenes, mosaic=share, crop=False, photometric=0.0)
-        data.done = lambda done=done: done
+        data.done = partial(float, done)
         batches[share, done] = next(iter(data.train_dataloader()))
     counts = {key: int((batch.labels >= 0).sum()) for key, batch in batches.items()}
     assert counts[1.0, 0.9] == counts[0.0, 0.9] < counts[1.0, 0.5]
@@ -343,6 +350,7 @@ def test_rare_classes_are_shown_more_often(scenes: Path) -> None:
     data = coco_data(scenes, balance=0.9)
     dataset = data.dataset("train")
     weights = data.sampling_weights(dataset)
+    assert weights is not None
     records = data.records("train")
     share = {c: sum(c in r.labels for r in records) / len(records) for c in range(len(data.labels))}
     for record, weight in zip(records, weights.tolist(), strict=True):

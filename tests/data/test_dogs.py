@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,8 +25,8 @@ def copied(dogs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dogs, tmp_path / "dogs"))
 
 
-def data(root: Path, **settings: object) -> DogsData:
-    return DogsData(str(root), 96, workers=0, web_labels="web_labels.json", **settings)  # type: ignore[arg-type]
+def data(root: Path, **settings: Any) -> DogsData:
+    return DogsData(str(root), 96, workers=0, web_labels="web_labels.json", **settings)
 
 
 def test_the_layout_is_that_of_stanford(dogs: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def copied(faces: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(faces, tmp_path / "faces"))
 
 
-def celeba(root: Path, **settings: object) -> CelebAData:
-    return CelebAData(str(root), 32, **(WITH | settings))  # type: ignore[arg-type]
+def celeba(root: Path, **settings: Any) -> CelebAData:
+    return CelebAData(str(root), 32, **(WITH | settings))
 
 
 def rewrite(path: Path, line: int, old: str, new: str) -> None:
@@ -109,10 +110,10 @@ def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
     assert {s.path.parent.parent.name for s in mixed[48:]} == {"lfw"}
 
 
-def csv_data(root: Path, content: str, **settings: object) -> CsvData:
+def csv_data(root: Path, content: str, **settings: Any) -> CsvData:
     (root / "a.csv").write_text(content)
     names = {"train": "a.csv", "val": "a.csv", "attributes": []}
-    return CsvData(str(root), 32, **(names | WITH | settings))  # type: ignore[arg-type]
+    return CsvData(str(root), 32, **(names | WITH | settings))
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -135,23 +136,23 @@ def test_csv(tmp_path: Path) -> None:
 
 def test_a_folder_without_labels(faces: Path) -> None:
     settings = WITH | {"val": 0.1}
-    data = FaceFolderData(str(faces / "people"), 32, attributes=["hat"], **settings)  # type: ignore[arg-type]
+    data = FaceFolderData(str(faces / "people"), 32, attributes=["hat"], **settings)
     train, val = data.samples("train"), data.samples("val")
     assert (len(train), len(val)) == (43, 5)
     assert not {s.path for s in train} & {s.path for s in val}
     assert all(np.asarray(s.label).tolist() == [-1] for s in train)
-    nameless = FaceFolderData(str(faces / "people"), 32, attributes=None, **settings)  # type: ignore[arg-type]
+    nameless = FaceFolderData(str(faces / "people"), 32, attributes=None, **settings)
     with pytest.raises(UserError, match=r"need a teacher, or data\.attributes"):
         _ = nameless.labels
 
 
 def test_views_are_few_and_always_the_same(faces: Path) -> None:
     samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:3]]
-    settings = {"min_scale": 0.3, "flip": True, "views": 2}
+    settings: dict[str, Any] = {"min_scale": 0.3, "flip": True, "views": 2}
     random.seed(0)
     seen: dict[tuple[int, int], torch.Tensor] = {}
     for keep in (False, True):
-        images = ImageSet(samples, 32, cache_images=keep, **settings)  # type: ignore[arg-type]
+        images = ImageSet(samples, 32, cache_images=keep, **settings)
         for i in [*range(3)] * 8:
             batch = collate([images[i]])
             key = batch.rows[0], batch.views[0]
@@ -159,5 +160,5 @@ def test_views_are_few_and_always_the_same(faces: Path) -> None:
             assert (batch.images.int() - first.int()).abs().float().mean() < (8 if keep else 1e-9)
     assert sorted(seen) == [(row, view) for row in range(3) for view in range(2)]
     assert (seen[0, 0].int() - seen[0, 1].int()).abs().float().mean() > 16
-    other = ImageSet(samples, 32, **(settings | {"views": 3}))  # type: ignore[arg-type]
-    assert other.fingerprint() != images.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()  # type: ignore[arg-type]
+    other = ImageSet(samples, 32, **(settings | {"views": 3}))
+    assert other.fingerprint() != images.fingerprint() == ImageSet(samples, 32, **settings).fingerprint()

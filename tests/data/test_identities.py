@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,9 @@ from backbones.errors import UserError
 from data.identities import IdentityData, People
 
 
-def data(root: Path, **settings: object) -> IdentityData:
-    folders = {"train": "people", "val": "lfw", "pairs": "pairs.txt", "workers": 0}
-    return IdentityData(str(root), 32, **(folders | settings))  # type: ignore[arg-type]
+def data(root: Path, **settings: Any) -> IdentityData:
+    folders: dict[str, Any] = {"train": "people", "val": "lfw", "pairs": "pairs.txt", "workers": 0}
+    return IdentityData(str(root), 32, **(folders | settings))
 
 
 def test_people_are_numbers_and_pairs_are_those_of_the_file(faces: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from backbones.errors import UserError
+from data.base import Split
 from data.imagenet import ImageNetData
 from tasks.run import execute
 
@@ -50,8 +52,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def data(root: Path) -> ImageNetData:
-    settings = {"train": "train", "val": "val", "devkit": "ILSVRC2012_devkit_t12"}
-    return ImageNetData(str(root), 32, workers=0, batch_size=8, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"train": "train", "val": "val", "devkit": "ILSVRC2012_devkit_t12"}
+    return ImageNetData(str(root), 32, workers=0, batch_size=8, **settings)
 
 
 def test_train_and_val_agree_on_what_a_class_is(root: Path) -> None:
@@ -75,9 +77,9 @@ def test_what_is_not_right_is_said_in_one_line(root: Path) -> None:
     kit = root / "ILSVRC2012_devkit_t12" / "data"
     truth = kit / "ILSVRC2012_validation_ground_truth.txt"
 
-    def refused(words: str, split: str = "val") -> None:
+    def refused(words: str, split: Split = "val") -> None:
         with pytest.raises(UserError, match=words) as error:
-            data(root).samples(split)  # type: ignore[arg-type]
+            data(root).samples(split)
         assert "\n" not in str(error.value)
 
     truth.write_text("3\n1\n")

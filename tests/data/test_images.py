@@ -6,6 +6,7 @@ import tarfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def default_limit() -> Iterator[None]:
     limit_pixels(MAX_PIXELS)
 
 
-def refused(path: Path, words: str, **reading: object) -> None:
+def refused(path: Path, words: str, **reading: Any) -> None:
     """By each of the ways to read an image."""
     for read in (lambda: read_image(path, 32, **reading), lambda: read_crop(path, center_box, 32)):
         with pytest.raises(BadImage) as error:
@@ -67,7 +68,7 @@ def test_the_limit_of_a_data_set_holds_in_its_loaders(workers: int, tmp_path: Pa
             folder = tmp_path / split / "ab"[i % 2]
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", size).save(folder / f"{i}.png")
-    files = {"train": "train", "val": "val", "workers": workers, "batch_size": 2}
+    files: dict[str, Any] = {"train": "train", "val": "val", "workers": workers, "batch_size": 2}
     data = FoldersData(str(tmp_path), 16, max_pixels=400, **files)
     limit_pixels(MAX_PIXELS)  # as in a loader process that did not inherit it
     if not workers:
@@ -128,12 +129,12 @@ def test_16_bits_are_scaled(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "box", [(-5.0, -5.0, 200.0, 200.0), (50.0, 50.0, 60.0, 60.0), (3.0, 3.0, 3.0, 9.0), (-9.0, 2.0, -1.0, 8.0)]
 )
-def test_a_box_outside_of_its_image_is_cropped_inside(box: tuple[float, ...], tmp_path: Path) -> None:
+def test_a_box_outside_of_its_image_is_cropped_inside(box: tuple[float, float, float, float], tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
-    samples = [Sample(tmp_path / "a.png", 0, box)]  # type: ignore[arg-type]
-    for settings in ({}, {"min_scale": 0.3}):
-        assert ImageSet(samples, 16, **settings)[0]["image"].shape == (3, 16, 16)  # type: ignore[arg-type]
-    for x0, y0, x1, y1 in (center_box(20, 30, box), random_box(20, 30, 0.3, box)):  # type: ignore[arg-type]
+    samples = [Sample(tmp_path / "a.png", 0, box)]
+    for min_scale in (None, 0.3):
+        assert ImageSet(samples, 16, min_scale=min_scale)[0]["image"].shape == (3, 16, 16)
+    for x0, y0, x1, y1 in (center_box(20, 30, box), random_box(20, 30, 0.3, box)):
         assert 0 <= x0 < x1 <= 30
         assert 0 <= y0 < y1 <= 20
 
@@ -156,7 +157,7 @@ def test_unreadable_photos_of_a_folder_are_of_one_kind(tmp_path: Path) -> None:
     assert "2 with a GPS position out of range (first: far0.jpg)" in message
 
 
-def photograph(side: int = 256, **settings: object) -> bytes:
+def photograph(side: int = 256, **settings: Any) -> bytes:
     """A JPEG of noise, grey nowhere."""
     content = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 100, (side, side, 3), np.uint8)
@@ -165,7 +166,7 @@ def photograph(side: int = 256, **settings: object) -> bytes:
 
 
 @pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}], ids=str)
-def test_a_jpeg_that_lacks_its_end_is_used_and_noted(settings: dict[str, object], tmp_path: Path) -> None:
+def test_a_jpeg_that_lacks_its_end_is_used_and_noted(settings: dict[str, Any], tmp_path: Path) -> None:
     content, path = photograph(**settings), tmp_path / "a.jpg"
     path.write_bytes(content)
     whole, size = read_image(path, 1 << 30)

@@ -5,8 +5,9 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 from backbones.errors import UserError
 from data.base import SPLITS, SuiteData
 from data.classification import Sample
+from data.geo.places import GeoData
+from data.identities import IdentityData
 from data.layouts import recognize
 from data.layouts.folder import SAMPLE
 from tasks.engine.config import load_config
@@ -35,7 +38,7 @@ def images(*paths: Path | str, root: Path) -> None:
         (root / path).write_bytes(PNG.getvalue())
 
 
-def tree(root: Path, *folders: str, count: int = 5, classes: str = "ab") -> None:
+def tree(root: Path, *folders: str, count: int = 5, classes: Sequence[str] = "ab") -> None:
     """A folder of images for each class, below each of some folders."""
     images(*(f"{f}/{c}/{i}.png" for f in folders for c in classes for i in range(count)), root=root)
 
@@ -50,8 +53,8 @@ def opened(task: str, root: Path, *more: str) -> tuple[str, SuiteData]:
     return layout.option, data
 
 
-def samples(data: SuiteData) -> dict[str, list[Sample]]:
-    return {split: data.samples(split) for split in SPLITS}  # type: ignore[attr-defined]
+def samples(data: Any) -> dict[str, list[Sample]]:
+    return {split: data.samples(split) for split in SPLITS}
 
 
 def counts(data: SuiteData) -> list[int]:
@@ -63,7 +66,7 @@ def table(root: Path, name: str, *lines: str) -> None:
     (root / name).write_text("\n".join(lines) + "\n")
 
 
-def shard(path: Path, *records: dict[str, object]) -> None:
+def shard(path: Path, *records: Mapping[str, object]) -> None:
     """Samples of a PNG and a .json or .cls."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -94,7 +97,7 @@ def class_folders(root: Path) -> None:
 
 def imagenet(root: Path) -> None:
     write_devkit(root)
-    tree(root, "train", classes=("n02119789", "n02100735", "n01440764"), count=2)  # type: ignore[arg-type]
+    tree(root, "train", classes=("n02119789", "n02100735", "n01440764"), count=2)
     images(*(f"val/ILSVRC2012_val_{i:08d}.png" for i in range(5)), root=root)
 
 
@@ -213,7 +216,8 @@ def test_faces(faces: Path) -> None:
 def test_people(faces: Path, tmp_path: Path) -> None:
     option, data = opened("embedding", faces)
     assert (option, counts(data)) == ("identities", [48, 12, 12])
-    assert data.pairs("val") is not None  # type: ignore[attr-defined]
+    assert isinstance(data, IdentityData)
+    assert data.pairs("val") is not None
     for name in ("lfw", "alone"):
         tree(tmp_path / name, "lfw" if name == "lfw" else ".", classes="abcdefghij", count=2)
         images(f"{'lfw/' if name == 'lfw' else ''}once/1.png", root=tmp_path / name)
@@ -231,11 +235,12 @@ def test_places(tmp_path: Path) -> None:
     places = [f"{i},{10 + i // 4},{20 + i // 4}" for i in range(40)]  # four photos of each place
     table(tmp_path, "photos.csv", "photo,Latitude,lng", *places)
     option, data = opened("geo", tmp_path, *cells)
-    positions = [{tuple(p) for p in data.places(split).positions.tolist()} for split in SPLITS]  # type: ignore[attr-defined]
+    assert isinstance(data, GeoData)
+    positions = [{tuple(p) for p in data.places(split).positions.tolist()} for split in SPLITS]
     assert (option, [len(p) for p in positions]) == ("places", [8, 2, 2])
     assert not positions[0] & positions[1]
     for split in ("train", "val"):
-        records: list[dict[str, object]] = [{"lat": float(i), "LON": float(i)} for i in range(4)] * 4
+        records = [{"lat": float(i), "LON": float(i)} for i in range(4)] * 4
         shard(tmp_path / "shards" / split / "0.tar", *records)
     option, data = opened("geo", tmp_path / "shards", *cells)
     assert (option, data.num_images("train")) == ("place_shards", 16)

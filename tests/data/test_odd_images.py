@@ -56,7 +56,7 @@ def test_class_folders_of_splits_by_year(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_class_that_is_called_images(tmp_path: Path) -> None:
-    tree(tmp_path, "train", "val", classes=["images", "labels", "cat"], count=2)  # type: ignore[arg-type]  # names
+    tree(tmp_path, "train", "val", classes=["images", "labels", "cat"], count=2)
     option, data = opened("classification", tmp_path)
     assert (option, data.labels) == ("folders", ["cat", "images", "labels"])
 
@@ -66,7 +66,7 @@ def test_a_class_that_is_called_images(tmp_path: Path) -> None:
 )
 def test_classes_that_are_called_images_and_labels(folders: list[str], setting: list[str], tmp_path: Path) -> None:
     """They might be images and their masks: the user says."""
-    tree(tmp_path, *folders, classes=["images", "labels"], count=5)  # type: ignore[arg-type]  # names
+    tree(tmp_path, *folders, classes=["images", "labels"], count=5)
     hint = " ".join(["data=folders", *setting])
     with pytest.raises(UserError, match=f"if images and labels are classes, say so by {hint}$"):
         opened("classification", tmp_path)
@@ -175,7 +175,9 @@ def test_yolos_boxes_are_those_of_the_upright_image(orientation: int, tmp_path: 
         stored.save(tmp_path / "images" / f"{i}.png", exif=exif)
         with Image.open(tmp_path / "images" / f"{i}.png") as image:
             seen = ImageOps.exif_transpose(image)
-        left, top, right, bottom = seen.getbbox()
+        box = seen.getbbox()
+        assert box
+        left, top, right, bottom = box
         width, height = seen.size
         row = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
         (tmp_path / "labels" / f"{i}.txt").write_text("0 " + " ".join(map(str, row)))

@@ -40,7 +40,7 @@ def test_an_error_comes_in_its_turn_and_threads_end_with_their_user() -> None:
             raise ValueError("five")
         return i
 
-    found = []
+    found: list[int] = []
     with pytest.raises(ValueError, match="five"):
         found.extend(ahead(call, range(10), 3, 8))
     assert found == list(range(5))
@@ -78,7 +78,7 @@ def test_many_images_of_all_kinds_are_answered_in_order(tmp_path: Path, caplog: 
     skipping = [*Mean().predict(sources, batch_size=7, skip_unreadable=True)]
     assert [result.to_dict()["mean"] for result in skipping] == list(range(60))
     assert [r.message for r in caplog.records if "torn.jpg" in r.message]
-    found = []
+    found: list[float] = []
     with pytest.raises(UserError, match=r"torn\.jpg"):
         found.extend(result.to_dict()["mean"] for result in Mean().predict(sources, batch_size=1))
     assert found == list(range(31))

@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def answer(self, content: Any = b"", status: int = 200, **headers: str) -> None:
+    def answer(self, content: Any = b"", status: int = 200, **headers: Any) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         if file not in self.server.repos[repo]:
             return self.answer({}, 404, **{"X-Error-Code": "EntryNotFound"})
         content = self.server.repos[repo][file]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        headers: dict[str, Any] = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         more, content = self.server.lies.get(repo, ({}, content))
         return self.answer(content, **(headers | (more if self.command == "HEAD" else {})))
 

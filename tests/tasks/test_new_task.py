@@ -107,7 +107,13 @@ def test_a_new_task_is_one_folder_and_two_yaml_files(dogs: Path, tmp_path: Path)
     (tmp_path / "conf/task/brightness.yaml").write_text(CONF)
     (tmp_path / "conf/experiment/brightness.yaml").write_text(EXPERIMENT)
 
-    small = ("backbone.alpha=0.25", "data.batch_size=8", "data.workers=0", "trainer.precision=32")
+    small = (
+        "backbone.alpha=0.25",
+        "backbone.variant=shallow",
+        "data.batch_size=8",
+        "data.workers=0",
+        "trainer.precision=32",
+    )
     data = ("data=folders", f"data.root={dogs}", "data.train=Images", "data.val=Images")
     image = next(dogs.rglob("*.jpg"))
     lines = [

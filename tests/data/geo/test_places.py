@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,10 +130,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def data(root: Path, **changes: object) -> GeoData:
+def data(root: Path, **changes: Any) -> GeoData:
     names = {"train": "train.csv", "val": "val.csv", "test": None, "gallery": None}
-    settings = {"max_photos": [40, 10], "min_photos": 3, "batch_size": 5, "workers": 0}
-    return GeoData(str(root), 32, **names | settings | changes)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"max_photos": [40, 10], "min_photos": 3, "batch_size": 5, "workers": 0}
+    return GeoData(str(root), 32, **names | settings | changes)
 
 
 def test_only_photos_in_a_kept_cell_train(root: Path) -> None:

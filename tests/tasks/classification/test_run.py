@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,14 @@ WEIGHTS = "weights/mobilenet_2_5_224_tf_no_top.h5"
 def test_a_classifier_that_comes_with_the_weights(
     classes: int, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    theirs = timm.create_model("mobilenetv1_100", num_classes=7)
+    theirs: Any = timm.create_model("mobilenetv1_100", num_classes=7)
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     settings = ("task=classification", f"backbone.weights={tmp_path / 'timm.pth'}", "backbone.alpha=1")
     config = load_config(settings, "config")
     with caplog.at_level("INFO"):
         module = ClassificationTask(config, [str(i) for i in range(classes)])
     assert words in caplog.text
-    assert torch.equal(module.model.head.bias, theirs.classifier.bias) == (classes == 7)
+    assert torch.equal(module.state_dict()["model.head.bias"], theirs.classifier.bias) == (classes == 7)
 
 
 @pytest.fixture(scope="module")

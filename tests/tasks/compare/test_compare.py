@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from tasks.compare.__main__ import main as compare_main
-from tasks.compare.runs import frontier, read_runs
+from tasks.compare.runs import Run, frontier, read_runs
 from tests.benchmarks.compare import write_image, write_run
 from tests.conftest import command, png_header
 
@@ -60,17 +60,19 @@ def test_unfinished_and_broken_runs_are_listed(generated: Path) -> None:
         assert states[f"geo/{name}"].startswith("broken: ")
 
 
+def point(run: Run) -> tuple[float, float]:
+    assert run.madds_m is not None
+    assert run.primary is not None
+    return run.madds_m, run.primary
+
+
 def test_no_run_that_is_marked_is_beaten_and_each_other_is(generated: Path) -> None:
     """Against the definition, pair by pair."""
     finished = [run for run in read_runs(generated) if run.finished]
     for run in finished:
-        rivals = [r for r in finished if r.group == run.group and r is not run]
-        beaten = any(
-            r.madds_m <= run.madds_m
-            and r.primary >= run.primary
-            and (r.madds_m, r.primary) != (run.madds_m, run.primary)
-            for r in rivals
-        )
+        cost, quality = point(run)
+        rivals = [point(r) for r in finished if r.group == run.group and r is not run]
+        beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in rivals)
         assert run.best is not beaten
     assert not any(run.best for run in read_runs(generated) if not run.finished)
 
@@ -127,13 +129,18 @@ def page(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     result = command("compare", f"runs={generated}", f"output={output}")
     assert result.returncode == 0, result.stderr
     problems: list[str] = []
+
+    def note(url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            problems.append(url)
+
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page()
         opened.on("console", lambda message: problems.append(message.text))
         opened.on("pageerror", lambda error: problems.append(str(error)))
         opened.on("dialog", lambda dialog: problems.append(dialog.message))
-        opened.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
+        opened.on("request", lambda request: note(request.url))
         opened.goto((output / "compare.html").as_uri())
         yield opened
         browser.close()
@@ -207,7 +214,7 @@ def test_a_run_that_is_chosen_shows_its_images_and_classes(page: Page) -> None:
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
-ODD = {  # what metrics.json or its settings say instead
+ODD: dict[str, dict[str, Any]] = {  # what metrics.json or its settings say instead
     "a width in words": {"settings": {"backbone": {"alpha": "wide", "rho": 1.0}}},
     "a width that is true": {"settings": {"backbone": {"alpha": True, "rho": 1.0}}},
     "a task that is a list": {"settings": {"task": {"name": ["dogs"]}}},

@@ -19,8 +19,10 @@ from tasks.detection.coco_eval import CocoEvaluator, ground_truth, summary
 LABELS = ["cat", "dog", "owl"]
 
 
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-NAMES += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+NAMES = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
 
 
 def random_case(seed: int, images: int = 45) -> tuple[list[Record], CocoEvaluator]:
@@ -86,9 +88,9 @@ def test_an_image_counts_once() -> None:
 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_nothing_found(backend: str) -> None:
+def test_nothing_found(backend: Any) -> None:
     records, evaluator = random_case(0)
-    evaluator.backend = backend  # type: ignore[assignment]  # the parameter is a plain str
+    evaluator.backend = backend
     for image_id in list(evaluator.found):
         evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert figures(records, evaluator)["ap"] == 0
@@ -105,7 +107,9 @@ def tenths(rng: np.random.Generator, low: int, high: int) -> float:
 def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, tmp_path: Path) -> None:
     """Many detections overlap their objects by just a threshold, 0.5, 0.55 and so on."""
     rng = np.random.default_rng(0)
-    images, objects, rows = 60, [], []
+    images = 60
+    objects: list[dict[str, Any]] = []
+    rows: list[list[float]] = []
     for i in range(images):
         for label in rng.integers(0, 3, rng.integers(1, 12)).tolist():
             left, top, height, width = (

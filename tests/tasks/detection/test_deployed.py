@@ -103,7 +103,7 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
     """Convolutions that all maps share, each with normalization of its own, and layers of equal shapes."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
-    model = detector(SSDFPN, Pooled(SSDFPN.strides), channels=32, head_layers=2)
+    model = detector(SSDFPN, Pooled((16, 32)), channels=32, head_layers=1)
     form_, batch = FORMATS[form], images(4)
     graph = Graph(model, "uint8_nhwc", form_.with_nms)
     pixels = graph.pixels(batch)

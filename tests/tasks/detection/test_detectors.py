@@ -157,14 +157,20 @@ def test_distribution_focal_loss_is_least_at_the_distance() -> None:
         (FasterRCNN, {"train_proposals": 24}),
     ],
 )
-def test_it_overfits_eight_scenes(detector: type[Detector], settings: dict, scenes: Path) -> None:
-    """AP50 comes to 0.85 and more, by how each machine rounds; what does not learn has hardly any."""
+def test_it_overfits_four_scenes(detector: type[Detector], settings: dict, scenes: Path, tmp_path: Path) -> None:
+    """AP50 comes to 0.77 and more, by how each machine rounds; what does not learn has hardly any."""
+    content = json.loads((scenes / "val.json").read_text())
+    content["images"] = content["images"][:4]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "few.json").write_text(json.dumps(content))
     torch.manual_seed(0)
-    files = {"train_json": "val.json", "train_images": "val", "val_json": "val.json", "val_images": "val"}
-    data = CocoData(str(scenes), 160, **files, workers=0, batch_size=8)
+    few = str(tmp_path / "few.json")
+    files = {"train_json": few, "train_images": "val", "val_json": few, "val_images": "val"}
+    data = CocoData(str(scenes), 128, **files, workers=0, batch_size=4)
     backbone = MobileNetV1(0.25, strides=detector.strides)
-    model = detector(backbone, len(data.labels), 160, **settings)
-    assert train_and_measure(model, data, steps=120) > 0.6
+    model = detector(backbone, len(data.labels), 128, **settings)
+    assert train_and_measure(model, data, steps=100) > 0.6
 
 
 def train_and_measure(model: Detector, data: CocoData, steps: int) -> float:

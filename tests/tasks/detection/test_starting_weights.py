@@ -8,6 +8,7 @@ import tarfile
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,10 +82,10 @@ def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
             archive.addfile(member, io.BytesIO(content) if member.size else None)
 
 
-def starting(path: Path, labels: list[str], resolution: int = 160) -> torch.nn.Module:
+def starting(path: Path, labels: list[str], resolution: int = 160) -> Any:
     """A module with an SSD for the labels that starts from a file of the zoo's."""
     torch.manual_seed(0)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.model = SSD(MobileNetV1(strides=SSD.strides), len(labels), resolution).eval()
     load_matching_weights(module, read_tf_zoo(path, labels, module.state_dict()), path.name)
     return module

@@ -61,7 +61,7 @@ def test_names_are_text() -> None:
 
 
 def test_a_card_of_a_checkpoint() -> None:
-    found = ModelCard(card(facts(["cat", "owl"]), DetectionResult, "apache-2.0"))
+    found: Any = ModelCard(card(facts(["cat", "owl"]), DetectionResult, "apache-2.0"))
     assert found.data.license == "apache-2.0"
     assert found.data.pipeline_tag == "object-detection"
     (result,) = found.data.eval_results
@@ -83,4 +83,5 @@ def test_every_task_says_its_use() -> None:
 def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:
     content = facts([])
     content["metrics"] = {"primary": "ap", "before": {"ap": float("nan"), "ap_large": -1.0}}
-    assert ModelCard(card(content, DetectionResult)).data.eval_results is None
+    found: Any = ModelCard(card(content, DetectionResult)).data
+    assert found.eval_results is None

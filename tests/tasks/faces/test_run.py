@@ -25,6 +25,7 @@ from tasks.engine.task import restore
 from tasks.engine.train import evaluate
 from tasks.export.__main__ import execute as export
 from tasks.faces.model import AttributeNet
+from tasks.faces.task import FacesTask
 from tasks.predict import main as predict_main
 from tasks.run import execute
 
@@ -116,6 +117,7 @@ def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, fac
 def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, tmp_path: Path) -> None:
     """The columns of the table come in another order; the images are a folder that says nothing of them."""
     module = restore(load_checkpoint(attributes))
+    assert isinstance(module, FacesTask)
     files = sorted((faces / "lfw").rglob("*.jpg"))
     names = module.labels[::-1]
     with (tmp_path / "soft.csv").open("w") as file:
@@ -123,7 +125,7 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
         writer.writerow(["file", *names])
         for path in files:
             batch = collate([ImageSet([Sample(path, 0)], 32, center_crop=1.0)[0]])
-            (scores,) = module.probabilities(batch.images).tolist()  # type: ignore[operator]
+            (scores,) = module.probabilities(batch.images).tolist()
             writer.writerow([path.name, *scores[::-1]])
     student = AttributeNet(MobileNetV1(0.25), 12)
     teacher = load_teacher(str(tmp_path / "soft.csv"), module.labels, student, 32)
@@ -271,8 +273,8 @@ def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
 
 
 def onnx_file(network: torch.nn.Module, path: Path, side: int) -> str:
-    names = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
-    torch.onnx.export(network.eval(), (torch.zeros(2, 3, side, side),), str(path), dynamo=False, **names)
+    example, axes = (torch.zeros(2, 3, side, side),), {"x": {0: "batch"}}
+    torch.onnx.export(network.eval(), example, path, dynamo=False, input_names=["x"], dynamic_axes=axes)
     return str(path)
 
 
@@ -282,7 +284,6 @@ def test_a_teacher_of_another_size_and_normalization(tmp_path: Path) -> None:
     torch.manual_seed(0)
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     network = fold_norms(EmbeddingNet(MobileNetV1(0.25, normalization=imagenet), 8))
-    assert isinstance(network, EmbeddingNet)
     source, student = onnx_file(network, tmp_path / "t.onnx", 64), EmbeddingNet(MobileNetV1(0.25), 8)
     with pytest.raises(UserError, match="does not say how images are normalized"):
         load_teacher(source, [], student, 32)

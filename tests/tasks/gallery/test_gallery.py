@@ -23,6 +23,7 @@ from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
+from tasks.geo.model import GeoLocator
 from tests.conftest import ROOT, command, wait_until
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -110,12 +111,13 @@ def test_a_gallery_says_what_it_holds(built: Path) -> None:
 def test_embeddings_are_those_of_the_model(run: Path, built: Path) -> None:
     """Read in threads and embedded in bfloat16, where there is that, against one photo after the other in float32."""
     checkpoint = load_checkpoint(find_checkpoint(run))
-    module, paths = restore(checkpoint), (built / "paths-1.txt").read_text().splitlines()
+    model, paths = restore(checkpoint).model, (built / "paths-1.txt").read_text().splitlines()
     found = np.concatenate(list(Embeddings(built / "embeddings" / "0", 60, 7).chunks()))
+    assert isinstance(model, GeoLocator)
     for row in range(0, 60, 9):
         with torch.inference_mode():
             images = read_whole(Path(paths[row]), 64)[None]
-            expected = module.model.image_vectors(module.model.preprocess(images))[0].numpy()
+            expected = model.image_vectors(model.preprocess(images))[0].numpy()
         assert found[row] @ expected > 0.999
 
 

@@ -1,6 +1,7 @@
 """Distances, the hierarchical classifier and the density, against plain computations."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,9 +75,9 @@ def hierarchy() -> Hierarchy:
     return Hierarchy.build(positions[:, 0], (positions[:, 1] + 180) % 360 - 180, settings)
 
 
-def network(hierarchy: Hierarchy, **settings: object) -> GeoLocator:
+def network(hierarchy: Hierarchy, **settings: Any) -> GeoLocator:
     torch.manual_seed(0)
-    return GeoLocator(MobileNetV1(0.25), CellTable.from_labels(hierarchy.labels), **settings).eval()  # type: ignore[arg-type]
+    return GeoLocator(MobileNetV1(0.25), CellTable.from_labels(hierarchy.labels), **settings).eval()
 
 
 def test_labels_tell_a_model_all_of_its_cells(hierarchy: Hierarchy) -> None:

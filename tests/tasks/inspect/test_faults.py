@@ -110,6 +110,16 @@ def only_in(root: Path, split: str) -> None:
         add(root, (50, 50, 9, 9), split=split, image=image, category_id=2)
 
 
+def unused(root: Path) -> None:
+    for split in COUNTS:
+        edit(root, lambda c: c["categories"].append({"id": 2, "name": "emu"}), split)
+
+
+def listed_twice(root: Path) -> None:
+    edit(root, lambda c: c["images"][1].update(file_name="0.jpg"))
+    (root / "train" / "1.jpg").unlink()
+
+
 def rename(root: Path) -> None:
     for split in COUNTS:
         edit(root, lambda c: c["categories"][1].update(name="Cat "), split)
@@ -129,9 +139,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "mode": lambda root: picture(0).convert("CMYK").save(root / "train" / "0.jpg"),
     "rotated": rotated,
     "unlisted": lambda root: picture(99).save(root / "train" / "99.jpg"),
-    "listed_twice": lambda root: (
-        edit(root, lambda c: c["images"][1].update(file_name="0.jpg")) or (root / "train" / "1.jpg").unlink()
-    ),
+    "listed_twice": listed_twice,
     "two_splits": lambda root: shutil.copy(root / "train" / "0.jpg", root / "val" / "0.jpg"),
     "near": near_copy,
     "copies": lambda root: shutil.copy(root / "train" / "0.jpg", root / "train" / "1.jpg"),
@@ -147,7 +155,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "few": lambda root: edit(root, lambda c: c.update(annotations=c["annotations"][:17] + c["annotations"][18::2])),
     "untrained": lambda root: only_in(root, "val"),
     "unmeasured": lambda root: only_in(root, "train"),
-    "unused": lambda root: [edit(root, lambda c: c["categories"].append({"id": 2, "name": "emu"}), s) for s in COUNTS],
+    "unused": unused,
     "names": rename,
 }
 

@@ -7,7 +7,8 @@ import pytest
 from tasks.run import execute
 
 SMALL = (
-    *("task=multitask", "backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
+    *("task=multitask", "backbone.alpha=0.25", "backbone.variant=shallow", "task.resolution=64"),
+    *("data.batch_size=8", "data.workers=0"),
     *("trainer.precision=32", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.log_every=1"),
     *("trainer.validate_every=1", "trainer.progress_bar=false"),
 )
@@ -19,7 +20,7 @@ def sets(scenes: Path, dogs: Path, faces: Path) -> dict[str, list[str]]:
     """The settings of each task's data."""
     people = ["data.people=20", "data.images_per_identity=3", f"data.root={faces}"]
     return {
-        "detection": ["data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8"],
+        "detection": ["data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8", "detector=ssd"],
         "dogs": ["data=dogs", f"data.root={dogs}", "data.web_labels=web_labels.json"],
         "faces": ["data=demo_faces", *people],
         "embedding": ["data=demo_people", *people],

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import TimmBackbone
-from data.seeding import ShuffledEpochs
+from data.seeding import ShuffledEpochs, Stream
 from tasks.engine.cost import recount
 from tasks.engine.parts import composed
 from tasks.multitask.data import JointLoader
@@ -31,9 +31,10 @@ def test_every_task_has_a_batch_in_every_step_at_temperature_0() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_batches_by_size(temperature: float) -> None:
-    images = np.array([100, 300, 50, 900])
+    images = [100, 300, 50, 900]
     plan = draw_epoch(shares(images, temperature), 5000, seed=0, epoch=0)
-    wanted = images**temperature / (images**temperature).sum()
+    powers = np.array(images) ** temperature
+    wanted = powers / powers.sum()
     counts = np.stack([(plan == task).sum(axis=1) for task in range(4)], axis=1)
     assert counts.mean(axis=0) / 4 == pytest.approx(wanted, abs=0.01)
     assert (np.abs(counts - 4 * wanted) < 1).all()  # of each step the floor or the ceiling
@@ -47,7 +48,7 @@ def test_the_schedule_follows_from_seed_and_epoch_alone() -> None:
     assert (plans[0] != plans[3]).any()
 
 
-class Stream(IterableDataset[Any]):
+class Sevens(Stream):
     """Seven samples in an order of each pass's own."""
 
     epoch = 0
@@ -67,7 +68,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
             name: DataLoader(own, 2, sampler=ShuffledEpochs(own, None, lambda: 0.5, **place), collate_fn=list)
             for name, own in ((name, Rows(torch.arange(size))) for name, size in sizes.items())
         }
-        loaders["stream"] = DataLoader(Stream(), 2, drop_last=True, collate_fn=list)
+        loaders["stream"] = DataLoader(Sevens(), 2, drop_last=True, collate_fn=list)
         steps = JointLoader(loaders, [0.3, 0.3, 0.4], 12, seed=3, epoch=2, given=given)
         return [batch.rows for batch in steps] + [batch.rows for batch in steps]
 
@@ -115,7 +116,7 @@ def test_the_first_tasks_detector_may_move_its_blocks() -> None:
     assert isinstance(module, JointTask)
     parts = dict(module.each())
     own = own_parameters(dict(parts))
-    assert set(own["faces"]) == set(parts["faces"].model.head.parameters())  # type: ignore[union-attr]
+    assert set(own["faces"]) == set(parts["faces"].model.get_submodule("head").parameters())
 
 
 def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) -> None:
@@ -158,15 +159,15 @@ def work(rank: int, file: str) -> None:
     net(images).square().mean().backward()
     wanted = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad(set_to_none=True)
-    net[1].running_mean.fill_(float(rank))
-    net[1].running_mean.zero_()
+    mean = net.get_buffer("1.running_mean")
+    mean.zero_()
     net(images[4 * rank : 4 * rank + 4]).square().mean().backward()
-    net[1].running_mean.fill_(float(rank))
+    mean.fill_(float(rank))
     average_gradients(net, 2)
     found = [p.grad for p in net.parameters() if p.grad is not None]
     torch.testing.assert_close(found, wanted)
     assert unused.weight.grad is None
-    assert not net[1].running_mean.any()
+    assert not mean.any()
     torch.distributed.destroy_process_group()
 
 

@@ -23,14 +23,16 @@ from tests.conftest import TINY, untrained
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT = 60_000  # ms
 expect.set_options(timeout=WAIT)  # a page reads 20 MB before it says anything, where others may use the machine
-SMALL = ("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0")
+SHALLOW = "backbone.variant=shallow"  # an export takes the time of its layers
+SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 TASKS = {
-    "detection": ("data=demo_scenes", "data.root={scenes}", "task.draw_threshold=0.2", *TINY),
+    "detection": ("data=demo_scenes", "data.root={scenes}", "task.draw_threshold=0.2", "detector=ssd", SHALLOW, *TINY),
     "dogs": (
         "data=dogs",
         "data.root={dogs}",
         "data.center_crop=0.875",
+        SHALLOW,
         *(s for s in TINY if not s.startswith(("data.train", "data.val"))),
     ),
     "faces": ("data=demo_faces", "data.root={faces}", "task.draw_threshold=0.5", *FEW),
@@ -138,7 +140,7 @@ def opened(
     tab.on("pageerror", lambda error: found.append(str(error)))
     tab.on("dialog", lambda dialog: found.append(dialog.message))
     own = ("data:", "blob:", url.partition("?")[0], outside or url)
-    tab.on("request", lambda request: request.url.startswith(own) or found.append(request.url))
+    tab.on("request", lambda request: None if request.url.startswith(own) else found.append(request.url))
     tab.add_init_script(script)
     tab.goto(url)
     yield tab

@@ -104,7 +104,7 @@ def test_images_become_the_input_that_pillow_makes(scripted: Page) -> None:
         if centre:
             side = centre * min(image.size)
             left, top = (width - side) / 2, (height - side) / 2
-            image = image.crop(tuple(round(v) for v in (left, top, left + side, top + side)))
+            image = image.crop((round(left), round(top), round(left + side), round(top + side)))
         wanted = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
         script = """([pixels, width, height, size, centre]) => {
             const rgba = new Uint8ClampedArray(4 * width * height).fill(255);
@@ -218,7 +218,12 @@ def test_webgpu_answers_alike(
 
 
 def test_on_a_phone_in_the_dark_by_keyboard(whole: Path, chromium: Browser) -> None:
-    phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+    phone: dict[str, Any] = {
+        "viewport": {"width": 360, "height": 740},
+        "device_scale_factor": 2,
+        "has_touch": True,
+        "is_mobile": True,
+    }
     with opened(chromium, whole.as_uri(), color_scheme="dark", **phone) as tab:
         answered(tab)
         for box in tab.locator("#chips input").all():
