@@ -1,10 +1,8 @@
 """Shards: who reads what, from where, and what is said of those that are not whole."""
 
 import io
-import json
 import lzma
 import random
-import re
 import shutil
 import subprocess
 import tarfile
@@ -23,18 +21,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
-from data.demo.earth import write_earth
-from data.geo.places import read_csv
-from data.geo.sphere import great_circle_km
 from data.image_file import SALVAGED
 from data.shards.classification import ShardsData, ShardSet
-from data.shards.places import PlaceShards
-from data.tar import BadShard, expand, find_shards, read_member, read_records
+from data.tar import BadShard, expand, find_shards, read_records
 from tasks.engine.checkpoint import load_checkpoint
-from tasks.engine.config import load_config
-from tasks.engine.task import restore
-from tasks.gallery.__main__ import run as gallery
-from tasks.predict import test as measure_again
 from tasks.run import execute
 
 PER_SHARD, CLASSES = 8, ("cat", "dog", "fox")
@@ -308,108 +298,3 @@ def test_a_teacher_is_asked_but_its_answers_are_not_kept(shards: Path, tmp_path:
     assert execute([*taught, "name=student"])["state"] == "finished"
     with pytest.raises(UserError, match=r"cannot hold answers to streams of images: set distill\.cache=null"):
         execute([*taught, f"distill.cache={tmp_path / 'cache'}", "data.views=2"])
-
-
-@pytest.fixture(scope="module")
-def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's photos as shards, beside the tables that they were made of."""
-    root = tmp_path_factory.mktemp("data") / "earth"
-    write_earth(root, train=60, val=6, gallery=12, size=32, generated=True)
-    for split, most in (("train", 20), ("val", 20), ("gallery", 20)):
-        places = read_csv(root / f"{split}.csv", root, 0)
-        rows = [
-            {"jpg": path.read_bytes(), "json": json.dumps({"latitude": lat, "lon": lon}).encode()}
-            for path, (lat, lon) in zip(places.paths, places.positions.tolist(), strict=True)
-        ]
-        for start in range(0, len(rows), most):
-            write_shard(root / f"{split}-{start // most:03d}.tar", rows[start : start + most], start)
-    return root
-
-
-GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gallery-*.tar", "max_photos": [20, 8]}
-
-
-def places(root: Path, **settings: Any) -> PlaceShards:
-    more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
-    return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
-
-
-def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
-    found, table = places(earth), read_csv(earth / "train.csv", earth, 0)
-    np.testing.assert_array_equal(found.places("train").positions, table.positions)
-    for own, other in zip(found.places("train").paths[::7], table.paths[::7], strict=True):
-        assert read_member(own) == other.read_bytes()
-    for batch in found.val_dataloader():
-        np.testing.assert_array_equal(batch.cells, found.hierarchy.assign(*batch.positions.double().numpy().T))
-    count = sum(len(batch.images) for batch in found.val_dataloader())
-    assert count == 6
-    trained = {tuple(p) for batch in found.train_dataloader() for p in batch.positions.tolist()}
-    inside = found.hierarchy.assign(*table.positions.T)[:, -1] >= 0
-    assert trained <= {tuple(p) for p in table.positions[inside].astype(np.float32).tolist()}
-    assert found.num_images("train") == inside.sum() < 60
-
-
-def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    facts = [b'{"latitude": 91, "longitude": 200}', b'{"lat": 100, "lng": 50}', b'{"latitude": 4}', b"{"]
-    facts += [b'{"latitude": 4, "longitude": 5}'] * 40
-    write_shard(tmp_path / "train-000.tar", [{"jpg": image(i), "json": f} for i, f in enumerate(facts)])
-    write_shard(tmp_path / "val-000.tar", [{"jpg": image(i), "json": f} for i, f in enumerate(facts[:5])])
-    found = places(tmp_path)
-    assert len(found.places("train")) == 40
-    assert "4 of 44 rows cannot be used: 1 out of range (first: " in caplog.text
-    (batch,) = found.val_dataloader()
-    assert [reason for _, reason in batch.bad] == [
-        *("out of range", "with latitude and longitude swapped"),
-        *["without a .json that has latitude and longitude"] * 2,
-    ]
-    with pytest.raises(UserError, match="4 of 5 rows cannot be used"):
-        found.places("val")
-
-
-def test_a_run_and_its_gallery_on_shards_with_given_cells(
-    earth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The second run takes the first one's partition files, and looks through no shard beforehand."""
-    where = ["task=geo", "data=place_shards", f"data.root={earth}", "data.workers=0", f"paths.runs={tmp_path}"]
-    first = [
-        "data.max_photos=[20,8]",
-        "data.min_photos=2",
-        "data.gallery=gallery-*.tar",
-        "logger.images=0",
-        "trainer.precision=32",
-    ]
-    assert execute([*TINY, *where, *first, "name=first"])["state"] == "finished"
-    cells = [str(tmp_path / "geo" / "first" / f"cells-{i}.csv") for i in range(2)]
-    given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.images=0"]
-    assert execute([*TINY, *where, *given, "name=second"])["step"] == 10
-    runs = [tmp_path / "geo" / name for name in ("first", "second")]
-    assert load_labels(runs[0]) == load_labels(runs[1])
-
-    settings = [f"ckpt={runs[0]}", f"output={tmp_path / 'out'}", "k=3"]
-    gallery(load_config([*settings, "mode=build"], "gallery"))
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes((earth / "gallery" / "000004.jpg").read_bytes())
-    gallery(load_config([*settings, "mode=query", f"input={photo}"], "gallery"))
-    answer = json.loads((tmp_path / "out" / "answers.jsonl").read_text())
-    assert answer["neighbours"][0]["path"] == f"{earth}/gallery-000.tar/photos/000004.jpg"
-    # and on other data, which need not have what trains
-    other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(earth / "gallery-000.tar", other / "val-000.tar")
-    capsys.readouterr()
-    measure_again(load_config([f"ckpt={runs[0]}", "mode=test", f"root={other}"], "predict"))
-    shown = " ".join(capsys.readouterr().out.split())
-    found = float(re.search(r"median_km │ ([\d.]+)", shown)[1])  # type: ignore[index]
-    module = restore(load_checkpoint(runs[0]))
-    answers: list[Any] = []
-    data = places(other)
-    data.use_labels(module.labels)
-    for batch in data.test_dataloader():
-        with torch.inference_mode():
-            said = module.predict(batch.images, batch.sizes)
-        answers += [[a["latitude"], a["longitude"], *p] for a, p in zip(said, batch.positions.tolist(), strict=True)]
-    rows = np.array(answers)
-    assert found == pytest.approx(np.median(great_circle_km(rows[:, :2], rows[:, 2:])), rel=1e-3)
-    # a gallery is measured on other photos by their table
-    gallery(load_config([*settings, "mode=evaluate", f"source={earth / 'gallery.csv'}"], "gallery"))
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["retrieval"]["median_km"] < 1

@@ -6,6 +6,7 @@ import pytest
 
 from backbones.errors import UserError
 from tasks.predict import find_images, output_paths
+from tests.conftest import command
 
 
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +38,12 @@ def test_every_file_has_an_output_of_its_own_below_the_folder(tmp_path: Path, mo
     assert len(roundabout) == 2
     for path in output_paths(roundabout, Path("out")):
         assert path.parent == Path("out")
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"hello")
+    (tmp_path / "a.jpg").write_bytes(b"")
+    result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", f"input={tmp_path / 'a.jpg'}")
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("it is damaged, or no checkpoint")
+    assert "weights_only" not in result.stderr

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from safetensors.torch import save_file
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.weights import build_mobilenet_v1
-from data.text import read_plain_yaml
 from tasks import predict
 from tasks.classification.model import Classifier
 from tasks.compare.pair import compare_pair
 from tasks.distill.load import load_teacher, teacher_labels
-from tasks.engine import config as configuration
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
@@ -31,7 +28,6 @@ from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
 from tasks.gallery.__main__ import run as gallery
 from tasks.run import execute
-from tests.conftest import command
 
 Content = dict[str, Any]
 SMALL = ("backbone.alpha=0.25", "task.resolution=32")
@@ -202,7 +198,21 @@ def test_fifty_damaged_checkpoints(content: Content, tmp_path: Path) -> None:
     """Bytes changed, cut and moved, and values of the suite replaced, by seed: a model, or one line."""
     rng = random.Random(0)
     whole = save(content, tmp_path / "good.ckpt").read_bytes()
-    odd = (None, -1, 1e308, float("nan"), "", "../x", [], {}, [[]], {"a": {}}, True, "${oc.env:HOME}", 10**30)
+    odd: tuple[Any, ...] = (
+        None,
+        -1,
+        1e308,
+        float("nan"),
+        "",
+        "../x",
+        [],
+        {},
+        [[]],
+        {"a": {}},
+        True,
+        "${oc.env:HOME}",
+        10**30,
+    )
     for i in range(50):
         file = tmp_path / f"{i}.ckpt"
         if i % 2:
@@ -385,89 +395,3 @@ def test_weights_of_a_backbone_are_of_this_suite(content: Content, tmp_path: Pat
         with pytest.raises(UserError, match=r"backbone\.weights") as error:
             build_mobilenet_v1(alpha=0.25, weights=str(file))
         one_line(error.value)
-
-
-def test_a_backbone_that_follows_contributing(
-    content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Channels, strides and normalization, and a builder of strides, resolution, weights and pretrained: no more."""
-    conf = tmp_path / "conf"
-    shutil.copytree(configuration.CONF, conf)
-    (conf / "backbone" / "plain.yaml").write_text(
-        "_target_: backbones.plain.build_plain\nrho: 1.0\nweights: null\npretrained: false\nwidth: 8\n"
-    )
-    (tmp_path / "plain.py").write_text(PLAIN_BACKBONE)
-    monkeypatch.setattr(configuration, "CONF", conf)
-    monkeypatch.setattr("backbones.__path__", [*__import__("backbones").__path__, str(tmp_path)])
-    for option in ("task=classification", "detector=ssd"):
-        config = load_config([option, "backbone=plain", "task.resolution=64"])
-        module = locate(config, "task")(config, ["a", "b"])
-        saved: Content = {"state_dict": module.state_dict()}
-        module.on_save_checkpoint(saved)
-        again = restore(load_checkpoint(save(saved, tmp_path / "x.ckpt")))
-        images = torch.rand(1, 3, 64, 64)
-        module.eval()
-        for a, b in zip(module.model.backbone(images), again.model.backbone(images), strict=True):
-            assert torch.equal(a, b)
-        assert again.settled["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
-
-
-PLAIN_BACKBONE = """
-from torch import nn
-from backbones.base import Backbone, Normalization
-
-
-class Plain(Backbone):
-    def __init__(self, width, strides):
-        super().__init__()
-        self.strides = tuple(strides)
-        self.channels = (width,) * len(self.strides)
-        self.normalization = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-        self.maps = nn.ModuleList(nn.Conv2d(3, width, s, s) for s in strides)
-
-    def forward(self, images):
-        return [conv(images) for conv in self.maps]
-
-
-def build_plain(*, width, strides, resolution, weights=None, pretrained=False):
-    return Plain(width, strides)
-"""
-
-
-def test_odd_values_of_settings() -> None:
-    """Every group with every option, hidden ones too, and every setting with odd values: composed, or one line."""
-    rng = random.Random(2)
-    groups = [p for p in configuration.CONF.iterdir() if p.is_dir()]
-    options = [f"{g.name}={f.stem}" for g in groups for f in g.glob("*.yaml")]
-    hidden = {o for o in options if "=_" in o}
-    odd = ("", "null", "-1", "nan", "1e400", "true", "[]", "{}", "[1, a]", "{a: {b: 1}}", "../x", "???", "${seed}")
-    odd += ("${oc.env:HOME}", "${oc.decode:x}", "'", "my run", "\x1b[31m", "9" * 400, "0x1F", "a=b", "${", "_target_")
-    tasks = ["task=detection", "task=dogs", "task=faces", "task=embedding", "task=geo"]
-    keys = {task: [*configuration.flatten(load_config([task])), "backbone._target_", "hydra.run.dir"] for task in tasks}
-    tried = [[option] for option in options]
-    while len(tried) < len(options) + 90:
-        task = rng.choice(tasks)
-        tried.append([task, f"{rng.choice(keys[task])}={rng.choice(odd)}"])
-    for overrides in tried:
-        try:
-            config = load_config(overrides)
-            assert not hidden & set(overrides)
-            assert "_target_" not in configuration.flatten(config)
-        except UserError as error:
-            one_line(error)
-
-
-def test_commands_say_it_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "x.ckpt").write_bytes(b"hello")
-    (tmp_path / "a.jpg").write_bytes(b"")
-    result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", f"input={tmp_path / 'a.jpg'}")
-    assert result.returncode == 2
-    assert result.stderr.strip().endswith("it is damaged, or no checkpoint")
-    assert "weights_only" not in result.stderr
-
-
-def test_read_plain_yaml_is_what_was_written(tmp_path: Path) -> None:
-    config = load_config(["experiment=dogs_noisy"])
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert read_plain_yaml(tmp_path / "config.yaml") == config
-    assert run_config(tmp_path) == config

@@ -2,15 +2,19 @@
 
 import copy
 import os
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from backbones.errors import UserError
-from tasks.engine.config import load_config, saved_config
+from data.text import read_plain_yaml
+from tasks.engine import config as configuration
+from tasks.engine.config import load_config, run_config, saved_config
 from tests.conftest import ROOT, command
 
 BAD = {
@@ -123,3 +127,36 @@ def test_a_setting_that_is_no_more_does_not_keep_a_file_from_being_read() -> Non
         saved_config(older, "best.ckpt")
     with pytest.raises(UserError, match=r"unknown setting 'data\.zoom_out'"):
         load_config(["task=detection", "data.zoom_out=0.5"])
+
+
+def test_odd_values_of_settings() -> None:
+    """Every group with every option, hidden ones too, and every setting with odd values: composed, or one line."""
+    rng = random.Random(2)
+    groups = [p for p in configuration.CONF.iterdir() if p.is_dir()]
+    options = [f"{g.name}={f.stem}" for g in groups for f in g.glob("*.yaml")]
+    hidden = {o for o in options if "=_" in o}
+    odd = ["", "null", "-1", "nan", "1e400", "true", "[]", "{}", "[1, a]", "{a: {b: 1}}", "../x", "???", "${seed}"]
+    odd += ["${oc.env:HOME}", "${oc.decode:x}", "'", "my run", "\x1b[31m", "9" * 400, "0x1F", "a=b", "${", "_target_"]
+    tasks = ["task=detection", "task=dogs", "task=faces", "task=embedding", "task=geo"]
+    keys = {task: [*configuration.flatten(load_config([task])), "backbone._target_", "hydra.run.dir"] for task in tasks}
+    tried = [[option] for option in options]
+    while len(tried) < len(options) + 90:
+        task = rng.choice(tasks)
+        tried.append([task, f"{rng.choice(keys[task])}={rng.choice(odd)}"])
+    refused = []
+    for overrides in tried:
+        try:
+            config = load_config(overrides)
+            assert not hidden & set(overrides)
+            assert "_target_" not in configuration.flatten(config)
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all("\n" not in words and len(words) < 1000 for words in refused)
+
+
+def test_read_plain_yaml_is_what_was_written(tmp_path: Path) -> None:
+    config = load_config(["experiment=dogs_noisy"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_plain_yaml(tmp_path / "config.yaml") == config
+    assert run_config(tmp_path) == config

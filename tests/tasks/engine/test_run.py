@@ -1,10 +1,8 @@
 """The commands end to end: train, resume, be killed, predict, measure, and what is said of bad input."""
 
 import json
-import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -22,17 +20,14 @@ from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
 from tests.conftest import ROOT, TINY, command, png_header, spawn, start_run, wait_until
-
-
-def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
-    return [*TINY, "data=demo_scenes", f"data.root={scenes}", f"paths.runs={runs}", *more]
+from tests.tasks.engine.test_refused import bad_input, settings
 
 
 @pytest.fixture(scope="module")
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two epochs."""
     runs = tmp_path_factory.mktemp("runs")
-    result = spawn("run", *settings(scenes, runs, "name=tiny", "trainer.max_epochs=2"))
+    result = command("run", *settings(scenes, runs, "name=tiny", "trainer.max_epochs=2"))
     assert result.returncode == 0, result.stderr
     assert "tensorboard --logdir" in result.stdout
     assert "ap50/apple" in result.stdout
@@ -166,42 +161,9 @@ def test_resume_refuses_what_would_be_another_run(run: Path, tmp_path: Path) -> 
     assert "is not the folder of a run" in result.stderr
 
 
-def bad_input(result: subprocess.CompletedProcess[str], words: str) -> None:
-    """Status 2, and one line that says so."""
-    assert result.returncode == 2, result.stderr
-    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    assert words in line
-    assert "Traceback" not in result.stderr
-
-
 def test_a_name_that_is_taken(run: Path, scenes: Path) -> None:
     result = command("run", *settings(scenes, run.parent.parent, "name=tiny"))
     bad_input(result, "exists; choose another name, or go on with resume=")
-
-
-def test_missing_data(tmp_path: Path) -> None:
-    bad_input(command("run", "data=coco", f"data.root={tmp_path / 'no'}"), "there is no folder")
-
-
-def test_an_annotation_file_that_is_not_json(scenes: Path, tmp_path: Path) -> None:
-    (tmp_path / "torn.json").write_text("{")
-    paths = [f"data.{s}_json={tmp_path / 'torn.json'}" for s in ("train", "val")]
-    images = [f"data.{s}_images={scenes / s}" for s in ("train", "val")]
-    bad_input(command("run", "data=coco", f"data.root={tmp_path}", *paths, *images), "is not json")
-
-
-def test_too_many_unreadable_images(scenes: Path, tmp_path: Path) -> None:
-    root = tmp_path / "scenes"
-    (root / "train").mkdir(parents=True)
-    (root / "val").symlink_to(scenes / "val")
-    for name in ("train.json", "val.json"):
-        (root / name).symlink_to(scenes / name)
-    for i, image in enumerate(sorted((scenes / "train").iterdir())):
-        (root / "train" / image.name).write_bytes(image.read_bytes() if i % 3 else b"")
-    files = [f"data.{s}_{k}={s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))]
-    tiny = [a for a in TINY if a not in ("data.train=24", "data.val=8")]
-    result = command("run", "data=coco", f"data.root={root}", *files, *tiny, f"paths.runs={tmp_path / 'runs'}")
-    bad_input(result, "train images cannot be read, more than data.max_bad=0.01 allows")
 
 
 def test_a_checkpoint_of_another_task(run: Path, scenes: Path, tmp_path: Path) -> None:
@@ -236,40 +198,6 @@ def test_a_checkpoint_cannot_name_foreign_code(run: Path, scenes: Path, tmp_path
     bad_input(command("predict", f"ckpt={tmp_path / 'evil.ckpt'}", f"input={scenes}"), "older version of this suite")
 
 
-def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -> None:
-    # /proc refuses new folders to everyone, root too
-    bad_input(command("run", *settings(scenes, Path("/proc/runs"))), "cannot be made")
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
-    """The process may write files of 1 MB at most, so that the first checkpoint does not fit."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tasks.run", *settings(scenes, tmp_path, "name=full", "logger.images=0")],
-        cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    bad_input(process, "cannot be written: File too large")
-    assert list((tmp_path / "detection" / "full" / "checkpoints").iterdir()) == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small file system that this fills")
-def test_no_space_left(scenes: Path, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine does not let root mount")
-    try:
-        result = spawn("run", *settings(scenes, small, "name=full", "logger.images=0"))
-        bad_input(result, "cannot be written: No space left on device")
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
-
-
 def test_starting_from_a_checkpoint_says_what_is_fresh(run: Path, scenes: Path, tmp_path: Path) -> None:
     result = command(
         "run",
@@ -295,35 +223,6 @@ def test_a_sweep_makes_a_folder_for_each_run(scenes: Path, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     runs = [yaml.safe_load(f.read_text()) for f in (tmp_path / "detection").glob("*/config.yaml")]
     assert {run["groups"]["detector"] for run in runs} == {"ssd", "pan"}
-
-
-@pytest.mark.parametrize(
-    ("options", "gone", "words"),
-    [
-        (["task=dogs", "data=dogs"], "test_list.mat", "there is no list"),
-        (["task=classification", "data=folders", "data.train=Images", "data.val=vall"], None, "there is no folder"),
-        (["task=classification", "data=folders", "data.train=Images", "teacher=absent.onnx"], None, "absent.onnx"),
-        (
-            ["task=embedding", "data=identities", "data.train=Images", "data.val=Images", "data.pairs=no.txt"],
-            None,
-            "no",
-        ),
-    ],
-)
-def test_every_split_is_opened_before_a_run_folder_is_made(
-    options: list[str], gone: str | None, words: str, dogs: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "dogs"
-    root.mkdir()
-    for path in dogs.iterdir():
-        if path.name != gone:
-            (root / path.name).symlink_to(path)
-    (root / "val").symlink_to(dogs / "Images")
-    runs = tmp_path / "runs"
-    tiny = ["backbone.alpha=0.25", "task.resolution=32", "data.workers=0"]
-    with pytest.raises(UserError, match=words):
-        execute([*options, *tiny, f"data.root={root}", f"paths.runs={runs}"])
-    assert not runs.exists()
 
 
 def test_a_resume_that_is_stopped_keeps_the_result(run: Path, tmp_path: Path) -> None:
@@ -372,30 +271,6 @@ def test_a_stage_of_an_untrusted_run_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must consist of letters, digits"):
         execute([f"resume={run}"])
     assert (victim / "kept.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["data.val_json=absent.json"], "there is no annotation file"),
-        (["data.train_json=other.json"], "has other categories"),
-        (["data.test_json=absent.json"], "there is no annotation file"),
-        (["ckpt=absent"], "there is no checkpoint"),
-        (["backbone.weights=absent.h5"], "absent.h5"),
-    ],
-)
-def test_no_run_folder_is_made_for_what_is_bad(more: list[str], words: str, scenes: Path, tmp_path: Path) -> None:
-    content = json.loads((scenes / "val.json").read_text())
-    content["categories"][0]["name"] = "other"
-    (tmp_path / "other.json").write_text(json.dumps(content))
-    files = ["data=coco", f"data.root={tmp_path}", "logger.images=0"]
-    for split in ("train", "val"):
-        files += [f"data.{split}_json={scenes / split}.json", f"data.{split}_images={scenes / split}"]
-    runs = tmp_path / "runs"
-    overrides = [*files, *more, "backbone.alpha=0.25", f"paths.runs={runs}", "data.workers=0"]
-    with pytest.raises(UserError, match=words):
-        execute(overrides)
-    assert not runs.exists()
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_path: Path) -> None:
