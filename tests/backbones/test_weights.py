@@ -244,13 +244,14 @@ def test_weights_of_other_libraries_must_fit(tmp_path: Path) -> None:
     small = timm.create_model("mobilenetv3_small_050")
     torch.save(small.state_dict(), tmp_path / "small.pth")
     backbone = build_timm(name="mobilenetv3_small_050", weights=str(tmp_path / "small.pth"), strides=(16, 32))
-    kept = {name: tensor for name, tensor in backbone.state_dict().items() if name.endswith("conv_stem.weight")}
-    assert torch.equal(*kept.values(), small.conv_stem.weight)
+    (kept,) = (tensor for name, tensor in backbone.state_dict().items() if name.endswith("conv_stem.weight"))
+    assert torch.equal(kept, small.state_dict()["conv_stem.weight"])
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "damaged.pth").write_bytes((tmp_path / "small.pth").read_bytes()[:1000])
     (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 100)
-    for build, name in ((build_timm, "mobilenetv3_small_050"), (build_torchvision, "squeezenet1_1")):
+    builders: dict[str, Any] = {"mobilenetv3_small_050": build_timm, "squeezenet1_1": build_torchvision}
+    for name, build in builders.items():
         for file, words in {
             "other.pth": f"other.pth does not fit (timm|torchvision)'s {name}",
             "damaged.pth": "damaged.pth cannot be read: it is damaged, or holds no weights",
