@@ -9,16 +9,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.anchors import CODER_SCALES
+from tasks.detection.crops import roi_align
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
 from tasks.detection.nms import nms_mask
+from tasks.engine.model import average_pool
 
 ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
@@ -42,6 +43,23 @@ class ProposalHead(nn.Module):
         return [pair[:, :, 1] - pair[:, :, 0] for pair in pairs], [self.deltas(x).float() for x in hidden]
 
 
+def _crops(maps: Tensor, boxes_BP4: Tensor, resolution: int) -> Tensor:
+    """At the power of two that is nearest to the maps' scale, as torchvision has it."""
+    return roi_align(maps, boxes_BP4, CROP, 2.0 ** round(log2(maps.shape[-1] / resolution)))
+
+
+class Crops(nn.Module):
+    """The crops of all images' proposals (P, 4), as torchvision's MultiScaleRoIAlign makes them of one map."""
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        boxes_BP4 = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
+        crops = _crops(maps["0"], boxes_BP4, sizes[0][1])
+        most = boxes_BP4.shape[1]
+        if all(len(own) == most for own in boxes):
+            return crops
+        return torch.cat([crops[i * most : i * most + len(own)] for i, own in enumerate(boxes)])
+
+
 class BoxHead(nn.Module):
     """Blocks 12 and 13 run on each proposal's crop, and averaged: (P, C, 14, 14) to (P, D)."""
 
@@ -50,8 +68,7 @@ class BoxHead(nn.Module):
         self.blocks = blocks
 
     def forward(self, crops: Tensor) -> Tensor:
-        crops = crops.contiguous(memory_format=torch.channels_last)
-        return self.blocks(crops).mean(dim=(2, 3))
+        return average_pool(self.blocks(crops))
 
 
 class BoxPredictor(nn.Module):
@@ -115,7 +132,7 @@ class FasterRCNN(Detector):
             nms_thresh=0.7,
         )
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(["0"], CROP, 2),
+            Crops(),
             BoxHead(tail),
             BoxPredictor(depth, num_classes),
             fg_iou_thresh=0.5,
@@ -165,11 +182,8 @@ class FasterRCNN(Detector):
 
     def _second_stage(self, maps: Tensor, boxes_BP4: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B * P, num_classes) of the objects' classes, and for each a box (B * P, num_classes, 4)."""
+        crops = _crops(maps, boxes_BP4, self.resolution)
         boxes_N4 = boxes_BP4.reshape(-1, 4)
-        image_BP = torch.arange(maps.shape[0], device=maps.device)[:, None].expand(-1, boxes_BP4.shape[1])
-        rois = torch.cat([image_BP.reshape(-1, 1).to(boxes_N4.dtype), boxes_N4], dim=1)
-        scale = 2.0 ** round(log2(maps.shape[-1] / self.resolution))
-        crops = roi_align(maps, rois, CROP, scale, sampling_ratio=2)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
         boxes = self.roi_heads.box_coder.decode_single(deltas, boxes_N4).unflatten(1, (-1, 4))
         return logits.softmax(dim=1)[:, 1:], boxes[:, 1:].clamp(0, self.resolution)
@@ -189,7 +203,9 @@ class FasterRCNN(Detector):
     def _inputs(self, outputs: Tensor) -> tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]:
         sizes = [(self.resolution, self.resolution)] * len(outputs)
         pixels = outputs.new_empty(len(outputs), 3, self.resolution, self.resolution, device="meta")
-        return {"0": outputs.float()}, ImageList(pixels, sizes), sizes
+        if not torch.is_autocast_enabled(outputs.device.type):  # which the maps were made in, it may be
+            outputs = outputs.float()
+        return {"0": outputs}, ImageList(pixels, sizes), sizes
 
     def loss(self, outputs: Tensor, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Losses of both stages, each averaged over its sampled anchors or proposals."""
