@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as torchvisions
 
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.crops import roi_align
-from tasks.detection.faster_rcnn import CROP, FasterRCNN
+from tasks.detection.faster_rcnn import ANCHOR_SIDES, CROP, RATIOS, FasterRCNN
 
 
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9), size=st.integers(1, 5))
@@ -28,6 +30,18 @@ def test_crops_and_their_gradient_are_torchvisions(seed: int, height: int, width
     grad = torch.randn(wanted.shape, generator=generator)
     (wanted_grad,), (got_grad,) = (torch.autograd.grad(crops, maps, grad) for crops in (wanted, got))
     torch.testing.assert_close(got_grad, wanted_grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("resolution", [96, 300, 600])
+def test_anchors_are_those_of_torchvisions_generator(resolution: int) -> None:
+    ours = FasterRCNN(MobileNetV1(0.25, strides=(16,)), 3, resolution)
+    size = ours.backbone.sizes(resolution)[-1]
+    sides = tuple(side * resolution for side in ANCHOR_SIDES)
+    pixels = torch.empty(1, 3, resolution, resolution)
+    (wanted,) = AnchorGenerator((sides,), (RATIOS,))(
+        ImageList(pixels, [(resolution,) * 2]), [torch.empty(1, 1, size, size)]
+    )
+    torch.testing.assert_close(ours.anchors, wanted, atol=0, rtol=0)
 
 
 def model() -> FasterRCNN:
