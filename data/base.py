@@ -203,12 +203,22 @@ class SuiteData(Base):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and len(dataset) > batch_size,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=self.collate,
-            pin_memory=self.pinned,
-            worker_init_fn=partial(start_worker, self.max_pixels),
+            **self.reading(),
         )
+
+    def reading(self) -> dict[str, Any]:
+        """Settings of every loader: its processes, and what they do."""
+        # A fork of a process in which Gloo starts threads can wait for ever for a lock (CPython 3.11). A fork server's
+        # loaders would outlive a process that is killed, and it them.
+        forked = self.workers == 0 or self.place["ranks"] == 1
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "collate_fn": self.collate,
+            "pin_memory": self.pinned,
+            "worker_init_fn": partial(start_worker, self.max_pixels),
+            "multiprocessing_context": None if forked else "spawn",
+        }
 
     @property
     def pinned(self) -> bool:

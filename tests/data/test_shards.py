@@ -3,6 +3,7 @@
 import io
 import json
 import lzma
+import pickle
 import random
 import re
 import shutil
@@ -332,6 +333,16 @@ GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gal
 def places(root: Path, **settings: Any) -> PlaceShards:
     more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
     return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
+
+
+def test_loaders_can_be_started_elsewhere(shards: Path, earth: Path) -> None:
+    """As the loaders of a run on several devices are."""
+    for found in (data(shards), places(earth)):
+        for split in ("train", "val"):
+            loader = found.loader(split)
+            sent = pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))
+            dataset, collate, _ = pickle.loads(sent)
+            assert len(collate([next(iter(dataset))]).images) == 1
 
 
 def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
