@@ -17,6 +17,17 @@ ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_n
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
 
 
+FILLING = {nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.uniform_, nn.init.normal_, Tensor.normal_}
+
+
+class Unfilled(TorchFunctionMode):
+    """In this block new weights are left as the memory has them: for networks that are counted, and never run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return (args[0] if args else kwargs["tensor"]) if func in FILLING else func(*args, **kwargs)
+
+
 class _ShapesOnly(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d:

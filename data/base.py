@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -36,6 +37,16 @@ def start_worker(max_pixels: int, number: int) -> None:
     """Run at the start of each loader process, which need not inherit the limit of this one."""
     limit_pixels(max_pixels)
     ignore_signals(number)
+
+
+def spawning() -> str:
+    """The way to start loaders of a run on several devices. A fork of a process in which Gloo starts threads can wait
+    for ever for a lock (CPython 3.11); a fork server and its loaders would outlive a process that is killed.
+    """
+    quiet = "ignore:resource_tracker"  # which tells what a killed process has left, and removes it
+    if quiet not in sys.warnoptions:
+        sys.warnoptions.append(quiet)  # its process inherits these
+    return "spawn"
 
 
 @dataclass
@@ -203,12 +214,20 @@ class SuiteData(Base):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and count(dataset) > batch_size,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=self.collate,
-            pin_memory=self.pinned,
-            worker_init_fn=partial(start_worker, self.max_pixels),
+            **self.reading(),
         )
+
+    def reading(self) -> dict[str, Any]:
+        """Settings of every loader: its processes, and what they do."""
+        forked = self.workers == 0 or self.place["ranks"] == 1
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "collate_fn": self.collate,
+            "pin_memory": self.pinned,
+            "worker_init_fn": partial(start_worker, self.max_pixels),
+            "multiprocessing_context": None if forked else spawning(),
+        }
 
     @property
     def pinned(self) -> bool:

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from backbones.base import scaled_resolution
 from backbones.console import Console
-from backbones.cost import Cost, counting, layer_type, measure_cost
+from backbones.cost import Cost, counting, layer_type
 from backbones.errors import UserError
 from backbones.shapes import blank, shapes_only
 from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
-from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.engine.config import arguments, load_config, load_options, one_line_errors
 from tasks.engine.cost import recount
 
 
 @cache
 def composed(choices: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of some options, which most rows of a table have in common."""
-    return load_config(choices, "cost")
+    return load_options(choices, "cost")
 
 
 @cache
@@ -42,16 +42,6 @@ def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
     for group, name, value in settings:
         config[group][name] = yaml.safe_load(value)
     return config, recount(config)[1]
-
-
-def peer_cost(name: str) -> Cost:
-    """Of a torchvision model on ImageNet."""
-    import torchvision
-
-    more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"):
-        model = torchvision.models.get_model(name, **more)
-    return measure_cost(model, 224)
 
 
 def body() -> Table:
@@ -144,7 +134,7 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
         column.justify, column.no_wrap = "right", True
     commands = []
     for row in table.rows:
-        cost, metrics = peer_cost(row.peer) if row.peer else None, ""
+        cost, metrics = Cost(*published.content()["peers"][row.peer]) if row.peer else None, ""
         if row.run is not None:
             overrides = f"{table.run} {row.run}".strip()
             config, cost = our_cost(overrides)
@@ -168,7 +158,7 @@ def phone_files(runs: Sequence[Run]) -> Table:
         "alpha, px", *columns, title=title, caption=published_files["note"], box=box.SIMPLE, padding=(0, 1, 0, 0)
     )
     (imagenet,) = (table for table in published.tables() if table.number == 6)
-    config = load_config(imagenet.run.split(), "cost")
+    config, _ = our_cost(imagenet.run)
     for column in found.columns[1:]:
         column.justify = "right"
     for alpha, side, top1, cpu, gpu, int8_top1, int8_cpu in published_files["files"]:

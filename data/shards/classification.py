@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader, get_worker_info
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split, SuiteData, start_worker
+from data.base import SPLITS, Split, SuiteData
 from data.boxes import Box
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
@@ -211,11 +211,7 @@ class ShardData(SuiteData):
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=self.collate,
-            pin_memory=self.pinned,
-            worker_init_fn=partial(start_worker, self.max_pixels),
+            **self.reading(),
         )
 
 

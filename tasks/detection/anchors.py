@@ -47,6 +47,16 @@ def pyramid_anchors(sizes: Sequence[int], resolution: int) -> Tensor:
     return torch.cat(maps)
 
 
+def region_anchors(size: int, stride: int, sides: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Anchors (A, 4) of torchvision's AnchorGenerator for one map: around the upper left corners of the cells, in whole
+    pixels, each of `sides` in each of `ratios` (height to width).
+    """
+    shapes = [(side / sqrt(ratio), side * sqrt(ratio)) for ratio in ratios for side in sides]
+    half = (torch.tensor(shapes) / 2).round()
+    centres = (grid(size, stride) - stride / 2)[:, None]
+    return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4)
+
+
 def grid(size: int, stride: float) -> Tensor:
     """Centres (size * size, 2) of the cells of a map, x and y in pixels, row by row."""
     centre = (torch.arange(size) + 0.5) * stride

@@ -1,24 +1,26 @@
 """Faster R-CNN (Ren et al. 2015) in the form of the MobileNets paper's Table 13, of torchvision's modules."""
 
 from math import log2
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.detection.anchors import CODER_SCALES
+from tasks.detection.anchors import CODER_SCALES, region_anchors
+from tasks.detection.crops import roi_align
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
 from tasks.detection.nms import nms_mask
+from tasks.engine.model import average_pool
+
+if TYPE_CHECKING:
+    from torchvision.models.detection.image_list import ImageList
+    from torchvision.models.detection.roi_heads import RoIHeads
+    from torchvision.models.detection.rpn import RegionProposalNetwork
 
 ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
@@ -42,6 +44,23 @@ class ProposalHead(nn.Module):
         return [pair[:, :, 1] - pair[:, :, 0] for pair in pairs], [self.deltas(x).float() for x in hidden]
 
 
+def _crops(maps: Tensor, boxes_BP4: Tensor, resolution: int) -> Tensor:
+    """At the power of two that is nearest to the maps' scale, as torchvision has it."""
+    return roi_align(maps, boxes_BP4, CROP, 2.0 ** round(log2(maps.shape[-1] / resolution)))
+
+
+class Crops(nn.Module):
+    """The crops of all images' proposals (P, 4), as torchvision's MultiScaleRoIAlign makes them of one map."""
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        boxes_BP4 = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
+        crops = _crops(maps["0"], boxes_BP4, sizes[0][1])
+        most = boxes_BP4.shape[1]
+        if all(len(own) == most for own in boxes):
+            return crops
+        return torch.cat([crops[i * most : i * most + len(own)] for i, own in enumerate(boxes)])
+
+
 class BoxHead(nn.Module):
     """Blocks 12 and 13 run on each proposal's crop, and averaged: (P, C, 14, 14) to (P, D)."""
 
@@ -50,8 +69,7 @@ class BoxHead(nn.Module):
         self.blocks = blocks
 
     def forward(self, crops: Tensor) -> Tensor:
-        crops = crops.contiguous(memory_format=torch.channels_last)
-        return self.blocks(crops).mean(dim=(2, 3))
+        return average_pool(self.blocks(crops))
 
 
 class BoxPredictor(nn.Module):
@@ -65,6 +83,19 @@ class BoxPredictor(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         deltas = self.deltas(features).float()
         return self.scores(features).float(), nn.functional.pad(deltas, (4, 0))
+
+
+class Layers(nn.Module):
+    """Layers by the names that torchvision's modules have them by."""
+
+    head: nn.Module
+    box_head: nn.Module
+    box_predictor: nn.Module
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
 
 class FasterRCNN(Detector):
@@ -86,7 +117,7 @@ class FasterRCNN(Detector):
         max_detections: int = 100,
     ) -> None:
         super().__init__(backbone, num_classes, resolution, nms_iou=nms_iou, max_detections=max_detections)
-        self.proposals = proposals
+        self.proposals, self.train_proposals = proposals, train_proposals
         size = backbone.sizes(resolution)[-1]
         channels = backbone.channels[-1]
         if isinstance(backbone, MobileNetV1):
@@ -96,37 +127,45 @@ class FasterRCNN(Detector):
         else:  # the same form, untrained, behind a backbone that does not come apart
             depth = 2 * channels
             tail = nn.Sequential(separable(channels, depth, 2), separable(depth, depth))
-        sides = tuple(resolution * side for side in ANCHOR_SIDES)
-        kept = {"training": 4 * proposals, "testing": proposals}
-        generator = AnchorGenerator((sides,), (RATIOS,))
-        stride = [torch.tensor(resolution // size)] * 2
-        (anchors,) = generator.grid_anchors([[size, size]], [stride])
-        self.register_buffer("anchors", anchors, persistent=False)  # of `export_forward`
+        sides = [resolution * side for side in ANCHOR_SIDES]
+        self.register_buffer("anchors", region_anchors(size, resolution // size, sides, RATIOS), persistent=False)
         self.anchors: Tensor
-        self.rpn = RegionProposalNetwork(
-            generator,
-            ProposalHead(channels, 512, len(sides) * len(RATIOS)),
+        self.rpn = Layers(head=ProposalHead(channels, 512, len(sides) * len(RATIOS)))
+        self.roi_heads = Layers(
+            box_roi_pool=Crops(), box_head=BoxHead(tail), box_predictor=BoxPredictor(depth, num_classes)
+        )
+
+    def stages(self, score_threshold: float = 0.01) -> "tuple[RegionProposalNetwork, RoIHeads]":
+        """torchvision's modules around our layers. They are made where they are used: importing torchvision takes as
+        long as importing torch, and who counts layers has no use for it.
+        """
+        from torchvision.models.detection.roi_heads import RoIHeads
+        from torchvision.models.detection.rpn import RegionProposalNetwork
+
+        first = RegionProposalNetwork(
+            lambda images, _: [self.anchors] * len(images.image_sizes),
+            self.rpn.head,
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 2 * kept["training"], "testing": 2 * kept["training"]},
-            post_nms_top_n=kept,
+            pre_nms_top_n={"training": 8 * self.proposals, "testing": 8 * self.proposals},
+            post_nms_top_n={"training": 4 * self.proposals, "testing": self.proposals},
             nms_thresh=0.7,
         )
-        self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(["0"], CROP, 2),
-            BoxHead(tail),
-            BoxPredictor(depth, num_classes),
+        second = RoIHeads(
+            **dict(self.roi_heads.named_children()),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=train_proposals,
+            batch_size_per_image=self.train_proposals,
             positive_fraction=0.25,
             bbox_reg_weights=CODER_SCALES,
-            score_thresh=0.01,
-            nms_thresh=nms_iou,
-            detections_per_img=max_detections,
+            score_thresh=score_threshold,
+            nms_thresh=self.nms_iou,
+            detections_per_img=self.max_detections,
         )
+        first.training = second.training = self.training  # not `train()`, which the layers have had
+        return first, second
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
@@ -151,27 +190,26 @@ class FasterRCNN(Detector):
 
     def _proposals(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, P, 4), and which of them (B, P) are there."""
-        (logits,), (deltas,) = self.rpn.head([maps])
+        first, _ = self.stages()
+        (logits,), (deltas,) = first.head([maps])
         batch, cell = maps.shape[0], logits.shape[1]
         scores_BA = logits.permute(0, 2, 3, 1).reshape(batch, -1).sigmoid()
         deltas = deltas.unflatten(1, (cell, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4)
-        boxes_BA4 = self.rpn.box_coder.decode_single(deltas, self.anchors.repeat(batch, 1)).reshape(batch, -1, 4)
-        scores_BA, order_BA = scores_BA.topk(min(self.rpn.pre_nms_top_n(), scores_BA.shape[1]))
+        boxes_BA4 = first.box_coder.decode_single(deltas, self.anchors.repeat(batch, 1)).reshape(batch, -1, 4)
+        scores_BA, order_BA = scores_BA.topk(min(first.pre_nms_top_n(), scores_BA.shape[1]))
         boxes_BA4 = boxes_BA4.gather(1, order_BA[..., None].expand(-1, -1, 4)).clamp(0, self.resolution)
-        scores_BA = scores_BA * self._large(boxes_BA4, self.rpn.min_size)
-        scores_BA = scores_BA * nms_mask(boxes_BA4, scores_BA[:, None], self.rpn.nms_thresh, 0.0)
+        scores_BA = scores_BA * self._large(boxes_BA4, first.min_size)
+        scores_BA = scores_BA * nms_mask(boxes_BA4, scores_BA[:, None], first.nms_thresh, 0.0)
         best_BP, order_BP = scores_BA.topk(min(self.proposals, scores_BA.shape[1]))
         return boxes_BA4.gather(1, order_BP[..., None].expand(-1, -1, 4)), best_BP > 0
 
     def _second_stage(self, maps: Tensor, boxes_BP4: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B * P, num_classes) of the objects' classes, and for each a box (B * P, num_classes, 4)."""
+        crops = _crops(maps, boxes_BP4, self.resolution)
         boxes_N4 = boxes_BP4.reshape(-1, 4)
-        image_BP = torch.arange(maps.shape[0], device=maps.device)[:, None].expand(-1, boxes_BP4.shape[1])
-        rois = torch.cat([image_BP.reshape(-1, 1).to(boxes_N4.dtype), boxes_N4], dim=1)
-        scale = 2.0 ** round(log2(maps.shape[-1] / self.resolution))
-        crops = roi_align(maps, rois, CROP, scale, sampling_ratio=2)
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
-        boxes = self.roi_heads.box_coder.decode_single(deltas, boxes_N4).unflatten(1, (-1, 4))
+        _, second = self.stages()
+        logits, deltas = second.box_predictor(second.box_head(crops))
+        boxes = second.box_coder.decode_single(deltas, boxes_N4).unflatten(1, (-1, 4))
         return logits.softmax(dim=1)[:, 1:], boxes[:, 1:].clamp(0, self.resolution)
 
     @staticmethod
@@ -186,10 +224,13 @@ class FasterRCNN(Detector):
         crops = features.new_zeros(self.proposals * len(images), features.shape[1], CROP, CROP)
         self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
 
-    def _inputs(self, outputs: Tensor) -> tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]:
+    def _inputs(self, outputs: Tensor) -> "tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]":
+        from torchvision.models.detection.image_list import ImageList
+
         sizes = [(self.resolution, self.resolution)] * len(outputs)
-        pixels = outputs.new_empty(len(outputs), 3, self.resolution, self.resolution, device="meta")
-        return {"0": outputs.float()}, ImageList(pixels, sizes), sizes
+        if not torch.is_autocast_enabled(outputs.device.type):  # which the maps were made in, it may be
+            outputs = outputs.float()
+        return {"0": outputs}, ImageList(outputs, sizes), sizes  # whose sizes alone are read
 
     def loss(self, outputs: Tensor, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Losses of both stages, each averaged over its sampled anchors or proposals."""
@@ -198,21 +239,22 @@ class FasterRCNN(Detector):
             {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0] + 1}
             for boxes, labels in zip(boxes_BN4, labels_BN, strict=True)
         ]
-        proposals, first = self.rpn(images, features, targets)
-        _, second = self.roi_heads(features, proposals, sizes, targets)
+        first, second = self.stages()
+        proposals, losses = first(images, features, targets)
+        losses |= second(features, proposals, sizes, targets)[1]
         return {
-            "proposal": first["loss_objectness"],
-            "proposal_box": first["loss_rpn_box_reg"],
-            "class": second["loss_classifier"],
-            "box": second["loss_box_reg"],
+            "proposal": losses["loss_objectness"],
+            "proposal_box": losses["loss_rpn_box_reg"],
+            "class": losses["loss_classifier"],
+            "box": losses["loss_box_reg"],
         }
 
     def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
         """Both stages and class-wise NMS."""
         features, images, sizes = self._inputs(outputs)
-        proposals, _ = self.rpn(images, features)
-        self.roi_heads.score_thresh = score_threshold
-        found, _ = self.roi_heads(features, proposals, sizes)
+        first, second = self.stages(score_threshold)
+        proposals, _ = first(images, features)
+        found, _ = second(features, proposals, sizes)
         result = self.empty(len(found), outputs)
         for i, image in enumerate(found):
             count = len(image["scores"])

@@ -104,6 +104,12 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     return _settings_of(config) | {"groups": chosen}
 
 
+def load_options(choices: Sequence[str], name: str = "config") -> dict[str, Any]:
+    """The configuration of options alone, this suite's own, which needs no check."""
+    composed, options = _composition(name, tuple(_quoted(o) for o in choices))
+    return copy.deepcopy(_settings_of(composed)) | {"groups": _chosen(options)}
+
+
 def chosen_options(overrides: Sequence[str]) -> dict[str, str]:
     """The option of each group that a command line means.
 
@@ -130,23 +136,31 @@ def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[s
 @lru_cache
 def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     composed, options = _composition(name, choices)
-    chosen = {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    chosen = _chosen(options)
     if "experiment" not in options or options["experiment"] is None:
         return chosen, composed
     return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
 
 
+def _chosen(options: Mapping[str, str]) -> dict[str, str]:
+    return {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+
+
 def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str | None:
-    """The dotted name that the option chosen in `group` gives under `key`: of the class or function that it stands for,
-    or of the class of a task's results (`_result_`). None where it gives none.
+    """The dotted name that the file of the option chosen in `group` gives under `key`: of the class or function that it
+    stands for, or of the class of a task's results (`_result_`). None where it gives none.
     """
-    return _targets(tuple(sorted(groups.items())), key).get(group)
+    option = groups.get(group)
+    found = _file_of(group, option).get(key) if option in options(group) else None
+    return None if found is None else str(found)
 
 
 @lru_cache
-def _targets(groups: tuple[tuple[str, str], ...], key: str) -> dict[str, str]:
-    composed = _compose("config", [f"{group}={option}" for group, option in groups])
-    return {k: v[key] for k, v in composed.items() if isinstance(v, dict) and key in v}
+def _file_of(group: str, option: str | None) -> dict[str, Any]:
+    """What an option's own file says of its group. Composing it would take a hundred times as long."""
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
+    own: dict[str, Any] = content.get(group, content)  # where the file is of the whole configuration
+    return own
 
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:

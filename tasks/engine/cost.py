@@ -3,12 +3,16 @@
 from typing import Any
 
 from backbones.cost import Cost
+from backbones.shapes import Unfilled
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
 
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
-    """The network of a configuration and what it costs. Without data the number of classes is the published one."""
+    """The network of a configuration, of weights that mean nothing, and what it costs. Without data the number of
+    classes is the published one.
+    """
     task = locate(config, "task")
-    module: TaskModule = task(config, task.published_labels(config), load_weights=False)
+    with Unfilled():
+        module: TaskModule = task(config, task.published_labels(config), load_weights=False)
     return module, module.model.cost(module.resolution)

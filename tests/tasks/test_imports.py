@@ -60,10 +60,15 @@ def torchs() -> int:
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-def test_costs_are_counted_with_torch_alone(tmp_path: Path, torchs: int) -> None:
-    found = imported(tmp_path, "cost", "task=detection")
+@pytest.mark.parametrize("detector", ["pan", "faster_rcnn"])
+def test_costs_are_counted_with_torch_alone(detector: str, tmp_path: Path, torchs: int) -> None:
+    found = imported(tmp_path, "cost", "task=detection", f"detector={detector}")
     assert not slow(found)
     assert len(found) < torchs + 600
+
+
+def test_the_papers_tables_are_printed_with_torch_alone(tmp_path: Path) -> None:
+    assert not slow(imported(tmp_path, "paper", f"runs={tmp_path}"))
 
 
 def test_a_checkpoint_predicts_with_torch_alone(tmp_path: Path, scenes: Path, torchs: int) -> None:

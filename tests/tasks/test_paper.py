@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import yaml
 from rich.console import Console
 
+from backbones.cost import measure_cost
 from tasks import paper
 from tasks.compare import published
 from tasks.compare.runs import read_runs
@@ -39,6 +42,14 @@ def test_recounted_costs_are_those_printed(table: published.Table) -> None:
             madds, params = (row.madds_m, row.params_m) if row.madds_m else published.content()["unprinted"][row.name]
             assert cost.madds / 1e6 == pytest.approx(madds, rel=0.05)
             assert cost.params / 1e6 == pytest.approx(params, abs=0.051)
+
+
+@pytest.mark.parametrize("name", published.content()["peers"])
+def test_the_peers_costs_are_those_of_torchvisions_models(name: str) -> None:
+    more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    with torch.device("meta"):
+        cost = measure_cost(torchvision.models.get_model(name, **more), 224)
+    assert (cost.madds, cost.params) == tuple(published.content()["peers"][name])
 
 
 def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Photos with places in shards."""
 
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from backbones.errors import UserError
+from data.base import SPLITS
 from data.demo.earth import write_earth
 from data.geo.places import read_csv
 from data.geo.sphere import great_circle_km
@@ -22,7 +24,7 @@ from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.predict import test as measure_again
 from tasks.run import execute
-from tests.data.test_shards import TINY, image, load_labels, write_shard
+from tests.data.test_shards import TINY, data, image, load_labels, shards, write_shard  # noqa: F401  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,16 @@ GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gal
 def places(root: Path, **settings: Any) -> PlaceShards:
     more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
     return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
+
+
+def test_loaders_can_be_started_elsewhere(shards: Path, earth: Path) -> None:
+    """As the loaders of a run on several devices are."""
+    for found in (data(shards), places(earth)):
+        for split in SPLITS[:2]:
+            loader = found.loader(split)
+            sent = pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))
+            dataset, collate, _ = pickle.loads(sent)
+            assert len(collate([next(iter(dataset))]).images) == 1
 
 
 def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
