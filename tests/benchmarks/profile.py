@@ -7,7 +7,7 @@ process waits: `CUDA_LAUNCH_BLOCKING=1` shows the computations.
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -40,7 +40,7 @@ class Shares(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.stack, self.mark = [START], time.perf_counter()
         self.steps = 0
 
@@ -114,7 +114,7 @@ def main() -> None:
     def trainer(*, callbacks: list[Callback], **settings: Any) -> Trainer:
         return Trainer(callbacks=[*callbacks, Parts(shares)], profiler=shares, **settings)
 
-    train.Trainer = trainer  # type: ignore[attr-defined, assignment, misc]
+    train.Trainer = trainer  # type: ignore[assignment, misc]
     execute(sys.argv[1:])
     shares.account()
     total, steps = sum(shares.seconds.values()), max(1, shares.steps)

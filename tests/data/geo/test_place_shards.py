@@ -24,7 +24,7 @@ from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.predict import test as measure_again
 from tasks.run import execute
-from tests.data.test_shards import TINY, data, image, load_labels, shards, write_shard  # noqa: F401  # a fixture
+from tests.data.test_shards import TINY, data, image, load_labels, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,11 @@ def places(root: Path, **settings: Any) -> PlaceShards:
     return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
 
 
-def test_loaders_can_be_started_elsewhere(shards: Path, earth: Path) -> None:
+def test_loaders_can_be_started_elsewhere(earth: Path, tmp_path: Path) -> None:
     """As the loaders of a run on several devices are."""
-    for found in (data(shards), places(earth)):
+    for split in SPLITS[:2]:
+        write_shard(tmp_path / f"{split}-0.tar", [{"png": image(9), "cls": b"0"}] * 3)
+    for found in (data(tmp_path), places(earth)):
         for split in SPLITS[:2]:
             loader = found.loader(split)
             sent = pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))

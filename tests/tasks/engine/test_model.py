@@ -15,9 +15,10 @@ def test_the_average_pools_gradient_keeps_channels_last() -> None:
     torch.testing.assert_close(pooled, average_pool(maps))
     torch.testing.assert_close(pooled, maps.mean(dim=(2, 3)))
     hidden = inputs.clamp(-9, 9)
-    gradients = []
+    gradients: list[torch.Tensor] = []
     hidden.register_hook(gradients.append)
     (average_pool(hidden) * weights).sum().backward()
     torch.testing.assert_close(gradients[0], wanted)
     assert gradients[0].stride()[2:] == (0, 0)  # a view of one value for each channel
+    assert inputs.grad is not None
     assert inputs.grad.is_contiguous(memory_format=torch.channels_last)
