@@ -119,7 +119,7 @@ def main() -> None:
     shares.account()
     total, steps = sum(shares.seconds.values()), max(1, shares.steps)
     print(f"{total:.1f} s, {shares.steps} steps")
-    for part, seconds in shares.seconds.most_common():
+    for part, seconds in sorted(shares.seconds.items(), key=lambda item: -item[1]):
         print(f"{part:24} {seconds:7.1f} s {100 * seconds / total:5.1f} %  {1000 * seconds / steps:6.1f} ms a step")
 
 

@@ -54,7 +54,7 @@ def places(root: Path, **settings: Any) -> PlaceShards:
 def test_loaders_can_be_started_elsewhere(earth: Path, tmp_path: Path) -> None:
     """As the loaders of a run on several devices are."""
     for split in SPLITS[:2]:
-        write_shard(tmp_path / f"{split}-0.tar", [{"png": image(9), "cls": b"0"}] * 3)
+        write_shard(tmp_path / f"{split}-0.tar", [{"png": image(9), "cls": number} for number in (b"0", b"1")])
     for found in (data(tmp_path), places(earth)):
         for split in SPLITS[:2]:
             loader = found.loader(split)
