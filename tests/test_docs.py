@@ -61,7 +61,6 @@ PLACEHOLDERS = {
     "<model>": "scenes",
     "<revision>": "main",
     "<n>": "2",
-    "<column>": "sender_id",
 }
 # Commands of the pages that are only composed, by how they begin, and why.
 COMPOSED = {

@@ -146,23 +146,6 @@ def _chosen(options: Mapping[str, str]) -> dict[str, str]:
     return {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
 
 
-def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str | None:
-    """The dotted name that the file of the option chosen in `group` gives under `key`: of the class or function that it
-    stands for, or of the class of a task's results (`_result_`). None where it gives none.
-    """
-    option = groups.get(group)
-    found = _file_of(group, option).get(key) if option in options(group) else None
-    return None if found is None else str(found)
-
-
-@lru_cache
-def _file_of(group: str, option: str | None) -> dict[str, Any]:
-    """What an option's own file says of its group. Composing it would take a hundred times as long."""
-    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
-    own: dict[str, Any] = content.get(group, content)  # where the file is of the whole configuration
-    return own
-
-
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
     """The configuration that the file `source` stores: options by name, and settings. It is not trusted, so its
     options and settings are checked as a command line's are; what it lacks takes today's defaults.
@@ -350,7 +333,9 @@ def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> 
         if name not in defaults:
             raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
         if isinstance(defaults[name], dict) != isinstance(value, dict) and limits.get(name) != "stages":
-            raise UserError(f"{key}={value}: {'has settings of its own' if defaults[name] else 'has no settings'}")
+            raise UserError(
+                f"{key}={value!s:.200}: {'has settings of its own' if defaults[name] else 'has no settings'}"
+            )
         if key == "task.name" and value != defaults[name]:
             raise UserError(f"task.name={value} cannot be set; choose the task with task=")
         if isinstance(value, dict) and isinstance(defaults[name], dict):
@@ -360,7 +345,7 @@ def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> 
         elif value == MISSING:
             raise UserError(f"{key}=... must be given")
         elif problem := _problem(value, defaults[name], limits.get(name)):
-            raise UserError(f"{key}={value}: {problem}")
+            raise UserError(f"{key}={value!s:.200}: {problem}")
 
 
 def _problem(value: Any, default: Any, limit: Any) -> str | None:

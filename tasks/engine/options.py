@@ -2,11 +2,14 @@
 
 import importlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+import yaml
 
 from backbones.errors import UserError
 from tasks.engine.answers import Result
-from tasks.engine.config import options, target
+from tasks.engine.config import CONF, options
 
 PACKAGES = ("backbones.", "data.", "tasks.")
 
@@ -34,6 +37,28 @@ def result_type(task: str) -> type[Result]:
     name = target({"task": task}, "task", "_result_") if task in options("task") else None
     kind: type[Result] = _import(name, "conf/task: _result_") if name else Result
     return kind
+
+
+def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str | None:
+    """The dotted name that the file of the option chosen in `group` gives under `key`: of the class or function that it
+    stands for, or of the class of a task's results (`_result_`). None where it gives none.
+    """
+    option = groups.get(group)
+    found = _file_of(group, option).get(key) if option in options(group) else None
+    return None if found is None else str(found)
+
+
+@lru_cache
+def _file_of(group: str, option: str | None) -> dict[str, Any]:
+    """What the files of an option, and of those that it stands on, say of its group. Composing them would take a
+    hundred times as long.
+    """
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
+    bases = [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    found: dict[str, Any] = {}
+    for name in bases:
+        found |= _file_of(group, name)
+    return found | content.get(group, content)  # where the file is of the whole configuration
 
 
 def _import(name: str, source: str) -> Any:

@@ -51,7 +51,7 @@ def test_a_mistake_ends_the_command_before_torch_loads() -> None:
 
 def test_a_task_is_composed_as_in_its_own_run() -> None:
     own = ["detector=ssd", "task.score_threshold=0.1", "trainer.lr=0.02"]
-    common = ["backbone.alpha=0.5", "trainer.max_epochs=3", "data.batch_size=4"]
+    common = ["backbone.alpha=0.5", "trainer.max_epochs=3", "data.batch_size=4", "trainer.freeze_early_layers=false"]
     config, _ = composed(
         ["task=multitask", "multitask.tasks=[dogs,detection]", *common, *(f"detection.{o}" for o in own)]
     )
