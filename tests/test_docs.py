@@ -71,6 +71,7 @@ COMPOSED = {
     "predict ckpt=hub:": "likewise",
     "zoo": "counts every network; tests/tasks/test_zoo.py does so",
     "run task=detection trainer.devices=1": "another training of a detector",
+    "run task=dogs backbone.alpha=0.25 backbone.pretrained=true": "downloads weights",
     "run backbone.alpha": "a sweep by a launcher; tests/tasks/engine/test_jobs.py runs one",
     "run task=classification data=shards": "reads an object store; tests/data/test_remote.py has one",
 }
