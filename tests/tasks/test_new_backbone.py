@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tasks.engine import config as configuration
+from tasks.engine import options
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
@@ -22,7 +23,8 @@ def test_a_backbone_that_follows_contributing(tmp_path: Path, monkeypatch: pytes
         "_target_: backbones.plain.build_plain\nrho: 1.0\nweights: null\npretrained: false\nwidth: 8\n"
     )
     (tmp_path / "plain.py").write_text(PLAIN_BACKBONE)
-    monkeypatch.setattr(configuration, "CONF", conf)
+    for module_with_it in (configuration, options):
+        monkeypatch.setattr(module_with_it, "CONF", conf)
     monkeypatch.setattr("backbones.__path__", [*__import__("backbones").__path__, str(tmp_path)])
     for option in ("task=classification", "detector=ssd"):
         config = load_config([option, "backbone=plain", "task.resolution=64"])
