@@ -31,7 +31,7 @@ docs: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-# The pictures of docs/, made anew by the commands that they show; twenty-five minutes, needs chromium.
+# The pictures of docs/, made anew by the commands that they show; half an hour, needs chromium.
 docs-pictures: .venv/ready
 	$(BIN)/python -m tests.pictures
 

@@ -1,8 +1,8 @@
 """python -m tests.pictures [<name> ...]: the pictures of the documentation, made anew by the commands that they show.
 
-`demo` trains `make demo`'s detector, whose data `check` shows and which `page` exports; `dogs`, `faces` and `geo` run
-what their pages say, `compare` a short run of every task at two widths. Twenty-five minutes on two free cores, in
-build/pictures; what has been trained there is used again. Needs Chromium.
+`demo` trains `make demo`'s detector, for eight minutes, whose data `check` shows and which `page` exports; `dogs`,
+`faces` and `geo` run what their pages say, `compare` a short run of every task at two widths. Half an hour on two free
+cores, in build/pictures; what has been trained there is used again. Needs Chromium.
 """
 
 import argparse
@@ -23,6 +23,7 @@ DOCS, PLACE = ROOT / "docs", ROOT / "build" / "pictures"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SWEEP = "-m task=detection,dogs,faces,embedding,geo backbone.alpha=0.25,0.5 experiment=smoke"
 PLACES = ("paths.data=data",)
+DEMO_MINUTES = 8.0
 WAIT = 120_000  # ms
 TWO_ROWS = 2 * (300 + 6) + 6  # pixels of predictions.png
 
@@ -46,7 +47,7 @@ def trained(task: str, name: str, written: Path, minutes: float | None) -> Path:
 
 
 def demo_run(minutes: float | None) -> Path:
-    return trained("detection", "demo", ROOT / "Makefile", minutes)
+    return trained("detection", "demo", ROOT / "Makefile", minutes or DEMO_MINUTES)
 
 
 def keep_two_rows(run: Path, target: Path) -> None:
@@ -132,7 +133,7 @@ MADE = {"demo": demo, "check": check, "dogs": dogs, "faces": faces, "geo": geo, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", nargs="*", help="which ones; all where none is named")
-    parser.add_argument("--minutes", type=float, help="of the demo's training, for trials; make demo's where left out")
+    parser.add_argument("--minutes", type=float, help="of each training, for trials")
     given = parser.parse_args()
     PLACE.mkdir(parents=True, exist_ok=True)
     for name in given.pictures or MADE:
