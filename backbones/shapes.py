@@ -15,8 +15,7 @@ Pair = int | tuple[int, int]
 # what gives a tensor of its first argument's shape, and is left out
 ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.batch_norm, F.hardtanh, F.relu6}
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
-
-
+# what draws the weights of a new layer
 FILLING = {nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.uniform_, nn.init.normal_, Tensor.normal_}
 
 

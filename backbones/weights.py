@@ -80,7 +80,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     with reading(path):
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            state, suite = read_safetensors(path)
+            return state if suite is None else {"suite": suite, "state_dict": state}
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise UserError(f"backbone.weights: {path} holds no named tensors")
@@ -102,12 +103,12 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """A state dict, or what an export of format=torch says in the file's header with it."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """The tensors of a file by name, and what an export of format=torch says of them in its header, else None."""
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         header = file.metadata() or {}
-    return {"suite": json.loads(header["suite"]), "state_dict": state} if "suite" in header else state
+    return state, json.loads(header["suite"]) if "suite" in header else None
 
 
 def _from_keras(path: Path) -> Weights:
@@ -222,9 +223,11 @@ def unfold_norms(network: nn.Module, images: Tensor) -> None:
 
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    learning = [module for module in network.modules() if module.training]  # frozen layers are none of them
     network.eval()
     network(images)
-    network.train()
+    for module in learning:
+        module.training = True
     for hook in hooks:
         hook.remove()
 

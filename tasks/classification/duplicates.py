@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every way in which it tried to load
-import faiss  # noqa: E402
+import faiss  # noqa: E402  # after the line above
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from data.identities import Pairs
 
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every way in which it tried to load
-import faiss  # noqa: E402
+import faiss  # noqa: E402  # after the line above
 
 Vectors = npt.NDArray[np.float32]
 

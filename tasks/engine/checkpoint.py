@@ -1,6 +1,5 @@
 """Finds, reads and restores checkpoints."""
 
-import json
 import logging
 import zipfile
 from collections.abc import Mapping
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
+from backbones.weights import read_safetensors
 from tasks.engine.config import saved_config
 from tasks.engine.parts import input_side, tasks_of
 
@@ -94,7 +93,8 @@ def read_content(path: Path) -> Any:
     """Whatever a checkpoint file holds, of which nothing is known yet but that it is tensors and plain values."""
     try:
         if path.suffix == ".safetensors":
-            return read_safetensors(path)
+            state, suite = read_safetensors(path)
+            return {"suite": suite, "state_dict": state}
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch packs nothing; a small file could unpack to any size
                 if any(entry.compress_type for entry in archive.infolist()):
@@ -112,14 +112,6 @@ def _tensor(name: Any, value: Any, size: int) -> bool:
     """Whether it is a named, dense tensor that fits a file of `size` bytes: expanded ones claim any size."""
     dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
     return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
-
-
-def read_safetensors(path: Path) -> dict[str, Any]:
-    """A checkpoint that was exported by format=torch."""
-    with safe_open(path, "pt") as file:
-        suite = (file.metadata() or {}).get("suite")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    return {"suite": json.loads(suite), "state_dict": state} if suite else {}
 
 
 def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class TaskModule(Module):
         self.join = join
         self.model = self.build_model().to(memory_format=torch.channels_last)
         self.join = None  # which knows other tasks' layers
-        self.set_backbone_frozen(config["trainer"]["freeze_backbone"])
+        self.set_backbone_frozen(config["trainer"]["freeze_backbone"])  # several processes agree on it beforehand
+        self.model.train()  # until training begins: Lightning warns of layers that are not
         if config["trainer"]["bn_momentum"]:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):

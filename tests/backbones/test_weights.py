@@ -19,7 +19,14 @@ from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import build_timm
 from backbones.torchvision import build_torchvision
-from backbones.weights import Weights, build_mobilenet_v1, fetch_pretrained, load_weights, read_weights
+from backbones.weights import (
+    Weights,
+    build_mobilenet_v1,
+    fetch_pretrained,
+    load_weights,
+    read_weights,
+    unfold_norms,
+)
 from tasks.classification.model import Classifier
 from tests.conftest import shared
 
@@ -260,3 +267,14 @@ def test_weights_of_other_libraries_must_fit(tmp_path: Path) -> None:
         }.items():
             with pytest.raises(UserError, match=words):
                 build(name=name, weights=str(tmp_path / file))
+
+
+def test_unfolding_leaves_frozen_layers_frozen() -> None:
+    torch.manual_seed(0)
+    network = MobileNetV1(0.25)
+    frozen = network.early_layers()
+    for layer in frozen:
+        layer.eval()
+    unfold_norms(network, torch.rand(2, 3, 64, 64))
+    still = {module for layer in frozen for module in layer.modules()}
+    assert {module for module in network.modules() if not module.training} == still

@@ -14,7 +14,8 @@ import yaml
 from backbones.errors import UserError
 from data.text import read_plain_yaml
 from tasks.engine import config as configuration
-from tasks.engine.config import load_config, run_config, saved_config
+from tasks.engine.config import _composition, load_config, options, run_config, saved_config
+from tasks.engine.options import target
 from tests.conftest import ROOT, command
 
 BAD = {
@@ -160,3 +161,12 @@ def test_read_plain_yaml_is_what_was_written(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert read_plain_yaml(tmp_path / "config.yaml") == config
     assert run_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("group", ["backbone", "data", "detector", "task"])
+def test_what_an_option_stands_for_is_what_composing_it_gives(group: str) -> None:
+    """Without composing, which `target` does not wait for: options may stand on others."""
+    for option in options(group):
+        choice = [f"{group}={option}", *(["multitask.tasks=[dogs,faces]"] if option == "multitask" else [])]
+        composed, _ = _composition("config", tuple(choice))
+        assert target({group: option}, group) == composed[group]["_target_"], option
