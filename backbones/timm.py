@@ -8,7 +8,7 @@ import timm
 from torch import Tensor
 
 from backbones.base import Backbone, Normalization
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.weights import read_tensors
 
 
@@ -74,4 +74,4 @@ def build_timm(
     try:
         return TimmBackbone(name, strides, pretrained=pretrained, weights=weights)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"backbone.name={name}: {first_line(error)}") from error

@@ -10,7 +10,7 @@ import torchvision.models as models
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Normalization
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import ConvNormAct
 from backbones.weights import read_tensors
 
@@ -79,7 +79,7 @@ def build_torchvision(
     try:
         model = models.get_model(name, weights="DEFAULT" if pretrained else None, **({} if pretrained else settings))
     except (OSError, RuntimeError) as error:
-        raise UserError(f"backbone.name={name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"backbone.name={name}: {first_line(error)}") from error
     if weights:
         try:
             model.load_state_dict(read_tensors(Path(weights)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from data.base import Split
 from data.boxes import Box
 from data.classification import ClassificationData, Sample
@@ -42,7 +42,7 @@ def read_list(path: Path) -> list[str]:
     except KeyError as error:
         raise UserError(f"{path} has no variable {error}; it should hold file_list and labels") from error
     except (OSError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, MatReadError) as error:
-        raise UserError(f"{path} is not a .mat list of Stanford Dogs: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a .mat list of Stanford Dogs: {first_line(error)}") from error
     if sorted(folders.values()) != [folders[label] for label in sorted(folders)]:
         raise UserError(f"{path}: its labels do not follow the order of the folders' names")
     return names

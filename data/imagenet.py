@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import IMAGE_SUFFIXES
@@ -28,7 +28,7 @@ def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}; it is in ILSVRC2012_devkit_t12.tar.gz of ImageNet") from error
     except (OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, MatReadError) as error:
-        raise UserError(f"{path} is not ImageNet's list of synsets: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise UserError(f"{path} is not ImageNet's list of synsets: {first_line(error)}") from error
     # those with children are above the classes
     return {number: (wnid, words.split(",")[0]) for number, wnid, words, children in found if not children}
 

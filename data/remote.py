@@ -16,7 +16,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from backbones.download import cache_folder, open_address
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.files import publish
 
 TIMEOUT = 30  # seconds that an address may be silent
@@ -51,7 +51,7 @@ class _Stream(io.RawIOBase):
         try:
             content = self.file.read(len(buffer))
         except Exception as error:
-            raise OSError(_first_line(error)) from error
+            raise OSError(first_line(error)) from error
         buffer[: len(content)] = content
         return len(content)
 
@@ -73,7 +73,7 @@ def open_stream(address: str) -> IO[bytes]:
     try:
         return io.BufferedReader(_Stream(_system(address).open(address, "rb", block_size=8 * BLOCK)), BLOCK)
     except Exception as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(first_line(error)) from error
 
 
 def open_kept(address: str, most: int) -> IO[bytes]:
@@ -131,7 +131,7 @@ def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:
             facts = _system(address).info(address)
             return None, facts["size"], str(sorted(facts.items(), key=str))
         except Exception as error:
-            raise OSError(_first_line(error)) from error
+            raise OSError(first_line(error)) from error
     answer: Any = open_stream(address)
     length = answer.headers.get("Content-Length") or ""
     known = length.isascii() and length.isdigit() and len(length) < 20
@@ -175,7 +175,3 @@ def _make_room(folder: Path, most: int) -> bool:
             path.unlink(missing_ok=True)
             total -= size
     return total <= most
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
@@ -150,7 +150,7 @@ def reason(error: Exception) -> str:
     """What went wrong with an archive, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+    return first_line(error).rstrip(":")
 
 
 @contextmanager

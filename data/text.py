@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 
 YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that is not trusted
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -61,4 +61,4 @@ def read_plain_yaml(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is no YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        raise UserError(f"{path} is no YAML: {first_line(error)}") from error

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from tasks.engine.config import CONF, one_line_errors, saved_groups
 from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
 from tasks.engine.names import check_names, run_name
@@ -32,7 +32,7 @@ def jobs(overrides: list[str]) -> list[list[str]]:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except hydra.errors.OverrideParseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(first_line(error)) from error
     listed = [o for o in parsed if o.is_discrete_sweep() or not o.is_sweep_override()]
     return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.base import Normalization
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.files import BAD_ARRAY
 from data.base import SuiteData
 from data.classification import ImageSet
@@ -54,7 +54,7 @@ def load_teacher(
         try:
             count = teacher(torch.zeros(1, 3, resolution, resolution)).shape[1]
         except (RuntimeError, ValueError, IndexError) as error:
-            raise UserError(f"teacher={source} cannot look at {resolution} pixels: {_line(error)}") from error
+            raise UserError(f"teacher={source} cannot look at {resolution} pixels: {first_line(error)}") from error
     if student.form == "embedding" and count != student.outputs:
         raise UserError(
             f"teacher={source} gives embeddings of {count}, the student of {student.outputs} numbers; "
@@ -102,7 +102,7 @@ def _from_timm(name: str, form: Form) -> Teacher:
         if form == "embedding":
             network.reset_classifier(0)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"teacher={name}: its weights cannot be had: {_line(error)}") from error
+        raise UserError(f"teacher={name}: its weights cannot be had: {first_line(error)}") from error
     settings = timm.data.resolve_model_data_config(network)
     side = settings["input_size"][-1]
     mean, std = (torch.tensor(settings[k]).view(3, 1, 1) * 255 for k in ("mean", "std"))
@@ -126,7 +126,7 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no other base
-        raise UserError(f"teacher={path} cannot be read: {_line(error)}") from error
+        raise UserError(f"teacher={path} cannot be read: {first_line(error)}") from error
     (slot, *others) = session.get_inputs()
     if others or len(slot.shape) != 4:
         raise UserError(f"teacher={path} should take one batch of images, not {[i.shape for i in (slot, *others)]}")
@@ -191,7 +191,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         values = np.array([row[1:] for row in rows], np.float32)
         return [row[0] for row in rows], [name.strip() for name in header[1:]], values
     except (OSError, ValueError, KeyError, EOFError, csv.Error, *BAD_ARRAY) as error:
-        raise UserError(f"teacher={path} cannot be read as a table: {_line(error)}") from error
+        raise UserError(f"teacher={path} cannot be read as a table: {first_line(error)}") from error
 
 
 def _resized(images: Tensor, side: int) -> Tensor:
@@ -199,10 +199,6 @@ def _resized(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:

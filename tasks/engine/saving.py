@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.files import atomic_write
 from data.base import SuiteData
 from tasks.engine.checkpoint import load_checkpoint, read_content
@@ -86,7 +86,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def is_whole(path: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
 from data.crops import centre_view, squeezed
@@ -366,8 +366,9 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
         )
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        words = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"the checkpoint's weights, labels and settings do not fit: {words[0]:.200}") from error
+        raise UserError(
+            f"the checkpoint's weights, labels and settings do not fit: {first_line(error):.200}"
+        ) from error
     if teacher is not None:
         config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
     module.asks_teacher = teacher is not None

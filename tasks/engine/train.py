@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbones.console import Console
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from backbones.files import atomic_write
 from data.base import SuiteData
 from data.overlap import overlaps
@@ -63,7 +63,7 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     try:
         return _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
-        raise UserError(f"trainer.accelerator={settings['accelerator']}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"trainer.accelerator={settings['accelerator']}: {first_line(error)}") from error
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from tasks.export.runtimes import RUNNERS
 
 
@@ -52,7 +52,7 @@ class Format:
         try:
             return RUNNERS[self.name](path, threads)
         except Exception as error:  # of many kinds, the runtimes' own
-            raise UserError(f"{path} cannot be run: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+            raise UserError(f"{path} cannot be run: {first_line(error)}") from error
 
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from backbones.console import Console
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.hardware import keep_freed_memory
 from tasks.engine.task import restore
@@ -73,9 +73,10 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
                 except UserError:
                     raise
                 except Exception as error:  # of many kinds: the runtimes' own, a compiler's, a process that died
-                    first = (str(error) or type(error).__name__).splitlines()[0]
                     hint = "; leave it out by compile=false" if contender.kind == "compiled" else ""
-                    raise UserError(f"{contender.name} ({contender.path}) cannot be run: {first}{hint}") from error
+                    raise UserError(
+                        f"{contender.name} ({contender.path}) cannot be run: {first_line(error)}{hint}"
+                    ) from error
     return rows
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from data.boxes import center_box
 from data.image_file import Pixels
 from tasks.engine.answers import Size
@@ -56,5 +56,6 @@ class ExportedModel(Predictor):
                 for i, size in enumerate(sizes)
             ]
         except Exception as error:  # of many kinds, the runtimes' own; or outputs that are not what model.json says
-            words = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{self.folder}: the model file and model.json do not fit: {words:.200}") from error
+            raise UserError(
+                f"{self.folder}: the model file and model.json do not fit: {first_line(error):.200}"
+            ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ def one_line(what: str) -> Iterator[None]:
         hint = "; log in by: hf auth login" if status in (401, 403) else ""
         raise UserError(f"{what}: the Hub answers {status}{hint}") from error
     except Exception as error:  # of many kinds, the HTTP library's own
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{what}: {words:.200}") from error
+        raise UserError(f"{what}: {first_line(error):.200}") from error
 
 
 def push(config: dict[str, Any]) -> None:
