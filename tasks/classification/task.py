@@ -14,9 +14,8 @@ from tasks.classification.imagenet import imagenet_rows
 from tasks.classification.losses import distillation
 from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
-from tasks.distill.load import teacher_of
-from tasks.distill.teacher import Network, Teacher
-from tasks.engine.task import TaskModule
+from tasks.distill.task import DistillableTask
+from tasks.distill.teacher import Network
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ TOP = 5
 IMAGENET_CLASSES = 1000
 
 
-class ClassificationTask(TaskModule):
+class ClassificationTask(DistillableTask):
     """Trains a classifier; `primary` is the share of images whose best class is right."""
 
     primary = "top1"
@@ -34,7 +33,6 @@ class ClassificationTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.teacher: Teacher | None = None
         self.mixes = bool(self.config["task"]["mixup"] or self.config["task"]["cutmix"])
 
     def build_metrics(self) -> None:
@@ -80,14 +78,9 @@ class ClassificationTask(TaskModule):
             )
 
     def check(self, data: SuiteData) -> None:
-        if self.config["teacher"]:
-            self.teacher = teacher_of(self, data)
-            if self.mixes and not isinstance(self.teacher, Network):
-                raise UserError("distill.cache and tables know whole images alone: set task.mixup=0 task.cutmix=0")
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and not self.teacher:
-            self.check(self.data)
+        super().check(data)
+        if self.teacher and self.mixes and not isinstance(self.teacher, Network):
+            raise UserError("distill.cache and tables have whole images only: set task.mixup=0 task.cutmix=0")
 
     @cached_property
     def mixer(self) -> Callable[..., Any]:

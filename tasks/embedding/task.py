@@ -12,18 +12,16 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from data.classification import ClassificationBatch, ImageSet
 from data.identities import IdentityData
-from tasks.distill.load import teacher_of
-from tasks.distill.teacher import Teacher
+from tasks.distill.task import DistillableTask
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
 from tasks.engine.metrics import unique_rows
-from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
 
 
-class EmbeddingTask(TaskModule):
+class EmbeddingTask(DistillableTask):
     """Trains an embedding; `primary` is the share of pairs of one person that are accepted at a threshold which
     accepts one pair of two people in a hundred.
     """
@@ -35,7 +33,6 @@ class EmbeddingTask(TaskModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.teacher: Teacher | None = None
         settings = self.config["task"]
         self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
         self.margin = settings["margin"] or MARGINS[settings["loss"]]
@@ -64,12 +61,7 @@ class EmbeddingTask(TaskModule):
             raise UserError(
                 "task.loss=triplet needs several images of a person in a batch: set data.images_per_person, say to 4"
             )
-        if self.config["teacher"]:
-            self.teacher = teacher_of(self, data)
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and not self.teacher:
-            self.check(self.data)
+        super().check(data)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (B, D) for uint8 images (B, 3, R, R)."""

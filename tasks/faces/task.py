@@ -7,25 +7,20 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import Split
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
-from tasks.distill.teacher import Teacher
+from tasks.distill.task import DistillableTask
 from tasks.engine.metrics import unique_rows
-from tasks.engine.task import TaskModule
 from tasks.faces.model import AttributeNet
 
 
-class FacesTask(TaskModule):
+class FacesTask(DistillableTask):
     """Trains attributes; `primary` is the mean of the attributes' average precisions (Table 12)."""
 
     primary = "map"
     published_classes = 40  # CelebA
     model: AttributeNet
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.teacher: Teacher | None = None
 
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
@@ -45,14 +40,6 @@ class FacesTask(TaskModule):
 
     def build_model(self) -> AttributeNet:
         return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])
-
-    def check(self, data: SuiteData) -> None:
-        if self.config["teacher"]:
-            self.teacher = teacher_of(self, data)
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and not self.teacher:
-            self.check(self.data)
 
     def compute_losses(self, batch: ClassificationBatch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))

@@ -339,7 +339,7 @@ def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> Non
     with (tmp_path / "t.csv").open("w") as file:
         csv.writer(file).writerows([["file", *names], *rows])
     table = f"teacher={tmp_path / 't.csv'}"
-    with pytest.raises(UserError, match="know whole images alone"):
+    with pytest.raises(UserError, match="have whole images only"):
         execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}"])
     settings[-1] = "task.cutmix=0"
     assert execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}", "logger.images=0"])["state"] == "finished"
