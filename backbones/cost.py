@@ -22,6 +22,11 @@ class Cost:
     params: int = 0
     layers: dict[str, list[int]] = field(default_factory=dict)
 
+    @property
+    def millions(self) -> dict[str, float]:
+        """As metrics.json and model.json have it."""
+        return {"madds_m": self.madds / 1e6, "params_m": self.params / 1e6}
+
     def add(self, kind: str, madds: int, params: int) -> None:
         row = self.layers.setdefault(kind, [0, 0])
         row[0] += madds

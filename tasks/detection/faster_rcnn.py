@@ -10,11 +10,11 @@ from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.anchors import CODER_SCALES, region_anchors
-from tasks.detection.crops import roi_align
 from tasks.detection.detector import Detections, Detector
 from tasks.detection.heads import predictor
 from tasks.detection.necks import separable
 from tasks.detection.nms import nms_mask
+from tasks.detection.roi_align import roi_align
 from tasks.engine.model import average_pool
 
 if TYPE_CHECKING:
@@ -44,17 +44,17 @@ class ProposalHead(nn.Module):
         return [pair[:, :, 1] - pair[:, :, 0] for pair in pairs], [self.deltas(x).float() for x in hidden]
 
 
-def _crops(maps: Tensor, boxes_BP4: Tensor, resolution: int) -> Tensor:
-    """At the power of two that is nearest to the maps' scale, as torchvision has it."""
+def crop_proposals(maps: Tensor, boxes_BP4: Tensor, resolution: int) -> Tensor:
+    """Crops (B * P, C, CROP, CROP) of maps whose scale is rounded to a power of two, as in torchvision."""
     return roi_align(maps, boxes_BP4, CROP, 2.0 ** round(log2(maps.shape[-1] / resolution)))
 
 
-class Crops(nn.Module):
+class RoIAlign(nn.Module):
     """The crops of all images' proposals (P, 4), as torchvision's MultiScaleRoIAlign makes them of one map."""
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         boxes_BP4 = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
-        crops = _crops(maps["0"], boxes_BP4, sizes[0][1])
+        crops = crop_proposals(maps["0"], boxes_BP4, sizes[0][1])
         most = boxes_BP4.shape[1]
         if all(len(own) == most for own in boxes):
             return crops
@@ -83,19 +83,6 @@ class BoxPredictor(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         deltas = self.deltas(features).float()
         return self.scores(features).float(), nn.functional.pad(deltas, (4, 0))
-
-
-class Layers(nn.Module):
-    """Layers by the names that torchvision's modules have them by."""
-
-    head: nn.Module
-    box_head: nn.Module
-    box_predictor: nn.Module
-
-    def __init__(self, **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
 
 
 class FasterRCNN(Detector):
@@ -130,9 +117,11 @@ class FasterRCNN(Detector):
         sides = [resolution * side for side in ANCHOR_SIDES]
         self.register_buffer("anchors", region_anchors(size, resolution // size, sides, RATIOS), persistent=False)
         self.anchors: Tensor
-        self.rpn = Layers(head=ProposalHead(channels, 512, len(sides) * len(RATIOS)))
-        self.roi_heads = Layers(
-            box_roi_pool=Crops(), box_head=BoxHead(tail), box_predictor=BoxPredictor(depth, num_classes)
+        # by the names that torchvision's modules have for them
+        self.rpn = nn.ModuleDict({"head": ProposalHead(channels, 512, len(sides) * len(RATIOS))})
+        box_predictor = BoxPredictor(depth, num_classes)
+        self.roi_heads = nn.ModuleDict(
+            {"box_roi_pool": RoIAlign(), "box_head": BoxHead(tail), "box_predictor": box_predictor}
         )
 
     def stages(self, score_threshold: float = 0.01) -> "tuple[RegionProposalNetwork, RoIHeads]":
@@ -144,7 +133,7 @@ class FasterRCNN(Detector):
 
         first = RegionProposalNetwork(
             lambda images, _: [self.anchors] * len(images.image_sizes),
-            self.rpn.head,
+            self.rpn["head"],
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
@@ -154,7 +143,7 @@ class FasterRCNN(Detector):
             nms_thresh=0.7,
         )
         second = RoIHeads(
-            **dict(self.roi_heads.named_children()),
+            **self.roi_heads,
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=self.train_proposals,
@@ -168,7 +157,7 @@ class FasterRCNN(Detector):
         return first, second
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages stand on."""
+        """Normalised images (B, 3, R, R) to the map (B, C, R / 16, R / 16) that both stages use."""
         return self.backbone(images)[-1]
 
     def anchor_boxes(self) -> Tensor:
@@ -205,7 +194,7 @@ class FasterRCNN(Detector):
 
     def _second_stage(self, maps: Tensor, boxes_BP4: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B * P, num_classes) of the objects' classes, and for each a box (B * P, num_classes, 4)."""
-        crops = _crops(maps, boxes_BP4, self.resolution)
+        crops = crop_proposals(maps, boxes_BP4, self.resolution)
         boxes_N4 = boxes_BP4.reshape(-1, 4)
         _, second = self.stages()
         logits, deltas = second.box_predictor(second.box_head(crops))
@@ -220,9 +209,9 @@ class FasterRCNN(Detector):
     def run_all_layers(self, images: Tensor) -> None:
         """With as many crops as there are proposals."""
         features = self(images)
-        self.rpn.head([features])
+        self.rpn["head"]([features])
         crops = features.new_zeros(self.proposals * len(images), features.shape[1], CROP, CROP)
-        self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
+        self.roi_heads["box_predictor"](self.roi_heads["box_head"](crops))
 
     def _inputs(self, outputs: Tensor) -> "tuple[dict[str, Tensor], ImageList, list[tuple[int, int]]]":
         from torchvision.models.detection.image_list import ImageList

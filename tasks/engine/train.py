@@ -307,7 +307,7 @@ def describe(
         "folder": str(folder.absolute()),
         "primary": module.primary,
         "mode": module.mode,
-        "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        "cost": cost.millions,
         "classes": len(module.labels),
         "resolution": module.resolution,
         "changed": differing,

@@ -218,7 +218,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
         answer=module.result_type.answer.__name__,
         labels=module.labels,
-        cost={"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        cost=cost.millions,
         versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
         provenance={
             "checkpoint": path.name,

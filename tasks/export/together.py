@@ -69,8 +69,7 @@ def export_all(config: dict[str, Any]) -> Path:
         spec.provenance["config"] = checkpoint["suite"]["config"]
         spec.input["center_crop"] = common_view(modules)
         spec.metrics = {name: part["metrics"] for name, part in parts.items()}
-        cost = graph.model.cost(modules[names[0]].resolution)
-        spec.cost = {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6}
+        spec.cost = graph.model.cost(modules[names[0]].resolution).millions
         spec.cost["megabytes"] = file.stat().st_size / 1e6
         spec.sha256 = sha256(file)
         write_spec(folder, spec, {"parts": parts})

@@ -180,7 +180,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
         "task": suite["task"],
         "input": {"size": module.resolution},
         "labels": module.labels,
-        "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+        "cost": cost.millions,
         "provenance": {"config": suite["config"]},
         "pretrained": module.settled.get("pretrained"),
         "metrics": {

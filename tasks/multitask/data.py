@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -238,15 +239,12 @@ class JointData(SuiteData):
             self.salvaged |= {each: salvaged} if salvaged else {}
 
 
-class naming:
-    """Says of which task's data a UserError is."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UserError) and not str(error).startswith(f"{self.name}: "):
-            raise UserError(f"{self.name}: {error}") from error
+@contextmanager
+def naming(task: str) -> Iterator[None]:
+    """Puts the name of the task before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith(f"{task}: "):
+            raise
+        raise UserError(f"{task}: {error}") from error

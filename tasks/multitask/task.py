@@ -326,7 +326,7 @@ class JointTask(TaskModule):
             parts[name] = {
                 "primary": part.primary,
                 "mode": part.mode,
-                "cost": {"madds_m": cost.madds / 1e6, "params_m": cost.params / 1e6},
+                "cost": cost.millions,
                 "own_params_m": sum(p.numel() for p in own[name]) / 1e6,
                 "classes": len(part.labels),
                 "resolution": part.resolution,

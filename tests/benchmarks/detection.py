@@ -200,7 +200,7 @@ def compare(name: str, rounds: int) -> None:
     with torch.inference_mode(), autocast():
         outputs = ours(ours.preprocess(images))
     if isinstance(ours, FasterRCNN):
-        lowest = threshold(ours.roi_heads.box_predictor, lambda: ours.postprocess(outputs, 0.5), batch)
+        lowest = threshold(ours.roi_heads["box_predictor"], lambda: ours.postprocess(outputs, 0.5), batch)
     else:
         lowest = float(ours.class_logits(outputs).float().sigmoid().flatten().topk(CANDIDATES * batch + 1).values[-1])
 

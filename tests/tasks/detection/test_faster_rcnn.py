@@ -11,8 +11,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as torchvisions
 
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.detection.crops import roi_align
 from tasks.detection.faster_rcnn import ANCHOR_SIDES, CROP, RATIOS, FasterRCNN
+from tasks.detection.roi_align import roi_align
 
 
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9), size=st.integers(1, 5))
@@ -59,7 +59,7 @@ def test_losses_and_gradients_are_those_of_torchvisions_crops() -> None:
     labels, found = torch.tensor([[0, 2], [1, -1]]), []
     for crops in (None, MultiScaleRoIAlign(["0"], CROP, 2)):
         ours = model()
-        ours.roi_heads.box_roi_pool = crops or ours.roi_heads.box_roi_pool
+        ours.roi_heads["box_roi_pool"] = crops or ours.roi_heads["box_roi_pool"]
         torch.manual_seed(2)
         losses = ours.loss(ours(ours.preprocess(images())), boxes, labels)
         torch.stack(list(losses.values())).sum().backward()
@@ -76,7 +76,7 @@ def test_detections_are_those_of_torchvisions_crops(autocast: bool) -> None:
     found = []
     for crops in (None, MultiScaleRoIAlign(["0"], CROP, 2)):
         ours = model().eval()
-        ours.roi_heads.box_roi_pool = crops or ours.roi_heads.box_roi_pool
+        ours.roi_heads["box_roi_pool"] = crops or ours.roi_heads["box_roi_pool"]
         with torch.inference_mode():
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 maps = ours(ours.preprocess(images()))
