@@ -1,13 +1,10 @@
-"""Composes and checks the configuration. Nothing here imports torch, so that mistakes answer at once.
+"""Composes and checks the configuration. Nothing here imports torch, so that errors are reported immediately.
 
-A group's YAML file is its own schema: its keys are all there are, a default gives the type, and `allowed`
-gives an interval such as "(0, 2]", a list of choices, or one of `SHAPES`. Which class or function an option stands for
-(`_target_`), or a task's results are of (`_result_`), is no setting: it is read from conf/ where it is needed, so that
-no file and no command line names code.
+The class or function of an option (`_target_`) and the class of a task's results (`_result_`) are not settings: they
+are read from conf/ where they are needed, so that no file and no command line names code.
 """
 
 import copy
-import difflib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from backbones.console import plain
 from backbones.errors import UserError
 from data.text import read_plain_yaml
+from tasks.engine.schema import HIDDEN, check, is_plain, shaped, suggestion
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-MISSING = "???"
 PATHS = {"ckpt", "input", "output", "resume", "root", "data.root", "backbone.weights", "paths.data", "paths.runs"}
 PATHS |= {"export", "folder", "source", "teacher", "distill.cache", "data.unlabelled_folder", "reference", "runs"}
 PATHS |= {"a", "b", "exports", "samples", "runtime_folder"}
@@ -35,15 +32,6 @@ TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
-INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
-SHAPES = {
-    "name": "a name or null",
-    "names": "a list of names",
-    "numbers": "a list of numbers",
-    "stages": "names of stages, each with a list of settings",
-}
-HIDDEN = ("allowed", "_target_", "_result_")  # keys of the YAML files that are no settings
-PLAIN = (type(None), bool, int, float, str)
 RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files may still name
 
 
@@ -96,11 +84,12 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
         if "=" not in override:
             raise UserError(f"{override!r} is not of the form key=value")
         if not _group(override) and not any(k == key or k.startswith(f"{key}.") for k in known):
-            raise UserError(f"unknown setting {key!r}{_elsewhere(key, chosen) or _suggest(key, [*known, *_groups()])}")
+            hint = _elsewhere(key, chosen) or suggestion(key, [*known, *_groups()])
+            raise UserError(f"unknown setting {key!r}{hint}")
         if override.startswith(("+", "~")):
             raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
     config = _compose(name, overrides)
-    _check(defaults, config)
+    check(defaults, config)
     return _settings_of(config) | {"groups": chosen}
 
 
@@ -164,7 +153,7 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
         joint = "multitask" in defaults  # the one task that is made of others
         kept = ("groups", "parts") if joint else ("groups",)
         config = _laid_over(defaults, {k: v for k, v in content.items() if k not in kept})
-        _check(defaults, config)
+        check(defaults, config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     config = _settings_of(config) | {"groups": chosen}
@@ -195,15 +184,11 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
             raise UserError(f"unknown setting {f'{path}{name}'!r:.80}")
         if isinstance(defaults[name], dict) and isinstance(value, dict):
             config[name] = _laid_over(defaults[name], value, f"{path}{name}.")
-        elif _plain(value) or (name == "stages" and shaped(value, "stages")):
+        elif is_plain(value) or (name == "stages" and shaped(value, "stages")):
             config[name] = value
         else:
             raise UserError(f"{path}{name} is no plain value")
     return config
-
-
-def _plain(value: Any) -> bool:
-    return type(value) in PLAIN or (type(value) is list and all(type(item) in PLAIN for item in value))
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,13 +289,6 @@ def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:
     return f": {group}={chosen[group]} has no {name}, only {', '.join(having)}"
 
 
-def _suggest(key: str, candidates: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, candidates, n=1)
-    if not close:  # perhaps the group was left out: alpha for backbone.alpha
-        close = [c for c in candidates if c.rpartition(".")[2] == key.rpartition(".")[2]][:1]
-    return f"; did you mean {close[0]!r}?" if close else "; `--help` lists them all"
-
-
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values of the settings."""
     found: dict[str, Any] = {}
@@ -322,74 +300,6 @@ def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> None:
-    limits = config.get("allowed", {})
-    for name, value in config.items():
-        key = f"{path}{name}"
-        if name in HIDDEN:
-            continue
-        if name not in defaults:
-            raise UserError(f"unknown setting {key!r}{_suggest(key, [f'{path}{k}' for k in defaults])}")
-        if isinstance(defaults[name], dict) != isinstance(value, dict) and limits.get(name) != "stages":
-            raise UserError(
-                f"{key}={value!s:.200}: {'has settings of its own' if defaults[name] else 'has no settings'}"
-            )
-        if key == "task.name" and value != defaults[name]:
-            raise UserError(f"task.name={value} cannot be set; choose the task with task=")
-        if isinstance(value, dict) and isinstance(defaults[name], dict):
-            _check(defaults[name], value, f"{key}.")
-        elif name not in limits and defaults[name] in (None, MISSING) and isinstance(value, int | float):
-            config[name] = str(value)  # a path or a name, even where it looks like a number
-        elif value == MISSING:
-            raise UserError(f"{key}=... must be given")
-        elif problem := _problem(value, defaults[name], limits.get(name)):
-            raise UserError(f"{key}={value!s:.200}: {problem}")
-
-
-def _problem(value: Any, default: Any, limit: Any) -> str | None:
-    """What is wrong with a value, given its default and its limit."""
-    if isinstance(limit, str) and limit in SHAPES:
-        return None if value is None or shaped(value, limit) else f"must be {SHAPES[limit]}"
-    if limit is not None and not isinstance(limit, str):
-        words = ["null" if v is None else str(v) for v in limit]
-        within = any(INTERVAL.fullmatch(word) and not _problem(value, default, word) for word in words)
-        known = within or str("null" if value is None else value) in words
-        return None if known else f"choose from {', '.join(words)}"
-    if value == default and type(value) is type(default):
-        return None
-    if isinstance(default, list):
-        alike = isinstance(value, list) and all(_problem(v, default[0], None) is None for v in value)
-        return None if alike else f"must be a list of type {type(default[0]).__name__}"
-    if limit is None and default in (None, MISSING):
-        return None if isinstance(value, str | None) else "must be of type str"
-    wanted = type(default)
-    if limit is not None:  # an interval
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"must be a number in {limit}"
-        opening, low, high, closing = INTERVAL.fullmatch(limit).groups()  # type: ignore[union-attr]  # it is one
-        above = value > float(low) if opening == "(" else value >= float(low)
-        below = value < float(high) if closing == ")" else value <= float(high)
-        if not (above and below):
-            return f"must be in {limit}"
-        integral = wanted in (int, str) or (default is None and float(low) >= 1)  # beside auto and null come counts
-        return "must be of type int" if integral and not isinstance(value, int) else None
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return None
-    if wanted in (bool, int, float, str) and type(value) is not wanted:
-        return f"must be of type {wanted.__name__}"
-    return None
-
-
-def shaped(value: Any, shape: str) -> bool:
-    """Whether a value is as one of `SHAPES` says."""
-    if shape == "name":
-        return isinstance(value, str)
-    if shape == "stages":
-        return isinstance(value, dict) and all(isinstance(k, str) and shaped(v, "names") for k, v in value.items())
-    kinds = (int, float) if shape == "numbers" else str
-    return isinstance(value, list) and all(isinstance(item, kinds) and item is not True for item in value)
 
 
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.text import read_plain_yaml
-from tasks.engine.config import run_config, shaped
+from tasks.engine.config import run_config
 from tasks.engine.names import plain_name
 from tasks.engine.parts import for_parts, split, taken_from
+from tasks.engine.schema import shaped
 
 PLAN = "stages.yaml"
 ASKED = ("teacher", "distill.cache")  # while a run trains
