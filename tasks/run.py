@@ -19,7 +19,7 @@ from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals,
 from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
 from tasks.engine.ranks import first_process, launched
-from tasks.engine.saved import is_staged
+from tasks.engine.saved import is_staged, to_resume
 from tasks.engine.signals import REQUEUE, Stopped, requeue
 from tasks.engine.stages import train_stages
 
@@ -47,7 +47,7 @@ def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
     check_names(config)
     again |= os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if again and not resume and (folder := begun(config)):
-        return execute([f"resume={folder}"])
+        return execute(to_resume(folder, overrides))
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
@@ -60,7 +60,7 @@ def apart(overrides: list[str], again: bool) -> dict[str, Any]:
     config = composed(overrides)[0]
     check_names(config)
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
-    return execute_apart([f"resume={folder}"] if again and begun(config) else overrides, folder)
+    return execute_apart(to_resume(folder, overrides) if again and begun(config) else overrides, folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

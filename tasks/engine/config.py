@@ -32,6 +32,7 @@ TORCH_MISMATCH = (
     "torch and torchvision are not of the same build (a CPU-only torch beside the registry's torchvision?); "
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
+LENGTHS = ("trainer.minutes", "trainer.steps", "trainer.max_epochs")  # the one given last counts
 RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files may still name
 
 
@@ -89,6 +90,9 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
         if override.startswith(("+", "~")):
             raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
     config = _compose(name, overrides)
+    if lengths := [o for o in overrides if o.startswith(LENGTHS) and not o.endswith("=null")]:
+        last = lengths[-1].partition("=")[0]
+        config["trainer"] |= {key.partition(".")[2]: None for key in LENGTHS if key != last}
     check(defaults, config)
     return _settings_of(config) | {"groups": chosen}
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.text import read_plain_yaml
-from tasks.engine.config import run_config
+from tasks.engine.config import LENGTHS, run_config
 from tasks.engine.names import plain_name
-from tasks.engine.parts import for_parts, split, taken_from
+from tasks.engine.parts import for_parts, part_of, split, taken_from
 from tasks.engine.schema import shaped
 
 PLAN = "stages.yaml"
+FIXED = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")  # the optimizer's form
 ASKED = ("teacher", "distill.cache")  # while a run trains
 FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # before its first checkpoint
 
@@ -90,7 +91,12 @@ def _resumed(
             raise UserError(
                 f"{prefix}{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can"
             )
+        if key in FIXED and _get(config, key) != _get(saved, key):
+            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: its optimizer goes on")
         _set(saved, key, _get(config, key))
+    if given.intersection(LENGTHS):  # of which one counts
+        for key in LENGTHS:
+            _set(saved, key, _get(config, key))
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
     kept = (*ASKED, *(() if begun else FIRST[:-1]))
@@ -105,6 +111,19 @@ def _resumed(
     if own:
         saved["data"] = saved["data"] | below_root(own, None)
     return saved
+
+
+def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides that go on with the run that `overrides` began: those that a run folder's own word does not count
+    for are given again.
+    """
+    again = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        key = key.removeprefix(f"{part_of(key)}.")
+        if key in (*ASKED, *FIRST) or (key.startswith("data.") and key != "data.root"):
+            again.append(override)
+    return [f"resume={folder}", *again]
 
 
 def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:

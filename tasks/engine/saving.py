@@ -24,6 +24,7 @@ from backbones.files import atomic_write
 from data.base import SuiteData
 from tasks.engine.checkpoint import load_checkpoint, read_content
 from tasks.engine.signals import STOP
+from tasks.engine.task import TaskModule
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
         check_optimizers(trainer)
+        if trainer.ckpt_path:
+            use_settings(trainer, cast(TaskModule, module))
         self.saved = time.monotonic()
         STOP.deferred = trainer.is_global_zero
         if trainer.fit_loop.restarted_mid_epoch:  # Lightning leaves it out
@@ -249,6 +252,18 @@ def check_schedulers(trainer: Trainer) -> None:
     for config, state in zip(trainer.lr_scheduler_configs, states, strict=False):
         if not same_form(state, config.scheduler.state_dict()):
             raise ValueError("lr_schedulers")
+
+
+def use_settings(trainer: Trainer, module: TaskModule) -> None:
+    """Has restored optimizers take the learning rate, weight decay and momentum of the settings, which may be others
+    than those that they were saved with. Where they are the same, nothing changes.
+    """
+    for optimizer, config in zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True):
+        for group, own in zip(optimizer.param_groups, module.hyperparameters, strict=True):
+            if group["initial_lr"] != own["lr"]:
+                group["lr"] *= own["lr"] / max(group["initial_lr"], 1e-12)
+            group.update(own | {"lr": group["lr"], "initial_lr": own["lr"]})
+        config.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
 
 def check_optimizers(trainer: Trainer) -> None:

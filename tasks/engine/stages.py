@@ -11,6 +11,7 @@ from backbones.files import atomic_write
 from tasks.engine.config import saved_groups
 from tasks.engine.names import check_names
 from tasks.engine.parts import composed, with_data
+from tasks.engine.ranks import first_process
 from tasks.engine.saved import PLAN, below_root, read_plan
 from tasks.engine.signals import STOP, Stopped
 
@@ -22,6 +23,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     Raises:
         UserError: as `train` and `read_plan`.
     """
+    from tasks.engine.saving import LAST, PREVIOUS
     from tasks.engine.train import console, new_folder, only_one, prepare, train
 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
@@ -31,8 +33,9 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             prepare(settings)
         folder = new_folder(config)
         plan = {"stages": config["stages"], "overrides": list(overrides)}
-        with atomic_write(folder / PLAN, "w") as file:
-            yaml.safe_dump(plan, file, sort_keys=False)
+        if first_process():
+            with atomic_write(folder / PLAN, "w") as file:
+                yaml.safe_dump(plan, file, sort_keys=False)
     else:
         folder = Path(config["resume"])
         plan = read_plan(folder / PLAN, more)
@@ -45,7 +48,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             content = finished(place)
             if content:
                 console.print(f"{place} is finished")
-            elif (place / "config.yaml").exists():
+            elif any((place / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 again = [f"resume={place}", *more]
                 content = train(composed([*saved_groups(str(place)), *again])[0], again)
             else:

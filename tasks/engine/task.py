@@ -47,6 +47,7 @@ class TaskModule(Module):
     closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     budget: "Budget | None" = None  # how long it trains, where a run says so
+    hyperparameters: list[dict[str, Any]]  # of the optimizer's groups, as the settings have them
     starts_complete: bool = False  # whether the weights it starts from are those of its every layer
     asks_teacher: bool = True  # false where only a file names the teacher
     model: Model
@@ -313,6 +314,8 @@ class TaskModule(Module):
     def configure_optimizers(self) -> Any:
         settings = self.config["trainer"]
         optimizer = self.build_optimizer()
+        # a resumed run has them from its checkpoint, whatever the settings are by now
+        self.hyperparameters = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = float(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

@@ -216,7 +216,7 @@ def train(
     if folder is None:
         folder = new_folder(config)
     else:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder):
         return fit(config, folder, data, module, differing)
 

@@ -28,7 +28,7 @@ from tasks.distill.load import load_teacher
 from tasks.engine.config import load_config
 from tasks.engine.stages import train_stages
 from tasks.run import execute
-from tests.conftest import ROOT, command, shared, wait_until
+from tests.conftest import ROOT, command, shared, spawn, wait_until
 
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
@@ -153,6 +153,16 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
     assert again["state"] == "finished"
     assert (folder / "1_noisy" / "metrics.json").read_bytes() == first
     assert (folder / "2_clean" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_stages_on_two_devices(dogs: Path, tmp_path: Path) -> None:
+    """The second process begins each stage with the weights that the command line names, as the first does."""
+    more = ("experiment=dogs_noisy", f"backbone.weights={shared(WEIGHTS)}", "name=two", "trainer.limit_train_batches=1")
+    devices = ("trainer.devices=2", "trainer.accelerator=cpu", "task.drop_near_test=0", "logger.images=0")
+    result = spawn("run", *settings(dogs, tmp_path, *more, *devices))
+    assert result.returncode == 0, result.stderr
+    for stage in ("1_noisy", "2_clean"):
+        assert json.loads((tmp_path / "dogs" / "two" / stage / "metrics.json").read_text())["state"] == "finished"
 
 
 def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,9 @@ from tests.conftest import TINY
         (("trainer.steps=100",), 100, 17),
         (("trainer.max_epochs=3",), 100, 3),
         (("trainer.minutes=8",), 100, -1),
+        (("trainer.minutes=8", "trainer.steps=100"), 100, 17),  # the last one counts
+        (("trainer.steps=100", "trainer.minutes=8"), 100, -1),
+        (("experiment=coco_ssd", "trainer.steps=100"), 100, 17),
     ],
 )
 def test_the_length_of_a_training(given_settings: tuple[str, ...], images: int, epochs: int) -> None:
@@ -65,6 +68,8 @@ def test_a_run_of_a_fraction_of_a_minute_ends_measured(scenes: Path, tmp_path: P
     assert content["state"] == "finished"
     assert content["step"] > 0
     assert json.loads((tmp_path / "detection/short/metrics.json").read_text())["metrics"]["ap"] >= 0
+    longer = execute([f"resume={tmp_path / 'detection/short'}", f"trainer.max_epochs={content['epoch'] + 1}"])
+    assert longer["epoch"] == content["epoch"] + 1  # the minutes, which are over, no longer count
 
 
 def test_durations() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from tasks.compare.runs import read_run
 from tasks.compare.tradeoff import tradeoff
+from tasks.engine.saved import to_resume
 from tests.conftest import ROOT, command, spawn, start_run, wait_until
 from tests.tasks.engine.test_run import bad_input
 
@@ -128,6 +129,12 @@ def test_a_sweep_of_runs_on_two_devices(dogs: Path, tmp_path: Path) -> None:
     result = spawn("run", "-m", *settings(dogs, tmp_path, "trainer.devices=2", "task.dropout=0,0.5"))
     assert result.returncode == 0, result.stderr
     assert [run["step"] for run in results(tmp_path)] == [2, 2]
+
+
+def test_a_requeued_run_is_given_again_what_its_folder_is_not_trusted_with() -> None:
+    given = ["task=dogs", "teacher=resnet50", "faces.distill.cache=/cache", "data.root=x", "data.web=/web", "seed=1"]
+    again = ["resume=run", "teacher=resnet50", "faces.distill.cache=/cache", "data.web=/web"]
+    assert to_resume(Path("run"), given) == again
 
 
 def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:

@@ -193,6 +193,22 @@ def test_a_run_saves_within_an_epoch_by_the_clock_and_goes_on_in_other_batches(
     assert report["step"] == 8 + (12 - 4)
 
 
+def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_path: Path) -> None:
+    """The learning rate at the end of a longer run follows from the new peak; what changes the optimizer is refused."""
+    folder = copied(undisturbed, tmp_path)
+    more = ["trainer.lr=0.0005", "trainer.weight_decay=0.01", "trainer.max_epochs=4"]
+    execute([f"resume={folder}", *more])
+    groups = content(folder)["optimizer_states"][0]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.01}
+    assert {group["initial_lr"] for group in groups} == {0.0005}
+    rates = [e.value for e in EventAccumulator(str(folder)).Reload().Scalars("lr-AdamW/pg1") if e.step > 18]
+    assert rates
+    assert max(rates) < 0.0005
+    for change in ("trainer.optimizer=sgd", "trainer.freeze_backbone=true", "trainer.backbone_lr_scale=0.5"):
+        with pytest.raises(UserError, match=f"{change.split('=')[0]}=.* cannot change when resuming"):
+            execute([f"resume={folder}", change])
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
     dataset = TensorDataset(torch.arange(23))
