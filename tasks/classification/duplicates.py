@@ -1,14 +1,11 @@
 """Finds images that are too near to others, by the similarity of their embeddings."""
 
-import logging
 from collections.abc import Callable, Iterable
 
+import faiss
 import numpy as np
 import torch
 from torch import Tensor
-
-logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every way in which it tried to load
-import faiss  # noqa: E402  # after the line above
 
 
 @torch.inference_mode()

@@ -1,15 +1,12 @@
 """How well embeddings tell people apart: over all pairs, by LFW's protocol, and in retrieval."""
 
-import logging
 from dataclasses import dataclass
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
 from data.identities import Pairs
-
-logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every way in which it tried to load
-import faiss  # noqa: E402  # after the line above
 
 Vectors = npt.NDArray[np.float32]
 

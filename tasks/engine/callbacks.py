@@ -71,7 +71,7 @@ class PredictionImages(Callback):
     ) -> None:
         assert isinstance(module, TaskModule)
         if trainer.is_global_zero:
-            for task, own in module.drawn(batch, batch_index):
+            for task, own in module.batches_to_plot(batch, batch_index):
                 if count := task.config["logger"]["images"]:
                     log_image(task.trainer, "predictions", self.pages(task, own, count))
 

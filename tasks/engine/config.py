@@ -81,7 +81,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
     known = set(flatten(defaults))
     for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~").strip()
+        key = key_of(override)
         if "=" not in override:
             raise UserError(f"{override!r} is not of the form key=value")
         if not _group(override) and not any(k == key or k.startswith(f"{key}.") for k in known):
@@ -91,7 +91,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
             raise UserError(f"{override}: settings are changed with {key}=value, not added or removed")
     config = _compose(name, overrides)
     if lengths := [o for o in overrides if o.startswith(LENGTHS) and not o.endswith("=null")]:
-        last = lengths[-1].partition("=")[0]
+        last = key_of(lengths[-1])
         config["trainer"] |= {key.partition(".")[2]: None for key in LENGTHS if key != last}
     check(defaults, config)
     return _settings_of(config) | {"groups": chosen}
@@ -132,7 +132,7 @@ def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dic
     chosen = _chosen(options)
     if "experiment" not in options or options["experiment"] is None:
         return chosen, composed
-    return chosen, _compose(name, [f"{group}={option}" for group, option in chosen.items()])
+    return chosen, _compose(name, as_overrides(chosen))
 
 
 def _chosen(options: Mapping[str, str]) -> dict[str, str]:
@@ -153,7 +153,7 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
         if group == "experiment" or option not in _groups().get(group, []):
             raise UserError(f"{source}: this version has no {group!r:.40}={option!r:.40}")
     try:
-        chosen, defaults = _schema("config", [f"{group}={option}" for group, option in groups.items()])
+        chosen, defaults = _schema("config", as_overrides(groups))
         joint = "multitask" in defaults  # the one task that is made of others
         kept = ("groups", "parts") if joint else ("groups",)
         config = _laid_over(defaults, {k: v for k, v in content.items() if k not in kept})
@@ -197,7 +197,7 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings that differ from the defaults of the options chosen, without names and places."""
-    defaults = flatten(_compose("config", [f"{group}={option}" for group, option in config["groups"].items()]))
+    defaults = flatten(_compose("config", as_overrides(config["groups"])))
     found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
     own = {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
     for name, part in config.get("parts", {}).items():
@@ -267,7 +267,26 @@ def saved_groups(run: str) -> list[str]:
     Raises:
         UserError: as `run_config`.
     """
-    return [f"{group}={option}" for group, option in run_config(run)["groups"].items()]
+    return as_overrides(run_config(run)["groups"])
+
+
+def key_of(override: str) -> str:
+    """The group or dotted setting that an override sets."""
+    return override.partition("=")[0].lstrip("+~").strip()
+
+
+def as_overrides(groups: Mapping[str, str]) -> list[str]:
+    """Options by group, as on a command line."""
+    return [f"{group}={option}" for group, option in groups.items()]
+
+
+def experiment_groups(override: str) -> set[str]:
+    """The groups of which `override`, if it is an experiment, chooses the option."""
+    key, _, name = override.partition("=")
+    path = CONF / "experiment" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text()) if key == "experiment" and path.is_file() else {}
+    chosen = [key for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
+    return {key.removeprefix("override /") for key in chosen}
 
 
 def _quoted(override: str) -> str:

@@ -8,7 +8,7 @@ import yaml
 
 from backbones.errors import UserError
 from data.layouts import Layout, recognize
-from tasks.engine.config import CONF, chosen_options, quoted
+from tasks.engine.config import CONF, chosen_options, experiment_groups, quoted
 
 CHOSEN_BY = ("data=", "resume=")  # overrides that say which option of conf/data is meant
 
@@ -21,19 +21,11 @@ def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
         UserError: nothing in the folder is known, or an override names an option that there is not.
     """
     roots = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("data.root=")]
-    if not roots or any(o.startswith(CHOSEN_BY) for o in overrides) or any(map(_names_data, overrides)):
+    if not roots or any(o.startswith(CHOSEN_BY) or "data" in experiment_groups(o) for o in overrides):
         return list(overrides), None
     layout = recognize(Path(roots[-1]), family(chosen_options(overrides)["data"]))
     settings = [f"data.{key}={_value(value)}" for key, value in layout.settings.items()]
     return [f"data={layout.option}", *settings, *overrides], layout
-
-
-def _names_data(override: str) -> bool:
-    """Whether an override is an experiment that chooses the data."""
-    key, _, name = override.partition("=")
-    path = CONF / "experiment" / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text()) if key == "experiment" and path.is_file() else {}
-    return any(isinstance(d, dict) and "override /data" in d for d in content.get("defaults", []))
 
 
 def family(option: str) -> str:

@@ -8,11 +8,17 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from backbones.errors import UserError
 from data.layouts import Layout
-from tasks.engine.config import CONF, chosen_options, load_config, options, run_config
+from tasks.engine.config import (
+    as_overrides,
+    chosen_options,
+    experiment_groups,
+    key_of,
+    load_config,
+    options,
+    run_config,
+)
 from tasks.engine.layout import recognized
 
 JOINT = "multitask"
@@ -36,7 +42,7 @@ def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, 
 
 def is_joint(overrides: Sequence[str]) -> bool:
     """Whether overrides describe a run of several tasks."""
-    return chosen_options([o for o in overrides if not part_of(_key(o))])["task"] == JOINT
+    return chosen_options([o for o in overrides if not part_of(key_of(o))])["task"] == JOINT
 
 
 def part_of(key: str) -> str | None:
@@ -68,7 +74,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     own: list[str] = []
     parts: dict[str, list[str]] = {}
     for override in overrides:
-        if name := part_of(_key(override)):
+        if name := part_of(key_of(override)):
             parts.setdefault(name, []).append(override.replace(f"{name}.", "", 1))
         else:
             own.append(override)
@@ -77,8 +83,8 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 def for_parts(overrides: Sequence[str]) -> list[str]:
     """Which of a run's own overrides hold for each of its tasks as well."""
-    found = [o for o in overrides if _key(o).partition(".")[0] not in APART or _key(o).startswith("task.")]
-    return [o for o in found if _key(o) != "data" and not _chooses_task(o)]
+    found = [o for o in overrides if key_of(o).partition(".")[0] not in APART or key_of(o).startswith("task.")]
+    return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
 
 def taken_from(config: Mapping[str, Any]) -> list[str]:
@@ -87,17 +93,13 @@ def taken_from(config: Mapping[str, Any]) -> list[str]:
     return [added] if added else list(config["parts"])
 
 
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~").strip()
-
-
 def _told(layout: Layout | None) -> str:
     return layout.told if layout else ""
 
 
 def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
     own, given = split(overrides)
-    for key in map(_key, own):
+    for key in map(key_of, own):
         if key == "data.root" or (key == "data" and "data=joint" not in own):
             raise UserError(f"{key}=... is of one task: give it under its name, as dogs.{key}=...")
     config = load_config([o for o in own if not _of_parts(o)], name)
@@ -113,11 +115,11 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
         if task in kept:
             config["parts"][task] = kept[task]
             continue
-        before = _groups_of(saved[task]) if saved else []
+        before = as_overrides(saved[task]["groups"]) if saved else []
         _check_own(task, given.get(task, []))
         common = for_parts(own)
-        if any(_key(o) == "experiment" for o in given.get(task, [])):  # in the place of the one for all
-            common = [o for o in common if _key(o) != "experiment"]
+        if any(key_of(o) == "experiment" for o in given.get(task, [])):  # in the place of the one for all
+            common = [o for o in common if key_of(o) != "experiment"]
         part, layout = _part(task, [*before, *common, *given.get(task, [])], bool(saved))
         config["parts"][task] = _joined(part, config)
         told += [f"{task}: {layout.told}"] if layout else []
@@ -139,16 +141,8 @@ def from_hydra(override: str) -> str:
 
 def _of_parts(override: str) -> bool:
     """Whether a setting is of the tasks alone."""
-    key = _key(override)
+    key = key_of(override)
     return key.partition(".")[0] in PARTS_ALONE and key not in ("task", "task.resolution", "data")
-
-
-def _chooses_task(override: str) -> bool:
-    """Whether it is an experiment of several tasks."""
-    key, _, name = override.partition("=")
-    path = CONF / "experiment" / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text()) if key == "experiment" and path.is_file() else {}
-    return any(isinstance(d, dict) and "override /task" in d for d in content.get("defaults", []))
 
 
 def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[str]:
@@ -167,7 +161,7 @@ def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[st
             raise UserError(f"multitask.tasks names {name} twice; a task has one head")
     for name in given:
         if name not in names:
-            raise UserError(f"{name}.{_key(given[name][0])}: {name} is not among multitask.tasks=[{','.join(names)}]")
+            raise UserError(f"{name}.{key_of(given[name][0])}: {name} is not among multitask.tasks=[{','.join(names)}]")
     for key in ("weights", "references"):
         if settings[key] is not None and len(settings[key]) != len(names):
             raise UserError(f"multitask.{key} must be {len(names)} numbers, one for each of {', '.join(names)}")
@@ -178,7 +172,7 @@ def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[st
 
 def _check_own(task: str, own: Sequence[str]) -> None:
     """Whether a task's own settings are none that it has in common with the others; UserError where one is."""
-    for key in map(_key, own):
+    for key in map(key_of, own):
         group, _, name = key.partition(".")
         if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
             raise UserError(f"{task}.{key} cannot be set: all tasks of a run have it in common, as {key}=...")
@@ -204,11 +198,6 @@ def _joined(part: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     return part | copy.deepcopy(common)  # which YAML would write once, and refer to
 
 
-def _groups_of(part: Mapping[str, Any]) -> list[str]:
-    """The options of a task, as overrides."""
-    return [f"{group}={option}" for group, option in part["groups"].items() if group != "task"]
-
-
 def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of a run that adds a task to another one's, and the configurations of that one's tasks.
 
@@ -226,7 +215,7 @@ def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], 
         raise UserError(f"multitask.add={added}: ckpt={run} is a run of task={base['task']['name']} alone")
     if added in base["parts"]:
         raise UserError(f"multitask.add={added}: the run {run} has this task already")
-    if settings["tasks"] or any(_key(o).startswith("backbone") for o in own):
+    if settings["tasks"] or any(key_of(o).startswith("backbone") for o in own):
         raise UserError(
             "multitask.add: the other tasks and the backbone are those of ckpt=<run folder>; leave them out"
         )

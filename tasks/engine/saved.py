@@ -10,7 +10,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.text import read_plain_yaml
-from tasks.engine.config import LENGTHS, run_config
+from tasks.engine.config import LENGTHS, key_of, run_config
 from tasks.engine.names import plain_name
 from tasks.engine.parts import for_parts, part_of, split, taken_from
 from tasks.engine.schema import shaped
@@ -85,7 +85,7 @@ def _resumed(
     prefix: str = "",
 ) -> dict[str, Any]:
     """The saved configuration of a task, whose settings are given after `prefix`, with the overrides applied."""
-    given = {override.partition("=")[0] for override in overrides} - {"resume"}
+    given = {*map(key_of, overrides)} - {"resume"}
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
             raise UserError(
@@ -119,8 +119,7 @@ def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
     """
     again = []
     for override in overrides:
-        key = override.partition("=")[0]
-        key = key.removeprefix(f"{part_of(key)}.")
+        key = key_of(override).removeprefix(f"{part_of(key_of(override))}.")
         if key in (*ASKED, *FIRST) or (key.startswith("data.") and key != "data.root"):
             again.append(override)
     return [f"resume={folder}", *again]

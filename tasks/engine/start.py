@@ -1,5 +1,5 @@
-"""What commands begin with: news and warnings in one form, the process set up for speed, the data. It needs no
-Lightning, and torch only where something computes.
+"""How commands start: logging, the process set up for speed, the data. Lightning is not imported, and torch only where
+something computes.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def setup() -> None:
-    """Sends our news and everyone's warnings through rich, and sets the process up for speed."""
+    """Logs through rich, and sets the process up for speed."""
     set_up_logging()
     from tasks.engine.hardware import keep_freed_memory, use_granted_cores
 
@@ -30,14 +30,15 @@ def setup() -> None:
 
 
 def set_up_logging() -> None:
-    """Sends our news and everyone's warnings through rich."""
+    """Logs our messages and all warnings through rich."""
     # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # the loaders leave out what was given, which Lightning cannot know
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the epoch ended")
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the Hub's client names each request
+    for chatty in ("httpx2", "faiss.loader"):  # the Hub's client names each request, FAISS each library it tries
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -204,7 +204,7 @@ class TaskModule(Module):
         settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
         if not self.load_weights:
             settings |= {"weights": None, "pretrained": False}
-        elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_drawn(self.config)):
+        elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
             settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
         if "normalization" in self.settled:
@@ -222,7 +222,7 @@ class TaskModule(Module):
         """Whose loss it was, where one is not finite."""
         return "the loss"
 
-    def drawn(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:
+    def batches_to_plot(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:
         """The batch of a validation that is drawn, with the task that it is of."""
         if not batch_index:
             yield self, batch
@@ -289,15 +289,11 @@ class TaskModule(Module):
         """What the optimizer trains, grouped by weight decay and learning rate."""
         settings, share = self.config["trainer"], self.backbone_share()
         spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
-        groups: dict[tuple[float, float], dict[str, Any]] = {}
-        for parameter in self.model.parameters():
-            if settings["freeze_backbone"] and parameter in backbone:
-                continue
-            decay = 0.0 if parameter in spared else settings["weight_decay"]
-            lr = settings["lr"] * (share if parameter in backbone else 1)
-            group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
-            group["params"].append(parameter)
-        return list(groups.values())
+        return grouped(
+            (p, 0.0 if p in spared else settings["weight_decay"], settings["lr"] * (share if p in backbone else 1))
+            for p in self.model.parameters()
+            if not (settings["freeze_backbone"] and p in backbone)
+        )
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config["trainer"]
@@ -345,7 +341,16 @@ class TaskModule(Module):
         }
 
 
-def is_drawn(config: Mapping[str, Any]) -> bool:
+def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters, each with its weight decay and learning rate."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter, decay, lr in rows:
+        group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def is_demo(config: Mapping[str, Any]) -> bool:
     """Whether the data set of a configuration is a demo's, which is drawn: ImageNet's photographs help little there."""
     return str(config["groups"]["data"]).startswith("demo_")
 

@@ -17,7 +17,7 @@ from tasks.engine.figures import log_image
 from tasks.engine.options import locate
 from tasks.engine.parts import taken_from
 from tasks.engine.start import build_data
-from tasks.engine.task import TaskModule, is_drawn
+from tasks.engine.task import TaskModule, grouped, is_demo
 from tasks.multitask.data import JointBatch, JointData, naming
 from tasks.multitask.model import JointModel, own_parameters
 from tasks.multitask.processes import average_gradients, leave_out_averages
@@ -66,7 +66,7 @@ class JointTask(TaskModule):
         """
         settings, sharing = self.config["multitask"], Sharing()
         kinds = dict(zip(self.names, settings["patches"] or [settings["share"]] * len(self.names), strict=True))
-        first = next((n for n in self.names if not is_drawn(self.config["parts"][n])), self.names[0])
+        first = next((n for n in self.names if not is_demo(self.config["parts"][n])), self.names[0])
         first = self.names[0] if settings["patches"] else first
         found: dict[str, TaskModule] = {}
         for name in [first, *(n for n in self.names if n != first)]:
@@ -259,7 +259,7 @@ class JointTask(TaskModule):
 
     test_step = validation_step
 
-    def drawn(self, batch: JointBatch, batch_index: int) -> Iterator[tuple[TaskModule, Any]]:
+    def batches_to_plot(self, batch: JointBatch, batch_index: int) -> Iterator[tuple[TaskModule, Any]]:
         for name, own in batch.rows if not batch_index else ():
             yield cast(TaskModule, self.parts[name]), own
 
@@ -304,7 +304,7 @@ class JointTask(TaskModule):
         spared, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
         owner = {parameter: name for name, found in own.items() for parameter in found}
         backbone = {p for _, part in self.each() for p in part.model.backbone.parameters()}
-        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        rows = []
         for parameter in self.parameters():
             name = owner.get(parameter)
             settings = self.config["parts"][name]["trainer"] if name else self.config["trainer"]
@@ -312,10 +312,8 @@ class JointTask(TaskModule):
             if frozen or not parameter.requires_grad:
                 continue
             decay = 0.0 if parameter in spared else settings["weight_decay"]
-            lr = settings["lr"] * (self.backbone_share() if parameter in backbone else 1)
-            group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
-            group["params"].append(parameter)
-        return list(groups.values())
+            rows.append((parameter, decay, settings["lr"] * (self.backbone_share() if parameter in backbone else 1)))
+        return grouped(rows)
 
     def facts(self) -> dict[str, Any]:
         """What metrics.json says of each task: what a run of its own would say, and what it has for itself."""
