@@ -21,7 +21,7 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     """The overrides with the task and data option that their data.root is recognised as, and its layout.
 
     Raises:
-        UserError: it is no data of any task.
+        UserError: it is not data of any task.
     """
     if any(o.startswith(CHOSEN) for o in overrides) or not any(o.startswith("data.root=") for o in overrides):
         return recognized(overrides)

@@ -28,7 +28,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
     """Brings what is missing of a data set to root. What was fetched, or unpacked, is not done again.
 
     Raises:
-        UserError: a file cannot be had, is not the published one or cannot be unpacked, or must be fetched by hand.
+        UserError: a file cannot be obtained or unpacked, is not the published one, or must be fetched by hand.
     """
     console.print(source["terms"], soft_wrap=True)
     missing = []

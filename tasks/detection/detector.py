@@ -23,7 +23,7 @@ class Detections(NamedTuple):
 class Detector(Model):
     """A network that can be deployed alone: preprocess, forward, postprocess; and its loss to train it.
 
-    A detector names the backbone's `strides` that it stands on, and defines `forward`, `loss` and either
+    A detector names the backbone's `strides` that it uses, and defines `forward`, `loss` and either
     `class_logits` and `decode_boxes_at` or a `postprocess` of its own.
     """
 

@@ -67,7 +67,7 @@ def published(alpha: float) -> str:
 
 
 def fetch_coco(alpha: float) -> Path:
-    """The zoo's archive for a width, downloaded once into the cache; UserError where it cannot be had."""
+    """The zoo's archive for a width, downloaded once into the cache. Raises UserError if it cannot be."""
     name = published(alpha)
     path = cache_folder() / name
     if not path.exists():

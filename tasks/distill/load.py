@@ -40,7 +40,7 @@ def load_teacher(
     `normalization` is what an .onnx file of float input expects: "student", or one of `NORMALIZATIONS`.
 
     Raises:
-        UserError: it cannot be had, knows other classes or sizes, or nobody says what it expects.
+        UserError: it cannot be obtained, knows other classes or sizes, or nobody says what it expects.
     """
     if source.endswith((".csv", ".npz")):
         teacher, count = _from_table(Path(source), labels, student.form)
@@ -102,7 +102,7 @@ def _from_timm(name: str, form: Form) -> Teacher:
         if form == "embedding":
             network.reset_classifier(0)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"teacher={name}: its weights cannot be had: {first_line(error)}") from error
+        raise UserError(f"teacher={name}: its weights cannot be obtained: {first_line(error)}") from error
     settings = timm.data.resolve_model_data_config(network)
     side = settings["input_size"][-1]
     mean, std = (torch.tensor(settings[k]).view(3, 1, 1) * 255 for k in ("mean", "std"))

@@ -1,4 +1,4 @@
-"""Networks to learn from: they look on at training, and are no part of what is trained or saved.
+"""Teachers for distillation; they are neither trained nor saved.
 
 What a teacher says of an image are its outputs (C,), as the student's own: logits of classes or of attributes, or an
 embedding of length 1. The student's `form` names which.
@@ -19,7 +19,7 @@ Outputs = Callable[[Tensor], Tensor]
 
 
 class Teacher:
-    """Says the outputs (B, C) float32 of RGB (B, 3, H, W) in 0..255, which are views of the batch's images.
+    """Returns outputs (B, C) float32 of RGB (B, 3, H, W) in 0..255, which are views of the batch's images.
 
     It is not an nn.Module, so that checkpoints leave it out, and copies of a task share it.
     """
@@ -83,7 +83,7 @@ class Table(Teacher):
         return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
 
     def row(self, path: str) -> int:
-        """Raises UserError where the image is not in the table."""
+        """Raises UserError if the image is not in the table."""
         parts = Path(path).parts
         for depth in self.depths:
             if (row := self.rows.get("/".join(parts[-depth:]))) is not None:

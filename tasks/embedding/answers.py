@@ -23,7 +23,7 @@ class EmbeddingResult(Result):
     hub_task = "image-feature-extraction"
     responsible_use = (
         "It is for images of people who consented to be compared; delete what is withdrawn. It must not be used to "
-        "identify or track people who did not, or to make decisions about anybody. A similarity is no verdict."
+        "identify or track people who did not, or to make decisions about anybody. A similarity is not a verdict."
     )
 
     @property

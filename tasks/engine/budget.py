@@ -18,17 +18,17 @@ FIRST_VALIDATION = 1 / 3  # of the minutes; it says how long the last one will t
 class Budget(Callback):
     """Says how much of the training is done, ends it when its minutes are over, and decides when to validate.
 
-    The minutes hold training and validations, not the start of the program; a resumed run has what its earlier lives
-    left. Of several processes the first one's clock counts for all: else their learning rates would differ, and one
-    would stop while the others wait for it.
+    The minutes hold training and validations, not the start of the program; a resumed run has what is left of them. Of
+    several processes the first one's clock counts for all: else their learning rates would differ, and one would stop
+    while the others wait for it.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
         self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
-        self.spent = 0.0  # seconds of earlier lives
+        self.spent = 0.0  # seconds before it was resumed
         self.started = time.monotonic()
-        self.clock = 0.0  # seconds of all lives, as of the end of the last step
+        self.clock = 0.0  # seconds in all, as of the end of the last step
         self.validation = 0.0  # seconds of the longest one
         self.validations = 0
         self.first_step: tuple[int, float] | None = None
@@ -62,7 +62,7 @@ class Budget(Callback):
         self.clock, self.validation = trainer.strategy.broadcast(now) if trainer.world_size > 1 else now
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.fit_loop.restarted_mid_epoch:  # which has begun in an earlier life
+        if trainer.fit_loop.restarted_mid_epoch:  # which began before the run was resumed
             self.plan_validation(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -137,9 +137,9 @@ class RunReport(Callback):
         self.began = False
         before = read_json(self.path)
         self.best: dict[str, float] = before.get("metrics", {})
-        self.history: list[Point] = []  # of all lives
+        self.history: list[Point] = []  # of all sessions
         self.losses = Losses()
-        self.before = float(before.get("seconds", 0))  # of earlier lives of this run
+        self.before = float(before.get("seconds", 0))  # before it was resumed
 
     @property
     def seconds(self) -> float:

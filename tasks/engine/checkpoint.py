@@ -65,7 +65,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
         raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
     state, size = content.get("state_dict"), path.stat().st_size
     if not isinstance(state, dict) or not all(_tensor(name, value, size) for name, value in state.items()):
-        raise UserError(f"{path} is damaged: its weights are no named tensors")
+        raise UserError(f"{path} is damaged: its weights are not named tensors")
     return content | {"suite": checked_suite(suite, path)}
 
 
@@ -126,10 +126,10 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     config = saved_config(suite.get("config"), path)
     labels, metrics = suite.get("labels"), suite.get("metrics")
     if not isinstance(labels, list) or not all(type(label) is str for label in labels):
-        raise UserError(f"{path} is damaged: its labels are no list of names")
+        raise UserError(f"{path} is damaged: its labels are not a list of names")
     numbers = isinstance(metrics, dict) and all(type(k) is str and type(v) in (int, float) for k, v in metrics.items())
     if not isinstance(metrics, dict) or not numbers:
-        raise UserError(f"{path} is damaged: its metrics are no numbers")
+        raise UserError(f"{path} is damaged: its metrics are not numbers")
     if checked["task"] != config["task"]["name"]:
         raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
     resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])

@@ -78,7 +78,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
     """
     overrides = [_quoted(o) for o in overrides]
     chosen, defaults = _schema(name, overrides)
-    # Settings are looked up before Hydra sees them, for a better message, and `+` is no way round.
+    # Settings are looked up before Hydra sees them, for a better message, and `+` does not get around that.
     known = set(flatten(defaults))
     for override in overrides:
         key = key_of(override)
@@ -144,7 +144,7 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
     options and settings are checked as a command line's are; what it lacks takes today's defaults.
 
     Raises:
-        UserError: it is no configuration, or names an option, setting or value that is not offered.
+        UserError: it is not a configuration, or names an option, setting or value that is not offered.
     """
     groups = content.get("groups") if isinstance(content, dict) else None
     if not isinstance(groups, dict) or not {"task", "backbone", "data"} <= groups.keys():
@@ -191,7 +191,7 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
         elif is_plain(value) or (name == "stages" and shaped(value, "stages")):
             config[name] = value
         else:
-            raise UserError(f"{path}{name} is no plain value")
+            raise UserError(f"{path}{name} is not a plain value")
     return config
 
 
@@ -326,7 +326,7 @@ def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """A composed configuration without what are no settings."""
+    """The settings of a composed configuration."""
     return {
         key: _settings_of(value) if isinstance(value, dict) else value
         for key, value in config.items()

@@ -51,7 +51,7 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
 
 def latency_ms(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
     """Time of an image from uint8 to the network's outputs, alone, in float32: the fastest of the rounds, for others
-    may use the machine. `model` is used up. A slow network gets fewer rounds: after two seconds it is enough.
+    may use the machine. After two seconds there are no more rounds. `model` is modified in place; do not reuse it.
     """
     fold_norms(model).to(device)
     image = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8, device=device)

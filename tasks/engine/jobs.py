@@ -1,4 +1,4 @@
-"""Jobs of a sweep, wherever Hydra's launchers start them: on this machine, or by submitit on a cluster's nodes."""
+"""Jobs of a sweep, started by Hydra's launchers: on this machine, or by submitit on a cluster."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Told(Callback):
 
 
 def check_plugins(overrides: Sequence[str]) -> None:
-    """Whether the launcher and the sweeper that are asked for are installed; UserError where they are not."""
+    """Raises UserError if a launcher or sweeper that is asked for is not installed."""
     Plugins.instance()  # which looks for them
     for override in overrides:
         group, _, option = override.partition("=")
@@ -52,7 +52,7 @@ def check_plugins(overrides: Sequence[str]) -> None:
 
 
 def heed_signals() -> None:
-    """Ends this process's run after a step, where it is the run's first; the first ends the others."""
+    """The first process of a run stops after the current step; the others ignore signals and are ended by it."""
     if first_process():
         STOP.install()
         return

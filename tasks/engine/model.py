@@ -41,7 +41,7 @@ class ExportSpec:
 class Model(nn.Module):
     """A backbone with heads: preprocess -> forward -> postprocess, and `loss` to train it.
 
-    A task's model defines `forward`, `loss`, `strides` (the backbone's maps that it stands on) and `export_spec`.
+    A task's model defines `forward`, `loss`, `strides` (of the backbone's maps that it uses) and `export_spec`.
     """
 
     strides: ClassVar[tuple[int, ...]] = (32,)

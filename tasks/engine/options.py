@@ -1,4 +1,5 @@
-"""What an option of conf/ stands for. Only this machine's own files say it, never a checkpoint or an export."""
+"""Resolves options of conf/ to classes and functions. Only this machine's own files name these, never a
+checkpoint or an export."""
 
 import importlib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def locate(config: Mapping[str, Any], group: str) -> Any:
     """
     name = target(config["groups"], group)
     if name is None:
-        raise UserError(f"{group} is no group of this configuration")
+        raise UserError(f"{group} is not a group of this configuration")
     return _import(name, f"conf/{group}: _target_")
 
 
@@ -33,7 +34,7 @@ def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
 
 
 def result_type(task: str) -> type[Result]:
-    """The class of a task's results; for a task that is no option of conf/task, or names none, outputs by name."""
+    """The class of a task's results; outputs by name for a task without an option in conf/task."""
     name = target({"task": task}, "task", "_result_") if task in options("task") else None
     kind: type[Result] = _import(name, "conf/task: _result_") if name else Result
     return kind
@@ -50,7 +51,7 @@ def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str 
 
 @lru_cache
 def _file_of(group: str, option: str | None) -> dict[str, Any]:
-    """What the files of an option, and of those that it stands on, say of its group. Composing them would take a
+    """What the files of an option, and of those in its `defaults`, say of its group. Composing them would take a
     hundred times as long.
     """
     content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
@@ -65,5 +66,5 @@ def _import(name: str, source: str) -> Any:
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute, None) if name.startswith(PACKAGES) else None
     if getattr(found, "__module__", None) != module:  # what a module imports is not its own
-        raise UserError(f"{source} {name} is no class or function of {', '.join(PACKAGES)}")
+        raise UserError(f"{source} {name} is not a class or function of {', '.join(PACKAGES)}")
     return found

@@ -146,7 +146,7 @@ def _of_parts(override: str) -> bool:
 
 
 def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[str]:
-    """The tasks of a run, known to be some, each once; UserError where they are not, or others have settings."""
+    """The tasks of a run. Raises UserError if they are not two or more, each once, or others have settings."""
     settings = config["multitask"]
     names, offered = settings["tasks"] or [], [o for o in options("task") if o != JOINT]
     if len(names) < 2:
@@ -171,7 +171,7 @@ def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[st
 
 
 def _check_own(task: str, own: Sequence[str]) -> None:
-    """Whether a task's own settings are none that it has in common with the others; UserError where one is."""
+    """Raises UserError if a task is given a setting that all tasks have in common."""
     for key in map(key_of, own):
         group, _, name = key.partition(".")
         if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
@@ -202,7 +202,7 @@ def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], 
     """The configuration of a run that adds a task to another one's, and the configurations of that one's tasks.
 
     Raises:
-        UserError: `ckpt` is no such run, or has the task.
+        UserError: `ckpt` is not such a run, or has the task.
     """
     added, run, settings = config["multitask"]["add"], config["ckpt"], config["multitask"]
     if not run:

@@ -1,6 +1,4 @@
-"""The processes of a run on several devices: who started them, and a watch over them, for where one is lost the others
-would wait for it in vain.
-"""
+"""The processes of a run on several devices: who started them, and a watchdog, as the others would hang if one died."""
 
 import os
 import signal

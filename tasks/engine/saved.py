@@ -1,4 +1,4 @@
-"""What of a run folder's or checkpoint's own settings is used: such a file is not trusted.
+"""Validates the settings of run folders and checkpoints, which are not trusted.
 
 Of the paths and addresses that a file names, data.root alone is read. What would ask a teacher, or read, write or fetch
 anything else, is used where the command line says it too.
@@ -134,14 +134,14 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
     plan = read_plain_yaml(file)
     known = isinstance(plan, dict) and shaped(plan.get("stages"), "stages") and shaped(plan.get("overrides"), "names")
     if not known:
-        raise UserError(f"{file} cannot be read: it is no plan of stages")
+        raise UserError(f"{file} cannot be read: it is not a plan of stages")
     for name in plan["stages"]:
         plain_name(name, f"{file}: stage")
     named = {override.partition("=")[0] for override in given}
     for override in (o for row in (plan["overrides"], *plan["stages"].values()) for o in row):
         key, _, value = (part.strip(" +~'\"") for part in override.partition("="))
         if "${" in override:
-            raise UserError(f"{file}: {override!r:.80} is no plain setting")
+            raise UserError(f"{file}: {override!r:.80} is not a plain setting")
         if key in (*ASKED, *FIRST) and key not in named and value not in ("null", "false", "auto", ""):
             raise UserError(f"{file} names {key}={value}, used only on your word; if it is right, add it to resume=")
     return {"stages": plan["stages"], "overrides": plan["overrides"]}

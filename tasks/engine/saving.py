@@ -1,7 +1,7 @@
-"""What a run keeps to go on from: last.ckpt, at epochs' ends and within epochs, and previous.ckpt, the one before.
+"""Checkpoints for resuming: last.ckpt, written at the end of epochs and within them, and previous.ckpt, the one before.
 
 A run that goes on equals an undisturbed one to the last bit, on the same machine and in float32: order, augmentation
-and each process's share follow from the seed and the epoch, so that the loaders leave out what was given in it.
+and each process's share follow from the seed and the epoch, so that the loaders skip what was used already.
 """
 
 import logging
@@ -267,7 +267,7 @@ def use_settings(trainer: Trainer, module: TaskModule) -> None:
 
 
 def check_optimizers(trainer: Trainer) -> None:
-    """Raises UserError where an optimizer's state, which torch takes as it is, does not fit what it trains."""
+    """Raises UserError if an optimizer's state, which torch takes as it is, does not fit what it trains."""
     for optimizer in trainer.optimizers:
         for parameter, state in optimizer.state.items():
             values = state.values()

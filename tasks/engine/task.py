@@ -105,7 +105,7 @@ class TaskModule(Module):
         """Opens what training needs besides the data, before a run folder is made for it.
 
         Raises:
-            UserError: the teacher cannot be had, or settings do not fit the data.
+            UserError: the teacher cannot be obtained, or settings do not fit the data.
         """
 
     def build_model(self) -> Model:
@@ -157,7 +157,7 @@ class TaskModule(Module):
         return self.model.named(self.model.postprocess(self.model(self.model.preprocess(images))))
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        """What to say of uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
+        """Predictions for uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
         values, in pixels of the file.
         """
         outputs = {
@@ -219,7 +219,7 @@ class TaskModule(Module):
         return {}
 
     def faulty(self) -> str:
-        """Whose loss it was, where one is not finite."""
+        """The name of the loss that is not finite, for the error message."""
         return "the loss"
 
     def batches_to_plot(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:

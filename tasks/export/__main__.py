@@ -9,7 +9,7 @@ from tasks.export.formats import FORMATS
 
 
 def execute(overrides: Sequence[str]) -> Path:
-    """ExportSpec, and returns the export's folder."""
+    """Exports and returns the folder."""
     config = load_config(overrides, "export")
     form = FORMATS[config["format"]]
     if config["quantize"] != "none" and not form.int8:

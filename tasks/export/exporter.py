@@ -1,4 +1,4 @@
-"""Makes an export: writes the file, runs it, and says what became of the task's metric."""
+"""Makes an export: writes the file, runs it, and measures how the task's metric changes."""
 
 import json
 import logging

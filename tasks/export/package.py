@@ -118,7 +118,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON file") from error
     if not isinstance(content, dict) or "format" not in content or type(content.get("version")) is not int:
-        raise UserError(f"{folder} is no export of a model: its model.json does not describe one")
+        raise UserError(f"{folder} is not an export of a model: its model.json does not describe one")
     if content["version"] > VERSION:
         raise UserError(f"{path} was written by a newer version of this suite; update to read it")
     if wrong := _wrong_part(content):
@@ -136,19 +136,19 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     if content.get("file") != f"model{form.suffix}":
         return f"file must be model{form.suffix}"
     if not isinstance(content.get("task"), str):
-        return "task is no name"
+        return "task is not a name"
     if not isinstance(labels, list) or not all(type(label) is str for label in labels):
-        return "labels is no list of names"
+        return "labels is not a list of names"
     if not isinstance(outputs, list) or not all(isinstance(o, dict) and type(o.get("name")) is str for o in outputs):
-        return "outputs is no list of named outputs"
+        return "outputs is not a list of named outputs"
     if not isinstance(image, dict) or image.get("layout") not in ("uint8_nhwc", "float_nchw"):
         return "input.layout is neither uint8_nhwc nor float_nchw"
     if type(image.get("size")) is not int or not 1 <= image["size"] <= 4096:
-        return "input.size is no number of pixels"
+        return "input.size is not a number of pixels"
     share = image.get("center_crop")
     if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
-        return "input.center_crop is no share of the image"
+        return "input.center_crop is not a share of the image"
     settings = content.get("postprocess", {})
     if not isinstance(settings, dict) or not all(type(v) in (int, float) for v in settings.values()):
-        return "postprocess is no table of numbers"
+        return "postprocess is not a table of numbers"
     return None

@@ -17,7 +17,7 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         from executorch_numpy_runtime import Runtime
 
         return list(Runtime.get().load_program(str(FOLDER / SPEC["file"])).load_method("forward")([pixels]))
-    except ImportError:  # of the package executorch, which stands on torch
+    except ImportError:  # of the package executorch, which needs torch
         import torch
         from executorch.runtime import Runtime
 

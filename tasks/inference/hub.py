@@ -46,7 +46,7 @@ def parse(address: str) -> tuple[str, str | None]:
     """
     match = ADDRESS.fullmatch(address.removeprefix(PREFIX))
     if not match or ".." in address:
-        raise UserError(f"{address:.100} is no address of a model; it must be {PREFIX}<owner>/<name>")
+        raise UserError(f"{address:.100} is not the address of a model; it must be {PREFIX}<owner>/<name>")
     return match["repo"], match["revision"]
 
 
@@ -54,7 +54,7 @@ def fetch(address: str) -> Path:
     """The file of a model on the Hub, downloaded once; the copy that is there already where the Hub cannot be reached.
 
     Raises:
-        UserError: there is no such model, it cannot be had, or is larger than a model of this suite.
+        UserError: there is no such model, it cannot be obtained, or is larger than a model of this suite.
     """
     repo, revision = parse(address)
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -64,7 +64,7 @@ def fetch(address: str) -> Path:
         try:
             facts = get_hf_file_metadata(hf_hub_url(repo, FILE, revision=revision))
         except EntryNotFoundError as error:
-            raise UserError(f"{address} has no {FILE}; it is no model of this suite") from error
+            raise UserError(f"{address} has no {FILE}; it is not a model of this suite") from error
         except HfHubHTTPError:
             raise
         except Exception as error:  # offline, or no connection: of the HTTP library's own kinds

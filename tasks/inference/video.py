@@ -107,7 +107,7 @@ class Reader:
         except BadImage as error:
             raise UserError(f"input={source.name}: {error.args[1]}") from error
         except (OSError, ValueError) as error:  # FFmpeg's errors are these as well
-            reason = error.strerror if isinstance(error, OSError) else "it is no video of a known format"
+            reason = error.strerror if isinstance(error, OSError) else "it is not a video of a known format"
             raise UserError(f"input={source.name} cannot be opened: {reason or error}") from error
         if not self.container.streams.video:
             self.container.close()

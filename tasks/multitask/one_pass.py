@@ -23,7 +23,7 @@ class Maps(nn.Module):
 
 class OnePass(Model):
     """`models` by task, of one backbone and input side: an image goes through the backbone once. Outputs are named
-    <task>.<output>. The models are used up.
+    <task>.<output>. The models are modified in place; do not reuse them.
 
     Raises:
         UserError: no task's backbone gives the maps of all, or a task has taken blocks out of it.

@@ -225,7 +225,7 @@ def test_pushed_and_used_by_its_name(ran: Ran, server: Hub, dogs: Path) -> None:
     [
         ("refused", "log in by: hf auth login"),
         ("unnamed", "must be hub://<owner>/<name>"),
-        ("pull", "'pull' is no command of it"),
+        ("pull", "'pull' is not one of its commands"),
         ("none", "hub push ckpt="),
         ("ann/cats", "there is no such repository"),
         ("ann/dogs/../cats", "is no address of a model"),

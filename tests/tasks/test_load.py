@@ -272,7 +272,7 @@ Spec = dict[str, Any]
         (lambda spec: spec | {"format": ["onnx"]}, "is none of"),
         (lambda spec: spec | {"version": 99}, "newer version"),
         (lambda spec: spec | {"labels": [{}]}, "labels is no list"),
-        (lambda spec: spec | {"task": 3}, "task is no name"),
+        (lambda spec: spec | {"task": 3}, "task is not a name"),
         (lambda spec: spec | {"outputs": [1]}, "outputs is no list"),
         (lambda spec: spec | {"input": spec["input"] | {"size": 1 << 40}}, r"input\.size"),
         (lambda spec: spec | {"input": spec["input"] | {"layout": "x"}}, r"input\.layout"),

@@ -291,7 +291,7 @@ def test_nothing_that_a_file_says_is_interpolated(content: Content, tmp_path: Pa
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(bad["suite"]["config"]))
     assert run_config(tmp_path)["name"] == "${oc.env:SECRET}"
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": []}, "overrides": ["name=${oc.env:SECRET}"]}))
-    with pytest.raises(UserError, match="is no plain setting"):
+    with pytest.raises(UserError, match="is not a plain setting"):
         read_plan(tmp_path / "stages.yaml", [])
 
 
