@@ -50,7 +50,7 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     such as apache-2.0.
     """
     parts = (
-        f"---\n{metadata(facts, result, licence)}---",
+        f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
         f"# {code(title(facts))}",
         summary(facts),
         use(facts),
@@ -63,6 +63,21 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     return "\n\n".join(parts) + "\n"
 
 
+def joint_card(facts: Mapping[str, Any], results: Mapping[str, type[Result]]) -> str:
+    """The card of a file of several tasks, each with its section. `facts` has what model.json has."""
+    configs = facts["provenance"]["config"]["parts"]
+    parts = {
+        name: {**facts, **facts["parts"][name], "task": name, "provenance": {"config": configs[name]}}
+        for name in results
+    }
+    sections = [f"---\n{metadata(facts, {name: (parts[name], results[name]) for name in parts}, None)}---"]
+    sections += [f"# {code(title(facts))}", summary({**facts, "labels": []}), use(facts), "## Cost", cost(facts)]
+    for name, own in parts.items():
+        sections += [f"## {code(name)}", summary(own), metrics(own), trained_on(own), limits(own)]
+    uses = dict.fromkeys(filter(None, (result.responsible_use for result in results.values())))
+    return "\n\n".join([*sections, "## Responsible use", " ".join([*uses, GENERAL])]) + "\n"
+
+
 def title(facts: Mapping[str, Any]) -> str:
     """Task, backbone, and size."""
     backbone = facts["provenance"]["config"]["backbone"]
@@ -70,23 +85,24 @@ def title(facts: Mapping[str, Any]) -> str:
     return f"{facts['task']}, {kind}, {facts['input']['size']} px"
 
 
-def metadata(facts: Mapping[str, Any], result: type[Result], licence: str | None) -> str:
-    """The card's YAML, of ASCII alone."""
-    found = facts["metrics"]
-    figures = found.get("after") or found["before"]
-    task = result.hub_task or "other"
-    dataset = {"name": plain(str(data_name(facts)))[:LONGEST], "type": "image"}
-    name = plain(title(facts))
-    rows = [{"type": key, "name": key, "value": round(value, 5)} for key, value in shown(figures) if value == value]
-    content: dict[str, Any] = {"library_name": "mobilenets", "tags": ["mobilenet", "mobilenets", plain(facts["task"])]}
-    if result.hub_task:
-        content["pipeline_tag"] = result.hub_task
+def metadata(
+    facts: Mapping[str, Any], tasks: Mapping[str, tuple[Mapping[str, Any], type[Result]]], licence: str | None
+) -> str:
+    """The card's YAML, of ASCII alone; `tasks` has the facts and the kind of results of each."""
+    content: dict[str, Any] = {"library_name": "mobilenets", "tags": ["mobilenet", "mobilenets", *map(plain, tasks)]}
+    kinds = [result.hub_task for _, result in tasks.values()]
+    if len(kinds) == 1 and kinds[0]:
+        content["pipeline_tag"] = kinds[0]
     if licence:
         content["license"] = licence
-    if rows:
-        content["model-index"] = [
-            {"name": name, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": rows}]}
-        ]
+    results = []
+    for own, result in tasks.values():
+        figures = own["metrics"].get("after") or own["metrics"]["before"]
+        rows = [{"type": key, "name": key, "value": round(value, 5)} for key, value in shown(figures) if value == value]
+        dataset = {"name": plain(str(data_name(own)))[:LONGEST], "type": "image"}
+        results += [{"task": {"type": result.hub_task or "other"}, "dataset": dataset, "metrics": rows}] if rows else []
+    if results:
+        content["model-index"] = [{"name": plain(title(facts)), "results": results}]
     return yaml.safe_dump(content, sort_keys=False, width=10_000)
 
 

@@ -248,8 +248,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())
-    text = example(spec, module.result_type, form.module().EXAMPLE, form.needs)
-    (folder / "example.py").write_text(text)
+    functions = [*module.result_type.helpers, module.result_type.answer]
+    (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
     facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
     (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 

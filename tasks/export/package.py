@@ -3,12 +3,12 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tasks.engine.answers import Result
 from tasks.export.formats import FORMATS
 
 VERSION = 1
@@ -84,11 +84,10 @@ class Spec:
         return [output["name"] for output in self.outputs]
 
 
-def example(spec: Spec, result: type[Result], run: str, runtime: str) -> str:
-    """The text of example.py."""
-    functions = [inspect.getsource(f) for f in (*result.helpers, result.answer)]
-    text = "\n".join(("", *functions)).replace("\n\n\n\n", "\n\n\n")
-    return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=result.answer.__name__)
+def example(spec: Spec, functions: Sequence[Callable[..., Any]], run: str, runtime: str) -> str:
+    """The text of example.py, whose last function makes the answer of the outputs."""
+    text = "\n".join(("", *map(inspect.getsource, functions))).replace("\n\n\n\n", "\n\n\n")
+    return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=functions[-1].__name__)
 
 
 def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:

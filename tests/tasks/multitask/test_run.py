@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from backbones.errors import UserError
@@ -163,13 +164,27 @@ def test_a_part_for_a_device(patched: Path, tmp_path: Path) -> None:
         export([f"ckpt={patched}", "part=geo", "format=onnx"])
 
 
+def test_one_file_of_all_tasks_in_int8(run: Path, photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    given = [f"ckpt={run}", "part=all", "format=litert", "quantize=int8", "calibration=12", "max_drop=100"]
+    folder = export([*given, f"output={tmp_path}"])
+    spec = json.loads((folder / "model.json").read_text())
+    assert spec["cost"]["megabytes"] < 2 * spec["cost"]["params_m"]
+    (answer,) = load(folder).predict(photo)
+    assert list(answer.to_dict()) == TASKS
+
+
 @pytest.mark.parametrize("form", ["onnx", "litert"])
 def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path) -> None:
-    """It answers as the checkpoint does, and holds the backbone once."""
+    """It answers as the checkpoint does, holds the backbone once, and has a card of all tasks."""
     pytest.importorskip({"onnx": "onnxruntime", "litert": "litert_torch"}[form])
     folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
     spec = json.loads((folder / "model.json").read_text())
     assert list(spec["parts"]) == TASKS
+    assert spec["latency"]["median_ms"] > 0
+    found: Any = ModelCard.load(folder / "README.md")
+    assert {result.metric_type for result in found.data.eval_results} > {"ap", "top1", "map"}
+    assert all(f"## `{task}`" in found.text for task in TASKS)
     differences = spec["differences"]
     assert max(differences["dogs.probabilities"], differences["faces.probabilities"]) < 1e-3
     assert (
