@@ -45,7 +45,7 @@ def predict(config: dict[str, Any]) -> None:
     from rich.progress import track
 
     from backbones.console import Console
-    from tasks.inference.ahead import ahead
+    from tasks.inference.prefetch import prefetch
 
     model = open_model(config)
     lines = open_lines(output)
@@ -60,7 +60,7 @@ def predict(config: dict[str, Any]) -> None:
         result.draw().save(target, quality=QUALITY)
         return result
 
-    with lines, closing(ahead(drawn, results, threads, config["batch_size"] + threads)) as finished:
+    with lines, closing(prefetch(drawn, results, threads, config["batch_size"] + threads)) as finished:
         for result in track(finished, "predicting", total=len(files), console=console, transient=True):
             file = result.source
             assert isinstance(file, Path)
@@ -185,7 +185,7 @@ def test_weights(overrides: Sequence[str]) -> None:
     if "val" in config["data"] and config["data"]["val"] is None:
         config["data"]["val"] = config["data"]["train"]
     data, module = prepare(config, draw=False)
-    if not module.starts_complete:
+    if not module.head_is_pretrained:
         raise UserError("the weights have no classifier of the data's classes; train, and give ckpt=<run>")
     metrics = evaluate(module.eval(), data)
     Console().print(f"{data.num_images('test'):g} images of {config['data']['root']}", soft_wrap=True)

@@ -65,11 +65,11 @@ class ClassificationTask(DistillableTask):
         count = classifier["bias"].numel()
         rows = imagenet_rows(self.labels) if count == IMAGENET_CLASSES else None
         if rows is not None and classifier["weight"].shape[1:] == model.head.weight.shape[1:]:
-            self.starts_complete = True
+            self.head_is_pretrained = True
             model.head.load_state_dict({name: tensor[rows] for name, tensor in classifier.items()})
             log.info("starts from the weights' classifier, from its rows of the %d classes of the data", len(rows))
         elif all(classifier[name].shape == own.shape for name, own in model.head.named_parameters()):
-            self.starts_complete = True
+            self.head_is_pretrained = True
             model.head.load_state_dict(classifier)
             log.info("starts from the weights' classifier, whose %d classes must be in the order of the data's", count)
         else:

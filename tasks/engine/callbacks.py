@@ -99,7 +99,7 @@ class StepSeeds(Callback):
         torch.manual_seed(torch.initial_seed())  # the accelerator's generators as well
 
 
-class Losses:
+class MeanLoss:
     """The mean of a training's losses, kept on their device: reading each would stall a GPU."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class RunReport(Callback):
         before = read_json(self.path)
         self.best: dict[str, float] = before.get("metrics", {})
         self.history: list[Point] = []  # of all sessions
-        self.losses = Losses()
+        self.losses = MeanLoss()
         self.before = float(before.get("seconds", 0))  # before it was resumed
 
     @property
@@ -177,7 +177,7 @@ class RunReport(Callback):
         """Stops the run where a loss was not finite; not at each step, which would stall a GPU."""
         if self.losses.total is not None and not torch.isfinite(self.losses.total):
             raise UserError(
-                f"{module.faulty()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
+                f"{module.nonfinite_loss()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
                 "trainer.precision=32"
             )
 

@@ -13,7 +13,7 @@ from backbones.processors import usable_cores
 from tasks.engine.model import Model
 
 
-def precision(wanted: str | int) -> str:
+def lightning_precision(wanted: str | int) -> str:
     """Lightning's name of a precision; auto is bf16 where the hardware multiplies in it, else float32."""
     if wanted == "auto":
         wanted = "bf16" if has_native_bf16() else "32"
@@ -49,7 +49,7 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
             mallopt(M_TRIM_THRESHOLD, total)
 
 
-def latency_ms(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
+def measure_latency(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
     """Time of an image from uint8 to the network's outputs, alone, in float32: the fastest of the rounds, for others
     may use the machine. After two seconds there are no more rounds. `model` is modified in place; do not reuse it.
     """

@@ -25,7 +25,7 @@ EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "jobli
 RESUBMIT = signal.SIGUSR2  # what submitit has sent before a job's time is over
 
 
-class Told(Callback):
+class SweepReport(Callback):
     """Says where a sweep is written, at its beginning and, where its jobs print to files of their own, at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

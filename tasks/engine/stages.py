@@ -24,7 +24,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         UserError: as `train` and `read_plan`.
     """
     from tasks.engine.saving import LAST, PREVIOUS
-    from tasks.engine.train import console, new_folder, only_one, prepare, train
+    from tasks.engine.train import console, new_folder, prepare, run_lock, train
 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
@@ -41,7 +41,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         plan = read_plan(folder / PLAN, more)
     content: dict[str, Any] = {}
     before = None
-    with only_one(folder):
+    with run_lock(folder):
         for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
             place = folder / f"{number}_{name}"
             console.rule(f"stage {number} of {len(plan['stages'])}: {name}")

@@ -48,7 +48,7 @@ class TaskModule(Module):
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
     budget: "Budget | None" = None  # how long it trains, where a run says so
     hyperparameters: list[dict[str, Any]]  # of the optimizer's groups, as the settings have them
-    starts_complete: bool = False  # whether the weights it starts from are those of its every layer
+    head_is_pretrained: bool = False  # whether the weights it starts from include its head
     asks_teacher: bool = True  # false where only a file names the teacher
     model: Model
 
@@ -218,7 +218,7 @@ class TaskModule(Module):
         """What metrics.json says of this task alone."""
         return {}
 
-    def faulty(self) -> str:
+    def nonfinite_loss(self) -> str:
         """The name of the loss that is not finite, for the error message."""
         return "the loss"
 

@@ -33,7 +33,7 @@ from tasks.engine.callbacks import (
 )
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
 from tasks.engine.config import changed
-from tasks.engine.hardware import latency_ms, precision
+from tasks.engine.hardware import lightning_precision, measure_latency
 from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.limits import what_limited
 from tasks.engine.names import plain_name, run_name
@@ -78,7 +78,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         num_nodes=settings["num_nodes"],
-        precision=cast(Any, precision(settings["precision"])),
+        precision=cast(Any, lightning_precision(settings["precision"])),
         limit_train_batches=settings["limit_train_batches"],
         log_every_n_steps=settings["log_every"],
         logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
@@ -124,7 +124,7 @@ def new_folder(config: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Holds a run's folder, until the process ends however it does.
 
     By a record lock, which processes that are forked from this one do not share: a killed run's loaders may live on
@@ -201,7 +201,7 @@ def train(
         folder = Path(config["resume"])
         config = resumed_config(folder, config, overrides)
         draw = any(override.partition("=")[0].endswith("data.root") for override in overrides)
-        with only_one(folder):
+        with run_lock(folder):
             remove_unfinished(folder)
             ckpt = last_checkpoint(folder, config["task"]["name"])
             differing = changed(config)
@@ -217,7 +217,7 @@ def train(
         folder = new_folder(config)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
+    with run_lock(folder):
         return fit(config, folder, data, module, differing)
 
 
@@ -241,7 +241,7 @@ def fit(
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
-    facts["speed"] = latency_ms(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
+    facts["speed"] = measure_latency(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
     if isinstance(trainer.logger, RunLogger):
         trainer.logger.describe(facts)
     data.done = lambda: budget.epoch_done

@@ -1,4 +1,4 @@
-"""What a checkpoint and an exported file have in common: images in, results out, in batches."""
+"""The common interface of checkpoints and exported files: images in, results out, in batches."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from backbones.processors import usable_cores
 from data.image_file import BadImage, Pixels
 from data.inputs import ImageInput, read_input
 from tasks.engine.answers import Result, Size
-from tasks.inference.ahead import ahead
+from tasks.inference.prefetch import prefetch
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ MATCHES = 5  # references that are reported
 BATCH = 16
 
 
-class Seen(NamedTuple):
-    """An image that was read."""
+class Decoded(NamedTuple):
+    """An image that was read and prepared."""
 
     name: str
     source: ImageInput
@@ -47,7 +47,7 @@ class Predictor(ABC):
         self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = BATCH, skip_unreadable: bool = False
     ) -> Iterator[Result]:
         """A result for each image, in order, while they are asked for: `list(...)` gives all. Of `images`, more than a
-        batch is taken ahead.
+        batch is read ahead.
 
         An image is a file name, an RGB array (H, W, 3) uint8 or a PIL image; sizes may differ. Files and PIL images are
         turned as their EXIF orientation says. An image that cannot be read ends it, or with `skip_unreadable` is named
@@ -87,7 +87,7 @@ class Predictor(ABC):
         best = np.argsort(-cosine, kind="stable")[:MATCHES].tolist()
         return [{"file": names[i], "similarity": round(float(cosine[i]), 4)} for i in best]
 
-    def _results(self, images: Iterator[Seen], batch_size: int) -> Iterator[tuple[str, Any]]:
+    def _results(self, images: Iterator[Decoded], batch_size: int) -> Iterator[tuple[str, Any]]:
         """The name and the result of each image."""
         while batch := list(islice(images, batch_size)):
             answers = self.answers([image.view for image in batch], [image.size for image in batch])
@@ -97,14 +97,14 @@ class Predictor(ABC):
                     answer["matches"] = self._matches(result.embedding)
                 yield image.name, result
 
-    def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Seen]:
+    def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Decoded]:
         """The images, of which those in files are decoded by threads while the model answers those before them."""
         threads = usable_cores()
         numbered = enumerate(images, start=1)
         # a caller may change what is in memory as soon as the next image is asked for
-        items = (self._see(*pair) if isinstance(pair[1], IN_MEMORY) else pair for pair in numbered)
-        for found in ahead(self._seen, items, threads, batch_size + 2 * threads):
-            if isinstance(found, Seen):
+        items = (self._decode(*pair) if isinstance(pair[1], IN_MEMORY) else pair for pair in numbered)
+        for found in prefetch(self._decoded, items, threads, batch_size + 2 * threads):
+            if isinstance(found, Decoded):
                 yield found
             elif isinstance(found, UserError):
                 raise found
@@ -113,17 +113,17 @@ class Predictor(ABC):
             else:
                 raise UserError("{}: {}".format(*found.args)) from found
 
-    def _seen(self, item: Any) -> Seen | BadImage | UserError:
-        return item if isinstance(item, Seen | BadImage | UserError) else self._see(*item)
+    def _decoded(self, item: Any) -> Decoded | BadImage | UserError:
+        return item if isinstance(item, Decoded | BadImage | UserError) else self._decode(*item)
 
-    def _see(self, number: int, source: ImageInput) -> Seen | BadImage | UserError:
+    def _decode(self, number: int, source: ImageInput) -> Decoded | BadImage | UserError:
         """An image as the model wants it, or what is wrong with it, to be raised in its turn."""
         name = str(source) if isinstance(source, str | os.PathLike) else f"image {number}"
         try:
             pixels, size = read_input(source, self.view_side, name)
         except (BadImage, UserError) as error:
             return error
-        return Seen(name, source, self.view(pixels), size)
+        return Decoded(name, source, self.view(pixels), size)
 
     @abstractmethod
     def view(self, pixels: Pixels) -> Any:

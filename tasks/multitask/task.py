@@ -249,7 +249,7 @@ class JointTask(TaskModule):
         """After a gradient scaler's part, unlike the end of `training_step`."""
         nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["grad_clip"])
 
-    def faulty(self) -> str:
+    def nonfinite_loss(self) -> str:
         place = int(self.culprit)
         return f"the loss of {self.names[place]}" if place >= 0 else "the loss"
 

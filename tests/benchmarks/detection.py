@@ -32,7 +32,7 @@ from tasks.detection.faster_rcnn import ANCHOR_SIDES, CROP, RATIOS, FasterRCNN
 from tasks.detection.necks import EXTRA_DEPTHS
 from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN, SSDLite
-from tasks.engine.hardware import keep_freed_memory, precision
+from tasks.engine.hardware import keep_freed_memory, lightning_precision
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
 CLASSES, OBJECTS = 90, 8
@@ -126,7 +126,7 @@ CASES: dict[str, tuple[type[Detector], int, int, Callable[[int], nn.Module] | No
 
 
 def autocast() -> AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision("auto") == "bf16-mixed")
+    return torch.autocast("cpu", torch.bfloat16, enabled=lightning_precision("auto") == "bf16-mixed")
 
 
 def threshold(predictor: nn.Module, call: Callable[[], Any], images: int) -> float:

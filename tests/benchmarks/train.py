@@ -21,7 +21,7 @@ from backbones.mobilenet_v1 import MobileNetV1
 from data.classification import ClassificationBatch, ImageSet, Sample, collate
 from data.seeding import count
 from tasks.classification.model import Classifier
-from tasks.engine.hardware import keep_freed_memory, precision
+from tasks.engine.hardware import keep_freed_memory, lightning_precision
 from tests.benchmarks.input import make_images
 from tests.benchmarks.timing import as_it_comes, machine, seconds
 
@@ -34,7 +34,7 @@ class Ours:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision("auto") == "bf16-mixed"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=lightning_precision("auto") == "bf16-mixed"):
             loss = self.model.loss(self.model(self.model.preprocess(images)), labels)
         loss.backward()
         self.optimizer.step()

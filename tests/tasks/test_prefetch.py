@@ -11,8 +11,8 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tasks.engine.answers import Result
-from tasks.inference.ahead import ahead
 from tasks.inference.predictor import Predictor
+from tasks.inference.prefetch import prefetch
 
 
 def test_results_come_in_order_and_no_more_is_taken_than_is_allowed() -> None:
@@ -28,7 +28,7 @@ def test_results_come_in_order_and_no_more_is_taken_than_is_allowed() -> None:
         return i
 
     found = []
-    for i in ahead(call, items(), 4, 6):
+    for i in prefetch(call, items(), 4, 6):
         found.append(i)
         assert len(taken) - len(found) < 6
     assert found == list(range(40))
@@ -42,10 +42,10 @@ def test_an_error_comes_in_its_turn_and_threads_end_with_their_user() -> None:
 
     found: list[int] = []
     with pytest.raises(ValueError, match="five"):
-        found.extend(ahead(call, range(10), 3, 8))
+        found.extend(prefetch(call, range(10), 3, 8))
     assert found == list(range(5))
     before = threading.active_count()
-    results = ahead(call, iter(range(10)), 3, 4)
+    results = prefetch(call, iter(range(10)), 3, 4)
     assert next(results) == 0
     assert threading.active_count() > before
     results.close()

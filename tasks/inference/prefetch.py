@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever takes its results."""
+"""Threads that compute results before they are asked for."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def ahead(
+def prefetch(
     call: Callable[[Item], Found], items: Iterable[Item], threads: int, most: int
 ) -> Generator[Found, None, None]:
     """call(item) of each item, in their order. While one result is in use, threads work on the next ones, `most` at a
