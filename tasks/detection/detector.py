@@ -73,12 +73,25 @@ class Detector(Model):
         (B, A, 4) with its scores (B, A, num_classes).
         """
         outputs = self(images)
-        logits_BAC = self.class_logits(outputs).float()
+        logits_BAC = self.class_logits(outputs)
         if not with_nms:
-            return {"boxes": self.decode_all_boxes(outputs).clamp(0, self.resolution), "scores": logits_BAC.sigmoid()}
-        logits_BK, flat_BK = logits_BAC.flatten(1).topk(min(self.candidates, logits_BAC[0].numel()))
-        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
-        return self.apply_nms(boxes_BK4, logits_BK.sigmoid(), flat_BK % self.num_classes)
+            scores = logits_BAC.float().sigmoid()
+            return {"boxes": self.decode_all_boxes(outputs).clamp(0, self.resolution), "scores": scores}
+        scores_BK, index_BK, labels_BK = self.best_pairs(logits_BAC)
+        boxes_BK4 = self.decode_boxes_at(outputs, index_BK).clamp(0, self.resolution)
+        return self.apply_nms(boxes_BK4, scores_BK, labels_BK)
+
+    def best_pairs(self, logits_BAC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the best `candidates` (box, class) pairs of each image, highest first, and the indices of their
+        boxes and classes, each (B, K).
+        """
+        _, anchors, classes = logits_BAC.shape
+        count = min(self.candidates, anchors * classes)
+        # none is of another box than the `count` boxes whose best class scores highest: the rest need not be sorted
+        boxes_BN = logits_BAC.amax(dim=2).topk(min(count, anchors)).indices
+        logits_BNC = logits_BAC.gather(1, boxes_BN[..., None].expand(-1, -1, classes)).float()
+        logits_BK, flat_BK = logits_BNC.flatten(1).topk(count)
+        return logits_BK.sigmoid(), boxes_BN.gather(1, flat_BK // classes), flat_BK % classes
 
     def apply_nms(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
         """The fields of Detections that class-wise suppression leaves of the candidates, of fixed shapes."""
@@ -120,14 +133,12 @@ class Detector(Model):
 
     def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
         """Class-wise NMS over the best `candidates` (box, class) pairs of each image."""
-        logits = self.class_logits(outputs).float()
-        scores_BK, flat_BK = logits.flatten(1).topk(min(self.candidates, logits[0].numel()))
-        scores_BK, labels_BK = scores_BK.sigmoid(), flat_BK % self.num_classes
-        boxes_BK4 = self.decode_boxes_at(outputs, flat_BK // self.num_classes).clamp(0, self.resolution)
+        scores_BK, index_BK, labels_BK = self.best_pairs(self.class_logits(outputs))
+        boxes_BK4 = self.decode_boxes_at(outputs, index_BK).clamp(0, self.resolution)
         kept_BK = kept_by_nms(boxes_BK4, labels_BK, scores_BK > score_threshold, self.nms_iou)
         place_BK = kept_BK.cumsum(dim=1) - 1
         row, rank = torch.nonzero(kept_BK & (place_BK < self.max_detections), as_tuple=True)
-        result = self.empty(len(logits), boxes_BK4)
+        result = self.empty(len(boxes_BK4), boxes_BK4)
         for table, values in zip(result, (boxes_BK4, scores_BK, labels_BK), strict=True):
             table[row, place_BK[row, rank]] = values[row, rank].to(table.dtype)
         return result
