@@ -104,7 +104,7 @@ class ClassificationTask(DistillableTask):
         return found
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each class, (B, num_classes), for uint8 images (B, 3, R, R)."""
+        """Probabilities of the classes (B, num_classes) for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
     def update_metrics(self, batch: ClassificationBatch) -> None:

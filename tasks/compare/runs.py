@@ -19,9 +19,7 @@ LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
 
 @dataclass
 class Run:
-    """What metrics.json says of a run. Metrics are shares or whatever the task logs; multiply-adds and parameters are
-    in millions. What a run does not know is None.
-    """
+    """A run as its metrics.json describes it. Multiply-adds and parameters are in millions; unknown values are None."""
 
     folder: Path
     name: str

@@ -107,7 +107,7 @@ class _Reference(COCOeval):
 
 
 class Figures(NamedTuple):
-    """What COCO's figures are means of; -1 where there is no object."""
+    """The values that COCO's figures are means of; -1 where there is no object."""
 
     precision: np.ndarray  # (10, 101, C, 4) at IoU 0.5:0.95, at recall 0:1, of each class, and for objects of all
     # sizes, small, medium and large ones

@@ -1,4 +1,4 @@
-"""What all single-shot detectors share: input normalization and non-maximum suppression."""
+"""The base class of detectors: candidate selection and non-maximum suppression."""
 
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Detector(Model):
         raise NotImplementedError("a detector defines decode_all_boxes")
 
     def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
-        """What an exported file gives for normalised images: the detections if `with_nms`, else every decoded box
+        """The outputs of an exported file for normalised images: the detections if `with_nms`, else every decoded box
         (B, A, 4) with its scores (B, A, num_classes).
         """
         outputs = self(images)

@@ -1,4 +1,4 @@
-"""What teaches an embedding without a teacher; `people` (B,) are the numbers of who is on each image."""
+"""Metric-learning losses; `people` (B,) are identity indices."""
 
 import math
 from typing import Literal

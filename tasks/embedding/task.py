@@ -94,7 +94,7 @@ class EmbeddingTask(DistillableTask):
         self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What was measured, each image once: indices (N,), people (N,), unit vectors (N, D)."""
+        """The measured images, each once: indices (N,), people (N,), unit vectors (N, D)."""
         measured = self.measured.compute().float().cpu()
         _, first = unique_rows(measured[:, 0])
         facts, vectors = measured[first].split([2, measured.shape[1] - 2], dim=1)

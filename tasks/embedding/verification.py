@@ -1,4 +1,4 @@
-"""How well embeddings tell people apart: over all pairs, by LFW's protocol, and in retrieval."""
+"""Verification metrics of embeddings: over all pairs, by LFW's protocol, and in retrieval."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ class Roc:
 
 
 def best_threshold(cosine: np.ndarray, same: np.ndarray) -> float:
-    """Where calling pairs of at least that cosine the same person is right most often."""
+    """The cosine threshold with the highest accuracy."""
     order = np.argsort(-cosine)
     right = np.append(0, np.cumsum(np.where(same[order], 1, -1)))  # against calling none the same
     edges = np.concatenate([[2.0], cosine[order], [-2.0]])

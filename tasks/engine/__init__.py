@@ -1,1 +1,1 @@
-"""What every task shares: the contracts, configuration, training, checkpoints."""
+"""Shared by all tasks: contracts, configuration, training, checkpoints."""

@@ -32,7 +32,7 @@ def values(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dic
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a model says of one image.
+    """A model's result for one image.
 
     `answer` turns one image's outputs by name into plain values, given the content of model.json and the image's
     (height, width); it and its `helpers` use numpy alone, for their source is copied into an export's example.py.

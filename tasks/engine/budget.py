@@ -1,4 +1,4 @@
-"""How long a run trains: a number of epochs, of steps, or minutes of the clock; and what of it is done."""
+"""The length of a training, in epochs, steps or minutes, and how much of it is done."""
 
 import math
 import time
@@ -50,7 +50,7 @@ class Budget(Callback):
         return self.spent + time.monotonic() - self.started
 
     def progress(self, step: int, steps: float) -> float:
-        """What is done of the training, 0 to 1, after `step` of `steps`; by the clock where there are minutes."""
+        """The share of the training that is done, 0 to 1, after `step` of `steps`, or by the clock."""
         if self.limit is None:
             return min(
                 1.0, (step + 0.5) / max(1.0, steps)
@@ -80,7 +80,7 @@ class Budget(Callback):
         self.note_progress(trainer)
 
     def note_progress(self, trainer: Trainer) -> None:
-        """Of an epoch's begin, which is the end of the one before; the loaders of a resumed run ask for it first."""
+        """Notes the progress at the start of an epoch; loaders of a resumed run need it before the first step."""
         step = trainer.global_step
         self.epoch_done = self.progress(step, float(trainer.estimated_stepping_batches)) if step else 0.0
 

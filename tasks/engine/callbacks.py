@@ -1,4 +1,4 @@
-"""What happens around training: averaged weights, images, the account of a run."""
+"""Callbacks of training: averaged weights, images, metrics.json."""
 
 import json
 import math
@@ -119,7 +119,7 @@ class MeanLoss:
         self.total, self.count = None if total is None else torch.tensor(float(total)), int(state.get("count", 0))
 
     def mean(self) -> float:
-        """Of those since the last call; not a number where there were none."""
+        """The mean since the last call; NaN if there was no loss."""
         mean = float("nan") if self.total is None else float(self.total) / self.count
         self.total, self.count = None, 0
         return mean

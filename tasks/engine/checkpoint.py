@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
 
 
 def part_checkpoint(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the checkpoint of a run of several tasks holds of one, as a checkpoint of that task's own run.
+    """One task of a multi-task checkpoint, as a checkpoint of that task's own run.
 
     Raises:
         UserError: the run has no such task.
@@ -90,7 +90,7 @@ def part_checkpoint(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_content(path: Path) -> Any:
-    """Whatever a checkpoint file holds, of which nothing is known yet but that it is tensors and plain values."""
+    """The unchecked content of a checkpoint file: tensors and plain values."""
     try:
         if path.suffix == ".safetensors":
             state, suite = read_safetensors(path)
@@ -109,13 +109,13 @@ def read_content(path: Path) -> Any:
 
 
 def _tensor(name: Any, value: Any, size: int) -> bool:
-    """Whether it is a named, dense tensor that fits a file of `size` bytes: expanded ones claim any size."""
+    """Whether it is a named, dense tensor that fits into a file of `size` bytes: expanded ones claim any size."""
     dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
     return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
 
 
 def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, each part known to be of its kind.
+    """A checkpoint's description of itself, with the type of each entry checked.
 
     Raises:
         UserError: some part is not.
@@ -143,7 +143,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a backbone settled on: its normalization, and settings of its option that are open."""
+    """The values chosen for a backbone's settings left null, and its normalization, checked."""
     try:
         normalization = Normalization.of(settled["normalization"])
         chosen = {k: v for k, v in settled.items() if k != "normalization"}

@@ -62,7 +62,7 @@ def _print_error(message: str) -> None:
 
 
 def arguments(command: str) -> list[str]:
-    """What was given on the command line; --help prints the command's settings and ends the program."""
+    """The command line's arguments; --help prints the command's settings and exits."""
     given = sys.argv[1:]
     if {"--help", "-h"} & set(given):
         print((CONF / f"{command}.yaml").read_text(), end="")
@@ -212,7 +212,7 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @lru_cache
 def _composition(name: str, overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What overrides compose, and the option that each group has then. Composing takes a tenth of torch's import."""
+    """The configuration that overrides compose, and each group's option. It takes a tenth of importing torch."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, overrides=list(overrides), return_hydra_config=True)

@@ -1,4 +1,4 @@
-"""What the network of a configuration costs."""
+"""The cost of a configuration's network."""
 
 from typing import Any
 

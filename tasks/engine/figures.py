@@ -1,4 +1,4 @@
-"""How images of a validation reach TensorBoard and the run folder."""
+"""Writes images of a validation to TensorBoard and the run folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

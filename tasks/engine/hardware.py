@@ -1,4 +1,4 @@
-"""What the machine can do, and how to get it."""
+"""Hardware detection and process tuning."""
 
 import ctypes
 import os

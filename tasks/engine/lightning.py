@@ -27,7 +27,7 @@ def for_trainer(part: TaskModule | SuiteData) -> Any:
 
 
 def _become(part: Any, base: type) -> bool:
-    """Whether the object has only now become an instance of `base` as well."""
+    """True if this call made the object an instance of `base` as well."""
     if isinstance(part, base):
         return False
     own = dict(part.__dict__)

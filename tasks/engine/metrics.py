@@ -1,4 +1,4 @@
-"""What metrics of several tasks need."""
+"""Helpers for the metrics of several tasks."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What every task's network is: it can be deployed alone, without Lightning, Hydra or files."""
+"""The base class of every task's network, which can be deployed alone, without Lightning, Hydra or files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,12 +82,12 @@ class Model(nn.Module):
         return self.named(self.postprocess(self(images)))
 
     def named(self, answers: Any) -> dict[str, Tensor]:
-        """What `postprocess` gave, by the names of `export_spec`."""
+        """The output of `postprocess` by the names of `export_spec`."""
         answers = (answers,) if isinstance(answers, Tensor) else answers
         return dict(zip(self.export_spec.outputs, answers, strict=True))
 
     def from_export(self, outputs: dict[str, Tensor]) -> Any:
-        """What `postprocess` would have given, from the outputs of an exported file."""
+        """The output of `postprocess`, from the outputs of an exported file."""
         return self.export_spec.result(*outputs.values())
 
     def run_all_layers(self, images: Tensor) -> None:

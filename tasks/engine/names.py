@@ -28,7 +28,7 @@ def run_name(stamp: str, backbone: Mapping[str, Any]) -> str:
 
 
 def check_names(config: Mapping[str, Any]) -> None:
-    """Whether all names in a configuration that become folders are plain; UserError as `plain_name`."""
+    """Checks all names in a configuration that become folders. Raises UserError as `plain_name`."""
     if config["name"] is not None:
         plain_name(config["name"], "name")
     plain_name(config["task"]["name"], "task.name")

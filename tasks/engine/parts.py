@@ -82,7 +82,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def for_parts(overrides: Sequence[str]) -> list[str]:
-    """Which of a run's own overrides hold for each of its tasks as well."""
+    """Those of a run's own overrides that apply to each of its tasks as well."""
     found = [o for o in overrides if key_of(o).partition(".")[0] not in APART or key_of(o).startswith("task.")]
     return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
@@ -134,13 +134,13 @@ def for_hydra(override: str) -> str:
 
 
 def from_hydra(override: str) -> str:
-    """What `for_hydra` was given."""
+    """The inverse of `for_hydra`."""
     key, equals, value = override.partition("=")
     return f"{key[1:].replace('$', '.')}{equals}{value}" if key.startswith("+") and "$" in key else override
 
 
 def _of_parts(override: str) -> bool:
-    """Whether a setting is of the tasks alone."""
+    """Whether a setting belongs to single tasks only."""
     key = key_of(override)
     return key.partition(".")[0] in PARTS_ALONE and key not in ("task", "task.resolution", "data")
 

@@ -15,7 +15,7 @@ GRACE = 10.0  # seconds for the training to notice by itself
 
 
 def launched() -> bool:
-    """Whether torchrun, or a launcher of a cluster, started all processes of this run; else the first starts others."""
+    """Whether torchrun or a cluster's launcher started all processes of this run; else the first starts the others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "LOCAL_RANK"} <= os.environ.keys()
 
 
@@ -25,7 +25,7 @@ def first_process() -> bool:
 
 
 def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
-    """Whether a run's `trainer` settings go with the processes that were started.
+    """Checks that a run's `trainer` settings fit the processes that were started.
 
     Raises:
         UserError: they do not, or the processes have no name that tells them the folder to write to.

@@ -237,7 +237,7 @@ def damaged(path: object) -> UserError:
 
 
 def same_form(found: Any, own: Any) -> bool:
-    """Whether restored plain values are of the kind that a fresh run has in the same places."""
+    """Whether restored plain values have the types and structure of a fresh run's."""
     if isinstance(own, dict):
         return isinstance(found, dict) and all(same_form(found[key], own[key]) for key in own.keys() & found.keys())
     if isinstance(own, list):

@@ -1,4 +1,4 @@
-"""What all tasks share: the optimizer and its schedule, logging, and what a checkpoint holds."""
+"""The base class of all tasks: optimizer and schedule, logging, checkpoint contents."""
 
 import copy
 import math
@@ -84,7 +84,7 @@ class TaskModule(Module):
     def _begin(
         self, config: dict[str, Any], labels: Sequence[str], load_weights: bool, settled: Mapping[str, Any] | None
     ) -> None:
-        """What is there before a network is built."""
+        """Sets what building the network needs."""
         self.config, self.settled, self.labels = config, dict(settled or {}), list(labels)
         self.result_type = result_type(config["groups"]["task"])
         self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
@@ -175,12 +175,12 @@ class TaskModule(Module):
         return to_tensor(self.result_type(prediction, to_pil(image), self.labels).draw())
 
     def answer_settings(self) -> dict[str, Any]:
-        """What `Result.answer` needs besides the outputs, plain values that are kept in an export's model.json."""
+        """Plain values that `Result.answer` needs beside the outputs; an export's model.json keeps them."""
         threshold = self.config["task"].get("draw_threshold")
         return {} if threshold is None else {"postprocess": {"draw_threshold": threshold}}
 
     def export_metadata(self) -> dict[str, Any]:
-        """What an export's model.json says besides of this task alone, plain values."""
+        """Further entries of an export's model.json that only this task has, plain values."""
         return {}
 
     def ground_truth(self, batch: Any) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ class TaskModule(Module):
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:
-        """What metrics.json says of this task alone."""
+        """Entries of metrics.json that only this task has."""
         return {}
 
     def nonfinite_loss(self) -> str:
@@ -281,12 +281,12 @@ class TaskModule(Module):
 
     @property
     def has_weights(self) -> bool:
-        """Whether the backbone began with weights of another training."""
+        """Whether the backbone started from weights of another training."""
         backbone = self.config["backbone"] | self.settled
         return bool(backbone.get("weights")) or backbone.get("pretrained") is True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer trains, grouped by weight decay and learning rate."""
+        """The optimizer's groups, by weight decay and learning rate."""
         settings, share = self.config["trainer"], self.backbone_share()
         spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
         return grouped(
@@ -351,7 +351,7 @@ def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str,
 
 
 def is_demo(config: Mapping[str, Any]) -> bool:
-    """Whether the data set of a configuration is a demo's, which is drawn: ImageNet's photographs help little there."""
+    """Whether a configuration's data set is a generated demo, for which ImageNet weights help little."""
     return str(config["groups"]["data"]).startswith("demo_")
 
 

@@ -1,4 +1,4 @@
-"""What every run writes to TensorBoard under the same names, so that tasks compare in its tabs."""
+"""TensorBoard names that all runs have in common, so that tasks can be compared in its tabs."""
 
 import threading
 from collections.abc import Mapping

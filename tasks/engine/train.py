@@ -291,7 +291,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
 
 
 def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> float:
-    """Of each of so many processes; infinite for a stream of unknown length."""
+    """Steps an epoch has in each of the processes; infinite for a stream of unknown length."""
     batches = data.train_batches() / processes
     limit = config["trainer"]["limit_train_batches"] or math.inf
     return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
@@ -300,7 +300,7 @@ def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> 
 def describe(
     config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule, differing: dict[str, Any]
 ) -> dict[str, Any]:
-    """What metrics.json says of a run but for its progress; prints the gist of it."""
+    """The entries of metrics.json that do not change during a run; prints a summary of them."""
     cost = module.model.cost(module.resolution)
     facts = {
         "task": config["task"]["name"],
@@ -327,7 +327,7 @@ def describe(
 
 
 def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any]) -> list[Callback]:
-    """What happens around a run's training."""
+    """The callbacks of a run."""
     best = ModelCheckpoint(
         folder / "checkpoints",
         filename="best",

@@ -176,7 +176,7 @@ def images(data: SuiteData, count: int) -> list[Tensor]:
 def compared(
     config: dict[str, Any], module: TaskModule, images: int, before: dict[str, float], after: dict[str, float]
 ) -> dict[str, Any]:
-    """What model.json says of the metrics; the drop is in points, hundredths of the primary metric."""
+    """The metrics in model.json; the drop is in points, hundredths of the primary metric."""
     if images < 200:
         log.warning("there are only %d validation images, on which the metrics say little", images)
     limit = config["max_drop"]
@@ -230,7 +230,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
 
 
 def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int) -> dict[str, Any]:
-    """How long an image takes by the file's own runtime, in this process."""
+    """The latency of an image in the file's own runtime, in this process."""
     pixels = graph.example(1 if form.free_batch else batch, resolution).numpy()
     found = np.array(times(lambda: runner(pixels), TIMED)) * 1e3 / len(pixels)
     return {
@@ -272,7 +272,7 @@ def report(spec: Spec, target: Path) -> None:
 
 
 def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:
-    """What loses most."""
+    """The layers or the output that lose most accuracy, for the error message."""
     if not samples:
         worst = max(spec.differences, key=lambda name: spec.differences[name])
         return f"its output {worst} differs by up to {spec.differences[worst]:.3g}"

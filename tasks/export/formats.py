@@ -19,7 +19,7 @@ def installed(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Format:
-    """What is known of a format without its packages. Its module has `write`, `Runner` and `EXAMPLE`."""
+    """A format's description, which needs none of its packages. Its module has `write`, `Runner` and `EXAMPLE`."""
 
     name: str  # also of the extra of our own package that brings what writes it
     suffix: str

@@ -27,7 +27,7 @@ class Graph(nn.Module):
         self.eval()
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the model's forward takes."""
+        """The input of the model's forward."""
         x = (images.float() - self.mean) * self.scale
         return x.permute(0, 3, 1, 2) if self.layout == "uint8_nhwc" else x
 
@@ -52,7 +52,7 @@ class Graph(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """What a format's `write` is to write."""
+    """The arguments of a format's `write`."""
 
     graph: Graph
     example: Tensor  # an input

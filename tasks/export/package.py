@@ -57,7 +57,7 @@ for path in sys.argv[1:]:
 
 @dataclass
 class Spec:
-    """What model.json says."""
+    """The content of model.json."""
 
     task: str
     format: str
@@ -80,7 +80,7 @@ class Spec:
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs, in order."""
+        """Names of the outputs, in order."""
         return [output["name"] for output in self.outputs]
 
 
@@ -127,7 +127,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _wrong_part(content: dict[str, Any]) -> str | None:
-    """Which part of a model.json is not of its kind; None where all are."""
+    """The first entry of a model.json that has a wrong type; None if there is none."""
     form = FORMATS.get(content["format"]) if isinstance(content["format"], str) else None
     image, outputs, labels = (content.get(name) for name in ("input", "outputs", "labels"))
     if form is None:

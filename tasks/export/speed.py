@@ -1,4 +1,4 @@
-"""How fast networks and files run: each in a process of its own, so that memory and threads are its own."""
+"""Measures the speed of networks and files, each in a process of its own with its own memory and threads."""
 
 import multiprocessing
 import resource
@@ -97,7 +97,7 @@ def measure(contender: Contender, threads: int, seconds: float) -> Row:
 
 
 def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], object], np.ndarray, float, float]:
-    """How to run it, images for it, its multiply-adds and its size in MB."""
+    """A function that runs it, images for it, its multiply-adds, and its size in MB."""
     path = Path(contender.path)
     if contender.kind in FORMATS:
         spec = read_spec(path)

@@ -106,7 +106,7 @@ def calibration_inputs(config: dict[str, Any], modules: dict[str, TaskModule], g
 def measured(
     config: dict[str, Any], name: str, module: TaskModule, graph: Graph, spec: Any, runner: Any
 ) -> dict[str, Any]:
-    """What model.json says of a task, with its metric before and after, and the largest differences of its outputs."""
+    """A task's entry in model.json, with its metric before and after, and the largest differences of its outputs."""
     places = [i for i, output in enumerate(spec.names) if output.startswith(f"{name}.")]
     names = [spec.names[i].removeprefix(f"{name}.") for i in places]
 

@@ -1,4 +1,4 @@
-"""Whether an exported file does what the network did: by its outputs, and by the task's own metric."""
+"""Compares an exported file with its network, by outputs and by the task's own metric."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -95,7 +95,7 @@ def measure(
 
 @torch.inference_mode()
 def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Of each output the largest difference between file and network; of integers, the share that differs."""
+    """The largest difference between file and network for each output; for integers, the share that differs."""
     largest: dict[str, list[float]] = {}
     for images in batches:
         pixels = graph.pixels(images)

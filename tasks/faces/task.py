@@ -53,7 +53,7 @@ class FacesTask(DistillableTask):
         return found
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each attribute, (B, A), for uint8 images (B, 3, R, R)."""
+        """Probabilities of the attributes (B, A) for uint8 images (B, 3, R, R)."""
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
     def truth(self, batch: ClassificationBatch) -> Tensor:
@@ -91,7 +91,7 @@ class FacesTask(DistillableTask):
         }
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What was measured, each image once: indices (N,), scores (N, A), labels (N, A)."""
+        """The measured images, each once: indices (N,), scores (N, A), labels (N, A)."""
         measured = self.measured.compute().float().cpu()
         _, first = unique_rows(measured[:, 0])
         count = len(self.labels)

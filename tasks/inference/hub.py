@@ -96,7 +96,7 @@ def bar(address: str, size: int) -> Any:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """What the Hub or the way to it says, as an error of one line."""
+    """Turns errors of the Hub and of the connection to it into one line."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:

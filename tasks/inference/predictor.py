@@ -127,7 +127,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def view(self, pixels: Pixels) -> Any:
-        """What the model sees of a decoded image (H, W, 3)."""
+        """The model's input for a decoded image (H, W, 3)."""
 
     @abstractmethod
     def answers(self, views: list[Any], sizes: list[Size]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """What the written video is called."""
+        """The file name of the written video."""
         return "camera" if self.format else Path(self.name).stem
 
 

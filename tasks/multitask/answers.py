@@ -20,7 +20,7 @@ def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
 
 
 class JointResult(Result):
-    """What each task says of an image: `parts` are their results, by name."""
+    """The results of all tasks for an image: `parts` has them by name."""
 
     answer = staticmethod(together)
 

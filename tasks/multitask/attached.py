@@ -1,4 +1,4 @@
-"""What a task of several sees of the run: a trainer whose data, folder and TensorBoard tags are the task's own."""
+"""The trainer that a task of several sees, whose data, folder and TensorBoard tags are the task's own."""
 
 from pathlib import Path
 from typing import Any

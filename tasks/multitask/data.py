@@ -178,7 +178,7 @@ class JointData(SuiteData):
         return sum(data.num_images(split) for data in self.parts.values())
 
     def train_batches(self) -> float:
-        """Of an epoch, in which there are as many images as in all data sets: each step has a batch of each task."""
+        """Steps of an epoch, which has as many images as all data sets together; each step has a batch of each task."""
         return sum(data.train_batches() for data in self.parts.values()) / len(self.parts)
 
     def train_dataloader(self) -> JointLoader:

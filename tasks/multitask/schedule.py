@@ -1,4 +1,4 @@
-"""Which tasks have a batch in which step: a function of the seed, the epoch and the step, so that a resumed run equals
+"""Which tasks have a batch in which step, a function of the seed, the epoch and the step, so that a resumed run equals
 an uninterrupted one, and all processes take the same tasks.
 """
 

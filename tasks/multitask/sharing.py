@@ -16,7 +16,7 @@ NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def is_own(layer: nn.Module, share: Share) -> bool:
-    """Whether each task has a layer for itself."""
+    """Whether each task has its own copy of a layer."""
     if isinstance(layer, nn.Conv2d):
         return share == "depthwise" and 1 < layer.groups == layer.in_channels
     return share != "all" and isinstance(layer, NORMS)

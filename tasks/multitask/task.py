@@ -1,4 +1,4 @@
-"""The task of several tasks: each one's own losses, metrics and images, on one backbone."""
+"""Multi-task training: each task's own losses, metrics and images, on one backbone."""
 
 import copy
 import logging
@@ -316,7 +316,7 @@ class JointTask(TaskModule):
         return grouped(rows)
 
     def facts(self) -> dict[str, Any]:
-        """What metrics.json says of each task: what a run of its own would say, and what it has for itself."""
+        """The entry of each task in metrics.json: as of a run of its own, and its own parameters."""
         own = own_parameters(dict(self.parts.items()))
         parts = {}
         for name, part in self.each():
