@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-STILL_IMPROVING = 0.02  # of the best value, gained in the last quarter of the training
+# Shares of the best value gained since a share of the training was done. The learning rate's end levels every curve
+# off; what came after the first third tells more: playing cards gained 34 % then, and as much again in a training a
+# quarter longer, raccoons 3 %, and nothing.
+GAINS = ((1 / 3, 0.1, "after the first third"), (3 / 4, 0.02, "in the last quarter"))
 FELL_BACK = 0.03  # of the best value, lost since
 HARDLY = 0.05  # the best value of a metric that is better high, below which its changes say nothing
 FEW = 30  # training examples of a class
@@ -34,7 +37,7 @@ def what_limited(
 
 def _curve(points: Sequence[Point], sign: int) -> str:
     best = max(points, key=lambda p: sign * p.primary)
-    last, before = points[-1], [p for p in points if p.done <= 0.75 * points[-1].done]
+    last = points[-1]
     scale = max(abs(best.primary), 1e-9)
     if sign > 0 and best.primary < HARDLY:
         return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
@@ -43,12 +46,13 @@ def _curve(points: Sequence[Point], sign: int) -> str:
             f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "
             "shorter training, will do better"
         )
-    if before:
-        gain = sign * (last.primary - max(sign * p.primary for p in before) * sign) / scale
-        if gain > STILL_IMPROVING:
+    for share, most, when in GAINS:
+        before = [sign * p.primary for p in points[:-1] if p.done <= max(share * last.done, points[0].done)]
+        gain = (sign * last.primary - max(before)) / scale
+        if gain > most:
             return (
-                f"still improving: {gain:.0%} of the result came in the last quarter; a longer training "
-                "(trainer.minutes, trainer.steps) will do better"
+                f"still improving: {gain:.0%} of the result came {when}; a longer training (trainer.minutes, "
+                "trainer.steps) will do better"
             )
     return (
         "levelled off: a longer training will add little; more images, a higher task.resolution or backbone.alpha may"
