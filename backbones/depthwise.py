@@ -15,22 +15,22 @@ Pair = tuple[int, int]
 
 
 class StridedDepthwise(torch.autograd.Function):
-    """apply(x (B, C, H, W), weight (C, 1, 3, 3), before): `before` is the zero padding, 0 or 1, above and left of
-    x; below and to the right there is one row and column where the kernel reaches them.
+    """apply(x (B, C, H, W), weight (C, 1, 3, 3), bias (C,) or None, before): `before` is the zero padding, 0 or 1, above
+    and left of x; below and to the right there is one row and column where the kernel reaches them.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, before: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, before: Pair) -> Tensor:
         ctx.before, ctx.shape = before, x.shape
         x = pad_after(x, 1 - before[0], 1 - before[1])
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, None, 2, before, 1, len(weight))
+        return F.conv2d(x, weight, bias, 2, before, 1, len(weight))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        grad_x = grad_weight = None
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = _input_gradient(grad, weight, ctx.shape, ctx.before)
         if ctx.needs_input_grad[1]:
@@ -38,7 +38,9 @@ class StridedDepthwise(torch.autograd.Function):
                 *(grad, x, weight, None, [2, 2], ctx.before, [1, 1], False, [0, 0], len(weight)),
                 [False, True, False],
             )
-        return grad_x, grad_weight, None
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(dim=(0, 2, 3))
+        return grad_x, grad_weight, grad_bias, None
 
 
 def pad_after(x: Tensor, bottom: int, right: int) -> Tensor:

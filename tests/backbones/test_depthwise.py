@@ -1,15 +1,16 @@
 """The fast strided depthwise convolution against torch's own, in double precision."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from backbones.depthwise import StridedDepthwise
-from backbones.mobilenet_v1 import MobileNetV1, Padding, SpatialConv2d, fold_norms
+from backbones.mobilenet_v1 import ConvNormAct, MobileNetV1, Padding, SpatialConv2d, fold_norms
 
 
 @given(
@@ -54,6 +55,27 @@ def test_the_fast_path_is_taken_on_the_processor(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(StridedDepthwise, "apply", counted)
     SpatialConv2d(4, 4, 2, 4, "same")(torch.randn(1, 4, 8, 8, requires_grad=True))
     assert calls
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 4), (3, 2, 4), (3, 2, 1)])
+def test_frozen_statistics_are_part_of_the_convolution(kernel: Literal[1, 3], stride: int, groups: int) -> None:
+    """Outputs and all gradients are those of convolution, normalization and activation one by one."""
+    torch.manual_seed(0)
+    layer = ConvNormAct(4, 4, kernel, stride, groups).double()
+    norm = layer.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        assert tensor is not None
+        tensor.uniform_(0.5, 2)
+    norm.eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+    learned = [x, layer.conv.weight, norm.weight, norm.bias]
+    expected = layer.act(norm(layer.conv(x)))
+    actual = layer(x)
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn_like(expected)
+    for ours, theirs in zip(*(torch.autograd.grad(y, learned, grad) for y in (actual, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("side", [20, 21])
