@@ -15,8 +15,8 @@ Pair = tuple[int, int]
 
 
 class StridedDepthwise(torch.autograd.Function):
-    """apply(x (B, C, H, W), weight (C, 1, 3, 3), bias (C,) or None, before): `before` is the zero padding, 0 or 1, above
-    and left of x; below and to the right there is one row and column where the kernel reaches them.
+    """apply(x (B, C, H, W), weight (C, 1, 3, 3), bias (C,) or None, before): `before` is the zero padding, 0 or 1,
+    above and left of x; below and to the right there is one row and column where the kernel reaches them.
     """
 
     @staticmethod
