@@ -67,8 +67,9 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
-def find_images(wanted: str | None) -> list[Path]:
-    """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
+def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
+    """The images that a file name, a folder or a glob names; an existing path is never read as a pattern. Errors name
+    the `setting`.
 
     Raises:
         UserError: there are none.
@@ -82,7 +83,7 @@ def find_images(wanted: str | None) -> list[Path]:
         matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
     if not found:
-        raise UserError(f"input={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
+        raise UserError(f"{setting}={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
     return found
 
 
