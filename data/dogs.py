@@ -153,7 +153,4 @@ class DemoDogsData(DogsData):
     def prepare(self) -> None:
         if not self.root.exists():
             log.info("drawing dogs of twelve breeds")
-        try:
-            write_dogs(self.root)
-        except FileExistsError as error:
-            raise UserError(str(error)) from error
+        write_dogs(self.root)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backbones.errors import UserError
 from backbones.processors import usable_cores
 
 INFO = "demo.json"
@@ -19,13 +20,13 @@ Row = TypeVar("Row")
 
 
 def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    """Has `make` fill `root`, unless it holds the set of these settings already.
+    """Calls `make` to fill `root`, unless `root` holds the set of these settings already.
 
     The set is made in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set. Of
     several processes one makes it, and the others wait.
 
     Raises:
-        FileExistsError: `root` holds something else, or a set that lacks something.
+        UserError: `root` holds something else, or an incomplete set.
     """
     if is_complete(root, settings):
         return
@@ -43,7 +44,7 @@ def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None])
     if is_complete(root, settings):  # another process made it meanwhile
         return
     if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
+        raise UserError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
     unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
     try:
         unfinished.mkdir(parents=True)
