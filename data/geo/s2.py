@@ -150,7 +150,7 @@ def chunks(size: int) -> Iterator[slice]:
 
 
 def check_positions(latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
-    """UserError that counts positions (N,) out of range and names the first."""
+    """Raises UserError, which counts the positions (N,) out of range and names the first, if there are any."""
     bad = np.flatnonzero(~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)))  # nan is bad, too
     if bad.size:
         raise UserError(
@@ -159,13 +159,15 @@ def check_positions(latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
         )
 
 
-def cell_ids(latitude: ArrayLike, longitude: ArrayLike, level: int = MAX_LEVEL) -> UInts:
-    """S2 cell ids, of the inputs' shape, bit for bit those of the S2 library.
+def cell_ids(latitude: ArrayLike, longitude: ArrayLike) -> UInts:
+    """Ids of the S2 leaf cells, of the inputs' shape, bit for bit those of the S2 library.
 
-    Needs 9 bytes a position beyond the inputs (24 above level 30, at most 40 where most positions lie on
-    edges of cells). UserError where a position is not a number or out of range. Two ways of computing share
-    the work: a fast one whose error is bounded, and the exact one for the few positions that this error
-    could put into the neighbouring cell.
+    Needs 9 bytes a position beyond the inputs (at most 40 where most positions lie on edges of cells). Two ways of
+    computing share the work: a fast one whose error is bounded, and the exact one for the few positions that this
+    error could put into the neighbouring cell.
+
+    Raises:
+        UserError: a position is not a number or out of range.
     """
     lat, lon = np.asarray(latitude), np.asarray(longitude)
     if lat.shape != lon.shape:
@@ -185,7 +187,7 @@ def cell_ids(latitude: ArrayLike, longitude: ArrayLike, level: int = MAX_LEVEL) 
         phi, theta = lat[rows].astype(np.float64), lon[rows].astype(np.float64)
         axis, negative, ij, _ = _project(*_direction_exact(phi, theta))
         ids[rows] = _encode(axis, negative, np.minimum(ij, 2**MAX_LEVEL - 1))
-    return (ids if level == MAX_LEVEL else cell_parent(ids, level)).reshape(shape)
+    return ids.reshape(shape)
 
 
 def lowest_bit(ids: UInts) -> UInts:
@@ -193,21 +195,6 @@ def lowest_bit(ids: UInts) -> UInts:
     lowest: UInts = ids & np.negative(ids)
     return lowest
 
-
-def cell_level(ids: UInts) -> Ints:
-    """Level of each cell: 0, a cube face, to 30, about a square centimetre."""
-    return MAX_LEVEL - np.bitwise_count(lowest_bit(ids) - 1).astype(np.int64) // 2
-
-
-def cell_parent(ids: UInts, level: int) -> UInts:
-    """The cell of that level around each cell; ValueError where a cell is larger than the level's."""
-    if not 0 <= level <= MAX_LEVEL:
-        raise ValueError(f"level must be from 0 to {MAX_LEVEL}, not {level}")
-    bit = np.uint64(1 << 2 * (MAX_LEVEL - level))
-    if (lowest_bit(ids) > bit).any():
-        raise ValueError(f"some of the cells are larger than those of level {level}")
-    parents: UInts = ids & np.negative(bit)
-    return parents | bit
 
 
 def range_min(ids: UInts) -> UInts:
@@ -226,7 +213,7 @@ def to_tokens(ids: UInts) -> list[str]:
 
 
 def from_tokens(tokens: Sequence[str]) -> UInts:
-    """Cell ids (N,) of N tokens; UserError names the first token that is none of a cell."""
+    """Cell ids (N,) of N tokens; UserError names the first token that is not that of a cell."""
     numbers = [int(t.ljust(16, "0"), 16) if re.fullmatch("[0-9a-f]{1,16}", t) else 0 for t in tokens]
     ids = np.array(numbers, np.uint64)
     wrong = np.flatnonzero((lowest_bit(ids) & 0x1555555555555555 == 0) | (ids >> 61 > 5))
@@ -235,7 +222,7 @@ def from_tokens(tokens: Sequence[str]) -> UInts:
     return ids
 
 
-def unit_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
+def cell_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
     """Unit vectors x, y, z (3, N) of a point of cells (N,), their centres unless `offset` along i and j, 0 to 1.
 
     Undoes _encode and _project.
@@ -268,10 +255,6 @@ def to_degrees(xyz: Floats) -> tuple[Floats, Floats]:
     return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
 
 
-def cell_center(ids: UInts) -> tuple[Floats, Floats]:
-    """Latitude (N,) and longitude (N,), in degrees, of the centres of cells (N,)."""
-    return to_degrees(unit_vectors(ids))
-
 
 def cell_corners(ids: UInts, steps: int = 4) -> Floats:
     """Points (N, 4 * steps, 2) around the edges of cells (N,), in degrees: latitude and longitude."""
@@ -279,6 +262,6 @@ def cell_corners(ids: UInts, steps: int = 4) -> Floats:
     i = np.concatenate([along, zero + 1, 1 - along, zero])
     j = np.concatenate([zero, along, zero + 1, 1 - along])
     points = [
-        np.stack(to_degrees(unit_vectors(ids, offset)), axis=1) for offset in zip(i.tolist(), j.tolist(), strict=True)
+        np.stack(to_degrees(cell_vectors(ids, offset)), axis=1) for offset in zip(i.tolist(), j.tolist(), strict=True)
     ]
     return np.stack(points, axis=1)

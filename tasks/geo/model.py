@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.base import Backbone
-from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
+from data.geo.cells import Hierarchy
+from data.geo.s2 import Floats, Ints, to_tokens
 from data.geo.sphere import EARTH_KM, unit_vectors
 from tasks.engine.model import ExportSpec, PooledNet
 
@@ -21,7 +22,7 @@ class CellTable:
 
     `sizes` are the partitions' numbers of cells, `positions` (C, 2) the photo-mean positions of all of them,
     one partition after the other, `parents` (P - 1, N) the cell of each coarser partition around each of the
-    N finest cells, -1 where none is.
+    N finest cells, -1 if there is none.
     """
 
     sizes: list[int]
@@ -32,23 +33,15 @@ class CellTable:
     @classmethod
     def from_labels(cls, labels: Sequence[str]) -> "CellTable":
         """From `Hierarchy.labels`. Labels of another form are one partition without positions."""
-        rows = [label.replace("/", " ").split() for label in labels]
-        if any(len(row) != 4 for row in rows):
-            return cls([len(rows)], list(labels), np.zeros((len(rows), 2)), np.empty((0, len(rows)), np.int64))
-        head = np.array([int(row[0]) for row in rows])
-        ids = from_tokens([row[1] for row in rows])
-        fine = ids[head == head[-1]]
-        parents = []
-        for level in range(head[-1]):
-            cells = ids[head == level]
-            place = np.searchsorted(range_min(cells), range_min(fine), side="right") - 1
-            inside = (place >= 0) & (range_max(fine) <= range_max(cells)[place])
-            parents.append(np.where(inside, place, -1))
+        count = len(labels)
+        if any(len(label.replace("/", " ").split()) != 4 for label in labels):
+            return cls([count], list(labels), np.zeros((count, 2)), np.empty((0, count), np.int64))
+        hierarchy = Hierarchy.from_labels(labels)
         return cls(
-            sizes=np.bincount(head).tolist(),
-            tokens=[row[1] for row in rows[-fine.size :]],
-            positions=np.array([[float(row[2]), float(row[3])] for row in rows]),
-            parents=np.array(parents, np.int64).reshape(-1, fine.size),
+            sizes=[len(partition) for partition in hierarchy.partitions],
+            tokens=to_tokens(hierarchy.partitions[-1].ids),
+            positions=np.concatenate([np.stack([p.latitude, p.longitude], axis=1) for p in hierarchy.partitions]),
+            parents=hierarchy.parents,
         )
 
 
