@@ -196,7 +196,6 @@ def lowest_bit(ids: UInts) -> UInts:
     return lowest
 
 
-
 def range_min(ids: UInts) -> UInts:
     """The first leaf within each cell; a cell's leaves are the ids from range_min to range_max."""
     return ids - (lowest_bit(ids) - 1)
@@ -253,7 +252,6 @@ def to_degrees(xyz: Floats) -> tuple[Floats, Floats]:
     """Latitude (N,) and longitude (N,), in degrees, of directions (3, N) of any length."""
     x, y, z = xyz + 0.0  # not -0.0, which would turn the longitude around
     return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
-
 
 
 def cell_corners(ids: UInts, steps: int = 4) -> Floats:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+
 from backbones.errors import UserError
 from data.geo import s2 as ours
 from data.geo.s2 import UInts, cell_ids
