@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 FEW_BAD = 5  # unreadable images from which on their share counts
+CACHE_BYTES = 2e9  # of decoded images that all loader processes together keep where cache_images is auto
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -87,6 +88,7 @@ class SuiteData(Base):
     note: str | None = None  # what every report on this data must say
     read_only = False  # true where a file names `root`: then nothing is written there
     known: list[str] | None = None  # the labels of the checkpoint that training goes on from
+    cache_images: bool | Literal["auto"] = False  # whether decoded images are kept in memory
     told = ""  # what was chosen, such as its splits, where it was not given
 
     def __init__(
@@ -179,6 +181,10 @@ class SuiteData(Base):
         """Seed, number of the first epoch, and rank among how many processes: what random numbers follow from."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
+
+    def keeps_images(self, needed: int) -> bool:
+        """Whether each loader process keeps decoded images in memory, for which it needs so many bytes."""
+        return needed * max(1, self.workers) < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
 
     def images_per_item(self, split: Split) -> int:
         """How many images an item of the split's dataset brings."""

@@ -21,8 +21,6 @@ from data.crops import crop_decoded, read_crop
 from data.images import first_readable, read_image
 from data.tar import Row
 
-CACHE_BYTES = 2e9
-
 
 class Sample(NamedTuple):
     """An image and the index of its class, or a row of attributes (A,); `box` confines what is looked at, in pixels
@@ -159,8 +157,7 @@ class ClassificationData(SuiteData):
         samples = self.samples(split)
         if not samples:
             raise UserError(f"{self.root}: the {split} split has no images")
-        needed = 20 * self.resolution**2 * len(samples) * max(1, self.workers)  # each worker keeps its own
-        keep = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
+        keep = self.keeps_images(20 * self.resolution**2 * len(samples))
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
             return ImageSet(samples, self.resolution, cache_images=keep, **crops)

@@ -25,7 +25,6 @@ from data.transforms import change_light, mosaic, view, whole
 log = logging.getLogger(__name__)
 
 Source = TypeVar("Source")
-CACHE_BYTES = 2e9
 MOSAIC_UNTIL = 0.8  # of the training: the end sees images as they are (YOLOX, arXiv 2107.08430, section 2.1)
 
 
@@ -104,14 +103,14 @@ class Augmentation:
 class DetectionSet(Dataset[dict[str, Any]]):
     """Records as samples. An image that cannot be read is replaced by the next, and named in the batch."""
 
-    def __init__(self, records: Sequence[Record], side: int, augmentation: Augmentation, cache_images: bool) -> None:
+    def __init__(self, records: Sequence[Record], side: int, augmentation: Augmentation) -> None:
         self.records = records
         self.side = side
         self.augmentation = augmentation
-        # training crops are enlarged, so they want more pixels than the network's input has
+        # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
         self.done = 0.0  # of the training
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: they are not kept
 
     def __len__(self) -> int:
         return len(self.records)
@@ -231,9 +230,8 @@ class DetectionData(SuiteData):
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         augmentation = self.augmentation if split == "train" else Augmentation()
-        dataset = DetectionSet(records, self.resolution, augmentation, self.cache_images is True)
-        needed = len(records) * dataset.read_side**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        if self.cache_images == "auto" and needed < CACHE_BYTES:
+        dataset = DetectionSet(records, self.resolution, augmentation)
+        if self.keeps_images(4 * dataset.read_side**2 * len(records)):
             dataset.cache = {}
         return dataset
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 2e9
+
 PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
 
@@ -332,9 +332,7 @@ class GeoData(SuiteData):
             log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
         steps, size = self.view(split)
-        needed = len(places) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
-        return GeoSet(places, cells, size, steps, cache)
+        return GeoSet(places, cells, size, steps, self.keeps_images(4 * size**2 * len(places)))
 
     def view(self, split: str) -> "tuple[v2.Compose, int]":
         """How a split's photos are transformed, and the pixels that their sides should have before that."""
