@@ -88,7 +88,7 @@ class CsvData(FacesData):
         """The column of the splits, where there is no table of val."""
         name = None if self.files["val"] or self.files["test"] else split_column(self._train_table)
         if name:
-            self.tell(f"splits by the column {name}")
+            self.add_choice(f"splits by the column {name}")
         return name
 
     @cached_property
@@ -103,10 +103,10 @@ class CsvData(FacesData):
             setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
-        self.tell(f"{told} {', '.join(names)}")
+        self.add_choice(f"{told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"] and not self.split_name:
-            self.tell(f"data.group={hint} would keep each {hint} in one split")
+            self.add_choice(f"data.group={hint} would keep each {hint} in one split")
         return names
 
     def rows(self, name: str) -> dict[Path, Row]:

@@ -193,7 +193,7 @@ class DetectionData(SuiteData):
     def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
         """The sources of splits, of which test is val's where there is none."""
         if "val" not in sources and "test" in sources:
-            self.tell("val is test")
+            self.add_choice("val is test")
             return {"val" if split == "test" else split: source for split, source in sources.items()}
         return sources
 

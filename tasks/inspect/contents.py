@@ -16,7 +16,7 @@ from data.detection import DetectionData, Record
 from data.geo.places import GeoData
 from data.identities import IdentityData
 from data.notes import Notes, noted
-from data.shards.classification import ShardsData
+from data.shards.classification import ShardClassificationData
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ def read(data: SuiteData) -> Contents:
         if isinstance(data, IdentityData):  # each split numbers its own people
             people = {s: [Sample(sample.path, -1) for sample in data.samples(s)] for s in SPLITS}
             return _columns([], people, notes, warnings)
-        if isinstance(data, ClassificationData) and not isinstance(data, ShardsData):
+        if isinstance(data, ClassificationData) and not isinstance(data, ShardClassificationData):
             return _columns(data.labels, {s: data.samples(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, GeoData):
             photos = {s: [Sample(path, -1) for path in data.places(s).paths] for s in SPLITS}
