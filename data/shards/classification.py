@@ -111,11 +111,11 @@ class ShardClassificationData(ShardLoaders, ClassificationData):
             return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
         return ImageSet([], self.resolution, center_crop=self.center_crop)
 
-    def stream(self, split: Split, **reading: Any) -> ShardStream:
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
         views = self.dataset(split)
         assert isinstance(views, ImageSet)
         classes = {name: i for i, name in enumerate(self.labels)}
         if self.classes:
             classes |= {str(i): i for i in range(len(classes))}
         decode = partial(decode_image, views=views, classes=classes)
-        return ShardStream(self.shards(split), decode, **reading)
+        return ShardStream(self.shards(split), decode, **settings)

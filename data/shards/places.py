@@ -80,6 +80,6 @@ class ShardGeoData(ShardLoaders, GeoData):
     def count_train(self) -> int:
         return int((self.hierarchy.assign(*self.places("train").positions.T)[:, -1] >= 0).sum())
 
-    def stream(self, split: Split, **reading: Any) -> ShardStream:
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
         decode = Decoder(self.hierarchy, *self.view(split), train=split == "train")
-        return ShardStream(self.shards(split), decode, **reading)
+        return ShardStream(self.shards(split), decode, **settings)

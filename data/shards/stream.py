@@ -148,7 +148,7 @@ class ShardLoaders(SuiteData):
     def __init__(
         self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
     ) -> None:
-        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # of the data class behind
+        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # the task's data class takes these
         self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
 
     def prepare(self) -> None:
@@ -197,27 +197,20 @@ class ShardLoaders(SuiteData):
         """How many samples of the shards on disk train."""
         raise NotImplementedError("a task on shards defines count_train")
 
-    def stream(self, split: Split, **reading: Any) -> ShardStream:
-        """The split's samples; `reading` are settings of ShardStream."""
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
+        """The split's samples; `settings` are those of ShardStream."""
         raise NotImplementedError("a task on shards defines stream")
 
     def loader(self, split: Split) -> DataLoader:
-        train = split == "train"
-        # equal shares for all readers, because ranks wait for each other after each batch
-        place = self.place
-        readers = place["ranks"] * max(1, self.workers)
-        share = (
-            max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size if train else None
-        )
-        reading: dict[str, Any] = {"keep": self.keep}
-        if train:
-            reading |= {
-                "share": share,
-                "shuffle": self.shuffle,
-                "batches_done": self.batches_done,
-                "batch_size": self.batch_size,
-            }
-        dataset = self.stream(split, **place, **reading)
+        settings: dict[str, Any] = {"keep": self.keep, **self.place}
+        share = None
+        if split == "train":
+            # equal shares for all readers, because ranks wait for each other after each batch
+            readers = settings["ranks"] * max(1, self.workers)
+            share = max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size
+            settings |= {"share": share, "shuffle": self.shuffle}
+            settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
+        dataset = self.stream(split, **settings)
         dataset.length = None if share is None else share * max(1, self.workers)
         # Lightning warns of lengths of streams that several processes share; this one is right
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")
