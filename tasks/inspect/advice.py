@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 
 WANTED = 16  # pixels that a tenth of the boxes may be smaller than, of what the network sees: two cells of stride 8
 STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels of resolutions that are advised
@@ -23,25 +23,25 @@ class Advice:
     why: str
 
 
-def advise(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> list[Advice]:
+def advise(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any]) -> list[Advice]:
     """What to set in training, for a data set of detection or classification."""
-    return list(_advice(contents, seen, config)) if contents.names else []
+    return list(_advice(contents, infos, config)) if contents.names else []
 
 
-def box_sides(contents: Contents, seen: Sequence[Seen]) -> npt.NDArray[np.float64]:
+def box_sides(contents: Contents, infos: Sequence[FileInfo]) -> npt.NDArray[np.float64]:
     """Sides of train's boxes (B,), the geometric mean of both, as shares of their images' sides."""
     assert contents.boxes is not None
-    sizes = np.array([(s.width, s.height) for s in seen], np.float64).reshape(-1, 2)[contents.row]
+    sizes = np.array([(i.width, i.height) for i in infos], np.float64).reshape(-1, 2)[contents.row]
     own = (contents.split[contents.row] == 0) & ~contents.crowd & (sizes > 0).all(axis=1)
     sides = (contents.boxes[own, 2:] - contents.boxes[own, :2]) / sizes[own]
     return np.sqrt(np.clip(sides, 0, 1).prod(axis=1))
 
 
-def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> Iterator[Advice]:
-    known = np.array([s.width * s.height for s in seen if not s.problem])
+def _advice(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any]) -> Iterator[Advice]:
+    known = np.array([i.width * i.height for i in infos if not i.problem])
     resolution = config["task"]["resolution"]
     if contents.boxes is not None:
-        sides = box_sides(contents, seen)
+        sides = box_sides(contents, infos)
         if len(sides):
             yield from _sized(sides, known, resolution)
         yield from _balanced(contents)

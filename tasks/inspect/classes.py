@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 from tasks.inspect.findings import Example, Finding, finding
 
 FEW = 10  # examples of a class in train
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     for split, other in contents.same.items():
         if other == "train":
             words = [Example(None, f"{split} has the same images as train")]

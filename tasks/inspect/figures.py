@@ -39,12 +39,12 @@ def by_split(survey: Survey) -> list[tuple[str, list[str]]]:
 
 def formats(survey: Survey) -> str:
     """How many files are of which format."""
-    return _named(Counter(s.format for s in survey.seen if s.format))
+    return _named(Counter(i.format for i in survey.infos if i.format))
 
 
 def sizes(survey: Survey) -> str:
     """The commonest sizes."""
-    return _named(Counter(f"{s.width} x {s.height}" for s in survey.seen if s.width))
+    return _named(Counter(f"{i.width} x {i.height}" for i in survey.infos if i.width))
 
 
 def _named(counts: Counter[str]) -> str:
@@ -57,10 +57,10 @@ def _named(counts: Counter[str]) -> str:
 def histograms(survey: Survey) -> list[Histogram]:
     """Of the images' longer sides, and of detection of the boxes."""
     contents = survey.contents
-    longer = np.array([max(s.width, s.height) for s in survey.seen if s.width])
+    longer = np.array([max(i.width, i.height) for i in survey.infos if i.width])
     found = [Histogram("longer side of the images, pixels", _binned(longer, SIZES, "{:g}"))]
     if contents.boxes is not None:
-        sides = box_sides(contents, survey.seen)
+        sides = box_sides(contents, survey.infos)
         found.append(Histogram("side of train's boxes, of their image's", _binned(sides, SIDES, "{:.0%}")))
         own = np.bincount(contents.row[~contents.crowd], minlength=len(contents.paths))
         found.append(Histogram("boxes of an image", _binned(own, OBJECTS, "{:g}")))

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from tasks.inspect.contents import Contents, Flags
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 from tasks.inspect.findings import Box, Example, Finding, finding
 
 OVER = 2.0  # pixels that a box may be over its image's edge, as tools count differently
 SAME = 1.0  # pixels in which two boxes of one object may differ
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     if contents.boxes is not None:
         yield from _dropped(contents)
-        yield from _sizes(contents, seen)
-        yield from _over(contents, seen)
+        yield from _sizes(contents, infos)
+        yield from _over(contents, infos)
         yield from _twice(contents)
         hint = "they are not trained on and do not count in the metrics"
         yield from _flagged(contents, contents.crowd, "crowd", "regions of crowds", hint)
@@ -48,10 +48,10 @@ def _corners(box: Box) -> str:
     return "box " + " ".join(f"{v:.5g}" for v in box)
 
 
-def _sizes(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def _sizes(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     """Annotated sizes that are not the file's."""
     examples = []
-    for path, s in dict(zip(contents.paths, seen, strict=True)).items():
+    for path, s in dict(zip(contents.paths, infos, strict=True)).items():
         wide, high = contents.notes.sizes.get(path, (0, 0))
         if not s.problem and min(wide, high) > 0 and (wide, high) != (s.width, s.height):
             examples.append(Example(path, f"{wide:g} x {high:g} annotated, {s.width} x {s.height} found"))
@@ -59,10 +59,10 @@ def _sizes(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     yield from finding("size", "images of another size than annotated", examples, hint)
 
 
-def _over(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def _over(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     """Boxes that are partly outside of their images."""
     assert contents.boxes is not None
-    sizes = np.array([(s.width, s.height) for s in seen], np.float64).reshape(-1, 2)[contents.row]
+    sizes = np.array([(s.width, s.height) for s in infos], np.float64).reshape(-1, 2)[contents.row]
     known = (sizes > 0).all(axis=1)
     over = np.maximum(-contents.boxes[:, :2], contents.boxes[:, 2:] - sizes).max(axis=1, initial=0)
     examples = _examples(contents, known & (over > OVER), lambda k: f"{over[k]:.0f} pixels over the edge")

@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.console import plain
-from data.image_file import BadImage, open_image, rgb_pixels
+from data.image_file import BadImage, read_pixels
 from tasks.detection.answers import COLOURS
 from tasks.inspect.contents import Contents
 from tasks.inspect.figures import by_split, formats, histograms, per_class, sizes
-from tasks.inspect.files import truncated_allowed
 from tasks.inspect.findings import Box, Example, Finding
 from tasks.inspect.survey import Survey
 
@@ -171,15 +170,13 @@ class Pictures:
     def _address(self, path: Path, marked: tuple[Box, ...]) -> str | None:
         """The picture as a data address; None where the file cannot be read."""
         try:
-            with truncated_allowed(), open_image(path) as file:
-                size = file.size
-                file.draft("RGB", (SIDE, SIDE))
-                image = Image.fromarray(rgb_pixels(file, path, upright=self.contents.boxes is None))
+            pixels, (height, width) = read_pixels(path, SIDE, upright=self.contents.boxes is None)
         except BadImage:
             return None
+        image = Image.fromarray(pixels)
         image.thumbnail((SIDE, SIDE))
         if self.contents.boxes is not None:
-            self.draw(image, path, marked, (image.width / size[0], image.height / size[1]))
+            self.draw(image, path, marked, (image.width / width, image.height / height))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

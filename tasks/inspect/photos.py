@@ -7,7 +7,7 @@ import numpy as np
 
 from data.files import IMAGE_SUFFIXES, is_hidden
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import ABSENT, Seen
+from tasks.inspect.files import ABSENT, FileInfo
 from tasks.inspect.findings import Example, Finding, finding
 
 SUFFIXES = {
@@ -29,47 +29,47 @@ LEAST_SIDE, LONG = 32, 5.0  # pixels of an image's shorter side; the longer side
 FLAT = 1.0  # grey levels that a thumbnail of a single colour may vary
 
 # What is wrong with a file, in words; nothing where it is right.
-Test = Callable[[Path, Seen], str]
+Test = Callable[[Path, FileInfo], str]
 
 
-def _absent(path: Path, seen: Seen) -> str:
-    return seen.problem if seen.problem == ABSENT else ""
+def _absent(path: Path, info: FileInfo) -> str:
+    return info.problem if info.problem == ABSENT else ""
 
 
-def _unreadable(path: Path, seen: Seen) -> str:
-    return seen.problem if seen.problem and seen.problem != ABSENT else ""
+def _unreadable(path: Path, info: FileInfo) -> str:
+    return info.problem if info.problem and info.problem != ABSENT else ""
 
 
-def _truncated(path: Path, seen: Seen) -> str:
-    return f"{seen.rows:.0%} of its rows are there" if seen.rows is not None else ""
+def _truncated(path: Path, info: FileInfo) -> str:
+    return f"{info.rows:.0%} of its rows are there" if info.rows is not None else ""
 
 
-def _misnamed(path: Path, seen: Seen) -> str:
-    wrong = not seen.problem and path.suffix.lower() not in SUFFIXES.get(seen.format, {path.suffix.lower()})
-    return f"it is {seen.format}" if wrong else ""
+def _misnamed(path: Path, info: FileInfo) -> str:
+    wrong = not info.problem and path.suffix.lower() not in SUFFIXES.get(info.format, {path.suffix.lower()})
+    return f"it is {info.format}" if wrong else ""
 
 
-def _rotated(path: Path, seen: Seen) -> str:
-    return f"orientation {seen.orientation}" if not seen.problem and seen.orientation in range(2, 9) else ""
+def _rotated(path: Path, info: FileInfo) -> str:
+    return f"orientation {info.orientation}" if not info.problem and info.orientation in range(2, 9) else ""
 
 
-def _mode(path: Path, seen: Seen) -> str:
-    return MODES.get(seen.mode, "") if not seen.problem else ""
+def _mode(path: Path, info: FileInfo) -> str:
+    return MODES.get(info.mode, "") if not info.problem else ""
 
 
-def _tiny(path: Path, seen: Seen) -> str:
-    side = min(seen.width, seen.height)
-    return f"{seen.width} x {seen.height}" if not seen.problem and side < LEAST_SIDE else ""
+def _tiny(path: Path, info: FileInfo) -> str:
+    side = min(info.width, info.height)
+    return f"{info.width} x {info.height}" if not info.problem and side < LEAST_SIDE else ""
 
 
-def _long(path: Path, seen: Seen) -> str:
-    sides = sorted((seen.width, seen.height))
-    long = not seen.problem and sides[0] >= LEAST_SIDE and sides[1] > LONG * sides[0]
-    return f"{seen.width} x {seen.height}" if long else ""
+def _long(path: Path, info: FileInfo) -> str:
+    sides = sorted((info.width, info.height))
+    long = not info.problem and sides[0] >= LEAST_SIDE and sides[1] > LONG * sides[0]
+    return f"{info.width} x {info.height}" if long else ""
 
 
-def _flat(path: Path, seen: Seen) -> str:
-    flat = seen.thumb is not None and np.ptp(np.frombuffer(seen.thumb, np.uint8)) <= FLAT
+def _flat(path: Path, info: FileInfo) -> str:
+    flat = info.thumb is not None and np.ptp(np.frombuffer(info.thumb, np.uint8)) <= FLAT
     return "a single colour" if flat else ""
 
 
@@ -86,8 +86,8 @@ TESTS: tuple[tuple[str, str, Test, str, bool], ...] = (
 )
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
-    files = dict(zip(contents.paths, seen, strict=True))
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
+    files = dict(zip(contents.paths, infos, strict=True))
     for kind, title, test, hint, fault in TESTS:
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
