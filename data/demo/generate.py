@@ -1,17 +1,16 @@
 """Demo sets are generated once and atomically."""
 
-import fcntl
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backbones.errors import UserError
+from backbones.files import folder_lock
 from backbones.processors import usable_cores
 
 INFO = "demo.json"
@@ -31,13 +30,8 @@ def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], No
     if is_complete(root, settings):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(root.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
+    with folder_lock(root.parent):
         _make(root, settings, make)
-    finally:
-        os.close(folder)
 
 
 def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
