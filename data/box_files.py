@@ -15,11 +15,10 @@ from data.layouts.detection import (
     box_csv_files,
     box_jsonl_files,
     csv_columns,
-    split_of,
     split_row,
 )
 from data.layouts.folder import Folder
-from data.splits import split_named
+from data.splits import split_from_word, split_in_name
 from data.text import read_lines
 
 NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # of objects' classes
@@ -73,7 +72,7 @@ class BoxFiles(AnnotatedData):
         around = [Folder(path.parent), Folder(self.root)]
         around += [inner for folder in around for inner in folder.named(*IMAGE_FOLDERS)]
         splits = [(s, folder.folders[name].path) for folder in around for s, name in folder.split_folders().items()]
-        split = (split_named(path.parent.name) if path.parent != self.root else None) or split_of(path.stem)
+        split = (split_from_word(path.parent.name) if path.parent != self.root else None) or split_in_name(path.stem)
         own = [place for s, place in splits if s == split]
         others = [] if own else [place for _, place in splits]
         return list(dict.fromkeys([*own, *(folder.path for folder in around), *others]))

@@ -13,7 +13,7 @@ from data.base import SPLITS, Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE, split_named
+from data.splits import FILE, split_from_word
 from data.table import (
     BINARY,
     Images,
@@ -132,7 +132,7 @@ class CsvData(FacesData):
                 continue
             name, *more = (row[column] for column in columns)
             group = more.pop(0) if self.group else ""
-            split = split_named(more.pop(0)) if self.split_name else None
+            split = split_from_word(more.pop(0)) if self.split_name else None
             path = images.find(name)
             if path is None:
                 rejects.add("without an image", name)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from data.base import SPLITS, Batch, Split, SuiteData
 from data.crops import resize_box
 from data.image_file import image_size
 from data.images import first_readable, read_image
-from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
+from data.splits import Source, split_in_name, with_val
 from data.transforms import change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
-Source = TypeVar("Source")
+
 MOSAIC_UNTIL = 0.8  # of the training: the end sees images as they are (YOLOX, arXiv 2107.08430, section 2.1)
 
 
@@ -191,18 +191,18 @@ class DetectionData(SuiteData):
         self.cache_images = cache_images
 
     def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
-        """The sources of splits, of which test is val's where there is none."""
-        if "val" not in sources and "test" in sources:
+        """As `data.splits.with_val`; a test split that becomes val is reported."""
+        found = with_val(sources)
+        if found is not sources:
             self.add_choice("val is test")
-            return {"val" if split == "test" else split: source for split, source in sources.items()}
-        return sources
+        return found
 
     def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
         """The split of each image, of which there are the path and the names of its objects: as its folder says, or as
         they are drawn, where a fifth is val's.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
-        splits = [next(filter(None, map(split_of, key.split("/")[:-1])), None) for key in keys]
+        splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
         if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
             val = "val" if "val" in splits else "test"
             return [("val" if split == val else split) or "" for split in splits]

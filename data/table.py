@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, is_hidden, leaves
-from data.splits import split_named
+from data.splits import split_from_word
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
@@ -153,7 +153,7 @@ def target_column(table: Table) -> str | None:
 def split_column(table: Table) -> str | None:
     """The column that says of which split each image is, by its name and values, of which not all are train's."""
     for i, name in enumerate(table.columns):
-        splits = {split_named(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
+        splits = {split_from_word(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
         if "train" in splits and len(splits) > 1 and None not in splits:
             return name
     return None

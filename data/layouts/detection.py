@@ -11,7 +11,8 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, find_below
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout, split_lists
+from data.layouts.folder import Folder, Layout, split_lists
+from data.splits import SPLIT_NAMES, split_in_name
 from data.text import read_plain_yaml
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
@@ -193,16 +194,10 @@ def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setti
     for place in (folder.path, *(f.path for f in folder.named(*JSON_FOLDERS)), *splits):
         for path in (place / name for name in Folder(place).files(suffix)):
             if fits(path):
-                found.setdefault(splits.get(place) or split_of(path.stem) or "all", []).append(path)
+                found.setdefault(splits.get(place) or split_in_name(path.stem) or "all", []).append(path)
     if "train" in found:
         return {s: _only(s, files, setting.format(s)) for s, files in found.items() if s != "all"}
     return {"train": _only("train", found["all"], setting.format("train"))} if list(found) == ["all"] else {}
-
-
-def split_of(stem: str) -> str | None:
-    """The split that a word of a file's name means, as train in instances_train2017 or train_labels."""
-    words = re.split(r"[^a-z0-9]+", stem.lower())
-    return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
 
 
 def _is_coco(path: Path) -> bool:

@@ -6,11 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout
+from data.layouts.folder import Folder, Layout
+from data.splits import SPLIT_NAMES, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
 Truth = Callable[[Table, str], str | None]  # of a table and its column of images: what it lacks to be learned from
 DEVKIT = "ILSVRC2012_devkit_t12"
+FOLDERS = 100  # sub-folders in which images are looked for
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
 
@@ -82,18 +84,11 @@ def said(splits: dict[str, str | None]) -> str:
     return ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
 
 
-def with_val(splits: dict[str, str]) -> dict[str, str]:
-    """Splits of which test is val where there is none."""
-    if "val" in splits or "test" not in splits:
-        return splits
-    return {"val" if split == "test" else split: name for split, name in splits.items()}
-
-
 def first_images(folder: Folder, depth: int = 2) -> Folder | None:
     """A folder with images, this one or one in it; the first where there are several."""
     if folder.images:
         return folder
-    inside = islice(folder.folders.values(), PEEK) if depth else ()
+    inside = islice(folder.folders.values(), FOLDERS) if depth else ()
     return next((found for sub in inside if (found := first_images(sub, depth - 1))), None)
 
 
@@ -149,7 +144,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
     """Tables, one for all splits or for each, that name images and have what `truth` looks for."""
     fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
-    by_split = {split: [name for name in fitting if split_of(name) == split] for split in SPLIT_NAMES}
+    by_split = {split: [name for name in fitting if split_of_table(name) == split] for split in SPLIT_NAMES}
     named = with_val({split: found[0] for split, found in by_split.items() if found})
     choices = by_split["train"] or fitting
     if len(choices) > 1:
@@ -170,8 +165,8 @@ def table_names(folder: Folder) -> list[str]:
     return [*folder.files(*SUFFIXES), *(f"{name}/{table}" for name, table in inside)]
 
 
-def split_of(name: str) -> str | None:
-    """The split that a table's name, or its folder's, says."""
+def split_of_table(name: str) -> str | None:
+    """The split that a table, or its folder, is named after."""
     words = {Path(name).parent.name.lower(), Path(name).stem.lower()}
     return next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
 
