@@ -24,7 +24,6 @@ from data.transforms import change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
-
 MOSAIC_UNTIL = 0.8  # of the training: the end sees images as they are (YOLOX, arXiv 2107.08430, section 2.1)
 
 
