@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, below, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path, left_out
 from data.files import find_below
 from data.layouts.detection import (
     COLUMNS,
@@ -46,7 +46,7 @@ class BoxFiles(AnnotatedData):
         return {split: str(path.relative_to(self.root)) for split, path in found.items()}
 
     def read(self, source: str) -> list[Annotated]:
-        path = below(self.root, source)
+        path = existing_path(self.root, source)
         images: dict[str, Annotated] = {}
         rows = list(self.rows(path))
         wrong = [name for name, row in rows if row is None]

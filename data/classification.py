@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.boxes import CENTRE, Box, center_box, random_box
+from data.boxes import CENTER, Box, center_box, random_box
 from data.crops import crop_decoded, read_crop
 from data.images import first_readable, read_image
 from data.tar import Row
@@ -73,7 +73,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         *,
         min_scale: float | None = None,
         flip: bool = False,
-        center_crop: float = CENTRE,
+        center_crop: float = CENTER,
         views: int = 0,
         cache_images: bool = False,
     ) -> None:
@@ -136,7 +136,7 @@ class ClassificationData(SuiteData):
         *,
         min_scale: float = 0.35,
         flip: bool = True,
-        center_crop: float = CENTRE,
+        center_crop: float = CENTER,
         views: int = 0,
         cache_images: bool | Literal["auto"] = False,
         **settings: Any,

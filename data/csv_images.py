@@ -203,5 +203,5 @@ class CsvData(FacesData):
         index = {name: i for i, name in enumerate(self.labels)}
         rows = self.splits[split]
         if strange := sorted({str(row.truth) for row in rows.values()} - index.keys()):
-            raise UserError(f"{self.root / str(self.files[split])} has a class that train has not: {strange[0]}")
+            raise UserError(f"{self.root / str(self.files[split])} has a class that train lacks: {strange[0]}")
         return [Sample(path, index[str(row.truth)]) for path, row in rows.items()]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, is_hidden, leaves
+from data.files import IMAGE_SUFFIXES, escapes, is_hidden
 from data.splits import split_from_word
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -115,7 +115,7 @@ class Images:
     def find(self, value: str) -> Path | None:
         """The file that a value names, if it does; never one outside of these folders."""
         name = PurePosixPath(value.replace("\\", "/"))
-        if not name.name or leaves(value) or "\0" in value:
+        if not name.name or escapes(value) or "\0" in value:
             return None
         for folder in self.folders:
             place = folder / name.parent

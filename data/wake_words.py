@@ -7,7 +7,7 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-from data.files import leaves
+from data.files import escapes
 from data.text import read_json
 
 
@@ -32,7 +32,7 @@ def read_presence(annotations: Path, images: Path, category: str, min_area: floa
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if not wanted:
         raise UserError(f"{annotations} has no category {category} (data.category)")
-    if strange := next((name for name in names.values() if leaves(name)), None):
+    if strange := next((name for name in names.values() if escapes(name)), None):
         raise UserError(f"{annotations} names an image that is not below {images}: {strange}")
     return [Sample(images / name, int(key in present)) for key, name in names.items()]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, below, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path, left_out
 from data.files import find_below, images_in, is_hidden
 from data.image_file import image_size, orientation
 from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
@@ -84,7 +84,7 @@ class YoloData(AnnotatedData):
         return super().labels
 
     def read(self, source: str) -> list[Annotated]:
-        path = below(self.root, source)
+        path = existing_path(self.root, source)
         if path.is_file():
             listed = [(name, find_below(self.root, name)) for name in read_lines(path) if name.strip()]
             left_out(path, "names without an image", [name for name, image in listed if not image], len(listed))

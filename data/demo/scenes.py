@@ -78,12 +78,12 @@ class Canvas:
     def __init__(self, side: float, matrix: Array) -> None:
         self.scale = side * SUPERSAMPLING / 2
         pixels = SUPERSAMPLING * round(side * 1.5 + 4)  # leaves room to turn and to stretch
-        self.matrix, self.centre = matrix.T * self.scale, pixels / 2
+        self.matrix, self.center = matrix.T * self.scale, pixels / 2
         self.layers = [Image.new(mode, (pixels, pixels)) for mode in ("RGB", "L", "L")]
         self.colour, self.alpha, self.relief = map(ImageDraw.Draw, self.layers)
 
     def pixels(self, points: Points) -> list[float]:
-        return (np.asarray(points, float) @ self.matrix + self.centre).ravel().tolist()
+        return (np.asarray(points, float) @ self.matrix + self.center).ravel().tolist()
 
     def decal(self, points: Points, colour: Colour) -> None:
         """A polygon of paint, seen only where the silhouette is."""
@@ -94,9 +94,9 @@ class Canvas:
         self.decal(points, colour)
         self.alpha.polygon(self.pixels(points), fill=255)
         outline = np.asarray(points, float)
-        centre = outline.mean(0)
+        center = outline.mean(0)
         for reach in np.linspace(1, 0.1, 10 if dome else 1):
-            ring, height = centre + (outline - centre) * reach, level + dome * np.sqrt(1 - reach**2)
+            ring, height = center + (outline - center) * reach, level + dome * np.sqrt(1 - reach**2)
             self.relief.polygon(self.pixels(ring), fill=min(round(255 * height), 255))
 
     def line(self, points: Points, colour: Colour, width: float, level: float | None = 0.4) -> None:

@@ -110,12 +110,12 @@ def page_spec(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError, AttributeError: something is absent or of another form.
     """
-    given, centre = content["input"], content["input"]["center_crop"]
+    given, center = content["input"], content["input"]["center_crop"]
     view = {"name": str(given["name"]), "layout": given["layout"], "size": int(given["size"]), "center_crop": None}
     if view["layout"] not in LAYOUTS or not 1 <= view["size"] <= SIDE_LIMIT:
         raise ValueError(view)
-    if centre is not None:
-        view["center_crop"] = number(centre)
+    if center is not None:
+        view["center_crop"] = number(center)
         if not 0 < view["center_crop"] <= 1:
             raise ValueError(view)
     spec = {
