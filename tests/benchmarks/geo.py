@@ -31,7 +31,7 @@ from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.geo.cells import Hierarchy, PartitionSettings
 from data.geo.s2 import Floats, UInts, cell_ids
 from tasks.engine.hardware import has_native_bf16, keep_freed_memory
-from tasks.gallery.embed import Rank, write_shards
+from tasks.gallery.embed import Rank, write_embeddings
 from tasks.geo.model import CellTable, GeoLocator
 from tests.benchmarks.input import make_images
 
@@ -124,7 +124,7 @@ def partition(count: int) -> None:
 
 
 def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
-    """`write_shards`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
+    """`write_embeddings`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), quality=85)
         files = sorted(Path(folder).rglob("*.jpg"))
@@ -135,7 +135,7 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
         out = Path(folder) / "out"
 
         def ours() -> None:
-            write_shards(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
+            write_embeddings(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
             shutil.rmtree(out)
 
         @torch.inference_mode()
