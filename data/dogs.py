@@ -146,7 +146,7 @@ class DogsData(ClassificationData):
 
 
 class DemoDogsData(DogsData):
-    """The demo: drawn dogs in the same layout, made in `root` on first use."""
+    """The demo: drawn dogs in the same layout, generated in `root` on first use."""
 
     note = None
 

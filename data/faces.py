@@ -169,7 +169,7 @@ class FaceFolderData(FacesData):
 
 
 class DemoFacesData(CelebAData):
-    """The demo: drawn faces in CelebA's layout, made in `root` on first use."""
+    """The demo: drawn faces in CelebA's layout, generated in `root` on first use."""
 
     def __init__(
         self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any

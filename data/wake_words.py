@@ -1,4 +1,4 @@
-"""Visual wake words (Chowdhery et al. 2019, section 3): is there a person, or another category, in COCO's images?"""
+"""Visual wake words (Chowdhery et al. 2019, section 3): whether COCO's images show a person, or another category."""
 
 from functools import cache
 from pathlib import Path
@@ -12,8 +12,8 @@ from data.text import read_json
 
 
 def read_presence(annotations: Path, images: Path, category: str, min_area: float) -> list[Sample]:
-    """The images of a COCO json file with label 1 where a box of the category has more than `min_area` of the image,
-    crowds included, else 0: with smaller ones, too.
+    """The images of a COCO json file with label 1 if a box of the category, crowds included, has more than the share
+    `min_area` of the image, else 0.
 
     Raises:
         UserError: the file is absent, not in COCO's format, or lacks the category, or names an image elsewhere.
@@ -38,7 +38,7 @@ def read_presence(annotations: Path, images: Path, category: str, min_area: floa
 
 
 class WakeWordsData(ClassificationData):
-    """COCO's images, with a category or without; settings are those of data=coco. Test is val where null."""
+    """COCO's images, with a category or without; settings are those of data=coco. Test is val if null."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class DemoEarthData(GeoData):
-    """Photos of the Earth from above, made in `root` on first use."""
+    """Photos of the Earth from above, generated in `root` on first use."""
 
     def __init__(
         self,
