@@ -1,4 +1,4 @@
-"""Demo sets are generated once and atomically."""
+"""Generates demo sets once, completely or not at all."""
 
 import json
 import os
@@ -46,14 +46,14 @@ def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None])
         (unfinished / INFO).write_text(json.dumps({**settings, "bytes": size_of(unfinished)}))
         os.replace(unfinished, root)
     except OSError:
-        if not is_complete(root, settings):  # else another machine was faster, with the same images
+        if not is_complete(root, settings):  # otherwise another machine was faster, with the same images
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_complete(root: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether `root` holds all that these settings give."""
+    """Whether `root` holds the complete set of these settings."""
     try:
         found = json.loads((root / INFO).read_text())
     except (OSError, ValueError):

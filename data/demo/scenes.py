@@ -228,7 +228,7 @@ def umbrella(canvas: Canvas, rng: Generator) -> None:
 
 
 def distractor(canvas: Canvas, rng: Generator) -> None:
-    """Lit like the kinds but none of them, so that the shading alone does not give a thing away."""
+    """Shaded like the kinds but not one of them, so that shading alone does not reveal a thing."""
     paint, corners = hsv(rng, rng.random(), rng.uniform(0, 0.8), rng.uniform(0.3, 0.9)), rng.integers(3, 8)
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.4, 0.4, corners)
     shape = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(0.5, 0.95, (corners, 1))

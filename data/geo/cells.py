@@ -58,13 +58,13 @@ class PartitionSettings:
 
 
 def _split(leaves: UInts, settings: PartitionSettings) -> tuple[UInts, Ints, Ints]:
-    """The kept cells (N,) in order, and where in the sorted `leaves` the photos of each begin and end."""
+    """The kept cells (N,) in order, and the bounds of each one's photos in the sorted `leaves`."""
     cells: UInts = np.arange(1, 12, 2, dtype=np.uint64) << np.uint64(60)
     done = []
     for level in range(settings.max_level + 1):
         begin: Ints = np.searchsorted(leaves, range_min(cells), side="left")
         end: Ints = np.searchsorted(leaves, range_max(cells), side="right")
-        # A cell with too few photos has no descendant with enough, so it goes even if it should be split.
+        # A cell with too few photos has no descendant with enough, so it is dropped even if it should be split.
         kept = end - begin >= settings.min_photos
         cells, begin, end = cells[kept], begin[kept], end[kept]
         split = (end - begin > settings.max_photos) | (level < settings.min_level)
@@ -82,7 +82,7 @@ def _mean_positions(leaves: UInts, begin: Ints, end: Ints) -> tuple[Floats, Floa
     bounds = np.stack([begin, end], axis=1).reshape(-1)
     sums = np.zeros((3, begin.size))
     for part in chunks(leaves.size):
-        # The bounds cut the chunk into runs that lie by turns outside and inside of a kept cell.
+        # The bounds cut the chunk into runs that are alternately outside and inside of a kept cell.
         first, last = np.searchsorted(end, part.start, side="right"), np.searchsorted(begin, part.stop)
         cuts = np.clip(bounds[2 * first : 2 * last], part.start, part.stop)
         lengths = np.diff(cuts, prepend=part.start, append=part.stop)
@@ -99,7 +99,7 @@ class Partition:
     """Disjoint cells in the order of their ids, each with its photos' number and mean position.
 
     ids, counts, latitude and longitude are (N,); the positions are spherical means in degrees, rounded to
-    7 digits (a centimetre). `photos` counts all that the partition was made of, dropped ones included.
+    7 digits (a centimetre). `photos` counts all that the partition was made from, including dropped ones.
     """
 
     settings: PartitionSettings

@@ -23,15 +23,15 @@ UInts = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 _CHUNK = 1 << 15  # positions at once: enough to hide numpy's cost per call, few enough for the cache
-# Leaf coordinates this near (in leaf cells) to an edge are computed again exactly as S2 does. The fast way
-# errs by some 1e-15 of a cube face, which is 1e-6 of a leaf cell: this leaves a factor of 100.
+# Leaf coordinates this near (in leaf cells) to an edge are computed again exactly as S2 does. The fast way is
+# wrong by some 1e-15 of a cube face, which is 1e-6 of a leaf cell: this leaves a factor of 100.
 _EDGE = 1e-4
 _HALF = 2.0 ** (MAX_LEVEL - 1)  # half a cube face, in leaf cells
 _SIGN = np.int64(-(2**63))
 
-# The Hilbert curve. An orientation has two bits: 1 = i and j exchanged, 2 = both reversed. _QUADRANTS says
-# by orientation and place along the curve which quadrant (2 * i + j) is there, _TURNS what it does to the
-# orientation within. Six levels are looked up at once: five steps for a leaf, from a table of 32 KiB.
+# The Hilbert curve. An orientation has two bits: 1 = i and j exchanged, 2 = both reversed. By orientation and
+# place along the curve, _QUADRANTS is the quadrant (2 * i + j), and _TURNS the change of the orientation within
+# it. Six levels are looked up at once: five steps for a leaf, from a table of 32 KiB.
 _QUADRANTS = np.array([[0, 1, 3, 2], [0, 2, 3, 1], [3, 2, 0, 1], [3, 1, 0, 2]])
 _TURNS = np.array([1, 0, 0, 3])
 _BITS = 6
@@ -84,14 +84,14 @@ def _encode(axis: NDArray[np.int8], negative: Bools, ij: NDArray[np.int32]) -> U
 
 
 def _direction_exact(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats, Floats]:
-    """Unit vectors by the very operations of S2, so that every bit agrees."""
+    """Unit vectors by exactly the operations of S2, so that every bit agrees."""
     phi, theta = latitude * (np.pi / 180), longitude * (np.pi / 180)
     cosine = np.cos(phi)
     return np.cos(theta) * cosine, np.sin(theta) * cosine, np.sin(phi)
 
 
 def _direction_fast(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats, Floats]:
-    """Vectors of other lengths in those directions, right to some 1e-15.
+    """Vectors of any length in those directions, correct to some 1e-15.
 
     By the tangents of the half angles, because numpy's tangent is ten times as fast as its sine and cosine.
     """
@@ -117,7 +117,7 @@ def _turn(mask: Bools, p: Floats, q: Floats) -> tuple[Floats, Floats]:
 
 
 def _project(x: Floats, y: Floats, z: Floats) -> tuple[NDArray[np.int8], Bools, NDArray[np.int32], Bools]:
-    """Axis (N,), sign (N,) and leaf coordinates (2, N) of directions, and which are too near an edge (N,)."""
+    """Axis (N,), sign (N,) and leaf coordinates (2, N) of directions, and which are too near to an edge (N,)."""
     x_size, y_size = np.abs(x), np.abs(y)
     not_x = x_size <= y_size  # equal sizes go to the later axis, as in S2
     is_z = np.maximum(x_size, y_size) <= np.abs(z)
@@ -145,7 +145,7 @@ def _project(x: Floats, y: Floats, z: Floats) -> tuple[NDArray[np.int8], Bools, 
 
 
 def chunks(size: int) -> Iterator[slice]:
-    """Slices that cut 0..size into pieces which fit the cache."""
+    """Slices that divide 0..size into pieces that fit the cache."""
     return (slice(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK))
 
 
@@ -191,7 +191,7 @@ def cell_ids(latitude: ArrayLike, longitude: ArrayLike) -> UInts:
 
 
 def lowest_bit(ids: UInts) -> UInts:
-    """The lowest set bit of each id, which tells the cell's level; also the cell's size, twice in leaves."""
+    """The lowest set bit of each id, which is the number of the cell's leaves, and so depends on its level."""
     lowest: UInts = ids & np.negative(ids)
     return lowest
 
