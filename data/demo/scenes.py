@@ -111,7 +111,7 @@ class Canvas:
         """The thing, RGBA, cropped to its silhouette; `light` is a unit vector, z towards the viewer."""
         colour, alpha, relief = (layer.reduce(SUPERSAMPLING) for layer in self.layers)
         bounds = alpha.getbbox()
-        # Blurred by way of a small float scene, for steps of 1/255 in the relief would show as facets.
+        # Blurred in a small float image, because steps of 1/255 in the relief would show as facets.
         soft = [relief.filter(ImageFilter.BoxBlur(r * relief.width)).convert("F") for r in (0.015, 0.06)]
         crisp, broad = (np.asarray(f.resize((48, 48)).resize(f.size).crop(bounds)) for f in soft)
         slope_y, slope_x = np.gradient((0.5 * crisp + broad) * (relief.width / 1000))

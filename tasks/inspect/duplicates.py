@@ -1,4 +1,4 @@
-"""Images that are the same, and images that are nearly so."""
+"""Images that are the same, and images that are nearly the same."""
 
 import hashlib
 from collections import Counter
@@ -12,10 +12,10 @@ from tasks.inspect.contents import Contents
 from tasks.inspect.files import END, THUMB, FileInfo, thumbs
 from tasks.inspect.findings import Example, Finding, finding
 
-BITS = 6  # of the 64 of two difference hashes that may differ
-ALIKE = 0.985  # least correlation of two thumbnails
-FLAT = 6.0  # grey levels: thumbnails of a lesser standard deviation say nothing
-TURN = 256  # hashes that are compared with all others at once
+BITS = 6  # bits, of 64, in which the difference hashes of similar images may differ
+ALIKE = 0.985  # least correlation of their thumbnails
+FLAT = 6.0  # grey levels: thumbnails of a smaller standard deviation are not compared
+TURN = 256  # hashes that are compared with all others at a time
 
 
 def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def _labels(contents: Contents, rows: Sequence[int]) -> str:
 
 
 def copies(paths: Sequence[Path], infos: Sequence[FileInfo], candidates: Sequence[int]) -> list[list[int]]:
-    """Groups of the candidates that have the same content."""
+    """Groups of candidates with the same content."""
     groups: dict[tuple[int, bytes], list[int]] = {}
     for i in candidates:
         if infos[i].digest and not infos[i].problem:
@@ -76,7 +76,7 @@ def copies(paths: Sequence[Path], infos: Sequence[FileInfo], candidates: Sequenc
 
 
 def difference_hashes(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """dHash (T,): whether each of 8 x 8 cells of a thumbnail is brighter than the one to its right."""
+    """dHash (T,): a bit for each of 8 x 8 cells of a thumbnail, set if it is brighter than the one to its right."""
     height, width = THUMB[1] // 2, THUMB[0] // 2
     cells = pixels.reshape(-1, height, 2, width, 2).mean(axis=(2, 4))
     bits = cells[:, :, :-1] > cells[:, :, 1:]
@@ -85,7 +85,7 @@ def difference_hashes(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]
 
 def near(split: npt.NDArray[np.int64], infos: Sequence[FileInfo]) -> list[tuple[int, int]]:
     """Pairs (image, most similar image of an earlier split) that look the same: their difference hashes differ in at
-    most BITS, and their thumbnails correlate. `split` (N,) is the split of each image.
+    most BITS, and their thumbnails correlate by at least ALIKE. `split` (N,) is the split of each image.
     """
     rows, pixels = thumbs(infos)
     kept = pixels.std(axis=(1, 2)) >= FLAT

@@ -1,4 +1,4 @@
-"""What is odd about the files of images, each by itself."""
+"""What is odd about single image files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ MODES = {
     "RGBA": "transparency, which is left out",
     "LA": "transparency, which is left out",
     "PA": "transparency, which is left out",
-    "CMYK": "colours of print (CMYK), which look different on each screen",
+    "CMYK": "print colours (CMYK), which look different on each screen",
     "I;16": "16 bits a pixel, of which the upper 8 are used",
     "I;16B": "16 bits a pixel, of which the upper 8 are used",
 }
-LEAST_SIDE, LONG = 32, 5.0  # pixels of an image's shorter side; the longer side by the shorter
-FLAT = 1.0  # grey levels that a thumbnail of a single colour may vary
+LEAST_SIDE, LONG = 32, 5.0  # least shorter side in pixels, largest ratio of the sides
+FLAT = 1.0  # grey levels by which a thumbnail of a single colour may vary
 
-# What is wrong with a file, in words; nothing where it is right.
+# What is wrong with a file, in words; empty if nothing is.
 Test = Callable[[Path, FileInfo], str]
 
 
@@ -77,11 +77,11 @@ def _flat(path: Path, info: FileInfo) -> str:
 TESTS: tuple[tuple[str, str, Test, str, bool], ...] = (
     ("missing", "images that do not exist", _absent, "correct their names in the annotations, or copy the files", True),
     ("unreadable", "images that cannot be read", _unreadable, "replace them, or remove them with their labels", True),
-    ("truncated", "JPEGs that end early", _truncated, "fetch them again; what is there of them is used", True),
+    ("truncated", "JPEGs that end early", _truncated, "fetch them again; the rows that are there are used", True),
     ("flat", "images of a single colour", _flat, "look whether something went wrong when they were made", True),
     ("tiny", f"images with a side under {LEAST_SIDE} pixels", _tiny, "look whether they are thumbnails", True),
-    ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are squeezed to a square", False),
-    ("misnamed", "files that are not what their names end with", _misnamed, "they are read all the same", False),
+    ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are resized to a square", False),
+    ("misnamed", "files of another format than their suffix", _misnamed, "they are read by their content", False),
     ("mode", "images of unusual pixels", _mode, "convert them to RGB if that is not what is meant", False),
 )
 
@@ -92,7 +92,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
-    hint = "YOLO's labels are taken for the image as it is seen, others' as it is stored: see whether the boxes fit"
+    hint = "YOLO's boxes are read as of the turned image, others as of the stored one: see whether they fit"
     if contents.boxes is None:
         hint = "training sees them as they are stored, prediction turns them upright: turn the files"
     yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)
