@@ -60,7 +60,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """A block that one process at a time runs; several do where the file system has no locks."""
+    """Within it, no other process holds the folder's lock; without effect on file systems without locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

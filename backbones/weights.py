@@ -55,7 +55,7 @@ def read_weights(path: Path) -> Weights:
     """Weights from a Keras applications .h5 file, one of our checkpoints, or a timm state dict.
 
     Raises:
-        UserError: the file is absent, unreadable, or of none of these kinds.
+        UserError: the file is absent, unreadable, or of another kind.
     """
     if path.suffix in (".h5", ".hdf5"):
         with reading(path):

@@ -23,7 +23,7 @@ from data.tar import Row
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as Base
-else:  # it becomes one where it meets a Trainer: tasks.engine.lightning
+else:  # tasks.engine.lightning makes it one before it is given to a Trainer
     Base = object
 
 log = logging.getLogger(__name__)

@@ -84,7 +84,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
     """Pillow's image of a file whose header is read and checked; `content` is the file's, if it was read already.
 
     Raises:
-        BadImage: the file is absent, not an image, too large, or the block could not decode it.
+        BadImage: the file is absent, not an image or too large, or an error occurs in the block, which decodes it.
     """
     try:
         if content is None and is_member(path):

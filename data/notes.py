@@ -1,4 +1,4 @@
-"""Annotations that readers leave out, collected for whoever asks. Nothing here needs torch."""
+"""Annotations that readers leave out, collected on request. Nothing here needs torch."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

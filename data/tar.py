@@ -191,7 +191,7 @@ def read_member(path: Path) -> bytes:
 
 @lru_cache(64)
 def _members(shard: Path) -> dict[str, tuple[int, int]]:
-    """Where the files of a shard lie in it, and how long they are."""
+    """Offset and size of each file in a shard."""
     found = {}
     with tarfile.open(shard, "r:", tarinfo=ShortHeaders) as tar:
         try:

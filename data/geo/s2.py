@@ -151,7 +151,7 @@ def chunks(size: int) -> Iterator[slice]:
 
 def check_positions(latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
     """Raises UserError, which counts the positions (N,) out of range and names the first, if there are any."""
-    bad = np.flatnonzero(~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)))  # nan is bad, too
+    bad = np.flatnonzero(~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)))  # nan is bad too
     if bad.size:
         raise UserError(
             f"{bad.size:,} of {latitude.size:,} positions are not numbers or not within latitude -90 to 90, "

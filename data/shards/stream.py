@@ -25,9 +25,9 @@ Decode = Callable[[Record], dict[str, Any] | None]
 class ShardStream(Stream):
     """What `decode` makes of the samples of shards, except None, each with the errors before it under `bad`.
 
-    Each of the readers (loader processes of all ranks) takes every n-th shard or, where the shards are too few,
-    every n-th sample. With a `share` a reader yields that many samples an epoch, repeating its shards as often as
-    needed, in random order: shards are shuffled, and samples within a buffer of `shuffle`. Without, it yields all
+    Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
+    readers, every n-th sample. With a `share` a reader yields that many samples an epoch, repeating its shards as often
+    as needed, in random order: shards are shuffled, and samples within a buffer of `shuffle`. Without, it yields all
     samples once. The first epoch leaves out the `batches_done` that this rank has trained on already.
     """
 
@@ -93,7 +93,7 @@ class ShardStream(Stream):
         while True:
             count = 0
             for record in self._shuffled(self._records(reader, readers, bad)):
-                if self.share is not None:  # augmentation, too
+                if self.share is not None:  # so that augmentation is reproducible too
                     seed_all(self.random.getrandbits(62))
                 try:
                     with noting_salvaged() as salvaged:

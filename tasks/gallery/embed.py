@@ -131,7 +131,7 @@ def read_into(images: Tensor, files: Sequence[Path], share: slice) -> list[int]:
 
 @torch.inference_mode()
 def embed(model: GeoLocator, images: Tensor) -> Tensor:
-    """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 where the hardware multiplies in it."""
+    """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 if the hardware supports it."""
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
         return model.image_vectors(model.preprocess(images.to(device)))

@@ -37,12 +37,12 @@ def _base(width: int) -> Image.Image:
 
 
 def world(width: int) -> Image.Image:
-    """A map to draw on."""
+    """A copy of the map, to draw on."""
     return _base(width).copy()
 
 
 def pixels(positions: ArrayLike, width: int) -> Floats:
-    """Where positions (N, 2) in degrees are on a map, as x, y (N, 2)."""
+    """Pixels x, y (N, 2) on a map of positions (N, 2) in degrees."""
     latitude, longitude = np.asarray(positions, np.float64).reshape(-1, 2).T
     return np.stack([(longitude + 180) / 360 * width, (90 - latitude) / 180 * (width / 2)], axis=1)
 
@@ -66,7 +66,7 @@ def scale(values: ArrayLike) -> list[Colour]:
 
 
 def heat(image: Image.Image, positions: ArrayLike, weights: ArrayLike, sigma_km: float) -> Image.Image:
-    """The map under the density of weighted positions (N, 2), each spread over `sigma_km`."""
+    """The map with the density of weighted positions (N, 2), each a Gaussian of `sigma_km`, on top."""
     width, step = image.width, 4
     rows, columns = width // 2 // step, width // step
     latitude = 90 - (np.arange(rows) + 0.5) * 180 / rows

@@ -1,4 +1,4 @@
-"""The network that places a photo: a backbone, and a head for each partition of the Earth."""
+"""The network that locates a photo: a backbone, and a head for each partition of the Earth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tasks.engine.model import ExportSpec, PooledNet
 
 @dataclass(frozen=True, eq=False)
 class CellTable:
-    """The cells of P partitions, coarse to fine, as a model knows them.
+    """The cells of P partitions, coarse to fine, with all that a model needs of them.
 
     `sizes` are the partitions' numbers of cells, `positions` (C, 2) the photo-mean positions of all of them,
     one partition after the other, `parents` (P - 1, N) the cell of each coarser partition around each of the
@@ -89,13 +89,13 @@ class GeoLocator(PooledNet):
         self.parents: Tensor
 
     def image_vectors(self, images: Tensor) -> Tensor:
-        """Features (B, D) of length 1, whose inner products say how similar two normalised images are."""
+        """Features (B, D) of length 1, whose inner products measure the similarity of normalised images."""
         return F.normalize(self.embed(images).float(), dim=1)
 
     def loss(self, logits: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
         """Cross-entropy averaged over the photos and summed over the partitions.
 
-        `cells` (B, P) index each partition, -1 where the photo lies in none; positions (B, 2) are in degrees.
+        `cells` (B, P) index each partition, -1 if the photo is in no cell; positions (B, 2) are in degrees.
         With `soft_km`, labels are spread over cells by distance as in PIGEON (Haas et al. 2023, equation 1):
         a cell weighs exp(-(its distance - the nearest cell's) / soft_km).
         """
@@ -117,15 +117,15 @@ class GeoLocator(PooledNet):
         """Great circles (B, N) from positions in degrees to unit vectors (N, 3)."""
         phi, theta = positions.double().deg2rad().unbind(1)
         own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1).float()
-        # by the chord, for the arc cosine has no precision left at short distances
+        # by the chord, because the arc cosine is imprecise at short distances
         chord = (own[:, None] - directions[None]).norm(dim=2)
         return 2 * EARTH_KM * (chord / 2).clamp(max=1).asin()
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
-        """Of the finest cells (B, N)."""
+        """Log probabilities (B, N) of the finest cells."""
         *coarse, fine = (part.log_softmax(1) for part in logits.float().split(self.sizes, 1))
         for part, parents in zip(coarse, self.parents, strict=True):
-            # a head that knows nothing of a cell has no say in it
+            # a head without a cell around it does not count
             fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)
         return fine.log_softmax(1)
 

@@ -13,7 +13,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
     for split, other in contents.same.items():
         if other == "train":
             words = [Example(None, f"{split} has the same images as train")]
-            hint = "its metrics say nothing of new images: give it others"
+            hint = "its metrics say nothing about new images: give it others"
             yield from finding("no_split", f"splits without images of their own: {split}", words, hint)
     if not contents.names:
         return

@@ -1,4 +1,4 @@
-"""Puts template, style, script, exports, samples and runtime into one page."""
+"""Builds one page from template, style, script, exports, samples and runtime."""
 
 import base64
 import gzip

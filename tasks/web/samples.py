@@ -1,4 +1,4 @@
-"""The images that a page carries, to be tried at once."""
+"""The sample images of a page."""
 
 import io
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from data.files import find_images
 from data.image_file import BadImage
 from data.inputs import read_input
 
-SEED = 2024  # drawn samples are of no split
+SEED = 2024  # so that drawn samples are not in any split
 COUNT = 6
 SIDE = 640  # pixels of the longer side, at most
 
 
 def read_samples(wanted: str) -> list[bytes]:
-    """JPEG files of up to `COUNT` of the images that a file, a folder or a glob names, upright and of screen size.
+    """Up to COUNT of the images that a file, a folder or a glob names, as JPEG files, upright and of screen size.
 
     Raises:
         UserError: there are none, or one cannot be read.
@@ -37,7 +37,7 @@ def read(path: Path) -> bytes:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """As a file without metadata, so that no place or camera goes along."""
+    """A JPEG file without metadata, which might reveal the place or the camera."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
