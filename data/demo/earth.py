@@ -50,9 +50,9 @@ def planet(source: str) -> Pixels:
     return generated_planet(1350)
 
 
-def generated_planet(height: int, seed: int = 7) -> Pixels:
+def generated_planet(height: int) -> Pixels:
     """Seas, vegetation by latitude and moisture, deserts, and ice towards the poles."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(7)
     width = 2 * height
     cells = (5, 9, 17, 35, 70, 140)
     terrain, moisture = noise(width, height, rng, *cells), noise(width, height, rng, *cells)
