@@ -46,8 +46,8 @@ class Backbone(nn.Module):
     """A feature extractor that describes itself, so that tasks need no channel counts.
 
     `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first. `settled`: values chosen
-    for settings left null, e.g. padding to match the weights; they rebuild the network without the weights file. The
-    layers of tasks are scaled by its width multiplier `width` too.
+    for settings left null, e.g. padding to match the weights; they rebuild the network without the weights file.
+    `width` is the width multiplier, which scales the layers of tasks too.
     """
 
     channels: tuple[int, ...]
@@ -65,8 +65,8 @@ class Backbone(nn.Module):
         raise NotImplementedError("a backbone defines forward")
 
     def early_layers(self) -> Sequence[nn.Module]:
-        """The layers up to stride 4, whose edges and colours are alike in all photographs; empty if the backbone does
-        not define them.
+        """The layers up to stride 4, which detect edges and colours, alike in all photographs; empty if the backbone
+        does not define them.
         """
         return ()
 

@@ -26,7 +26,7 @@ from backbones.files import publish
 
 COLUMNS = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
-TIMEOUT, CONNECT_TIMEOUT = 20.0, 3.0  # seconds: of each read, and of a connection that only shows whether one is online
+TIMEOUT, CONNECT_TIMEOUT = 20.0, 3.0  # seconds: of each read, and of the connection in `reachable`
 MAX_BYTES = 200_000_000_000  # of a download; the largest of ImageNet has 148 GB
 PATIENCE, MIN_SPEED = 30.0, 1000  # seconds over which a speed below so many bytes a second ends a transfer
 
@@ -177,7 +177,7 @@ def _fetch_with_retries(url: str, partial: Path, tries: int, pause: float, max_b
             _fetch(url, partial, max_bytes)
             return
         except (OSError, HTTPException) as error:
-            # or a server that is too slow would be resumed for ever, for a few bytes each time
+            # otherwise a server that is too slow would be resumed again and again, for a few bytes each time
             least = MIN_SPEED * PATIENCE if isinstance(error, TimeoutError) else 1
             failures = 1 if _size(partial) - before >= least else failures + 1
             final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500

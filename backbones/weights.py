@@ -197,7 +197,7 @@ def is_folded(norm: nn.BatchNorm2d) -> bool:
 
 
 def _unfold_once(network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Before the first batch that `network` trains on."""
+    """Unfolds the normalization of `network` before the first batch that it trains on."""
     if network.training:
         for key in [key for key, hook in network._forward_pre_hooks.items() if hook is _unfold_once]:
             del network._forward_pre_hooks[key]

@@ -133,7 +133,7 @@ class CelebAData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; a share `val` of them, always the same, validates.
+    """Images without labels, anywhere below `root`; the share `val` of them, always the same, is for validation.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """

@@ -155,7 +155,11 @@ class Partition:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Partition:
-        """Raises UserError, which says what is wrong, if the file is missing, damaged or something else."""
+        """Reads a saved partition.
+
+        Raises:
+            UserError: the file is missing, damaged or something else.
+        """
         try:
             return cls._parse(Path(path).read_text(encoding="ascii"))
         except OSError as error:
