@@ -68,7 +68,7 @@ class ShardStream(Stream):
     def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         worker, done = get_worker_info(), self.batches_done.get(epoch, 0)
         number, numbers = (worker.id, worker.num_workers) if worker else (0, 1)
-        number = (number + done) % numbers  # batches come from the loader processes by turns
+        number = (number + done) % numbers  # batches come from the loader processes in turn
         before = (done - number + numbers - 1) // numbers  # of this reader's batches
         samples = self._samples(epoch, self.rank * numbers + number, self.ranks * numbers)
         return itertools.islice(samples, before * self.batch_size, None)

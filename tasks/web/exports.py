@@ -83,7 +83,8 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_export(folder: Path, name: str) -> Export:
-    """
+    """The export in a folder.
+
     Raises:
         UserError: model.json is damaged, or the model is not the one that it describes.
     """
