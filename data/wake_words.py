@@ -16,7 +16,7 @@ def read_presence(annotations: Path, images: Path, category: str, min_area: floa
     `min_area` of the image, else 0.
 
     Raises:
-        UserError: the file is absent, not in COCO's format, or lacks the category, or an image is outside of the folder.
+        UserError: the file is absent, not in COCO's format or lacks the category, or an image is outside of the folder.
     """
     content = read_json(annotations)
     try:
