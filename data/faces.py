@@ -38,7 +38,8 @@ def read_celeba(path: Path, folder: Path, max_bad: float) -> tuple[list[str], di
     rows = [line.split() for line in lines if line.strip()]
     if int(count) != len(rows):
         log.warning("%s announces %s images and has %d", path, count.strip(), len(rows))
-    rejects, found = Rejects(path), {}
+    rejects = Rejects(path)
+    found: dict[Path, np.ndarray] = {}
     present = {image.name for image in folder.iterdir()} if folder.is_dir() else set()
     for name, *values in rows:
         wrong = next((v for v in values if v not in VALUES), None)
