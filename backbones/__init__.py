@@ -1,1 +1,1 @@
-"""Feature extractors that every task can stand on."""
+"""Backbones shared by all tasks."""

@@ -1,4 +1,4 @@
-"""The terminal. What files bring along (names, paths, messages) is printed as text and never obeyed."""
+"""The terminal. Text from files (names, paths, messages) is printed without interpreting control sequences."""
 
 import re
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-# Control characters but for tab and newline, what turns the direction of text, and half surrogate pairs, which stand
-# for bytes of a file name that are not UTF-8 and which no terminal takes.
+# Control characters except tab and newline, characters that change the direction of text, and lone surrogates, which
+# stand for bytes of a file name that are not UTF-8 and which no terminal accepts.
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
-    """The text with a replacement character for each that a terminal would obey."""
+    """The text with a replacement character for each character that a terminal would interpret."""
     return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Console(rich_console.Console):
-    """rich's, but square brackets and colons are no markup and no emoji, and control characters are replaced wherever
-    they stand: in strings, tables, log messages, titles.
+    """rich's, but square brackets and colons are not interpreted as markup and emoji, and control characters are
+    replaced everywhere: in strings, tables, log messages, titles.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters, counted from the shapes of a forward pass without any data."""
+"""Multiply-adds and parameters, counted from the shapes of a forward pass without data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from backbones.shapes import blank, shapes_only
+from backbones.base import is_depthwise
+from backbones.shapes import dummy_image, shapes_only
 
 
 @dataclass
@@ -36,12 +37,12 @@ class Cost:
 
 
 def layer_type(module: nn.Module) -> str:
-    """The name of Table 2's row that a layer belongs to."""
+    """The row of the paper's Table 2 that a layer belongs to."""
     if isinstance(module, nn.Linear):
         return "fully connected"
+    if is_depthwise(module):
+        return "depthwise"
     if isinstance(module, nn.Conv2d):
-        if 1 < module.groups == module.in_channels:
-            return "depthwise"
         return "pointwise" if module.kernel_size == (1, 1) else "convolution"
     return "normalization and other"
 
@@ -69,10 +70,10 @@ def counting(model: nn.Module) -> Iterator[Cost]:
 def measure_cost(model: nn.Module, resolution: int, run: Callable[[Tensor], Any] | None = None) -> Cost:
     """Cost of one forward pass of `model` on one image of resolution x resolution pixels.
 
-    Of the pass only the shapes are computed. `run` is the pass, where it is not `model` itself.
+    Only the shapes of the pass are computed. `run` is the pass, if it is not `model` itself.
     """
     with counting(model) as cost, shapes_only(model):
-        (run or model)(blank(model, resolution))
+        (run or model)(dummy_image(model, resolution))
     for module in model.modules():
         params = sum(p.numel() for p in module.parameters(recurse=False))
         if params:

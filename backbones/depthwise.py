@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 
 class StridedDepthwise(torch.autograd.Function):
     """apply(x (B, C, H, W), weight (C, 1, 3, 3), bias (C,) or None, before): `before` is the zero padding, 0 or 1,
-    above and left of x; below and to the right there is one row and column where the kernel reaches them.
+    above and left of x; below and to the right it is one row and column if the kernel reaches them.
     """
 
     @staticmethod
@@ -57,11 +57,11 @@ def pad_after(x: Tensor, bottom: int, right: int) -> Tensor:
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, before: Pair) -> Tensor:
-    """Pixels of even and odd padded coordinates see different taps of the kernel: four dense convolutions of the
-    gradient, whose results interleave.
+    """Pixels at even and odd padded coordinates are multiplied by different weights of the kernel: four dense
+    convolutions of the gradient, whose results interleave.
     """
     grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
-    taps = ([2, 0], [1])  # by parity; padded coordinate 2t sees output t by tap 0 and t - 1 by tap 2
+    taps = ([2, 0], [1])  # by parity; padded coordinate 2t contributes to output t by weight 0 and to t - 1 by weight 2
     for row, rows in enumerate(taps):
         for column, columns in enumerate(taps):
             kernel = weight[:, :, rows][:, :, :, columns]

@@ -1,6 +1,6 @@
-"""Downloads that show progress, go on where they broke off, and never leave a half file under the final name.
+"""Downloads that show progress, resume after interruption, and never leave a partial file under the final name.
 
-A server is trusted with nothing: what it sends must come at a minimum speed, and end.
+Servers are not trusted: what they send must come at a minimum speed, and end.
 """
 
 import hashlib
@@ -26,15 +26,16 @@ from backbones.files import publish
 
 COLUMNS = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
+TIMEOUT, CONNECT_TIMEOUT = 20.0, 3.0  # seconds: of each read, and of the connection in `reachable`
 MAX_BYTES = 200_000_000_000  # of a download; the largest of ImageNet has 148 GB
-PATIENCE, MIN_SPEED = 30.0, 1000  # seconds over which fewer bytes a second end a transfer
+PATIENCE, MIN_SPEED = 30.0, 1000  # seconds over which a speed below so many bytes a second ends a transfer
 
 
 class SteadyReader(io.RawIOBase):
-    """What a socket sends, as long as it is at least MIN_SPEED bytes a second; a timeout alone allows a byte at a time.
+    """Reads a socket that sends at least MIN_SPEED bytes a second; with a timeout alone it could send single bytes.
 
     Raises:
-        TimeoutError: it was slower for PATIENCE seconds. The time that the reader does not wait is not counted.
+        TimeoutError: it was slower for PATIENCE seconds. Only the time that the reader waits counts.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
@@ -60,49 +61,49 @@ class SteadyReader(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """Reads all, headers and the lengths of chunks too, through a SteadyReader."""
+    """Reads everything, including headers and the lengths of chunks, through a SteadyReader."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.fp = io.BufferedReader(SteadyReader(self.fp.detach()))
 
 
-class _Connection(http.client.HTTPConnection):
+class _HttpConnection(http.client.HTTPConnection):
     response_class = _Response
 
 
-class _SafeConnection(http.client.HTTPSConnection):
+class _HttpsConnection(http.client.HTTPSConnection):
     response_class = _Response
 
 
-class _Handler(urllib.request.HTTPHandler):
+class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, request)
+        return self.do_open(_HttpConnection, request)
 
 
-class _SafeHandler(urllib.request.HTTPSHandler):
+class _HttpsHandler(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SafeConnection, request)
+        return self.do_open(_HttpsConnection, request)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
     ) -> Any:
-        fp.close()  # or all that comes with the redirection is read into memory
+        fp.close()  # otherwise the body of the redirection is read into memory
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def open_address(request: str | urllib.request.Request, timeout: float) -> Any:
-    """As urllib.request.urlopen, for reading as a stream that ends with TimeoutError where it is too slow."""
-    return urllib.request.build_opener(_Handler, _SafeHandler, _Redirects).open(request, timeout=timeout)
+    """As urllib.request.urlopen, but the stream raises TimeoutError if it is too slow."""
+    return urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects).open(request, timeout=timeout)
 
 
-def reachable(url: str, seconds: float = 3) -> bool:
-    """Whether the server of an address, or the proxy to it, takes a connection in time. Looking its name up, which no
-    timeout ends, is left to a thread. Nothing is reachable where HF_HUB_OFFLINE is set, which timm heeds too.
+def reachable(url: str) -> bool:
+    """Whether the server of an address, or the proxy to it, accepts a connection within CONNECT_TIMEOUT. A thread looks
+    its name up, because no timeout ends that. False if HF_HUB_OFFLINE is set, as for timm.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
@@ -116,13 +117,13 @@ def reachable(url: str, seconds: float = 3) -> bool:
     def connect() -> None:
         with (
             suppress(OSError),
-            socket.create_connection(address, seconds),
+            socket.create_connection(address, CONNECT_TIMEOUT),
         ):
             answered.set()
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(CONNECT_TIMEOUT)
     return answered.is_set()
 
 
@@ -134,7 +135,6 @@ def cache_folder() -> Path:
 def download(
     url: str,
     path: Path,
-    timeout: float = 20,
     *,
     digest: str | None = None,
     keep: bool = False,
@@ -142,33 +142,19 @@ def download(
     pause: float = 1.0,
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Fetches url to path; the file appears under its name only when it is complete and has the `digest` (such as
+    """Downloads url to path; the file appears under its name only when it is complete and has the `digest` (such as
     md5:0123...), if that is known.
 
-    A transfer that breaks off is taken up where it ended, until `tries` in a row, `pause` seconds apart, bring nothing
-    new. With `keep` what was fetched is still there for the next call. A file of more than `max_bytes`, announced or
-    not, is refused.
+    An interrupted transfer is resumed, until `tries` in a row, `pause` seconds apart, bring nothing new. With `keep`
+    the next call resumes it too. A file of more than `max_bytes`, announced or not, is refused.
 
     Raises:
-        UserError: the address does not answer, the transfer ends early, or the file is not the one that was published.
+        UserError: the server does not answer, the transfer ends early, or the file differs from the published one.
     """
     partial = path.with_name(f"{path.name}.part" if keep else f"{path.name}.{os.getpid()}.part")
-    failures = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            before = _size(partial)
-            try:
-                _fetch(url, partial, timeout, max_bytes)
-                break
-            except (OSError, HTTPException) as error:
-                # a server that is too slow does not go on and on by a few bytes a time
-                least = MIN_SPEED * PATIENCE if isinstance(error, TimeoutError) else 1
-                failures = 1 if _size(partial) - before >= least else failures + 1
-                final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
-                if final or failures >= (tries if _size(partial) else min(tries, 2)):  # nobody answers
-                    raise
-                time.sleep(pause)
+        _fetch_with_retries(url, partial, tries, pause, max_bytes)
         if digest and not matches(partial, digest):
             partial.unlink()
             raise UserError(f"{url} is not the file that was published: its {digest.split(':')[0]} differs; try again")
@@ -182,21 +168,39 @@ def download(
                 partial.unlink()
 
 
-def _fetch(url: str, partial: Path, timeout: float, max_bytes: int) -> None:
-    """Appends what is missing of a file; OSError where it breaks off, UserError where it is too large."""
+def _fetch_with_retries(url: str, partial: Path, tries: int, pause: float, max_bytes: int) -> None:
+    """Resumes a transfer until it is complete, or `tries` in a row bring nothing new; then raises the last error."""
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            _fetch(url, partial, max_bytes)
+            return
+        except (OSError, HTTPException) as error:
+            # otherwise a server that is too slow would be resumed again and again, for a few bytes each time
+            least = MIN_SPEED * PATIENCE if isinstance(error, TimeoutError) else 1
+            failures = 1 if _size(partial) - before >= least else failures + 1
+            final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+            if final or failures >= (tries if _size(partial) else min(tries, 2)):  # no answer at all: twice is enough
+                raise
+            time.sleep(pause)
+
+
+def _fetch(url: str, partial: Path, max_bytes: int) -> None:
+    """Appends the missing part of a file; OSError if that is interrupted, UserError if the file is too large."""
     have = _size(partial)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = open_address(request, timeout)
+        response = open_address(request, TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":  # it was complete already
             return
-        partial.unlink()  # longer than what is there: of another file
+        partial.unlink()  # longer than the server's file: a part of another one
         raise OSError("the part on disk is of another file") from error
     with response, Progress(*COLUMNS, console=Console(), transient=True) as progress:
-        have = have if response.status == 206 else 0  # else the server begins anew
+        have = have if response.status == 206 else 0  # otherwise the server starts from the beginning
         total = _total(url, response.headers.get("Content-Length"), have)
         too_large = UserError(f"{url} is larger than the {max_bytes} bytes that such a file may have")
         if total is not None and total > max_bytes:
@@ -215,7 +219,7 @@ def _fetch(url: str, partial: Path, timeout: float, max_bytes: int) -> None:
 
 
 def _total(url: str, length: str | None, have: int) -> int | None:
-    """How long the file will be, by the announced length of what is missing; None where none is announced."""
+    """The file's length, by the announced length of the missing part; None if none is announced."""
     if length is None:
         return None
     if not (length.isascii() and length.isdigit() and len(length) < 20):

@@ -1,5 +1,6 @@
-"""Files that appear under their name only when they are whole, and stay whole when the machine stops."""
+"""Files that appear under their name only when they are complete, even if the machine stops."""
 
+import fcntl
 import os
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ BAD_ARRAY = (TokenError, SyntaxError, EOFError, OverflowError, MemoryError, NotI
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
-    """A file that appears as `path` only when it was written to its end and has reached the disk.
+    """A file that appears as `path` only once it is complete and has reached the disk.
 
     A process that is killed leaves `path` as it was; several may write the same path at once.
     """
@@ -48,13 +49,25 @@ def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, have reached the disk.
 
     Raises:
-        OSError: a file cannot be written. Of a folder, which not every file system can sync, nothing is raised.
+        OSError: a file cannot be written. For a folder, which not every file system can sync, nothing is raised.
     """
     if not path.is_dir():
         _sync(path)
         return
     with suppress(OSError):
         _sync(path)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Within it, no other process holds the folder's lock; without effect on file systems without locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from backbones.base import Backbone, Foldable, Normalization
+from backbones.base import Backbone, Foldable, Normalization, tapped_outputs
 from backbones.depthwise import StridedDepthwise, pad_after
 
 Padding = Literal["same", "symmetric"]
@@ -45,8 +45,8 @@ class SpatialConv2d(nn.Conv2d):
         if self.stride[0] == 1:
             return super()._conv_forward(x, weight, bias)
         if x.shape[-2:] == (1, 1):
-            # Only the middle tap sees the pixel. oneDNN's bfloat16 gradient of the other taps, which is zero, comes
-            # out as whatever the memory held (torch 2.14).
+            # Only the middle weight sees the pixel. The gradient of the others is zero, but oneDNN leaves it
+            # uninitialised in bfloat16 (torch 2.14).
             return F.conv2d(x, weight[:, :, 1:2, 1:2], bias, groups=self.groups)
         top, left = (0 if self.same and side % 2 == 0 else 1 for side in x.shape[-2:])
         eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -97,7 +97,7 @@ class ConvNormAct(Foldable, nn.Sequential):
         return self.act(self.conv._conv_forward(x, weight, norm.bias - norm.running_mean * scale))
 
     def fold(self) -> None:
-        """Takes the normalization into the convolution, for inference: same outputs, a seventh less time."""
+        """Folds the normalization into the convolution, for inference: same outputs, a seventh less time."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
             self.norm = nn.Identity()
@@ -107,7 +107,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fold_norms(model: Network) -> Network:
-    """Folds the normalization of every module of `model` that can, in place; it can only infer from then on."""
+    """Folds the normalization of every `Foldable` in `model`, in place; inference only afterwards."""
     for module in list(model.modules()):
         if isinstance(module, Foldable):
             module.fold()
@@ -170,9 +170,4 @@ class MobileNetV1(Backbone):
         return list(self.blocks[: self.early])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = images, []
-        for i, block in enumerate(self.blocks[: self.taps[-1] + 1]):
-            x = block(x)
-            if i in self.taps:
-                maps.append(x)
-        return maps
+        return tapped_outputs(self.blocks, self.taps, images)

@@ -10,14 +10,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """The processors that the affinity mask, and a container's quota, leave to this process; at least 1."""
+    """The processors that the affinity mask and a container's quota allow this process; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, quota()))
 
 
 def quota(root: Path = CGROUPS) -> int:
-    """The processors that a control group grants by time, rounded up: `docker run --cpus`, a Kubernetes limit. A large
-    number where it grants all, or cannot be read.
+    """The processors of a control group's CPU quota, rounded up: `docker run --cpus`, a Kubernetes limit. A large
+    number if there is no quota, or it cannot be read.
     """
     with suppress(OSError, ValueError, ZeroDivisionError):
         if (root / "cpu.max").exists():  # version 2
@@ -30,7 +30,7 @@ def quota(root: Path = CGROUPS) -> int:
 
 
 def processor_name() -> str:
-    """What this machine's processor is called, as far as it says."""
+    """The model name of this machine's processor, if known."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Forward passes for their shapes alone, without torch's meta device, whose first convolution imports sympy and
+"""Forward passes for their shapes only, without torch's meta device, whose first convolution imports sympy and
 torch._dynamo: more than torch itself.
 """
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Pair = int | tuple[int, int]
-# what gives a tensor of its first argument's shape, and is left out
+# shape-preserving operations, skipped
 ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.batch_norm, F.hardtanh, F.relu6}
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
-# what draws the weights of a new layer
+# functions that initialise the weights of a new layer
 FILLING = {nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.uniform_, nn.init.normal_, Tensor.normal_}
 
 
-class Unfilled(TorchFunctionMode):
-    """In this block new weights are left as the memory has them: for networks that are counted, and never run."""
+class SkipInit(TorchFunctionMode):
+    """Within it, new weights are not initialised: for networks that are only counted, never run."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -62,8 +62,9 @@ def _at(value: Pair, axis: int) -> int:
 
 @contextmanager
 def shapes_only(model: nn.Module) -> Iterator[None]:
-    """In this block convolutions, fully connected layers, normalization and the usual activations of `model`, in eval
-    mode, give tensors of the right shapes whose values mean nothing; all else is computed. The model stays as it is.
+    """Within it, `model` is in eval mode, and its convolutions, fully connected layers, normalization and the usual
+    activations return tensors of the right shapes with undefined values; everything else is computed. Afterwards the
+    model is as before.
     """
     before = [(module, module.training, module._compiled_call_impl) for module in model.modules()]
     model.eval()
@@ -77,7 +78,7 @@ def shapes_only(model: nn.Module) -> Iterator[None]:
             module.training, module._compiled_call_impl = training, compiled
 
 
-def blank(model: nn.Module, resolution: int) -> Tensor:
-    """An image (1, 3, resolution, resolution) where the model is."""
+def dummy_image(model: nn.Module, resolution: int) -> Tensor:
+    """An image (1, 3, resolution, resolution) of zeros on the model's device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return torch.zeros(1, 3, resolution, resolution, device="cpu" if device.type == "meta" else device)

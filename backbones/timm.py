@@ -1,4 +1,4 @@
-"""Any timm model that can give feature maps (features_only)."""
+"""Any timm model that supports features_only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +41,11 @@ class TimmBackbone(Backbone):
 
 
 def read_state(name: str, weights: str) -> dict[str, Any]:
-    """The state dict in a file, which must have all layers of the model but for its classifier: timm itself takes those
-    that fit, and says nothing of the others.
+    """The state dict in a file, which must have all layers of the model except its classifier; timm itself would
+    silently load only those that fit.
+
+    Raises:
+        UserError: a layer is missing or has another shape.
     """
     content = read_tensors(Path(weights))
     state: dict[str, Any] = content.get("state_dict", content)
@@ -63,10 +66,10 @@ def build_timm(
     strides: Sequence[int] = (32,),
     resolution: int = 224,
 ) -> TimmBackbone:
-    """The named model; `weights` is a state dict of the whole timm model, `pretrained` fetches timm's own.
+    """The named model; `weights` is a state dict of the whole timm model, `pretrained` downloads timm's own.
 
     Raises:
-        UserError: timm has no such model, the model lacks a stride, or the weights cannot be had or do not fit.
+        UserError: timm has no such model, the model lacks a stride, or the weights cannot be obtained or do not fit.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]

@@ -9,19 +9,18 @@ import torch
 import torchvision.models as models
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Normalization
+from backbones.base import IMAGENET, Backbone, tapped_outputs
 from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import ConvNormAct
 from backbones.weights import read_tensors
 
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HEADS = ("avgpool", "aux1", "aux2", "dropout", "fc")  # GoogLeNet's children that are no features
+HEADS = ("avgpool", "aux1", "aux2", "dropout", "fc")  # GoogLeNet's children that are not part of its features
 
 
 class TorchvisionBackbone(Backbone):
-    """A model's layers in a row, tapped at the last layer of each stride.
+    """A model's layers in sequence, whose maps are the outputs of the last layer of each stride.
 
-    A stride coarser than the model goes (SqueezeNet ends at 16) is reached by a new 3 x 3 convolution at stride 2.
+    A stride beyond the model's last (SqueezeNet ends at 16) is reached by a new 3 x 3 convolution at stride 2.
     """
 
     def __init__(self, model: nn.Module, strides: Sequence[int]) -> None:
@@ -54,12 +53,7 @@ class TorchvisionBackbone(Backbone):
         return strides, channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = images, []
-        for i, stage in enumerate(self.stages[: self.taps[-1] + 1]):
-            x = stage(x)
-            if i in self.taps:
-                maps.append(x)
-        return maps
+        return tapped_outputs(self.stages, self.taps, images)
 
 
 def build_torchvision(
@@ -73,7 +67,7 @@ def build_torchvision(
     """The named model; `weights` is a state dict of torchvision's, `pretrained` fetches torchvision's default.
 
     Raises:
-        UserError: the weights cannot be had, or do not fit.
+        UserError: the weights cannot be obtained, or do not fit.
     """
     settings: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
     try:

@@ -28,7 +28,7 @@ class Weights:
     padding: Padding = "same"
     norm_eps: float = 1e-3
     normalization: Normalization = field(default_factory=Normalization)
-    classifier: dict[str, Tensor] = field(default_factory=dict)  # weight, bias; empty where there is none
+    classifier: dict[str, Tensor] = field(default_factory=dict)  # weight, bias; empty if there is none
 
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def read_weights(path: Path) -> Weights:
     """Weights from a Keras applications .h5 file, one of our checkpoints, or a timm state dict.
 
     Raises:
-        UserError: the file is absent, unreadable, or of none of these kinds.
+        UserError: the file is absent, unreadable, or of another kind.
     """
     if path.suffix in (".h5", ".hdf5"):
         with reading(path):
@@ -73,7 +73,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a file of torch's or a safetensors file holds, by name.
+    """The content of a file of torch's or a safetensors file, by name.
 
     Raises:
         UserError: the file is absent, or cannot be read.
@@ -90,7 +90,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what a file of weights raises while it is read into a UserError."""
+    """Turns any error while a file of weights is read into a UserError."""
     if not path.is_file():
         raise UserError(f"backbone.weights: there is no file {path}")
     try:
@@ -99,14 +99,16 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
-    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+    except (
+        Exception
+    ) as error:  # an invalid file may raise anything, and torch's message suggests disabling weights_only
         raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a file by name, and what an export of format=torch says of them in its header, else None."""
+    """The tensors of a file by name, and the header's description of an export of format=torch; None of other files."""
     with safe_open(path, "pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         header = file.metadata() or {}
     return state, json.loads(header["suite"]) if "suite" in header else None
 
@@ -141,7 +143,7 @@ def _from_timm(path: Path, state: dict[str, Tensor]) -> Weights:
     for ours, _, _, kernel, norm in _layers():
         pairs = {f"{ours}.conv.weight": f"{kernel}.weight"}
         pairs |= {f"{ours}.norm.{name}": f"{norm}.{name}" for name in NORM_NAMES}
-        # what is missing is named when the weights are loaded
+        # missing tensors are reported when the weights are loaded
         weights.state |= {mine: state[theirs] for mine, theirs in pairs.items() if theirs in state}
     if {"classifier.weight", "classifier.bias"} <= set(state):
         weights.classifier = {name: state[f"classifier.{name}"] for name in ("weight", "bias")}
@@ -166,7 +168,7 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     """Copies the weights into a backbone.
 
     Raises:
-        UserError: a tensor is missing or has another shape; each one is named.
+        UserError: tensors are missing or have another shape; all are named.
     """
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     misfits = []
@@ -195,7 +197,7 @@ def is_folded(norm: nn.BatchNorm2d) -> bool:
 
 
 def _unfold_once(network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Before the first batch that `network` trains on."""
+    """Unfolds the normalization of `network` before the first batch that it trains on."""
     if network.training:
         for key in [key for key, hook in network._forward_pre_hooks.items() if hook is _unfold_once]:
             del network._forward_pre_hooks[key]
@@ -204,8 +206,9 @@ def _unfold_once(network: nn.Module, inputs: tuple[Tensor]) -> None:
 
 @torch.no_grad()
 def unfold_norms(network: nn.Module, images: Tensor) -> None:
-    """Gives folded normalization the statistics of its inputs over `images` (B, 3, H, W), and the scale and shift that
-    leave what it computes as it is. Otherwise the batch's own statistics would replace the features in training.
+    """Sets folded normalization to the statistics of its inputs over `images` (B, 3, H, W), and to a scale and shift
+    with which its outputs stay the same. Otherwise training, which normalizes by the batch's own statistics, would
+    change the features.
     """
 
     def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -223,7 +226,7 @@ def unfold_norms(network: nn.Module, images: Tensor) -> None:
 
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    learning = [module for module in network.modules() if module.training]  # frozen layers are none of them
+    learning = [module for module in network.modules() if module.training]  # without frozen layers
     network.eval()
     network(images)
     for module in learning:
@@ -240,21 +243,21 @@ def _alpha_hint(weights: Weights) -> str:
 
 PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
 PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
+HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of such a file
 MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
 
 
 def public_name(alpha: float, resolution: int) -> str:
-    """What the public Keras file of an alpha and a resolution of its own is called."""
+    """The name of the public Keras file for an alpha and one of PUBLIC_RESOLUTIONS."""
     return f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{resolution}_tf_no_top.h5"
 
 
-def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = False) -> Path:
-    """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache. In a
-    `hurry` a server that cannot be reached within seconds is given up.
+def fetch_pretrained(alpha: float, resolution: int, url: str, fail_fast: bool = False) -> Path:
+    """The public Keras ImageNet file for alpha and the nearest resolution, downloaded once into the cache. With
+    `fail_fast` it fails within seconds if the server cannot be reached.
 
     Raises:
-        UserError: there is no public file for this alpha, or it cannot be had.
+        UserError: there is no public file for this alpha, or it cannot be obtained.
     """
     if alpha not in PUBLIC_ALPHAS:
         raise UserError(f"backbone.pretrained: public weights exist for alpha {sorted(PUBLIC_ALPHAS)}, not {alpha}")
@@ -262,20 +265,20 @@ def fetch_pretrained(alpha: float, resolution: int, url: str, hurry: bool = Fals
     name = public_name(alpha, nearest)
     path = cache_folder() / name
     if not path.exists():
-        if hurry and not reachable(url):
+        if fail_fast and not reachable(url):
             raise UserError(f"{url} cannot be reached; put {name} into {path.parent}, or set backbone.weights=<file>")
         download(f"{url.rstrip('/')}/{name}", path, max_bytes=MAX_BYTES)
         with path.open("rb") as file:
-            if file.read(len(HDF5)) != HDF5:  # the page of a network that asks to log in
+            if file.read(len(HDF5)) != HDF5:  # such as the login page of a network
                 path.unlink()
-                raise UserError(f"{url} sent no weights for {name}; is this network one to log in to?")
+                raise UserError(f"{url} sent no weights for {name}; does this network ask you to log in?")
     return path
 
 
 def available_pretrained(alpha: float, resolution: int, url: str) -> str | None:
-    """As `fetch_pretrained`, but None where the file cannot be had, after seconds rather than minutes."""
+    """As `fetch_pretrained`, but None if the file cannot be obtained, within seconds if the server is unreachable."""
     try:
-        path = fetch_pretrained(alpha, resolution, url, hurry=True)
+        path = fetch_pretrained(alpha, resolution, url, fail_fast=True)
     except UserError as error:
         log.warning("no ImageNet weights, training starts from scratch: %s", error)
         return None
@@ -296,9 +299,8 @@ def build_mobilenet_v1(
 ) -> MobileNetV1:
     """A MobileNetV1 with the weights that the settings name, or random ones.
 
-    `padding` and `norm_eps` are those that the weights were trained with, unless given; `normalization` always is. The
-    result's `settled` rebuild the same network without the weights file. Where `pretrained` is auto, ImageNet weights
-    are taken if they can be had, and it is said which.
+    `padding` and `norm_eps` are those that the weights were trained with, unless given; `normalization` always is. If
+    `pretrained` is auto, ImageNet weights are used and logged if they can be obtained.
     """
     if weights is None and pretrained:
         alpha, plain = settings.get("alpha", 1.0), settings.get("variant", "separable") == "separable"

@@ -1,4 +1,4 @@
-"""What the formats share that name the class of each object, and splits by lists, by folders or not at all."""
+"""What the formats share that name the class of each object, with splits by lists, by folders or without splits."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ NUMBERED = re.compile(r"class\d{1,5}")
 @dataclass
 class Annotated:
     """An image with its objects: names of their classes, boxes (N, 4) xyxy in pixels of the file, whether they are
-    difficult, and the annotated width and height, 0 where there are none.
+    difficult, and the annotated width and height, 0 if not annotated.
     """
 
     path: Path
@@ -34,12 +34,11 @@ class Annotated:
 
 
 class AnnotatedData(DetectionData):
-    """`train`, `val` and `test` each name a source below `root`. Where train is null, a format's `find` says which
-    there are; where there is none for val, a fifth of train's images is drawn for it. The test split is val's where
-    null.
+    """`train`, `val` and `test` each name a source below `root`. If train is null, a format's `find` looks for them;
+    without one for val, a fifth of train's images is drawn for it. The test split is val's if null.
     """
 
-    least = 0.0  # a box's sides are longer than that
+    least = 0.0  # a usable box has longer sides than that
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class AnnotatedData(DetectionData):
         self.given = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name}
 
     def find(self) -> Mapping[str, str | tuple[str, ...]]:
-        """The sources of the splits, at least of train; of one there may be several.
+        """The sources of the splits, one or several for each; at least train has one.
 
         Raises:
             UserError: there are none.
@@ -67,13 +66,13 @@ class AnnotatedData(DetectionData):
         """The images of a source.
 
         Raises:
-            UserError: it is absent, or holds nothing of use.
+            UserError: it is absent, or has no usable image.
         """
         raise NotImplementedError("a data format defines read")
 
     @cached_property
     def splits(self) -> dict[Split, list[Annotated]]:
-        """The images of each split that has its own."""
+        """The images of each split that has its own source, or was drawn."""
         given: dict[str, str | tuple[str, ...]] = {**({} if "train" in self.given else self.find()), **self.given}
         sources = self.with_val(given)
         images = {source: self._read_all(source) for source in dict.fromkeys(sources.values())}
@@ -92,7 +91,7 @@ class AnnotatedData(DetectionData):
     def labels(self) -> list[str]:
         names = {name for images in self.splits.values() for image in images for name in image.names}
         numbers = [int(name[5:]) for name in names if NUMBERED.fullmatch(name)]
-        if len(numbers) == len(names):  # classes that have no other names
+        if len(numbers) == len(names):  # the classes have no other names
             return [f"class{i}" for i in range(max(numbers, default=-1) + 1)]
         return sorted(names)
 
@@ -119,16 +118,16 @@ class AnnotatedData(DetectionData):
 
 
 def left_out(source: Path, kind: str, names: list[str], total: int) -> None:
-    """One line on what of a source is not used."""
+    """Logs one line on the part of a source that is not used, if any."""
     if names:
         log.warning("%s: left out %d of %d %s; the first is %s", source, len(names), total, kind, names[0])
 
 
-def below(root: Path, name: str) -> Path:
-    """A file or folder of a setting.
+def existing_path(root: Path, name: str) -> Path:
+    """`root`/`name`.
 
     Raises:
-        UserError: there is none.
+        UserError: it does not exist.
     """
     if not (root / name).exists():
         raise UserError(f"there is no file or folder {root / name}")

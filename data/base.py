@@ -1,4 +1,4 @@
-"""What the data of every task shares: loaders, and the account of images that could not be read."""
+"""What the data of every task shares: loaders, and the record of images that could not be read."""
 
 import logging
 import math
@@ -23,38 +23,39 @@ from data.tar import Row
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as Base
-else:  # it becomes one where it meets a Trainer: tasks.engine.lightning
+else:  # tasks.engine.lightning makes it one before it is given to a Trainer
     Base = object
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 FEW_BAD = 5  # unreadable images from which on their share counts
+CACHE_BYTES = 2e9  # of decoded images that all loader processes together keep where cache_images is auto
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-def start_worker(max_pixels: int, number: int) -> None:
-    """Run at the start of each loader process, which need not inherit the limit of this one."""
+def start_worker(max_pixels: int, _: int) -> None:
+    """Runs at the start of each loader process, which does not always inherit the limit of this one."""
     limit_pixels(max_pixels)
-    ignore_signals(number)
+    ignore_signals()
 
 
 def spawning() -> str:
-    """The way to start loaders of a run on several devices. A fork of a process in which Gloo starts threads can wait
-    for ever for a lock (CPython 3.11); a fork server and its loaders would outlive a process that is killed.
+    """How loader processes of a run on several devices are started. A fork of a process in which Gloo starts threads
+    can wait for a lock for ever (CPython 3.11); a fork server and its loaders would outlive a process that is killed.
     """
-    quiet = "ignore:resource_tracker"  # which tells what a killed process has left, and removes it
+    quiet = "ignore:resource_tracker"  # it warns of what a killed process has left, and removes it
     if quiet not in sys.warnoptions:
-        sys.warnoptions.append(quiet)  # its process inherits these
+        sys.warnoptions.append(quiet)  # the resource tracker's process inherits these
     return "spawn"
 
 
 @dataclass
 class Batch:
-    """What every task's batch has; a task adds its targets, tensors with the batch first.
+    """What every task's batch has; a task adds its targets, tensors whose first dimension is the batch.
 
     `images` are (B, 3, R, R) uint8, `sizes` (B, 2) the height and width of each file, `bad` path and reason of each
-    image that could not be read, or (SALVAGED) not to its end.
+    image that could not be read, or (SALVAGED) only in part.
     """
 
     images: Tensor
@@ -84,10 +85,11 @@ class SuiteData(Base):
     """
 
     collate: Callable[[list[Any]], Any]
-    note: str | None = None  # what every report on this data must say
-    read_only = False  # true where a file names `root`: then nothing is written there
-    known: list[str] | None = None  # the labels of the checkpoint that training goes on from
-    told = ""  # what was chosen, such as its splits, where it was not given
+    note: str | None = None  # a caveat that every report on this data repeats
+    read_only = False  # true if a file names `root`: then nothing is written there
+    known: list[str] | None = None  # the labels of the checkpoint that training starts from
+    cache_images: bool | Literal["auto"] = False  # whether decoded images are kept in memory
+    choices = ""  # automatic choices to report, such as a drawn split
 
     def __init__(
         self,
@@ -98,30 +100,34 @@ class SuiteData(Base):
         max_bad: float = 0.01,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.trainer = None  # Lightning's, while one uses it
+        self.trainer = None  # Lightning's, while it uses this data
         self.root = Path(root)
         self.batch_size = batch_size
-        # The training itself keeps a core or two busy; more than 8 loaders rarely help.
+        # training itself needs a core or two; more than 8 loaders rarely help
         self.workers = min(8, max(1, usable_cores() - 1)) if workers == "auto" else workers
         self.max_bad = max_bad
         self.max_pixels = max_pixels
         limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
-        self.salvaged: dict[Split, set[str]] = {}  # truncated ones that are used as far as they go
+        self.salvaged: dict[Split, set[str]] = {}  # truncated ones that are used in part
         self.datasets: dict[Split, Dataset] = {}
-        self.done: Callable[[], float] = lambda: 0.0  # share of the training, which a run knows
+        self.done: Callable[[], float] = lambda: 0.0  # share of the training, set by a run
         self.seed = 0  # of shuffles and augmentation
-        self.epoch = 0  # that training begins with; Lightning makes loaders before it knows
-        self.batches_given = 0  # batches of that epoch that were given before
+        self.epoch = 0  # the first to train; Lightning makes loaders before it knows which
+        self.batches_done = 0  # batches of that epoch that were trained on before
 
     def find_root(self) -> None:
-        """Whether there are files at all; UserError where there is no folder."""
+        """Raises UserError if `root` is not a folder."""
         if not self.root.is_dir():
             raise UserError(f"data.root: there is no folder {self.root}")
 
     def prepare(self) -> None:
-        """Makes the files ready, once in each process before anything is read; UserError where there are none."""
-        SuiteData.find_root(self)
+        """Makes the files ready, once in each process before anything is read.
+
+        Raises:
+            UserError: there are none.
+        """
+        self.find_root()
 
     @property
     def labels(self) -> list[str]:
@@ -129,7 +135,11 @@ class SuiteData(Base):
         raise NotImplementedError("a data format defines labels")
 
     def use_labels(self, labels: list[str]) -> None:
-        """Makes ready to measure a model of these classes; UserError where the data has others."""
+        """Prepares to measure a model of these classes.
+
+        Raises:
+            UserError: the data has others.
+        """
         if self.labels != labels:
             raise UserError(f"the checkpoint knows the classes {labels}, the data has {self.labels}")
 
@@ -138,13 +148,13 @@ class SuiteData(Base):
         raise NotImplementedError("a data format defines build_dataset")
 
     def dataset(self, split: Split) -> Dataset:
-        """`build_dataset`'s result, made once."""
+        """The result of `build_dataset`, made once."""
         if split not in self.datasets:
             self.datasets[split] = self.build_dataset(split)
         return self.datasets[split]
 
     def check(self) -> None:
-        """Opens all splits, so that a fault in one shows before the first step.
+        """Opens all splits, so that errors in one are found before the first step.
 
         Raises:
             UserError: one is absent, empty, of another form or of other classes.
@@ -154,7 +164,7 @@ class SuiteData(Base):
         self.build_dataset("test")
 
     def summary(self) -> str:
-        """How many images the splits have that are opened, as far as is known."""
+        """How many images the opened splits have, as far as is known."""
         counts = {split: self.num_images(split) for split in self.datasets}
         known = [f"{count:g} {split}" for split, count in counts.items() if math.isfinite(count)]
         return f"{', '.join(known)} images" if known else ""
@@ -166,22 +176,25 @@ class SuiteData(Base):
         groups: Sequence[Hashable] | None = None,
         file: str = SPLITS_FILE,
     ) -> dict[str, str]:
-        """The split, train or val, of each key, as `data.splits.draw_splits` has it."""
-        self.tell(f"a fifth drawn for val ({file})")
+        """The split, train or val, of each key, by `data.splits.draw_splits`."""
+        self.add_choice(f"a fifth drawn for val ({file})")
         return draw_splits(self.root, keys, strata, groups, file, write=not self.read_only)
 
-    def tell(self, what: str) -> None:
-        """Adds to what is told of the data."""
-        self.told = ", ".join(part for part in (self.told, what) if part)
+    def add_choice(self, what: str) -> None:
+        self.choices = ", ".join(part for part in (self.choices, what) if part)
 
     @property
     def place(self) -> dict[str, int]:
-        """Seed, number of the first epoch, and rank among how many processes: what random numbers follow from."""
+        """Seed, first epoch, rank and world size, from which all randomness follows."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
 
+    def keeps_images(self, needed: int) -> bool:
+        """Whether each loader process keeps decoded images in memory, for which it needs so many bytes."""
+        return needed * max(1, self.workers) < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
+
     def images_per_item(self, split: Split) -> int:
-        """How many images an item of the split's dataset brings."""
+        """How many images an item of the split's dataset has."""
         return 1
 
     def shard_rows(self, split: Any) -> list[Row]:
@@ -190,34 +203,34 @@ class SuiteData(Base):
         Raises:
             UserError: shards cannot hold what the task trains on.
         """
-        raise UserError("of this task's data no shards can be written: choose task=classification or task=geo")
+        raise UserError("this task's data cannot be written as shards: choose task=classification or task=geo")
 
     def examples(self) -> dict[str, int]:
-        """How many training examples each class has; empty where that is not known, or there are no classes."""
+        """How many training examples each class has; empty if that is not known, or there are no classes."""
         return {}
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
-        """How often (N,) each training sample is wanted; None where all alike."""
+        """Relative frequencies (N,) at which training samples are drawn; None if all are drawn alike."""
         return None
 
     def loader(self, split: Split) -> DataLoader:
-        """Batches of a split: shuffled and without the last incomplete batch where they train."""
+        """Batches of a split; those of train are shuffled, without the last incomplete one."""
         dataset = self.dataset(split)
         train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
         if train and count(dataset) < 2:
             raise UserError(f"{self.root}: training needs at least two images")
         weights = self.sampling_weights(dataset) if train else None
-        given = self.batches_given * batch_size
-        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), given=given, **self.place) if train else None
+        skip = self.batches_done * batch_size
+        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), skip=skip, **self.place) if train else None
         return DataLoader(
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=train and count(dataset) > batch_size,
-            **self.reading(),
+            **self.loader_settings(),
         )
 
-    def reading(self) -> dict[str, Any]:
+    def loader_settings(self) -> dict[str, Any]:
         """Settings of every loader: its processes, and what they do."""
         forked = self.workers == 0 or self.place["ranks"] == 1
         return {
@@ -252,7 +265,7 @@ class SuiteData(Base):
         return self.loader("test")
 
     def state_dict(self) -> dict[str, Any]:
-        """The account of images that could not be read, for a run that goes on within an epoch."""
+        """The record of images that could not be read, for a run that resumes within an epoch."""
         bad = {split: dict(images) for split, images in self.bad.items()}
         return {"bad": bad, "salvaged": {split: sorted(paths) for split, paths in self.salvaged.items()}}
 
@@ -267,7 +280,7 @@ class SuiteData(Base):
         """Counts unreadable and salvaged images of a split, each once.
 
         Raises:
-            UserError: the share of unreadable ones passes `data.max_bad`, and they are at least five or it is 0.
+            UserError: the share of unreadable ones exceeds `data.max_bad`, and they are at least five or it is 0.
         """
         bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, below, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path, left_out
 from data.files import find_below
 from data.layouts.detection import (
     COLUMNS,
@@ -15,25 +15,24 @@ from data.layouts.detection import (
     box_csv_files,
     box_jsonl_files,
     csv_columns,
-    split_of,
     split_row,
 )
 from data.layouts.folder import Folder
-from data.splits import split_named
+from data.splits import split_from_word, split_in_name
 from data.text import read_lines
 
 NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # of objects' classes
 
 
 class BoxFiles(AnnotatedData):
-    """The sources of splits are files, whose images lie beside them or in a folder of images."""
+    """The sources of splits are files, with their images in the same folder or in a folder of images."""
 
     def found(self, folder: Folder) -> dict[str, Path]:
-        """The files of the splits that lie in a folder."""
+        """The files of the splits in a folder."""
         raise NotImplementedError("a format defines found")
 
     def rows(self, path: Path) -> Iterator[tuple[str, Annotated | None]]:
-        """Names of images with some of their objects, None where a row cannot be used.
+        """Names of images with some of their objects; None for a row that cannot be used.
 
         Raises:
             UserError: the file is not of the format.
@@ -47,7 +46,7 @@ class BoxFiles(AnnotatedData):
         return {split: str(path.relative_to(self.root)) for split, path in found.items()}
 
     def read(self, source: str) -> list[Annotated]:
-        path = below(self.root, source)
+        path = existing_path(self.root, source)
         images: dict[str, Annotated] = {}
         rows = list(self.rows(path))
         wrong = [name for name, row in rows if row is None]
@@ -67,22 +66,22 @@ class BoxFiles(AnnotatedData):
         return [image for image in images.values() if image.path.name]
 
     def _places(self, path: Path) -> list[Path]:
-        """Where images of a file may lie: those of a split's file first in the folders of the split, and never in those
-        of others, which may have images of the same names.
+        """The folders that may have a file's images: for a split's file first the folders of the split, and never those
+        of other splits, which may have images of the same names.
         """
         around = [Folder(path.parent), Folder(self.root)]
         around += [inner for folder in around for inner in folder.named(*IMAGE_FOLDERS)]
         splits = [(s, folder.folders[name].path) for folder in around for s, name in folder.split_folders().items()]
-        split = (split_named(path.parent.name) if path.parent != self.root else None) or split_of(path.stem)
+        split = (split_from_word(path.parent.name) if path.parent != self.root else None) or split_in_name(path.stem)
         own = [place for s, place in splits if s == split]
         others = [] if own else [place for _, place in splits]
         return list(dict.fromkeys([*own, *(folder.path for folder in around), *others]))
 
 
 class BoxCsvData(BoxFiles):
-    """CSV with a row for each box: the image, its class and corners in pixels, by names of columns as TensorFlow's
-    tutorials have them, or without names as RetinaNet's files: path,x1,y1,x2,y2,class, of which all but the path are
-    empty for an image without objects.
+    """CSV with a row for each box: the image, its class and corners in pixels, with the columns of TensorFlow's
+    tutorials, or without a header as for RetinaNet: path,x1,y1,x2,y2,class, all empty except the path for an image
+    without objects.
     """
 
     def found(self, folder: Folder) -> dict[str, Path]:
@@ -102,7 +101,7 @@ class BoxCsvData(BoxFiles):
 
 
 def _is_header(cells: list[str]) -> bool:
-    """Whether a file begins with names of columns."""
+    """Whether a file begins with a header."""
     known = {name for names in COLUMNS.values() for name in names}
     return any(cell.strip().lower() in known for cell in cells)
 
@@ -138,7 +137,7 @@ class BoxJsonlData(BoxFiles):
 
 def _jsonl_row(content: Any) -> tuple[str, Annotated]:
     objects = content["objects"]
-    if isinstance(objects, list):  # one by one
+    if isinstance(objects, list):  # a dictionary for each object
         objects = {key: [one[key] for one in objects] for key in (objects[0] if objects else {})}
     corners = [[float(value) for value in box] for box in objects.get("bbox", [])]
     boxes = [[x, y, x + width, y + height] for x, y, width, height in corners]

@@ -1,16 +1,16 @@
-"""Parts of images that are looked at, as boxes in pixels."""
+"""Crop boxes, in pixels."""
 
 import math
 import random
 from typing import Any
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-CENTRE = 7 / 8  # share of the shorter side that is looked at, as in most ImageNet evaluations
+CENTER = 7 / 8  # side of the centre crop as a share of the shorter side, as in most ImageNet evaluations
 RATIO = (3 / 4, 4 / 3)
 
 
 def random_box(height: int, width: int, min_scale: float, within: Box | None = None, rng: Any = random) -> Box:
-    """The crop of Inception's training: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
+    """The random resized crop of Inception: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
 
     The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the image.
     `rng` draws as the module `random` does, or is a `random.Random`.
@@ -24,20 +24,20 @@ def random_box(height: int, width: int, min_scale: float, within: Box | None = N
         if 0 < w <= width and 0 < h <= height:
             x, y = left + rng.randint(0, width - w), top + rng.randint(0, height - h)
             return x, y, x + w, y + h
-    # as much of the middle as the ratios allow
+    # the largest central crop that the ratios allow
     w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
     x, y = left + (width - w) // 2, top + (height - h) // 2
     return x, y, x + w, y + h
 
 
 def _inside(box: Box | None, height: int, width: int) -> Box:
-    """The part of a box that lies in the image; all of the image where that is less than a pixel, or without a box."""
+    """The part of a box that lies in the image; the whole image without a box, or if that part is under a pixel."""
     left, top, right, bottom = box or (0, 0, width, height)
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else (0, 0, width, height)
 
 
-def center_box(height: int, width: int, within: Box | None = None, share: float = CENTRE) -> Box:
+def center_box(height: int, width: int, within: Box | None = None, share: float = CENTER) -> Box:
     """The central square of `share` of the shorter side, or the smallest square around `within`, inside the image."""
     if within is None:
         side = share * min(height, width)

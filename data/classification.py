@@ -16,17 +16,15 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.boxes import CENTRE, Box, center_box, random_box
+from data.boxes import CENTER, Box, center_box, random_box
 from data.crops import crop_decoded, read_crop
 from data.images import first_readable, read_image
 from data.tar import Row
 
-CACHE_BYTES = 2e9
-
 
 class Sample(NamedTuple):
-    """An image and the index of its class, or a row of attributes (A,); `box` confines what is looked at, in pixels
-    of the file.
+    """An image and the index of its class, or a row of attributes (A,); only the part in `box`, in pixels of the file,
+    is used.
     """
 
     path: Path
@@ -40,12 +38,12 @@ class ClassificationBatch(Batch):
 
     labels: Tensor
     paths: list[str]
-    rows: list[int] = field(default_factory=list)  # which samples of the split these are
-    views: list[int] = field(default_factory=list)  # and which of their views, where they have a fixed number
+    rows: list[int] = field(default_factory=list)  # indices of the samples in the split
+    views: list[int] = field(default_factory=list)  # which of their views, if their number is fixed
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
-    """Copies the images, mirrored where their sample says so, into one channels_last block."""
+    """Copies the images, mirrored if their sample says so, into one channels_last tensor."""
     first = samples[0]["image"]
     images = torch.empty((len(samples), *first.shape), dtype=torch.uint8, memory_format=torch.channels_last)
     for image, sample in zip(images, samples, strict=True):
@@ -62,10 +60,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
 
 
 class ImageSet(Dataset[dict[str, Any]]):
-    """Samples with a random crop and mirroring where `min_scale` says how small a crop may be, else the centre.
+    """Random resized crop and flip if `min_scale` is given, else the centre crop.
 
-    With `views` an image has that many crops, always the same, of which one is drawn each time. `cache_images` keeps
-    decoded images in memory. An image that cannot be read is replaced by the next, and named in the batch.
+    With `views`, an image has only that many crops, of which one is drawn each time. `cache_images` keeps decoded
+    images in memory. An unreadable image is replaced by the next, and reported in the batch.
     """
 
     def __init__(
@@ -75,7 +73,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         *,
         min_scale: float | None = None,
         flip: bool = False,
-        center_crop: float = CENTRE,
+        center_crop: float = CENTER,
         views: int = 0,
         cache_images: bool = False,
     ) -> None:
@@ -105,7 +103,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         if self.cache is None:
             return read_crop(path, choose, self.resolution)
         if row not in self.cache:
-            side = 2 * self.resolution  # more than that, crops seldom show
+            side = 2 * self.resolution  # crops rarely show more detail
             image, size = read_image(path, side)
             if min(image.shape[1:]) > side:
                 image = crop_decoded(image, size, lambda height, width: (0, 0, width, height), side)
@@ -114,13 +112,13 @@ class ImageSet(Dataset[dict[str, Any]]):
         return crop_decoded(image, size, choose, self.resolution), size
 
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
-        """How to choose the crop of an image from its height and width."""
+        """A function from an image's height and width to the box of its crop."""
         if self.min_scale is None:
             return partial(center_box, within=within, share=self.center_crop)
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:
-        """Changes with anything that a view's pixels depend on, but for what is in the files."""
+        """A digest of all that a view's pixels depend on, except the content of the files."""
         seen = hashlib.sha256(repr((self.resolution, self.min_scale, self.flip, self.center_crop, self.views)).encode())
         for path, _, box in self.samples:
             size = path.stat().st_size if path.exists() else 0
@@ -138,7 +136,7 @@ class ClassificationData(SuiteData):
         *,
         min_scale: float = 0.35,
         flip: bool = True,
-        center_crop: float = CENTRE,
+        center_crop: float = CENTER,
         views: int = 0,
         cache_images: bool | Literal["auto"] = False,
         **settings: Any,
@@ -159,15 +157,14 @@ class ClassificationData(SuiteData):
         samples = self.samples(split)
         if not samples:
             raise UserError(f"{self.root}: the {split} split has no images")
-        needed = 20 * self.resolution**2 * len(samples) * max(1, self.workers)  # each worker keeps its own
-        keep = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
+        keep = self.keeps_images(20 * self.resolution**2 * len(samples))
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
             return ImageSet(samples, self.resolution, cache_images=keep, **crops)
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
     def shard_rows(self, split: Split) -> list[Row]:
-        """Indices of classes, and boxes where there are some."""
+        """Indices of classes, and boxes of samples that have one."""
         rows = []
         for path, label, box in self.samples(split):
             if not isinstance(label, int):
@@ -177,7 +174,7 @@ class ClassificationData(SuiteData):
 
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")
-        samples = dataset.samples if isinstance(dataset, ImageSet) else []  # a stream does not know
+        samples = dataset.samples if isinstance(dataset, ImageSet) else []  # unknown for a stream
         counts = Counter(s.label for s in samples if isinstance(s.label, int))
         return {name: counts[i] for i, name in enumerate(self.labels)} if counts else {}
 

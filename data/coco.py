@@ -23,7 +23,7 @@ Row = tuple[np.ndarray, int, float, bool]  # box, label, area, crowd
 
 
 def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]:
-    """Label names by rising category id, and one record an image; unusable boxes are counted and dropped.
+    """Label names in order of category ids, and one record for each image; unusable boxes are counted and dropped.
 
     Raises:
         UserError: the file is absent, not COCO json, has no categories, or an annotation names an unknown category or
@@ -33,12 +33,12 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
     try:
         names = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
         for name in names.values():
-            name.encode()  # half a surrogate pair cannot be written anywhere
+            name.encode()  # fails for a lone surrogate, which cannot be written to a file
         rows = _rows(content, annotations, {category: i for i, category in enumerate(names)})
         records = []
         dropped: Counter[str] = Counter()
         inside = _images_by_name(images)
-        for i, image in enumerate(content["images"]):  # numbered anew: the file's own ids may be of any kind
+        for i, image in enumerate(content["images"]):  # with new ids: the file's own may be of any type
             path, own = image_path(images, image["file_name"], inside), rows[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             kept = usable(boxes, (float(image.get("width") or 0), float(image.get("height") or 0)), path, dropped)
@@ -52,11 +52,11 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
 
 
 def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) -> Path:
-    """Where an image of a folder lies that a file names, perhaps by a path of another machine; `inside` are the images
-    in the folders that are in it.
+    """The path of an image in a folder, by its name in a file, which may be a path of another machine; `inside` are the
+    images in the folder's sub-folders.
 
     Raises:
-        UserError: it may be any of several.
+        UserError: several images have this name.
     """
     if Path(name).name != name:
         return find_below(images, name) or images / Path(name).name
@@ -67,7 +67,7 @@ def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) ->
 
 
 def _images_by_name(folder: Path) -> dict[str, list[Path]]:
-    """The images in the folders that are in one without images of its own."""
+    """The images in the sub-folders of a folder without images of its own."""
     found: dict[str, list[Path]] = {}
     if folder.is_dir() and not Folder(folder).images:
         for path in images_in(folder):
@@ -107,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def record(path: Path, image_id: int, rows: list[Row]) -> Record:
-    """A record from the rows of its objects; none make a negative."""
+    """A record from the rows of its objects; without any it is a negative."""
     boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Record(
         path,
@@ -121,9 +121,8 @@ def record(path: Path, image_id: int, rows: list[Row]) -> Record:
 
 
 class CocoData(DetectionData):
-    """COCO-format data; paths are relative to `root`. Where train_json is null, the files are those that lie in `root`;
-    where there is none for val, a fifth of train's images is drawn for it. The test split is val's where it names no
-    files.
+    """COCO-format data; paths are relative to `root`. If train_json is null, the files in `root` are used; if there is
+    none for val, a fifth of train's images is drawn for it. The test split is val's if it has no file.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ class CocoData(DetectionData):
 
     @cached_property
     def drawn(self) -> list[str]:
-        """The split of each image where there are files for train alone."""
+        """The split of each image if there is a file for train only."""
         labels, records = self.read("train")
         return self.draw([r.path for r in records], [[labels[i] for i in r.labels] for r in records])
 

@@ -1,7 +1,7 @@
-"""Images cropped and resized on their way from the disk: what classification trains and is measured on.
+"""Images cropped and resized while they are read: what classification is trained and measured on.
 
-A JPEG is decoded by libjpeg-turbo straight into one buffer, at 1/2, 1/4 or 1/8 scale where the crop keeps the
-pixels that the network sees; then the crop alone is resized, in uint8. tests/benchmarks/input.py measures it.
+A JPEG is decoded by libjpeg-turbo straight into one buffer, at 1/2, 1/4 or 1/8 scale if the crop still has as many
+pixels as the network sees; then only the crop is resized, in uint8. tests/benchmarks/input.py measures it.
 """
 
 import math
@@ -19,13 +19,13 @@ from data.image_file import check_pixels, read_content
 from data.images import read_image
 
 
-def centre_view(image: Tensor, share: float, resolution: int) -> Tensor:
-    """What validation sees of a decoded image (3, H, W) uint8: its central square, (3, resolution, resolution)."""
+def center_view(image: Tensor, share: float, resolution: int) -> Tensor:
+    """The central square of a decoded image (3, H, W) uint8, as in validation: (3, resolution, resolution)."""
     return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution, resolution)
 
 
-def squeezed(image: Tensor, resolution: int) -> Tensor:
-    """All of a decoded image (3, H, W) uint8, whatever its shape, as (3, resolution, resolution)."""
+def resize_square(image: Tensor, resolution: int) -> Tensor:
+    """All of a decoded image (3, H, W) uint8, of any aspect ratio, as (3, resolution, resolution)."""
     if image.shape[1:] == (resolution, resolution):
         return image
     return resize_box(image, (0, 0, image.shape[2], image.shape[1]), resolution, resolution)
@@ -34,7 +34,7 @@ def squeezed(image: Tensor, resolution: int) -> Tensor:
 def resize_box(image: Tensor, box: Box, height: int, width: int) -> Tensor:
     """The part `box` of an image (3, H, W) uint8 as (3, height, width), antialiased."""
     (left, right), (top, bottom) = (_span(*ends) for ends in zip(box[:2], box[2:], image.shape[:0:-1], strict=True))
-    # only dense channels_last takes the vector code, and gives channels_last
+    # only dense channels_last uses the vectorised code, which returns channels_last
     part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0]
 
@@ -46,7 +46,7 @@ def _span(start: float, end: float, limit: int) -> tuple[int, int]:
 
 
 def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) -> tuple[Tensor, tuple[int, int]]:
-    """The part of an image that `choose(height, width)` says, (3, resolution, resolution) uint8, and the file's
+    """The part of an image that `choose(height, width)` returns, (3, resolution, resolution) uint8, and the file's
     own (height, width).
 
     Raises:
@@ -56,7 +56,7 @@ def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) ->
 
 
 def read_whole(path: Path, resolution: int) -> Tensor:
-    """All of an image, squeezed to (3, resolution, resolution) uint8; BadImage as `read_crop`."""
+    """All of an image, resized to (3, resolution, resolution) uint8; raises BadImage as `read_crop`."""
     return read_crop(path, lambda height, width: (0, 0, width, height), resolution)[0]
 
 
@@ -77,24 +77,22 @@ def decode_crop(
                 fastupsample=True,
                 min_height=min(height, math.ceil(need * height)),
                 min_width=min(width, math.ceil(need * width)),
-                min_factor=2,  # the scales between have no vector code
+                min_factor=2,  # the scales between have no vectorised code
             )
             return _resize(pixels, box, (height, width), resolution), (height, width)
         except ValueError:
-            pass  # Pillow knows rarer kinds of JPEG, and forgives what is harmless
+            pass  # Pillow reads rarer kinds of JPEG, and tolerates harmless errors
     image, (height, width) = read_image(path, 1 << 30, content=content)
     return crop_decoded(image, (height, width), choose, resolution), (height, width)
 
 
 def crop_decoded(image: Tensor, size: tuple[int, int], choose: Callable[[int, int], Box], resolution: int) -> Tensor:
-    """`read_crop` of an image (3, H, W) that is decoded already, at any scale; its file has the (height, width)
-    `size`.
-    """
+    """`read_crop` of an image (3, H, W) that is decoded already, at any scale; `size` is its file's (height, width)."""
     return _resize(image.permute(1, 2, 0).numpy(), choose(*size), size, resolution)
 
 
 def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int) -> Tensor:
-    """Crops pixels (H, W, 3) of an image that was `size` before it was decoded."""
+    """Crops pixels (H, W, 3) of an image whose file has the (height, width) `size`."""
     down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution, resolution)

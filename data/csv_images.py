@@ -13,7 +13,7 @@ from data.base import SPLITS, Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE, split_named
+from data.splits import FILE, split_from_word
 from data.table import (
     BINARY,
     Images,
@@ -28,7 +28,7 @@ from data.table import (
 
 
 class Row(NamedTuple):
-    """What a table says of an image: its class or its attributes (A,) int8, what it belongs to, and its split."""
+    """An image's row in a table: its class or its attributes (A,) int8, its group, and its split."""
 
     truth: str | np.ndarray
     group: str
@@ -36,12 +36,12 @@ class Row(NamedTuple):
 
 
 class CsvData(FacesData):
-    """The images that the table `train` below `root` names, with classes or, for `attributes`, rows of these.
+    """The images that the table `train` below `root` names, with classes or `attributes`.
 
-    `image`, `target` and `group` name columns; where null, that of the images is the one whose values name files, and
-    that of the classes is known by its name. No `attributes` at all mean classes, an empty list all columns of yes and
-    no. `val` and `test` are further tables; without val the column `split` says which rows are val's, or a fifth of
-    train is drawn, each `group` staying together.
+    `image`, `target` and `group` name columns; if null, the image column is the one whose values name files, and the
+    class column is recognised by its name. `attributes` null: classes; an empty list: all columns of yes and no. `val`
+    and `test` are further tables; without val the column `split` says which rows are val's, or a fifth of train is
+    drawn for it, with each `group` in one split.
 
     Raises:
         UserError: a table or a column is absent, or too many rows cannot be used.
@@ -85,10 +85,10 @@ class CsvData(FacesData):
 
     @cached_property
     def split_name(self) -> str | None:
-        """The column of the splits, where there is no table of val."""
+        """The column of the splits, if there is no table of val or test."""
         name = None if self.files["val"] or self.files["test"] else split_column(self._train_table)
         if name:
-            self.tell(f"splits by the column {name}")
+            self.add_choice(f"splits by the column {name}")
         return name
 
     @cached_property
@@ -103,10 +103,10 @@ class CsvData(FacesData):
             setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
-        self.tell(f"{told} {', '.join(names)}")
+        self.add_choice(f"{told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"] and not self.split_name:
-            self.tell(f"data.group={hint} would keep each {hint} in one split")
+            self.add_choice(f"data.group={hint} would keep each {hint} in one split")
         return names
 
     def rows(self, name: str) -> dict[Path, Row]:
@@ -132,7 +132,7 @@ class CsvData(FacesData):
                 continue
             name, *more = (row[column] for column in columns)
             group = more.pop(0) if self.group else ""
-            split = split_named(more.pop(0)) if self.split_name else None
+            split = split_from_word(more.pop(0)) if self.split_name else None
             path = images.find(name)
             if path is None:
                 rejects.add("without an image", name)
@@ -141,13 +141,13 @@ class CsvData(FacesData):
             elif wrong := self._wrong(more):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
-                # an image of no group is one of its own
+                # an image without a group is a group of its own
                 found[path] = Row(self._truth(more), group or str(path), split)
         rejects.report(len(table.rows), self.max_bad)
         return found
 
     def _wrong(self, values: Sequence[str]) -> str | None:
-        """What is wrong with a row's class or attributes."""
+        """The reason why a row's class or attributes cannot be used, if any."""
         if self.attributes is None:
             return None if values[0] else "without a class"
         return None if all(v.lower() in BINARY for v in values) else "with a value that is not yes or no, 1, 0 or -1"
@@ -177,7 +177,7 @@ class CsvData(FacesData):
 
     def _drawn(self, rows: dict[Path, Row]) -> dict[Split, dict[Path, Row]]:
         keys = {path.relative_to(self.root).as_posix(): path for path in rows}
-        # several attributes have too many combinations to draw each alike
+        # several attributes have too many combinations to stratify by
         single = len(self.target_names) == 1
         strata = [str(row.truth) for row in rows.values()] if single else None
         file = f"splits_{re.sub(r'[^0-9A-Za-z]', '_', self.group)}.json" if self.group else FILE
@@ -203,5 +203,5 @@ class CsvData(FacesData):
         index = {name: i for i, name in enumerate(self.labels)}
         rows = self.splits[split]
         if strange := sorted({str(row.truth) for row in rows.values()} - index.keys()):
-            raise UserError(f"{self.root / str(self.files[split])} has a class that train has not: {strange[0]}")
+            raise UserError(f"{self.root / str(self.files[split])} has a class that train lacks: {strange[0]}")
         return [Sample(path, index[str(row.truth)]) for path, row in rows.items()]

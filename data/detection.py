@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,42 +18,40 @@ from data.base import SPLITS, Batch, Split, SuiteData
 from data.crops import resize_box
 from data.image_file import image_size
 from data.images import first_readable, read_image
-from data.layouts.detection import split_of
 from data.notes import note_boxes, note_dropped
+from data.splits import Source, split_in_name, with_val
 from data.transforms import change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
-Source = TypeVar("Source")
-CACHE_BYTES = 2e9
-MOSAIC_UNTIL = 0.8  # of the training: the end sees images as they are (YOLOX, arXiv 2107.08430, section 2.1)
+MOSAIC_UNTIL = 0.8  # share of the training; the rest is without mosaics (YOLOX, arXiv 2107.08430, section 2.1)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One annotated image. Boxes (N, 4) are xyxy pixels of the file in float64, as they are measured; labels (N,)
-    index the label names.
+    """One annotated image. Boxes (N, 4) are xyxy pixels of the file in float64, the precision of the metrics; labels
+    (N,) index the label names.
     """
 
     path: Path
     image_id: int
     boxes: np.ndarray
     labels: np.ndarray
-    areas: np.ndarray  # (N,) pixels, of the object's outline where the data has one
+    areas: np.ndarray  # (N,) pixels, of the object's outline if the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
-    difficult: np.ndarray  # (N,) bool: objects that may be found or not
+    difficult: np.ndarray  # (N,) bool: objects that do not count, found or not
 
 
 def usable(
     boxes: np.ndarray, size: tuple[float, float], path: Path, dropped: Counter[str], least: float = 0
 ) -> np.ndarray:
-    """Which of an image's boxes (N, 4) xyxy can be learned from (N,): finite ones, whose sides are longer than `least`,
-    that are not entirely outside of the image. The others are counted in `dropped` by what is wrong with them.
+    """Which of an image's boxes (N, 4) xyxy are usable (N,): finite, with sides longer than `least`, and not entirely
+    outside of the image. The others are counted in `dropped` by reason.
 
-    `size` is the annotated (width, height). Where it is not positive, or a box is outside by it, the file decides.
+    `size` is the annotated (width, height). If it is not positive, or a box is outside of it, the file's size counts.
     """
     with np.errstate(over="ignore"):
-        finite = np.asarray(np.isfinite(boxes.astype(np.float32)).all(axis=1))  # as training takes them
+        finite = np.asarray(np.isfinite(boxes.astype(np.float32)).all(axis=1))  # training uses float32
     solid = finite & (boxes[:, 2:] > boxes[:, :2] + least).all(axis=1)
 
     def inside(width: float, height: float) -> np.ndarray:
@@ -75,7 +73,7 @@ def usable(
 
 
 def report_dropped(source: Path | str, dropped: Counter[str]) -> None:
-    """Says how many boxes of an annotation file are not used, and why."""
+    """Logs how many boxes of an annotation file are not used, and why."""
     note_dropped(dropped)
     for reason, count in dropped.items():
         if count:
@@ -93,7 +91,7 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to images: SSD's random crop, mirroring, and the probabilities of mosaics and other light."""
+    """Augmentation in training: SSD's random crop, mirroring, and the probabilities of mosaics and of other light."""
 
     crop: bool = False
     flip: bool = False
@@ -102,16 +100,16 @@ class Augmentation:
 
 
 class DetectionSet(Dataset[dict[str, Any]]):
-    """Records as samples. An image that cannot be read is replaced by the next, and named in the batch."""
+    """Records as samples. An unreadable image is replaced by the next, and reported in the batch."""
 
-    def __init__(self, records: Sequence[Record], side: int, augmentation: Augmentation, cache_images: bool) -> None:
+    def __init__(self, records: Sequence[Record], side: int, augmentation: Augmentation) -> None:
         self.records = records
         self.side = side
         self.augmentation = augmentation
-        # training crops are enlarged, so they want more pixels than the network's input has
+        # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
         self.done = 0.0  # of the training
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: they are not kept
 
     def __len__(self) -> int:
         return len(self.records)
@@ -192,18 +190,18 @@ class DetectionData(SuiteData):
         self.cache_images = cache_images
 
     def with_val(self, sources: dict[str, Source]) -> dict[str, Source]:
-        """The sources of splits, of which test is val's where there is none."""
-        if "val" not in sources and "test" in sources:
-            self.tell("val is test")
-            return {"val" if split == "test" else split: source for split, source in sources.items()}
-        return sources
+        """As `data.splits.with_val`; a test split that becomes val is reported."""
+        found = with_val(sources)
+        if found is not sources:
+            self.add_choice("val is test")
+        return found
 
     def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
-        """The split of each image, of which there are the path and the names of its objects: as its folder says, or as
-        they are drawn, where a fifth is val's.
+        """The split of each image, given by its path and the names of its objects: by its folder, if folders are named
+        after splits; otherwise a fifth is drawn for val.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
-        splits = [next(filter(None, map(split_of, key.split("/")[:-1])), None) for key in keys]
+        splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
         if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
             val = "val" if "val" in splits else "test"
             return [("val" if split == val else split) or "" for split in splits]
@@ -226,14 +224,13 @@ class DetectionData(SuiteData):
             raise UserError(f"{self.root}: the {split} split has no images")
         if not any(record.path.exists() for record in records):
             raise UserError(
-                f"{self.root}: none of the {len(records)} images of the {split} split is there, as {records[0].path}"
+                f"{self.root}: none of the {len(records)} images of the {split} split exist, such as {records[0].path}"
             )
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         augmentation = self.augmentation if split == "train" else Augmentation()
-        dataset = DetectionSet(records, self.resolution, augmentation, self.cache_images is True)
-        needed = len(records) * dataset.read_side**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        if self.cache_images == "auto" and needed < CACHE_BYTES:
+        dataset = DetectionSet(records, self.resolution, augmentation)
+        if self.keeps_images(4 * dataset.read_side**2 * len(records)):
             dataset.cache = {}
         return dataset
 
@@ -259,7 +256,7 @@ class DetectionData(SuiteData):
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
         """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than
-        `balance`, is wanted sqrt(balance / f) times as often, and an image as often as its most wanted class.
+        `balance`, is drawn sqrt(balance / f) times as often; an image has the largest factor of its classes.
         """
         assert isinstance(dataset, DetectionSet)
         if not self.balance:

@@ -34,7 +34,7 @@ def read_list(path: Path) -> list[str]:
     from scipy.io.matlab import MatReadError
 
     try:
-        content = loadmat(io.BytesIO(path.read_bytes()))  # given a path, it takes an absent file for a bad one
+        content = loadmat(io.BytesIO(path.read_bytes()))  # with a path, its error for an absent file is misleading
         names = [str(row[0].item()) for row in content["file_list"]]
         folders = {int(label): name.split("/")[0] for label, name in zip(content["labels"].flat, names, strict=True)}
     except FileNotFoundError as error:
@@ -49,7 +49,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_box(path: Path) -> Box | None:
-    """The box around all that an annotation names, in pixels; None where it cannot be read."""
+    """The box around all objects of an annotation, in pixels; None if it cannot be read."""
     try:
         boxes = [
             [float(node.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -69,8 +69,8 @@ def read_box(path: Path) -> Box | None:
 class DogsData(ClassificationData):
     """Stanford Dogs; `train` is its own list of images or the noisy `web` folder, and val is the test list.
 
-    `web` has a folder per breed and `web_labels` is a JSON object from their names to those in Images/ (null where
-    they are the same). `box` looks only at the annotated dog.
+    `web` has a folder per breed; `web_labels` is a JSON object from the folders' names to those in Images/ (null if
+    they are the same). With `box` only the annotated dog is used.
     """
 
     note: str | None = (
@@ -95,7 +95,7 @@ class DogsData(ClassificationData):
 
     @cached_property
     def folders(self) -> list[str]:
-        """The classes' folders, whose order is that of their labels."""
+        """The classes' folders, in the order of their labels."""
         folder = self.root / "Images"
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; it is in images.tar of Stanford Dogs")
@@ -122,7 +122,7 @@ class DogsData(ClassificationData):
         return read_box(self.root / "Annotation" / name.removesuffix(".jpg")) if self.box else None
 
     def web_samples(self) -> list[Sample]:
-        """The images of the web set with the classes that their folders claim."""
+        """The images of the web set with the classes of their folders."""
         found = class_folders(self.root / self.web)
         meaning = self._read_label_map() if self.web_labels else {name: name for name in found}
         if unknown := sorted(found.keys() - meaning.keys()):
@@ -140,20 +140,17 @@ class DogsData(ClassificationData):
         return content
 
     def leave_out(self, paths: Collection[Path]) -> None:
-        """Keeps these images of the web set out of training."""
+        """Excludes these images of the web set from training."""
         self.left_out = set(paths)
         self.datasets.pop("train", None)
 
 
 class DemoDogsData(DogsData):
-    """The demo: drawn dogs in the same layout, made in `root` on first use."""
+    """The demo: drawn dogs in the same layout, generated in `root` on first use."""
 
     note = None
 
     def prepare(self) -> None:
         if not self.root.exists():
             log.info("drawing dogs of twelve breeds")
-        try:
-            write_dogs(self.root)
-        except FileExistsError as error:
-            raise UserError(str(error)) from error
+        write_dogs(self.root)

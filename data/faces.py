@@ -1,10 +1,10 @@
 """Images of faces with attributes: CelebA's layout (Liu et al. 2015) and folders without labels."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,72 +12,53 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
-from data.files import images_in, leaves
+from data.files import images_in
 from data.rejects import Rejects
 from data.text import read_lines
 
 log = logging.getLogger(__name__)
 
 UNKNOWN = -1
-VALUES = {"1": 1, "0": 0, "-1": 0, "": UNKNOWN}
+VALUES = {"1": 1, "0": 0, "-1": 0}
 PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}  # of CelebA
 
 
-class Table(NamedTuple):
-    """Names of A attributes, and the values (A,) int8 of each image's: 1, 0, or -1 where unknown."""
-
-    names: list[str]
-    rows: dict[Path, np.ndarray]
-
-
-def read_rows(
-    source: Path, names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], folder: Path, max_bad: float
-) -> Table:
-    """Attributes of the images (name and values of each) in `folder`.
+def read_celeba(path: Path, folder: Path, max_bad: float) -> tuple[list[str], dict[Path, np.ndarray]]:
+    """The names of A attributes, and the values (A,) int8, 1 or 0, of each image in `folder`, from
+    list_attr_celeba.txt: the number of images, a line of names, and a row of 1 and -1 for each image.
 
     Raises:
-        UserError: too many rows have another value than 1, 0 and -1, or no image, or come twice.
+        UserError: the file is absent or starts otherwise; or too many rows lack an image or values, have another value,
+            or repeat an image.
     """
-    rejects, total = Rejects(source), 0
+    count, head, *lines = [*read_lines(path), "", ""]
+    names = head.split()
+    if not count.strip().isdigit() or not names:
+        raise UserError(f"{path} should start with the number of images and a line of attribute names")
+    rows = [line.split() for line in lines if line.strip()]
+    if int(count) != len(rows):
+        log.warning("%s announces %s images and has %d", path, count.strip(), len(rows))
+    rejects = Rejects(path)
     found: dict[Path, np.ndarray] = {}
-    there: dict[Path, set[str]] = {}  # images of each folder, listed once
-    for name, values in rows:
-        total += 1
-        path = folder / name
-        if path.parent not in there:
-            there[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+    present = {image.name for image in folder.iterdir()} if folder.is_dir() else set()
+    for name, *values in rows:
         wrong = next((v for v in values if v not in VALUES), None)
         if wrong is not None:
             rejects.add("with a value that is not 1, 0 or -1", f"{name}, {wrong}")
         elif len(values) != len(names):
             rejects.add(f"without {len(names)} values", f"{name}, {len(values)}")
-        elif path.name not in there[path.parent] or leaves(name):
-            rejects.add("without an image", str(path))
-        elif path in found:
+        elif name not in present:
+            rejects.add("without an image", str(folder / name))
+        elif folder / name in found:
             rejects.add("that repeat an image", name)
         else:
-            found[path] = np.array([VALUES[v] for v in values], np.int8)
-    rejects.report(total, max_bad)
-    return Table(list(names), found)
-
-
-def read_celeba(path: Path, folder: Path, max_bad: float) -> Table:
-    """list_attr_celeba.txt: the number of rows, the names, and for each image 1 or -1.
-
-    Raises:
-        UserError: as `read_rows`; or it is absent or has no such head.
-    """
-    count, names, *lines = [*read_lines(path), "", ""]
-    if not count.strip().isdigit() or not names.split():
-        raise UserError(f"{path} should start with the number of images and a line of attribute names")
-    rows = [line.split() for line in lines if line.strip()]
-    if int(count) != len(rows):
-        log.warning("%s announces %s images and has %d", path, count.strip(), len(rows))
-    return read_rows(path, names.split(), ((row[0], row[1:]) for row in rows), folder, max_bad)
+            found[folder / name] = np.array([VALUES[v] for v in values], np.int8)
+    rejects.report(len(rows), max_bad)
+    return names, found
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All images in a folder and those in it.
+    """All images in a folder and its sub-folders.
 
     Raises:
         UserError: there are none.
@@ -91,8 +72,8 @@ def images_below(folder: Path) -> list[Path]:
 class FacesData(ClassificationData):
     """Images with rows of attributes as labels; a format gives `labels` and `table`.
 
-    Of the training images a share `labelled`, always the same, keeps its labels; the `rest` is dropped or trains
-    without. The images of the folder `unlabelled` join them without labels.
+    Of the training images the share `labelled_fraction`, always the same, keeps its labels; `unlabelled` says whether
+    the others are dropped or train without labels. The images in `unlabelled_folder` join them without labels.
     """
 
     def __init__(
@@ -133,7 +114,7 @@ class CelebAData(FacesData):
     """`root`/img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."""
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> tuple[list[str], dict[Path, np.ndarray]]:
         return read_celeba(self.root / "list_attr_celeba.txt", self.root / "img_align_celeba", self.max_bad)
 
     @cached_property
@@ -146,14 +127,14 @@ class CelebAData(FacesData):
 
     @property
     def labels(self) -> list[str]:
-        return self._table.names
+        return self._table[0]
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        return {p: v for p, v in self._table.rows.items() if self._parts.get(p.name) == PARTS[split]}
+        return {p: v for p, v in self._table[1].items() if self._parts.get(p.name) == PARTS[split]}
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; a share `val` of them, always the same, validates.
+    """Images without labels, anywhere below `root`; the share `val` of them, always the same, is for validation.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """
@@ -171,7 +152,7 @@ class FaceFolderData(FacesData):
         self.val, self.attributes = val, attributes
 
     def use_labels(self, labels: list[str]) -> None:
-        self.attributes = self.attributes or labels  # that the model knows, where nobody else says
+        self.attributes = self.attributes or labels  # the model's, unless given
         super().use_labels(labels)
 
     @cached_property
@@ -189,7 +170,7 @@ class FaceFolderData(FacesData):
 
 
 class DemoFacesData(CelebAData):
-    """The demo: drawn faces in CelebA's layout, made in `root` on first use."""
+    """The demo: drawn faces in CelebA's layout, generated in `root` on first use."""
 
     def __init__(
         self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any
@@ -202,10 +183,7 @@ class DemoFacesData(CelebAData):
 
 
 def draw_faces(root: Path, counts: dict[str, int]) -> None:
-    """Draws the demo set where it is not there yet."""
+    """Draws the demo set, unless `root` holds it."""
     if not root.exists():
         log.info("drawing %(people)d people, %(images)d images each", counts)
-    try:
-        write_faces(root, **counts)
-    except FileExistsError as error:
-        raise UserError(str(error)) from error
+    write_faces(root, **counts)

@@ -1,4 +1,4 @@
-"""Files and folders: images by name, and writing that leaves nothing half done."""
+"""Files and folders: images by name, and folders that are written completely or not at all."""
 
 import glob
 import os
@@ -14,21 +14,21 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data: what systems hide, as .DS_Store and ._1.jpg, and what their
-    archives bring along.
+    """Whether a file or folder is not part of the data: hidden ones, such as .DS_Store and ._1.jpg, and what macOS adds
+    to archives.
     """
     return name.startswith(".") or name == "__MACOSX"
 
 
-def leaves(name: str) -> bool:
-    """Whether a name may lead out of the folder that it is looked for in."""
+def escapes(name: str) -> bool:
+    """Whether a relative name may lead out of its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts
 
 
 @contextmanager
 def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into that becomes `target` at the end, and is removed if anything fails.
+    """A folder to write into, which becomes `target` at the end, and is removed if anything fails.
 
     Raises:
         UserError: `target` exists and may not be replaced, or cannot be written.
@@ -56,7 +56,7 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and those in it, by name; a million in seconds. Hidden ones are left out."""
+    """All images in a folder and its sub-folders, by name, without hidden ones; a million in seconds."""
     found = []
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not is_hidden(name)]
@@ -67,8 +67,9 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
-def find_images(wanted: str | None) -> list[Path]:
-    """The images that a file name, a folder or a glob names; what exists is meant before any pattern.
+def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
+    """The images that a file name, a folder or a glob names; an existing path is never read as a pattern. Errors name
+    the `setting`.
 
     Raises:
         UserError: there are none.
@@ -80,15 +81,15 @@ def find_images(wanted: str | None) -> list[Path]:
         found = [path]
     else:
         matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
-        found = list({os.path.abspath(path): path for path in matches}.values())  # each once, however it is reached
+        found = list({os.path.abspath(path): path for path in matches}.values())  # each file once
     if not found:
-        raise UserError(f"input={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
+        raise UserError(f"{setting}={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
     return found
 
 
 def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[Path]:
-    """Where what is drawn of each file goes: its place below the folder that all have in common, and its full name, so
-    that no two are the same.
+    """The output path of each file: its place below the folder that all have in common, with its full name, so that no
+    two are the same.
     """
     full = [os.path.abspath(file) for file in files]
     base = os.path.commonpath([os.path.dirname(file) for file in full])
@@ -96,10 +97,10 @@ def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[
 
 
 def find_below(folder: Path, name: str) -> Path | None:
-    """The file or folder that a name, such as a file of another machine has it, means in `folder`: of
-    ../train/images or /home/me/set/train/images the longest end that exists there. None where no end of it does;
-    nothing outside of `folder` is found.
+    """The file or folder in `folder` that a path, perhaps of another machine, refers to: the longest end of it that
+    exists there, such as train/images of /home/me/set/train/images. None if there is none; nothing outside of `folder`
+    is found.
     """
     parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("/") not in ("", ".", "..")]
-    # os.path.exists, unlike Path's, takes names that no file can have
+    # os.path.exists, unlike Path's, accepts names that no file can have
     return next((path for i in range(len(parts)) if os.path.exists(path := folder.joinpath(*parts[i:]))), None)

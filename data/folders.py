@@ -14,7 +14,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     """The images in each sub-folder of `folder`, classes and images in order of their names.
 
     Raises:
-        UserError: there is no such folder, or it has fewer than two classes, or one of them is empty.
+        UserError: the folder does not exist or has fewer than two classes, or one of them is empty.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
@@ -27,8 +27,8 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 class FoldersData(ClassificationData):
-    """`root`/{train,val,test}/<class>/**; `train`, `val` and `test` name the folders. Test is val where null; without
-    val, a fifth of each class of train is drawn.
+    """`root`/{train,val,test}/<class>/**; `train`, `val` and `test` name the folders. Test is val if null; without
+    val, a fifth of each class of train is drawn for it.
     """
 
     def __init__(
@@ -47,11 +47,15 @@ class FoldersData(ClassificationData):
 
     @cached_property
     def _drawn(self) -> dict[str, str]:
-        """The split of each image of train, by its path below root; of none where val is a folder."""
+        """The split of each image of train, by its path below root; empty if val is a folder."""
         if self.folders["val"]:
             return {}
-        keys = {below(path, self.root): name for name, paths in self._all.items() for path in paths}
+        keys = {self._key(path): name for name, paths in self._all.items() for path in paths}
         return self.draw_val(list(keys), list(keys.values()))
+
+    def _key(self, path: Path) -> str:
+        """A path below `root`, the same on all systems."""
+        return path.relative_to(self.root).as_posix()
 
     def images(self, split: Split) -> dict[str, list[Path]]:
         """The images of each class."""
@@ -60,16 +64,11 @@ class FoldersData(ClassificationData):
         if not self._drawn:
             return self._all
         part = "train" if split == "train" else "val"
-        return {n: [p for p in paths if self._drawn[below(p, self.root)] == part] for n, paths in self._all.items()}
+        return {n: [p for p in paths if self._drawn[self._key(p)] == part] for n, paths in self._all.items()}
 
     def samples(self, split: Split) -> list[Sample]:
         found = self.images(split)
         if strange := sorted(found.keys() - self._all.keys()):
-            raise UserError(f"{self.root / str(self.folders[split])} has a class that train has not: {strange[0]}")
+            raise UserError(f"{self.root / str(self.folders[split])} has a class that train lacks: {strange[0]}")
         label = {name: i for i, name in enumerate(self.labels)}
         return [Sample(path, label[name]) for name, paths in found.items() for path in paths]
-
-
-def below(path: Path, root: Path) -> str:
-    """A path below `root`, alike on all systems."""
-    return path.relative_to(root).as_posix()

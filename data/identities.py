@@ -23,14 +23,14 @@ UNKNOWN = -1
 
 
 class Pairs(NamedTuple):
-    """Pairs of images (P, 2) by their rows in the split, whether each shows one person (P,), and its fold (P,)."""
+    """Pairs of images (P, 2) by their rows in the split, whether each shows one person (P,), and the fold (P,)."""
 
     rows: np.ndarray
     same: np.ndarray
     folds: np.ndarray
 
     def of(self, kept: np.ndarray) -> "Pairs":
-        """Those where `kept` (P,) is true."""
+        """The pairs for which `kept` (P,) is true."""
         return Pairs(self.rows[kept], self.same[kept], self.folds[kept])
 
 
@@ -71,7 +71,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
 
 
 class People(Dataset[list[dict[str, Any]]]):
-    """An item is `images_per_person` different images of one person, drawn anew each time; with fewer, some repeat."""
+    """An item is `images_per_person` images of one person, drawn anew each time; some repeat if there are fewer."""
 
     def __init__(self, images: ImageSet, images_per_person: int) -> None:
         self.images, self.images_per_person = images, images_per_person
@@ -97,11 +97,10 @@ def collate_people(samples: Sequence[Any]) -> ClassificationBatch:
 
 
 class IdentityData(ClassificationData):
-    """`root`/{train,val,test}/<person>/**, test being val where null; or a `train` of images without identities.
+    """`root`/{train,val,test}/<person>/**, test is val if null; or a `train` of images without identities.
 
-    Without val, a fifth of train's people is drawn. `pairs` is LFW's pairs.txt for val and test. `images_per_person`
-    images of a person come together in training.
-    Nothing but numbers is known of the people later on.
+    Without val, a fifth of train's people is drawn for it. `pairs` is LFW's pairs.txt for val and test. In training,
+    batches have `images_per_person` images of each person. Labels are numbers, not people's names.
 
     Raises:
         UserError: a folder is absent or has fewer than two people.
@@ -125,7 +124,7 @@ class IdentityData(ClassificationData):
 
     @cached_property
     def _all(self) -> dict[str, list[Path]]:
-        """The people of the folder `train` and their images; nobody where the images are in no folders."""
+        """The people of the folder `train` and their images; empty if the images are not in folders of people."""
         folder = self.root / str(self.folders["train"])
         if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
             return {}
@@ -133,16 +132,16 @@ class IdentityData(ClassificationData):
 
     @cached_property
     def _drawn(self) -> dict[str, str]:
-        """The split of each person in the folder `train`; of none where val is a folder."""
+        """The split of each person in the folder `train`; empty if val is a folder."""
         if self.folders["val"]:
             return {}
         if not self._all:
-            raise UserError(f"{self.root / str(self.folders['train'])} has no folders of people, to draw val of")
-        # val measures by pairs of images of one person, so it needs its share of those who have several
+            raise UserError(f"{self.root / str(self.folders['train'])} has no folders of people from which to draw val")
+        # val is measured on pairs of images of one person, so it needs its share of people with several
         return self.draw_val(list(self._all), [len(paths) > 1 for paths in self._all.values()])
 
     def people(self, split: Split) -> dict[str, list[Path]]:
-        """The people of a split and their images; nobody where the images are in no folders."""
+        """The people of a split and their images; empty if the images are not in folders of people."""
         if folder := None if split == "train" else self.folders[split]:
             return class_folders(self.root / folder)
         part = "train" if split == "train" else "val"
@@ -150,7 +149,7 @@ class IdentityData(ClassificationData):
 
     @property
     def labels(self) -> list[str]:
-        """A number for each person of the training split: their names are nobody's business."""
+        """A number for each person of the training split, to keep their names private."""
         return [str(i) for i in range(len(self.people("train")))]
 
     def samples(self, split: Split) -> list[Sample]:
@@ -185,7 +184,7 @@ class IdentityData(ClassificationData):
         return self.images_per_person if split == "train" else 1
 
     def pairs(self, split: Split) -> Pairs | None:
-        """LFW's pairs of a split, where they are given."""
+        """LFW's pairs of a split, if given."""
         if self.pairs_file is None or split == "train":
             return None
         return read_pairs(self.root / self.pairs_file, self.samples(split))
@@ -194,7 +193,7 @@ class IdentityData(ClassificationData):
 
 
 class DemoIdentityData(IdentityData):
-    """The demo: drawn people in LFW's layout, made in `root` on first use."""
+    """The demo: drawn people in LFW's layout, generated in `root` on first use."""
 
     def __init__(
         self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.tar import is_member, read_member
 
-# What Pillow may open, whatever a file's name says: others would start Ghostscript (EPS) or rarely tested decoders.
+# What Pillow may open, whatever a file's name: other formats would start Ghostscript (EPS) or rarely tested decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 MAX_BYTES = 1 << 30  # of a file
@@ -22,7 +22,7 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 GREY = 128
-LEAST_ROWS = 0.5  # share of a truncated JPEG's rows with which it is used
+LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have to be used
 SALVAGED = "it is truncated, and used as far as it goes"
 Pixels = npt.NDArray[np.uint8]
 _salvaged: ContextVar[list[tuple[str, str]] | None] = ContextVar("salvaged", default=None)
@@ -46,7 +46,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def check_pixels(path: Path, width: int, height: int) -> None:
-    """Raises BadImage where an image, by its header, has more pixels than the limit."""
+    """Raises BadImage if an image, by its header, has more pixels than the limit."""
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage(path, _too_large())
 
@@ -56,10 +56,10 @@ def _too_large() -> str:
 
 
 def read_content(path: Path) -> bytes:
-    """What a file, or a member of a shard, holds.
+    """The content of a file, or of a member of a shard.
 
     Raises:
-        BadImage: it is absent, larger than MAX_BYTES, or no regular file (a device never ends, a pipe never begins).
+        BadImage: it is absent, larger than MAX_BYTES, or not a regular file (a device never ends, a pipe never begins).
     """
     try:
         if is_member(path):
@@ -71,7 +71,7 @@ def read_content(path: Path) -> bytes:
 
 
 def check_file(path: Path, most: int | None = MAX_BYTES) -> None:
-    """Raises BadImage where a file is no regular one or larger than `most` bytes, and OSError where it is absent."""
+    """Raises BadImage if a file is not a regular one or larger than `most` bytes, and OSError if it is absent."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(path, "it is not a regular file")
@@ -81,10 +81,10 @@ def check_file(path: Path, most: int | None = MAX_BYTES) -> None:
 
 @contextmanager
 def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """Pillow's image of a file whose header is read and checked; `content` is what the file holds, if known.
+    """Pillow's image of a file whose header is read and checked; `content` is the file's, if it was read already.
 
     Raises:
-        BadImage: the file is absent, not an image, too large, or the block could not decode it.
+        BadImage: the file is absent, not an image or too large, or an error occurs in the block, which decodes it.
     """
     try:
         if content is None and is_member(path):
@@ -111,10 +111,10 @@ def read_pixels(
     try:
         return _read_pixels(path, at_least, upright, content)
     except BadImage as error:
-        whole = _completed(path, content) if "truncated" in error.args[1] else None
-        if whole is None:
+        salvaged = salvage(error, path, content)
+        if salvaged is None:
             raise
-    found = _read_pixels(path, at_least, upright, whole)
+    found = _read_pixels(path, at_least, upright, salvaged[0])
     if (noted := _salvaged.get()) is not None:
         noted.append((str(path), SALVAGED))
     return found
@@ -129,25 +129,29 @@ def _read_pixels(path: Path, at_least: int, upright: bool, content: bytes | None
         return rgb_pixels(file, path, upright), (height, width)
 
 
-def _completed(path: Path, content: bytes | None) -> bytes | None:
-    """A truncated JPEG with an end, so that it can be decoded; None where it lacks too many of its rows, or is none.
+def salvage(error: BadImage, path: Path, content: bytes | None = None) -> tuple[bytes, float] | None:
+    """Of a truncated JPEG, which could not be read because of `error`: the content with an end, so that it can be
+    decoded, and the share of its rows that are there. None for any other file, and if too many rows are missing.
 
-    What is missing becomes grey, which libjpeg makes of blocks without coefficients.
+    libjpeg decodes the missing blocks, which have no coefficients, as grey.
     """
-    whole = (read_content(path) if content is None else content) + END_OF_JPEG
-    if not whole.startswith(START_OF_JPEG):
+    if "truncated" not in error.args[1]:
         return None
     try:
+        whole = (read_content(path) if content is None else content) + END_OF_JPEG
+        if not whole.startswith(START_OF_JPEG):
+            return None
         pixels, _ = _read_pixels(path, 1 << 30, False, whole)
     except BadImage:
         return None
     rows = np.flatnonzero((pixels != GREY).any(axis=(1, 2)))
-    return whole if len(rows) and rows[-1] + 1 >= LEAST_ROWS * len(pixels) else None
+    share = float(rows[-1] + 1) / len(pixels) if len(rows) else 0.0
+    return (whole, share) if share >= LEAST_ROWS else None
 
 
 @contextmanager
 def noting_salvaged() -> Iterator[list[tuple[str, str]]]:
-    """A list to which each truncated image that is used all the same is added: its path, and SALVAGED as the reason."""
+    """A list to which each truncated image that is used in part is added: its path, and SALVAGED as the reason."""
     found: list[tuple[str, str]] = []
     token = _salvaged.set(found)
     try:
@@ -163,12 +167,20 @@ def rgb_pixels(image: Image.Image, path: Path, upright: bool) -> Pixels:
     Raises:
         BadImage: it has 32-bit values.
     """
+    check_mode(image, path)
+    turned = ImageOps.exif_transpose(image) if upright else image
+    return np.array(to_8_bits(turned).convert("RGB"))
+
+
+def check_mode(image: Image.Image, path: Path) -> None:
+    """Raises BadImage if an image has 32-bit values."""
     if image.mode in WIDE:
         raise BadImage(path, "nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
-    turned = ImageOps.exif_transpose(image) if upright else image
-    if turned.mode.startswith("I;16"):  # Pillow would clip, not scale
-        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
-    return np.array(turned.convert("RGB"))
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits, where Pillow would clip; an image of any other mode as it is."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
 
 
 def _reason(error: Exception) -> object:
@@ -179,7 +191,7 @@ def _reason(error: Exception) -> object:
 
 
 def orientation(path: Path) -> int:
-    """What the EXIF of an image says of how to turn it, 1 to 8; 1 where it says nothing or cannot be read."""
+    """The orientation, 1 to 8, in the EXIF of an image; 1 if there is none, or it cannot be read."""
     try:
         with open_image(path) as file:
             return int(file.getexif().get(ORIENTATION, 1))
@@ -188,7 +200,7 @@ def orientation(path: Path) -> int:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height that a file's header gives; None where it cannot be read."""
+    """Width and height by a file's header; None if it cannot be read."""
     try:
         with open_image(path) as file:
             return file.size

@@ -14,7 +14,7 @@ from data.text import read_lines
 
 
 def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
-    """Number, wnid and first word of each class that the development kit's meta.mat lists.
+    """The wnid and first word of each class, by its number, from the development kit's meta.mat.
 
     Raises:
         UserError: it is absent or not that file.
@@ -29,13 +29,13 @@ def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
         raise UserError(f"there is no {path}; it is in ILSVRC2012_devkit_t12.tar.gz of ImageNet") from error
     except (OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path} is not ImageNet's list of synsets: {first_line(error)}") from error
-    # those with children are above the classes
+    # synsets with children are above the classes
     return {number: (wnid, words.split(",")[0]) for number, wnid, words, children in found if not children}
 
 
 class ImageNetData(ClassificationData):
-    """`train` has a folder per wnid; `val` has too, or its images' classes are, in the order of their names, the
-    lines of the development kit's ground truth. Classes are in the order of their wnids, as everywhere.
+    """`train` has a folder per wnid. So has `val`, or the classes of its images, sorted by name, are the lines of the
+    development kit's ground truth. Classes are sorted by wnid, as is usual.
     """
 
     def __init__(self, root: str, resolution: int, *, train: str, val: str, devkit: str, **settings: Any) -> None:
@@ -73,7 +73,7 @@ class ImageNetData(ClassificationData):
         try:
             classes = [label[int(line)] for line in read_lines(truth) if line.strip()]
         except (ValueError, KeyError) as error:
-            raise UserError(f"{truth} cannot be read: {error} is no class's number") from error
+            raise UserError(f"{truth} cannot be read: {error} is not the number of a class") from error
         if len(paths) != len(classes):
             raise UserError(f"{self.val} has {len(paths)} images, {truth} {len(classes)} lines")
         return [Sample(path, i) for path, i in zip(paths, classes, strict=True)]

@@ -16,23 +16,23 @@ def read_image(
 ) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (3, H, W) and the file's own (height, width).
 
-    `upright` turns the image as its EXIF orientation says. Annotated data is read as it is stored, which is what
-    its boxes mean.
+    `upright` turns the image as its EXIF orientation says. Annotated data is read as it is stored, because its boxes
+    are in pixels of the stored image.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides stay `at_least` pixels: that is several times
-    faster, and the rest of the resizing has less to read. `content` is what the file holds, if it was read already.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 scale if both sides keep `at_least` pixels: that is several times faster, and
+    less is left to resize. `content` is the file's, if it was read already.
 
     Raises:
-        BadImage: the file is absent, not an image, truncated (of a JPEG, more than half of the rows), has more pixels
-            than the limit, or 32-bit values.
+        BadImage: the file is absent, not an image, truncated (a JPEG: by more than half of its rows), has more pixels
+            than the limit, or has 32-bit values.
     """
     pixels, size = read_pixels(path, at_least, upright, content)
     return torch.from_numpy(pixels).permute(2, 0, 1), size
 
 
 def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:
-    """What `read` gives for the first of `count` rows, cyclically from `index`, whose image can be read, with `bad`:
-    path and reason of those before, and of one that is salvaged.
+    """The result of `read` for the first of `count` rows, cyclically from `index`, whose image can be read, with `bad`:
+    path and reason of the unreadable ones before it, and of itself if it is salvaged.
 
     Raises:
         UserError: none can be read.

@@ -1,4 +1,4 @@
-"""Images as a caller has them: files, numpy arrays or Pillow's images. Nothing here needs torch."""
+"""Images given by a caller: files, NumPy arrays or Pillow's images. Nothing here needs torch."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ ImageInput = str | os.PathLike[str] | npt.NDArray[Any] | Image.Image
 
 
 def read_input(source: ImageInput, at_least: int = 1 << 30, name: str = "the image") -> tuple[Pixels, tuple[int, int]]:
-    """RGB (H, W, 3) uint8, upright, and the image's own (height, width). A JPEG file is decoded at a smaller scale
-    where both sides stay `at_least` pixels. `name` stands for an array or Pillow's image in errors.
+    """RGB (H, W, 3) uint8, upright, and the image's own (height, width). A JPEG file may be decoded at a smaller scale,
+    with both sides `at_least` pixels. Errors call an array or Pillow's image `name`.
 
     Raises:
         BadImage: it cannot be read.
-        UserError: it is no image, or an array of another shape or type than (H, W, 3) uint8.
+        UserError: it is not an image, or an array of another shape or type than (H, W, 3) uint8.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
@@ -29,7 +29,7 @@ def read_input(source: ImageInput, at_least: int = 1 << 30, name: str = "the ima
     if isinstance(source, Image.Image):
         try:
             pixels = rgb_pixels(source, Path(name), upright=True)
-        except (OSError, ValueError, SyntaxError) as error:  # of a file that Pillow reads only now
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow reads the image's file only now
             raise BadImage(Path(name), error) from error
         return pixels, (pixels.shape[0], pixels.shape[1])
     if isinstance(source, str | os.PathLike):

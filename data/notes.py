@@ -1,4 +1,4 @@
-"""What readers of annotations leave out, kept where someone asks for it. Nothing here needs torch."""
+"""Annotations that readers leave out, collected on request. Nothing here needs torch."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-MOST = 10_000  # boxes that are kept one by one
+MOST = 10_000  # boxes that are kept individually
 
 
 class Unusable(NamedTuple):
-    """A box (left, top, right, bottom) in pixels that is not used, and what is wrong with it."""
+    """A box (left, top, right, bottom) in pixels that is not used, and the reason."""
 
     path: Path
     reason: str
@@ -24,10 +24,10 @@ class Unusable(NamedTuple):
 
 @dataclass
 class Notes:
-    """What readers saw beside the records that they return."""
+    """What readers found besides the records that they return."""
 
     boxes: list[Unusable] = field(default_factory=list)  # the first MOST
-    dropped: Counter[str] = field(default_factory=Counter)  # all, by what is wrong with them
+    dropped: Counter[str] = field(default_factory=Counter)  # the number of all, by reason
     sizes: dict[Path, tuple[float, float]] = field(default_factory=dict)  # annotated width and height
 
 
@@ -36,7 +36,7 @@ _notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def noted() -> Iterator[Notes]:
-    """Within it, what any reader of annotations leaves out is kept."""
+    """Collects skipped annotations within the block."""
     notes = Notes()
     token = _notes.set(notes)
     try:
@@ -51,7 +51,7 @@ def note_boxes(
     boxes: npt.NDArray[np.floating],
     faults: Mapping[str, npt.NDArray[np.bool_]],
 ) -> None:
-    """Keeps an image's annotated size, and of its boxes (N, 4) those with `faults` (N,), by what is wrong with them."""
+    """Notes an image's annotated size, and those of its boxes (N, 4) that have `faults`, flags (N,) by reason."""
     notes = _notes.get()
     if notes is None:
         return
@@ -62,6 +62,6 @@ def note_boxes(
 
 
 def note_dropped(dropped: Counter[str]) -> None:
-    """Keeps how many boxes of a file are left out, by what is wrong with them."""
+    """Notes how many boxes of a file are left out, by reason."""
     if notes := _notes.get():
         notes.dropped.update(dropped)

@@ -10,8 +10,8 @@ from data.detection import DetectionSet
 
 
 def overlaps(data: SuiteData) -> list[str]:
-    """A warning for each pair of opened splits with images in common, by their paths; what else is wrong,
-    `python -m tasks.check` finds.
+    """A warning for each pair of opened splits with images in common, by their paths; `python -m tasks.check` finds
+    other faults.
     """
     files: dict[str, set[Path]] = {}
     for split, dataset in data.datasets.items():

@@ -1,4 +1,4 @@
-"""The account of rows of a table that are left out."""
+"""The record of rows of a table that are left out."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Rejects:
-    """Rows that are left out, counted by what is wrong with them; the first of each kind is named."""
+    """Rows that are left out, counted by reason; the first row of each is kept."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
@@ -22,7 +22,11 @@ class Rejects:
         self.kinds.setdefault(kind, [0, " ".join(row.split())])[0] += 1
 
     def report(self, total: int, max_bad: float) -> None:
-        """Raises UserError where nothing is left of `total`, or too much is wrong."""
+        """Logs a summary, if there is any.
+
+        Raises:
+            UserError: all of the `total` rows are left out, or more than the share `max_bad`.
+        """
         if not total:
             raise UserError(f"{self.source} has no photos")
         kinds = ", ".join(f"{count} {kind} (first: {row})" for kind, (count, row) in self.kinds.items())

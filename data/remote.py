@@ -1,27 +1,25 @@
-"""Files at addresses: http(s):// as downloads are read, s3:// and gs:// by fsspec, which takes the cloud's credentials
-from where its own tools do. What was read is kept on disk, up to so many bytes in all.
+"""Files at addresses: http(s):// as downloads are read, s3:// and gs:// by fsspec, which finds the cloud's credentials
+where the cloud's own tools do. What was read is kept on disk, up to so many bytes in all.
 
-Which addresses there are, the command line alone says. A server is trusted with nothing, its announced size included.
+Only the command line chooses addresses. Nothing that a server sends is trusted, its announced size included.
 """
 
-import fcntl
 import hashlib
 import io
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from backbones.download import cache_folder, open_address
 from backbones.errors import UserError, first_line
-from backbones.files import publish
+from backbones.files import folder_lock, publish
 
-TIMEOUT = 30  # seconds that an address may be silent
+TIMEOUT = 30  # read timeout, seconds
 BLOCK = 1 << 20
-LEFT = 3600  # seconds after which what a killed process was writing is removed
+ABANDONED = 3600  # age in seconds after which an abandoned .part file is deleted
 CLOUDS = ("s3", "gs")
 
 
@@ -30,7 +28,7 @@ def is_address(name: str) -> bool:
 
 
 def check_address(address: str) -> None:
-    """UserError where an address is of a kind that cannot be read."""
+    """Raises UserError if an address is of a kind that cannot be read."""
     scheme = urlsplit(address).scheme
     if scheme in CLOUDS:
         _system(address)
@@ -39,7 +37,7 @@ def check_address(address: str) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """What fsspec reads, with all that its libraries raise as an OSError."""
+    """A file of fsspec's; all errors of its libraries become OSError."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -62,10 +60,10 @@ class _Stream(io.RawIOBase):
 
 
 def open_stream(address: str) -> IO[bytes]:
-    """What is at an address, to be read from its beginning to its end.
+    """The file at an address, to be read from beginning to end.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be obtained.
     """
     if urlsplit(address).scheme not in CLOUDS:
         stream: IO[bytes] = open_address(address, timeout=TIMEOUT)
@@ -77,11 +75,11 @@ def open_stream(address: str) -> IO[bytes]:
 
 
 def open_kept(address: str, most: int) -> IO[bytes]:
-    """As `open_stream`, from a copy on disk, which is made where there is none. All copies take `most` bytes; those
-    that were read longest ago make room. A file for which there is no room is read as a stream.
+    """As `open_stream`, from a copy on disk, which is made if there is none. All copies together have at most `most`
+    bytes; the least recently read are deleted for new ones. A file that does not fit is read as a stream.
 
     Raises:
-        OSError: it cannot be had, or has another length than was announced.
+        OSError: it cannot be obtained, or has another length than was announced.
     """
     source, size, version = _announced(address)
     if size is None or not 0 <= size <= most:
@@ -90,7 +88,7 @@ def open_kept(address: str, most: int) -> IO[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha256(f"{address} {size} {version}".encode()).hexdigest()
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with _held(folder):
+    with folder_lock(folder):
         with suppress(FileNotFoundError):
             file = path.open("rb")
             os.utime(path)
@@ -100,7 +98,7 @@ def open_kept(address: str, most: int) -> IO[bytes]:
         if not _make_room(folder, most - size):
             return source or open_stream(address)
         with partial.open("wb") as empty:
-            empty.truncate(size)  # which others count
+            empty.truncate(size)  # reserves the space: other processes count it
     try:
         with source or open_stream(address) as stream, partial.open("r+b") as target:
             _copy(stream, target, size)
@@ -123,9 +121,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 
 
 def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:
-    """A stream of a file if asking has opened one, how long it is said to be, and what tells its content from another;
-    None where that is not said.
-    """
+    """A stream of a file, if the request opened one, its announced length, and its version; None if not announced."""
     if urlsplit(address).scheme in CLOUDS:
         try:
             facts = _system(address).info(address)
@@ -139,7 +135,7 @@ def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:
 
 
 def _system(address: str) -> Any:
-    """fsspec's reader of a cloud; UserError where its package is not installed."""
+    """fsspec's file system of a cloud; UserError if its package is not installed."""
     import fsspec
 
     try:
@@ -148,20 +144,8 @@ def _system(address: str) -> Any:
         raise UserError(f"{address} needs a package that is not installed: pip install '.[cloud]'") from error
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One process at a time looks at what is kept."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _make_room(folder: Path, most: int) -> bool:
-    """Removes what was read longest ago, until the rest has `most` bytes at the most; whether that can be."""
+    """Deletes the least recently read files until the rest has at most `most` bytes; whether that was possible."""
     found = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # renamed meanwhile
@@ -171,7 +155,7 @@ def _make_room(folder: Path, most: int) -> bool:
     for used, size, path in sorted(found):
         if total <= most:
             break
-        if path.suffix != ".part" or time.time() - used > LEFT:
+        if path.suffix != ".part" or time.time() - used > ABANDONED:
             path.unlink(missing_ok=True)
             total -= size
     return total <= most

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class DemoScenesData(CocoData):
-    """Generated scenes, drawn into `root` on first use."""
+    """Drawn scenes, generated in `root` on first use."""
 
     def __init__(self, root: str, resolution: int, *, train: int, val: int, seed: int, **settings: Any) -> None:
         files = {f"{s}_{k}": f"{s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))}

@@ -1,4 +1,6 @@
-"""Random numbers that follow from a seed and a place in training, so that a resumed run equals an uninterrupted one."""
+"""Random numbers that depend on the seed and the position in training alone, so that a resumed run equals an
+uninterrupted one.
+"""
 
 import random
 import signal
@@ -12,30 +14,30 @@ from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 
 def seed_all(*words: int) -> None:
-    """Seeds Python, NumPy and torch's processor generator with non-negative numbers that name a place in training.
+    """Seeds Python, NumPy and torch's CPU generator with non-negative numbers that name a position in training.
 
-    Not by `torch.manual_seed`, which costs a stack trace where CUDA is not initialised yet: too much for each sample.
+    Not by `torch.manual_seed`, which records a stack trace while CUDA is not initialised: too slow for each sample.
     """
     state = [int(v) for v in np.random.SeedSequence(words).generate_state(2, np.uint64)]
     random.seed(state[0])
-    np.random.seed(state[0] & 0xFFFFFFFF)  # noqa: NPY002  # a data set of someone's may use it
+    np.random.seed(state[0] & 0xFFFFFFFF)  # noqa: NPY002  # a user's data set may use it
     torch.default_generator.manual_seed(state[1] >> 1)
 
 
-def ignore_signals(_: int) -> None:
-    """A loader process leaves it to the one that trains to stop it: signals often go to the whole process group."""
+def ignore_signals() -> None:
+    """For loader processes, which the training process stops: signals often go to the whole process group."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def count(dataset: Dataset) -> int:
-    """How many items a data set has that is no stream; torch's class does not say that it has a length."""
+    """How many items a data set has that is not a stream; torch's class does not declare a length."""
     return len(cast(Sized, dataset))
 
 
 class Seeded(Dataset[Any]):
-    """A data set whose items are drawn as `(row, seed, done)`: augmentation depends on the seed and the share of the
-    training that is done, which the data set finds in its `done`, not on the process.
+    """A data set whose items are drawn as `(row, seed, done)`: augmentation depends on the seed and on the share of the
+    training that is done, which the data set finds in its `done`, but not on the process.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -52,20 +54,20 @@ class Seeded(Dataset[Any]):
 
 
 class Stream(IterableDataset[dict[str, Any]]):
-    """A data set that is read from its beginning to its end, in an order that follows from `epoch`, the number of the
-    next pass.
+    """A data set that is read from beginning to end, in an order that depends on `epoch`, the number of the next
+    pass.
     """
 
     epoch: int
 
 
 class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
-    """The rows of a data set in random order, each with a seed, as `seed` and the number of the epoch say, and the
-    share of the training that is `done` where the epoch begins.
+    """The rows of a data set in random order, each with a seed, both drawn by `seed` and the number of the epoch, and
+    with the share of the training that is `done` when the epoch begins.
 
-    With `weights` (N,) rows are drawn with replacement. Of the epoch that it begins with, it leaves out as many rows of
-    this process as were `given` before. It shares the rows out over processes by itself: Lightning leaves a
-    DistributedSampler as it is. Whoever does not set the epoch gets the next one at each iteration.
+    With `weights` (N,) rows are drawn with replacement. The first epoch leaves out the first `skip` rows of this
+    process. It distributes the rows over processes itself: Lightning leaves a DistributedSampler as it is. Each
+    iteration is the next epoch, unless `set_epoch` is called.
     """
 
     def __init__(
@@ -78,19 +80,19 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         epoch: int,
         rank: int,
         ranks: int,
-        given: int = 0,
+        skip: int = 0,
     ) -> None:
         super().__init__(dataset, num_replicas=ranks, rank=rank, seed=seed)
         self.weights = weights
         self.done = done
         self.epoch = epoch
-        self.given = {epoch: given}
+        self.skip = {epoch: skip}
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
         images = count(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
-        given = self.given.get(self.epoch, 0)
+        skip = self.skip.get(self.epoch, 0)
         self.epoch += 1
         if self.weights is None:
             rows = torch.randperm(images, generator=generator)
@@ -98,6 +100,6 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
             rows = torch.multinomial(self.weights, images, replacement=True, generator=generator)
         rows = rows.repeat(-(-self.total_size // images))[: self.total_size]  # equal shares for all processes
         seeds = torch.randint(2**62, rows.shape, generator=generator)
-        own = slice(self.rank + given * self.num_replicas, None, self.num_replicas)
+        own = slice(self.rank + skip * self.num_replicas, None, self.num_replicas)
         done = self.done()
         return ((int(row), int(seed), done) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))

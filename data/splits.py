@@ -1,13 +1,15 @@
-"""Splits: the words for them, and train and val drawn for data that comes without them, the same in every run. Nothing
-here needs torch.
+"""Splits: their names, and train and val drawn for data without splits, the same in every run. Nothing here needs
+torch.
 """
 
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from backbones.errors import UserError
 from backbones.files import atomic_write
@@ -15,6 +17,7 @@ from data.text import read_json
 
 log = logging.getLogger(__name__)
 
+Source = TypeVar("Source")
 FILE = "splits.json"  # in the data's root: {"train": [keys], "val": [keys]}
 VAL_SHARE = 0.2
 SPLIT_NAMES = {
@@ -24,9 +27,22 @@ SPLIT_NAMES = {
 }
 
 
-def split_named(word: str) -> str | None:
-    """The split that a word means, as validation means val."""
+def split_from_word(word: str) -> str | None:
+    """The split that a word means: validation means val."""
     return next((split for split, names in SPLIT_NAMES.items() if word.lower() in names), None)
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a word in a name means: train in instances_train2017 or train_labels."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
+
+
+def with_val(sources: dict[str, Source]) -> dict[str, Source]:
+    """The sources of splits, of which test becomes val if there is no val."""
+    if "val" in sources or "test" not in sources:
+        return sources
+    return {"val" if split == "test" else split: source for split, source in sources.items()}
 
 
 def draw_splits(
@@ -37,11 +53,11 @@ def draw_splits(
     file: str = FILE,
     write: bool = True,
 ) -> dict[str, str]:
-    """The split, train or val, of each key, such as an image's path below `root`: as `root`/`file` says, which is
-    written where it is absent or lacks keys, unless `write` is False.
+    """The split, train or val, of each key, such as an image's path below `root`. They are read from `root`/`file`,
+    which is written if it is absent or lacks keys, unless `write` is False.
 
-    A fifth of each of the `strata`, such as classes, comes to val; keys of one of the `groups`, such as photographs by
-    one sender, stay together. No stratum comes to val alone.
+    A fifth of each of the `strata`, such as classes, is drawn for val; keys of one of the `groups`, such as photographs
+    by one sender, stay together. Train keeps some of each stratum.
     """
     saved = _saved(root / file)
     if saved.keys() >= set(keys):
@@ -56,8 +72,8 @@ def draw_splits(
     try:
         with atomic_write(root / file, "w") as output:
             json.dump(lists, output, indent=0)
-    except OSError:  # a folder that may only be read: the same draw next time, unless images are added
-        log.info("%s cannot be written; the splits are drawn anew, and alike, in every run", root / file)
+    except OSError:  # a read-only folder: the draw is the same next time, unless images are added
+        log.info("%s cannot be written; every run draws the same splits again", root / file)
     return splits
 
 
@@ -73,9 +89,9 @@ def _saved(path: Path) -> dict[str, str]:
 
 
 def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Hashable]) -> dict[str, str]:
-    """Greedy: the largest groups first, each comes to val where that brings the strata nearer to their share; one of
-    several keys only as long as val has not its whole share yet, or a single large group would be most of val. What val
-    lacks then, for a fifth of two is none, comes from strata that it has nothing of.
+    """Greedy, the largest groups first: each is added to val if that brings the strata nearer to their share; a group
+    of several keys only while val is smaller than its whole share, or a single large group would be most of val. If val
+    is still too small (a fifth of two is none), it is filled up from strata that are not in it.
     """
     rows: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: keys[i]):

@@ -1,4 +1,4 @@
-"""Tables of images: CSV, TSV or JSON lines, of which one column names files. Nothing here needs torch."""
+"""Tables of images: CSV, TSV or JSON lines with a column of file names. Nothing here needs torch."""
 
 import csv
 import json
@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, is_hidden, leaves
-from data.splits import split_named
+from data.files import IMAGE_SUFFIXES, escapes, is_hidden
+from data.splits import split_from_word
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
-PEEK = 100  # rows by which columns are told apart
-FOLDERS = 100  # folders beside a table in which its images are looked for
+PEEK = 100  # rows that are read to recognise columns
+FOLDERS = 100  # folders beside a table that are searched for its images
 TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
@@ -32,13 +32,17 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
     def column(self, name: str, setting: str) -> int:
-        """Which column has this name; UserError says which there are."""
+        """The index of the column with this name.
+
+        Raises:
+            UserError: there is none; the error lists the columns.
+        """
         if name not in self.columns:
             raise UserError(f"{self.path} has no column {name} ({setting}); its columns are {self.names}")
         return self.columns.index(name)
 
     def values(self, column: int, most: int | None = None) -> list[str]:
-        """The values of a column, or the first of them, that are not empty."""
+        """The values of a column that are not empty, at most `most` of them."""
         found = (row[column] for row in self.rows if column < len(row) and row[column])
         return list(islice(found, most))
 
@@ -51,11 +55,11 @@ def read_table(path: Path, most: int | None = None) -> Table:
     """A table, or its first rows.
 
     Raises:
-        UserError: it is absent, larger than a gigabyte, not UTF-8, no such table, or without a header.
+        UserError: it is absent, larger than a gigabyte, not UTF-8, not a table, or without a header.
     """
     try:
         if path.stat().st_size > LARGEST or not path.is_file():
-            raise UserError(f"{path} is no file, or has more than {LARGEST >> 30} GB")
+            raise UserError(f"{path} is not a file, or has more than {LARGEST >> 30} GB")
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = _json_lines(file, most) if path.suffix.lower() == ".jsonl" else _csv_lines(file, most)
             header, *rows = [*lines] or [[]]
@@ -69,7 +73,7 @@ def read_table(path: Path, most: int | None = None) -> Table:
 
 
 def delimiter_of(file: IO[str]) -> str:
-    """What separates the columns of a CSV file: the comma, semicolon or tabulator that its header has most of."""
+    """The delimiter of a CSV file: the comma, semicolon or tab, whichever its header has most of."""
     start = file.readline(1 << 16)
     file.seek(0)
     return max(",;\t", key=start.count)
@@ -86,22 +90,22 @@ def _json_lines(file: IO[str], most: int | None) -> Iterator[list[str]]:
         if line.strip():
             content = json.loads(line)
             if not isinstance(content, dict):
-                raise ValueError(f"{line.strip():.60} is no JSON object")
+                raise ValueError(f"{line.strip():.60} is not a JSON object")
             if not header:
                 yield (header := list(content))
             yield [_text(content.get(name)) for name in header]
 
 
 def _text(value: object) -> str:
-    """A JSON value as CSV would have it."""
+    """A JSON value as a cell of CSV."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 class Images:
-    """The images that a table may name: with or without suffix, below its own folder or a folder in that, or `root`.
+    """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`.
 
-    Where a folder has the table's own name, as train/ beside train.csv, the others are not looked in: they may have
-    images of the same names.
+    If a sub-folder has the table's own name, such as train/ beside train.csv, the others are not searched: they may
+    have images of the same names.
     """
 
     def __init__(self, table: Path, root: Path) -> None:
@@ -113,9 +117,9 @@ class Images:
         self.listed: dict[Path, dict[str, str]] = {}
 
     def find(self, value: str) -> Path | None:
-        """The file that a value names, if it does; never one outside of these folders."""
+        """The file that a value names, if any; never one outside of these folders."""
         name = PurePosixPath(value.replace("\\", "/"))
-        if not name.name or leaves(value) or "\0" in value:
+        if not name.name or escapes(value) or "\0" in value:
             return None
         for folder in self.folders:
             place = folder / name.parent
@@ -124,7 +128,7 @@ class Images:
         return None
 
     def _files(self, folder: Path) -> dict[str, str]:
-        """The images in a folder, listed once, by their names and by these without suffix."""
+        """The images in a folder, listed once, by their names with and without suffix."""
         if folder not in self.listed:
             try:
                 names = sorted(n for n in os.listdir(folder) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES)
@@ -136,7 +140,7 @@ class Images:
 
 
 def image_column(table: Table, images: Images) -> str | None:
-    """The first column of whose values most name images."""
+    """The first column whose values are mostly names of images."""
     for i, name in enumerate(table.columns):
         values = table.values(i, PEEK)
         if sum(images.find(value) is not None for value in values) > len(values) / 2:
@@ -151,16 +155,16 @@ def target_column(table: Table) -> str | None:
 
 
 def split_column(table: Table) -> str | None:
-    """The column that says of which split each image is, by its name and values, of which not all are train's."""
+    """The column of splits, by its name and values, which are splits and not all train's."""
     for i, name in enumerate(table.columns):
-        splits = {split_named(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
+        splits = {split_from_word(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
         if "train" in splits and len(splits) > 1 and None not in splits:
             return name
     return None
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
-    """The columns of yes and no, or 1 and 0 or -1."""
+    """The columns, except `but`, whose values are yes and no, or 1 and 0 or -1."""
     found = []
     for i, name in enumerate(table.columns):
         values = {value.lower() for value in table.values(i)}
@@ -170,7 +174,7 @@ def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
 
 
 def group_hint(table: Table, but: Sequence[str | None]) -> str | None:
-    """A column that may say which images belong together, as sender_id: the same values come again."""
+    """A column that may group images, such as sender_id: by its name, and because its values repeat."""
     for i, name in enumerate(table.columns):
         values = table.values(i)
         if name not in but and GROUP.fullmatch(name) and 1 < len(set(values)) < len(values):

@@ -1,6 +1,6 @@
-"""WebDataset tar shards: files of one sample follow each other and share their name up to its first dot.
+"""WebDataset tar shards: the files of a sample follow each other and have the same name up to its first dot.
 
-They are read as streams, from the disk or from an address; single files of those on disk can be had by their path.
+They are read as streams, from the disk or from an address; single files in those on disk are read by their path.
 """
 
 import errno
@@ -31,24 +31,24 @@ HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-# What reading a damaged archive can raise besides; zlib.error and LZMAError come from compressed ones.
+# What reading a damaged archive can raise; zlib.error and LZMAError come from compressed ones.
 DAMAGE = (OSError, EOFError, HTTPException, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
 
 class Record(NamedTuple):
-    """A sample: shard and key, and its files' contents by what follows the first dot of their names."""
+    """A sample: shard and key, and its files' contents by the part of their names after the first dot."""
 
     name: str
     files: dict[str, bytes]
 
     @property
     def kind(self) -> str | None:
-        """Which of the files is the image."""
+        """The key of the image in `files`, if there is one."""
         return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
 
 
 class Row(NamedTuple):
-    """An image file that becomes a sample, and what is said of it, as JSON."""
+    """An image file that becomes a sample, and its facts for the sample's JSON file."""
 
     path: Path
     facts: dict[str, Any]
@@ -59,7 +59,7 @@ class BadShard(Exception):
 
 
 def expand(pattern: str) -> list[str]:
-    """What a pattern with {000..123} and {a,b} stands for, in order; white space separates several."""
+    """The names that a pattern with {000..123} and {a,b} stands for, in order; white space separates patterns."""
     found = []
     for part in pattern.split():
         brace = re.search(r"\{([^{}]*)\}", part)
@@ -86,7 +86,7 @@ def find_shards(root: Path, pattern: str) -> list[str]:
     for name in expand(pattern):
         if is_address(name):
             check_address(name)
-        # a file of that very name comes before what it means as a pattern
+        # a file of exactly that name takes precedence over the pattern
         here = [name] if is_address(name) else [str(root / name)] if (root / name).is_file() else []
         found = here or sorted(glob(str(Path(escape(str(root))) / name)))
         if not found:
@@ -96,14 +96,14 @@ def find_shards(root: Path, pattern: str) -> list[str]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A file's key and its kind in small letters."""
+    """A file's key, and its kind in lower case."""
     path = PurePosixPath(name)
     stem, _, kind = path.name.partition(".")
     return str(path.parent / stem), kind.lower()
 
 
 class ShortHeaders(tarfile.TarInfo):
-    """Refuses headers that tarfile would read into memory whole: long names and extended attributes of a megabyte."""
+    """Refuses long names and extended attributes over MAX_HEADER, which tarfile would read into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "ShortHeaders":
@@ -114,11 +114,11 @@ class ShortHeaders(tarfile.TarInfo):
 
 
 def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
-    """The samples of a shard with those of their files whose kind is `wanted`. Of shards at addresses `keep` bytes are
-    kept on disk.
+    """The samples of a shard, with the content of those of their files whose kind is `wanted`. Up to `keep` bytes of
+    shards at addresses are kept on disk.
 
     Raises:
-        BadShard: it cannot be opened, or ends in the middle; the complete samples before that were given.
+        BadShard: it cannot be opened, or ends in the middle, after the complete samples were yielded.
     """
     key: str | None = None
     files: dict[str, bytes] = {}
@@ -133,7 +133,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
                         yield Record(f"{shard}/{key}", files)
                     key, files = new, {}
                 content = b""
-                if member.size > MAX_FILE:  # so may a sparse file that takes no room in the shard
+                if member.size > MAX_FILE:  # a sparse file can have such a size and take no space in the shard
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MAX_FILE}")
                 if wanted(kind):
                     content = tar.extractfile(member).read()  # type: ignore[union-attr]  # a file's is not None
@@ -147,7 +147,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with an archive, on one line."""
+    """The cause of an archive's error, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return first_line(error).rstrip(":")
@@ -191,12 +191,12 @@ def read_member(path: Path) -> bytes:
 
 @lru_cache(64)
 def _members(shard: Path) -> dict[str, tuple[int, int]]:
-    """Where the files of a shard lie in it, and how long they are."""
+    """Offset and size of each file in a shard."""
     found = {}
     with tarfile.open(shard, "r:", tarinfo=ShortHeaders) as tar:
         try:
             for member in tar:
                 found[".".join(split_name(member.name))] = (member.offset_data, member.size)
         except DAMAGE:
-            pass  # cut off: what is before that can be had
+            pass  # truncated: the files before that are readable
     return found

@@ -1,4 +1,4 @@
-"""Text files of data sets: lists, tables, JSON, YAML."""
+"""Text files of data sets: lists, JSON, YAML."""
 
 import json
 from pathlib import Path
@@ -26,10 +26,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        UserError: it is absent, not JSON, or nested deeper than Python can follow.
+        UserError: it is absent, not JSON, or nested too deeply for Python.
     """
     try:
         return json.loads(path.read_bytes())
@@ -42,23 +42,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_plain_yaml(path: Path) -> Any:
-    """The content of a YAML file that is not trusted: plain values, without anchors, at most a megabyte.
+    """The content of a YAML file that is not trusted: plain values, without anchors, at most 1 MB.
 
     Raises:
-        UserError: it cannot be read, or is no such file.
+        UserError: it cannot be read, or is not such a file.
     """
     try:
         with path.open("rb") as file:
             data = file.read(YAML_BYTES + 1)
         if len(data) > YAML_BYTES:
-            raise UserError(f"{path} is larger than a megabyte, which no configuration is")
+            raise UserError(f"{path} is larger than 1 MB, the limit for configurations")
         depth = 0
         for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
-                raise UserError(f"{path} is no plain YAML: it has anchors or is nested too deep")
+                raise UserError(f"{path} is not plain YAML: it has anchors or is nested too deeply")
         return yaml.load(data, Loader=LOADER)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is no YAML: {first_line(error)}") from error
+        raise UserError(f"{path} is not YAML: {first_line(error)}") from error

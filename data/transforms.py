@@ -1,6 +1,6 @@
-"""Augmentation for detection: a sample sees a window of an image, mirrored or not, or of four images at once.
+"""Augmentation for detection: a sample shows a window of an image, mirrored or not, or of four images at once.
 
-Boxes (N, 4) are xyxy. Where windows lie is settled first, so that each pixel is resized once.
+Boxes (N, 4) are xyxy. Crop windows are chosen first, so that each pixel is resized once.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,18 @@ from torch import Tensor
 
 from data.crops import resize_box
 
-OVERLAPS = (
-    0.0,
-    0.1,
-    0.3,
-    0.5,
-    0.7,
-    0.9,
-)  # that a window has with an object (SSD, section 2.2); or it is the whole image
+# least IoU of a window with one of the objects, drawn at random (SSD, section 2.2); or the window is the whole image
+OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 TRIALS = 40
-SMALLEST, NARROWEST = 0.3, 0.5  # of a window: share of the image's sides, ratio of its own
-MOSAIC_VISIBLE = 0.3  # of a box
-LEAST = 2  # pixels that a box must be wide and high
+SMALLEST, NARROWEST = 0.3, 0.5  # least sides of a window as shares of the image's, least ratio of its own sides
+MOSAIC_VISIBLE = 0.3  # least share of a box that a mosaic must show
+LEAST = 2  # least width and height of a box, pixels
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 @dataclass(frozen=True)
 class View:
-    """What a sample sees of an image (3, H, W) uint8: a window, xyxy in its pixels, boxes (N, 4) and labels (N,)."""
+    """The part of an image (3, H, W) uint8 that a sample shows: a window, xyxy in pixels, boxes (N, 4), labels (N,)."""
 
     image: Tensor
     window: tuple[int, int, int, int]
@@ -38,7 +32,7 @@ class View:
     labels: np.ndarray
 
     def pixels(self, x: tuple[float, float], y: tuple[float, float], width: int, height: int) -> Tensor:
-        """A part of the window, whose sides are shares of it, resized (3, height, width)."""
+        """A part of the window, `x` and `y` as shares of its sides, resized to (3, height, width)."""
         if self.mirrored:
             x = 1 - x[1], 1 - x[0]
         left, top, right, bottom = self.window
@@ -64,29 +58,29 @@ def draw_window(width: int, height: int, boxes: np.ndarray) -> tuple[int, int, i
 
 
 def overlaps(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU (W, N) of windows (W, 4) with the boxes whose centres they hold; -1 for others."""
+    """IoU (W, N) of windows (W, 4) with the boxes whose centres they contain; -1 for others."""
     windows, boxes = windows[:, None], boxes[None]
     shared = (np.minimum(windows[..., 2:], boxes[..., 2:]) - np.maximum(windows[..., :2], boxes[..., :2])).clip(min=0)
     intersection = shared.prod(axis=-1)
     union = sum((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (windows, boxes)) - intersection
-    return np.where(centred(boxes, windows), intersection / np.maximum(union, 1e-9), -1)
+    return np.where(centered(boxes, windows), intersection / np.maximum(union, 1e-9), -1)
 
 
-def centred(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:
+def centered(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Whether the centres of boxes are inside a window."""
-    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
-    inside: np.ndarray = ((centres > window[..., :2]) & (centres < window[..., 2:])).all(axis=-1)
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    inside: np.ndarray = ((centers > window[..., :2]) & (centers < window[..., 2:])).all(axis=-1)
     return inside
 
 
 def view(image: Tensor, boxes: np.ndarray, labels: np.ndarray, *, crop: bool, flip: bool) -> View:
-    """Draws what is seen of an image and its boxes, in its pixels: if `crop` a window, if `flip` mirrored or not."""
+    """A view of an image and its boxes, in pixels: a random window if `crop`, mirrored half the time if `flip`."""
     height, width = image.shape[1:]
     boxes = boxes.clip(0, [width, height] * 2)
     window = draw_window(width, height, boxes) if crop else (0, 0, width, height)
     left, top, right, bottom = window
     if window != (0, 0, width, height):
-        kept = centred(boxes, np.array(window))
+        kept = centered(boxes, np.array(window))
         boxes, labels = boxes[kept], labels[kept]
     shares = ((boxes - [left, top] * 2) / ([right - left, bottom - top] * 2)).clip(0, 1)
     mirrored = flip and bool(torch.rand(()) < 0.5)
@@ -103,18 +97,18 @@ def whole(seen: View, side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 
 def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Four views as one image (YOLOv4, section 3.3): of a sheet of 2 x 2, each of `side` pixels, a random window of a
-    side from one to two of theirs. Boxes less than MOSAIC_VISIBLE of which is in it are dropped.
+    """Four views as one image (YOLOv4, section 3.3): a random window of a sheet of 2 x 2 views of `side` pixels each;
+    the window's side is one to two times `side`. Boxes of which it shows less than MOSAIC_VISIBLE are dropped.
     """
     extent = side + int(torch.randint(side + 1, ()))
     corner = torch.randint(2 * side - extent + 1, (2,)).tolist()
     zoom = side / extent
-    meet = [round((side - at) * zoom) for at in corner]  # where, in x and y, the four meet
+    meet = [round((side - at) * zoom) for at in corner]  # x and y of the point where the four views meet
     image = torch.empty(3, side, side, dtype=torch.uint8)
     boxes = []
 
     def shares(pixels: tuple[int, int], at: int, place: int) -> tuple[float, float]:
-        """What of a view's side lies in these pixels of the result."""
+        """The part of a view's side that these pixels of the result show."""
         start, end = (min(1.0, max(0.0, (v / zoom + at) / side - place)) for v in pixels)
         return start, end
 

@@ -1,4 +1,4 @@
-"""Archives, unpacked so that nothing in them can reach outside of the folder."""
+"""Unpacks archives, so that nothing is written outside of the target folder."""
 
 import secrets
 import shutil
@@ -27,7 +27,7 @@ def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> i
     `nested` unpacks archives in the archive, each into a folder of its name.
 
     Raises:
-        UserError: it is damaged, cannot be written, or would reach outside of root; then nothing was written.
+        UserError: it is damaged, cannot be written, or names a path outside of root, in which case nothing is written.
     """
     with _entries(archive) as entries:
         targets = [(_target(archive, root, entry, strip), entry) for entry in entries]
@@ -36,7 +36,7 @@ def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> i
                 continue
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{secrets.token_hex(8)}.part")  # as names may be as long as can be
+                partial = target.with_name(f".{secrets.token_hex(8)}.part")  # its own name may have maximal length
                 try:
                     with entry.open() as source, partial.open("wb") as file:
                         shutil.copyfileobj(source, file, 1 << 20)
@@ -60,7 +60,7 @@ def _target(archive: Path, root: Path, entry: Entry, strip: int) -> Path | None:
 
 @contextmanager
 def _entries(archive: Path) -> Iterator[list[Entry]]:
-    """What is in a zip or tar archive."""
+    """The entries of a zip or tar archive."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:

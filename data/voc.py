@@ -25,19 +25,16 @@ UNREADABLE = (OSError, ElementTree.ParseError, TypeError, ValueError, LookupErro
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The images in a folder by their names without suffix, of which there are many."""
+    """The images in a folder, by their names without suffix."""
     found = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), reverse=True)
     return {path.stem: path for path in found if not is_hidden(path.name)}
 
 
 def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[Annotated]:
-    """The images below `root` in a folder that have a .xml file of their name, or are named in one; all, or those of
-    which a list gives the names without suffix.
+    """The images in a folder below `root` that have an .xml file of their name, or are named in one; all of them, or
+    those whose names without suffix are in a list.
 
-    What has no image, or cannot be read, is left out and counted.
-
-    Raises:
-        UserError: nothing is left.
+    Annotations without an image, and those that cannot be read, are left out and counted.
     """
     places = label_places(root, images, XML_FOLDERS)
     files = {p.stem: p for folder in places for p in folder.glob("*.[xX][mM][lL]") if not is_hidden(p.name)}
@@ -71,7 +68,7 @@ def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[A
 
 
 def _annotated(tree: Any) -> Annotated:
-    """The objects of an .xml file, and the size that it gives."""
+    """The objects of an .xml file, and the annotated size."""
     size = float(tree.findtext("size/width") or 0), float(tree.findtext("size/height") or 0)
     image = Annotated(Path(), size=size)
     for node in tree.iter("object"):
@@ -89,7 +86,7 @@ def _annotated(tree: Any) -> Annotated:
 class VocData(AnnotatedData):
     """Pascal VOC; the sources of splits are lists in ImageSets/Main, else folders of images."""
 
-    least = 1.0  # one pixel is what equal corners enclose
+    least = 1.0  # the side, in pixels, of a box whose corners are equal
 
     def find(self) -> dict[str, str]:
         folder = Folder(self.root)

@@ -1,4 +1,4 @@
-"""Visual wake words (Chowdhery et al. 2019, section 3): is there a person, or another category, in COCO's images?"""
+"""Visual wake words (Chowdhery et al. 2019, section 3): whether COCO's images show a person, or another category."""
 
 from functools import cache
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-from data.files import leaves
+from data.files import escapes
 from data.text import read_json
 
 
 def read_presence(annotations: Path, images: Path, category: str, min_area: float) -> list[Sample]:
-    """The images of a COCO json file with label 1 where a box of the category has more than `min_area` of the image,
-    crowds included, else 0: with smaller ones, too.
+    """The images of a COCO json file with label 1 if a box of the category, crowds included, has more than the share
+    `min_area` of the image, else 0.
 
     Raises:
-        UserError: the file is absent, not in COCO's format, or lacks the category, or names an image elsewhere.
+        UserError: the file is absent, not in COCO's format or lacks the category, or an image is outside of the folder.
     """
     content = read_json(annotations)
     try:
@@ -32,13 +32,13 @@ def read_presence(annotations: Path, images: Path, category: str, min_area: floa
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if not wanted:
         raise UserError(f"{annotations} has no category {category} (data.category)")
-    if strange := next((name for name in names.values() if leaves(name)), None):
+    if strange := next((name for name in names.values() if escapes(name)), None):
         raise UserError(f"{annotations} names an image that is not below {images}: {strange}")
     return [Sample(images / name, int(key in present)) for key, name in names.items()]
 
 
 class WakeWordsData(ClassificationData):
-    """COCO's images, with a category or without; settings are those of data=coco. Test is val where null."""
+    """COCO's images, with a category or without; settings are those of data=coco. Test is val if null."""
 
     def __init__(
         self,

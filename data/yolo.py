@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, below, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path, left_out
 from data.files import find_below, images_in, is_hidden
 from data.image_file import image_size, orientation
 from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 NAMES = ("classes.txt", ".names", "_darknet.labels")
 MOST = 100_000  # classes
 Box = tuple[float, float, float, float]
-# Where a point of the upright image (as shares of its sides) lies in the stored one, by the orientation in its EXIF:
-# YOLO's own programs turn photographs before they show or train on them.
+# Maps a point of the upright image (as shares of its sides) to the stored one, by EXIF orientation: YOLO's own programs
+# turn photographs before labelling and training.
 TURNS: dict[int, Callable[[float, float], tuple[float, float]]] = {
     1: lambda x, y: (x, y),
     2: lambda x, y: (1 - x, y),
@@ -36,9 +36,9 @@ TURNS: dict[int, Callable[[float, float], tuple[float, float]]] = {
 
 
 class YoloData(AnnotatedData):
-    """YOLO's format. The sources of splits are folders of images, or .txt lists of images. Names of the classes are
-    those of data.yaml, a list of names beside the labels, or class0, class1 and so on. An image without a txt file has
-    no objects.
+    """YOLO's format. The sources of splits are folders of images, or .txt lists of images. Class names come from
+    data.yaml, a list of names beside the labels, or are class0, class1 and so on. An image without a txt file has no
+    objects.
     """
 
     def __init__(self, root: str, resolution: int, *, yaml: str | None = None, **settings: Any) -> None:
@@ -62,7 +62,7 @@ class YoloData(AnnotatedData):
 
     @cached_property
     def names(self) -> list[str]:
-        """The names that a file gives; empty where none does."""
+        """The class names in a file; empty if there is no such file."""
         content, path = self.content
         names = content.get("names")
         if isinstance(names, dict):
@@ -84,7 +84,7 @@ class YoloData(AnnotatedData):
         return super().labels
 
     def read(self, source: str) -> list[Annotated]:
-        path = below(self.root, source)
+        path = existing_path(self.root, source)
         if path.is_file():
             listed = [(name, find_below(self.root, name)) for name in read_lines(path) if name.strip()]
             left_out(path, "names without an image", [name for name, image in listed if not image], len(listed))
@@ -114,7 +114,7 @@ class YoloData(AnnotatedData):
         rows = _rows(label, wrong) if label else []
         size = image_size(image) if rows else None
         turn = TURNS.get(orientation(image), TURNS[1]) if size else TURNS[1]
-        if size is None:  # a photograph of nothing, or one that will count as unreadable
+        if size is None:  # without objects, or unreadable
             return Annotated(image)
         for index, _ in rows:
             if index < 0 or (index >= len(self.names) and (self.names or index >= MOST)):
@@ -142,7 +142,7 @@ def _labels(root: Path, images: Path) -> dict[str, Path]:
 
 
 def _rows(label: Path, wrong: list[str]) -> list[tuple[int, Box]]:
-    """Class and box (xyxy, as shares of the image's sides) of each object; of an outline the box around it."""
+    """Class and box (xyxy, as shares of the image's sides) of each object; for an outline, the box around it."""
     rows = []
     for number, line in enumerate(read_lines(label), start=1):
         words = line.split()

@@ -15,7 +15,7 @@ from backbones.base import scaled_resolution
 from backbones.console import Console
 from backbones.cost import Cost, counting, layer_type
 from backbones.errors import UserError
-from backbones.shapes import blank, shapes_only
+from backbones.shapes import dummy_image, shapes_only
 from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
 from tasks.engine.config import arguments, load_config, load_options, one_line_errors
@@ -56,7 +56,7 @@ def body() -> Table:
     for layer in (m for m in module.model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
         layer.register_forward_hook(note)
     with shapes_only(module.model):
-        module.model(blank(module.model, 224))
+        module.model(dummy_image(module.model, 224))
     found = Table("layer", "filter", "input", "ours", title="Table 1: the body of MobileNet")
     for printed, own in zip(expanded(published.content()["body"]), rows, strict=True):
         differing = "same" if printed == own else f"[bold]{', '.join(o for o in own if o not in printed)}[/]"

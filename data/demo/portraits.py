@@ -299,7 +299,7 @@ def render(person: Person, rng: Generator) -> tuple[Image.Image, dict[str, bool]
     light = np.array([np.cos(azimuth), np.sin(azimuth), 0.9], np.float32) / 1.81**0.5
     left, top, _, _ = canvas.layers[1].reduce(SUPERSAMPLING).getbbox() or (0, 0, 0, 0)
     face = canvas.lit(light, gloss=rng.uniform(0, 0.25))
-    middle = canvas.centre / SUPERSAMPLING
+    middle = canvas.center / SUPERSAMPLING
     x, y = rng.normal((width / 2, height * 0.52), 1.5)
     image.paste(face, (round(x - middle) + left, round(y - middle) + top), face)
     return photographed(image, rng), attributes(person, mood)

@@ -78,12 +78,12 @@ class Canvas:
     def __init__(self, side: float, matrix: Array) -> None:
         self.scale = side * SUPERSAMPLING / 2
         pixels = SUPERSAMPLING * round(side * 1.5 + 4)  # leaves room to turn and to stretch
-        self.matrix, self.centre = matrix.T * self.scale, pixels / 2
+        self.matrix, self.center = matrix.T * self.scale, pixels / 2
         self.layers = [Image.new(mode, (pixels, pixels)) for mode in ("RGB", "L", "L")]
         self.colour, self.alpha, self.relief = map(ImageDraw.Draw, self.layers)
 
     def pixels(self, points: Points) -> list[float]:
-        return (np.asarray(points, float) @ self.matrix + self.centre).ravel().tolist()
+        return (np.asarray(points, float) @ self.matrix + self.center).ravel().tolist()
 
     def decal(self, points: Points, colour: Colour) -> None:
         """A polygon of paint, seen only where the silhouette is."""
@@ -94,9 +94,9 @@ class Canvas:
         self.decal(points, colour)
         self.alpha.polygon(self.pixels(points), fill=255)
         outline = np.asarray(points, float)
-        centre = outline.mean(0)
+        center = outline.mean(0)
         for reach in np.linspace(1, 0.1, 10 if dome else 1):
-            ring, height = centre + (outline - centre) * reach, level + dome * np.sqrt(1 - reach**2)
+            ring, height = center + (outline - center) * reach, level + dome * np.sqrt(1 - reach**2)
             self.relief.polygon(self.pixels(ring), fill=min(round(255 * height), 255))
 
     def line(self, points: Points, colour: Colour, width: float, level: float | None = 0.4) -> None:
@@ -111,7 +111,7 @@ class Canvas:
         """The thing, RGBA, cropped to its silhouette; `light` is a unit vector, z towards the viewer."""
         colour, alpha, relief = (layer.reduce(SUPERSAMPLING) for layer in self.layers)
         bounds = alpha.getbbox()
-        # Blurred by way of a small float scene, for steps of 1/255 in the relief would show as facets.
+        # Blurred in a small float image, because steps of 1/255 in the relief would show as facets.
         soft = [relief.filter(ImageFilter.BoxBlur(r * relief.width)).convert("F") for r in (0.015, 0.06)]
         crisp, broad = (np.asarray(f.resize((48, 48)).resize(f.size).crop(bounds)) for f in soft)
         slope_y, slope_x = np.gradient((0.5 * crisp + broad) * (relief.width / 1000))
@@ -228,7 +228,7 @@ def umbrella(canvas: Canvas, rng: Generator) -> None:
 
 
 def distractor(canvas: Canvas, rng: Generator) -> None:
-    """Lit like the kinds but none of them, so that the shading alone does not give a thing away."""
+    """Shaded like the kinds but not one of them, so that shading alone does not reveal a thing."""
     paint, corners = hsv(rng, rng.random(), rng.uniform(0, 0.8), rng.uniform(0.3, 0.9)), rng.integers(3, 8)
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.4, 0.4, corners)
     shape = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(0.5, 0.95, (corners, 1))
@@ -287,7 +287,7 @@ def background(width: int, height: int, rng: Generator) -> Image.Image:
 
 
 def place(image: Image.Image, covered: Mask, rng: Generator) -> tuple[tuple[int, int], Mask] | None:
-    """Where a thing still shows behind all that is `covered` (height, width): its corner and its mask."""
+    """A random place for a thing behind what is `covered` (height, width), if enough of it shows: corner and mask."""
     alpha, room = image.getchannel("A"), np.subtract(covered.shape[::-1], image.size)
     for _ in range(10):
         margin = rng.choice([0, 0, 0, 0, 0.3]) * np.array(image.size)  # some are cut by the border

@@ -20,6 +20,7 @@ from data.geo.s2 import (
     Ints,
     UInts,
     cell_ids,
+    cell_vectors,
     check_positions,
     chunks,
     from_tokens,
@@ -28,7 +29,6 @@ from data.geo.s2 import (
     range_min,
     to_degrees,
     to_tokens,
-    unit_vectors,
 )
 
 _FORMAT = "planet-cells 1"
@@ -39,7 +39,10 @@ _COLUMNS = "token,count,latitude,longitude"
 class PartitionSettings:
     """A cell of more than `max_photos` (PlaNet's t1) is split, one of fewer than `min_photos` (t2) dropped.
 
-    Above `min_level` cells are split whatever they hold, at `max_level` never. UserError for contradictions.
+    Cells above `min_level` are always split, cells at `max_level` never.
+
+    Raises:
+        UserError: the settings contradict each other.
     """
 
     max_photos: int = 10_000
@@ -55,13 +58,13 @@ class PartitionSettings:
 
 
 def _split(leaves: UInts, settings: PartitionSettings) -> tuple[UInts, Ints, Ints]:
-    """The kept cells (N,) in order, and where in the sorted `leaves` the photos of each begin and end."""
+    """The kept cells (N,) in order, and the bounds of each one's photos in the sorted `leaves`."""
     cells: UInts = np.arange(1, 12, 2, dtype=np.uint64) << np.uint64(60)
     done = []
     for level in range(settings.max_level + 1):
         begin: Ints = np.searchsorted(leaves, range_min(cells), side="left")
         end: Ints = np.searchsorted(leaves, range_max(cells), side="right")
-        # A cell with too few photos has no descendant with enough, so it goes even if it should be split.
+        # A cell with too few photos has no descendant with enough, so it is dropped even if it should be split.
         kept = end - begin >= settings.min_photos
         cells, begin, end = cells[kept], begin[kept], end[kept]
         split = (end - begin > settings.max_photos) | (level < settings.min_level)
@@ -79,12 +82,12 @@ def _mean_positions(leaves: UInts, begin: Ints, end: Ints) -> tuple[Floats, Floa
     bounds = np.stack([begin, end], axis=1).reshape(-1)
     sums = np.zeros((3, begin.size))
     for part in chunks(leaves.size):
-        # The bounds cut the chunk into runs that lie by turns outside and inside of a kept cell.
+        # The bounds cut the chunk into runs that are alternately outside and inside of a kept cell.
         first, last = np.searchsorted(end, part.start, side="right"), np.searchsorted(begin, part.stop)
         cuts = np.clip(bounds[2 * first : 2 * last], part.start, part.stop)
         lengths = np.diff(cuts, prepend=part.start, append=part.stop)
         run = np.repeat(np.arange(lengths.size), lengths)
-        for total, values in zip(sums, unit_vectors(leaves[part]), strict=True):
+        for total, values in zip(sums, cell_vectors(leaves[part]), strict=True):
             total[first:last] += np.bincount(run, values, minlength=lengths.size)[1::2]
     # A cell is at most a cube face, all of it within 55 degrees of the face's middle: no sum is near 0.
     latitude, longitude = to_degrees(sums)
@@ -96,7 +99,7 @@ class Partition:
     """Disjoint cells in the order of their ids, each with its photos' number and mean position.
 
     ids, counts, latitude and longitude are (N,); the positions are spherical means in degrees, rounded to
-    7 digits (a centimetre). `photos` counts all that the partition was made of, dropped ones included.
+    7 digits (a centimetre). `photos` counts all that the partition was made from, including dropped ones.
     """
 
     settings: PartitionSettings
@@ -107,13 +110,12 @@ class Partition:
     longitude: Floats
 
     @classmethod
-    def build(cls, latitude: ArrayLike, longitude: ArrayLike, settings: PartitionSettings) -> Partition:
-        """UserError for bad positions, for none at all, and where the settings leave no cell."""
-        return Hierarchy.build(latitude, longitude, [settings]).partitions[0]
-
-    @classmethod
     def from_leaves(cls, leaves: UInts, settings: PartitionSettings) -> Partition:
-        """From sorted leaf ids (N,), 8 bytes a photo, memory-mapped or not; errors as those of build."""
+        """From sorted leaf ids (N,), 8 bytes a photo, memory-mapped or not.
+
+        Raises:
+            UserError: there are no leaves, or the settings leave no cell.
+        """
         if not leaves.size:
             raise UserError("a partition is made of photos with positions, and there are none")
         ids, begin, end = _split(leaves, settings)
@@ -133,7 +135,7 @@ class Partition:
         return range_min(self.ids), range_max(self.ids)
 
     def find(self, ids: UInts) -> Ints:
-        """Index (N,) of the partition's cell around each of the cells (N,) of any level, -1 where none is."""
+        """Index (N,) of the partition's cell around each of the cells (N,) of any level, -1 if there is none."""
         begin, end = self._bounds
         index = np.empty(ids.size, np.int64)
         for part in chunks(ids.size):
@@ -141,13 +143,8 @@ class Partition:
             index[part] = np.where((place >= 0) & (range_max(ids[part]) <= end[place]), place, -1)
         return index
 
-    def assign(self, latitude: ArrayLike, longitude: ArrayLike) -> Ints:
-        """Index of the cell that holds each position, of the inputs' shape, -1 where it was dropped."""
-        ids = cell_ids(latitude, longitude)
-        return self.find(ids.reshape(-1)).reshape(ids.shape)
-
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes CSV below a readable header; a reader never sees half a file."""
+        """Writes CSV below a readable header, atomically."""
         header = {"format": _FORMAT, **asdict(self.settings), "photos": self.photos}
         header |= {"kept": int(self.counts.sum()), "cells": len(self)}
         rows = zip(to_tokens(self.ids), self.counts, self.latitude, self.longitude, strict=True)
@@ -158,7 +155,11 @@ class Partition:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Partition:
-        """UserError says what is wrong with a file that is missing, damaged or something else."""
+        """Reads a saved partition.
+
+        Raises:
+            UserError: the file is missing, damaged or something else.
+        """
         try:
             return cls._parse(Path(path).read_text(encoding="ascii"))
         except OSError as error:
@@ -200,14 +201,18 @@ class Hierarchy:
     With settings in order (towards finer, max_photos never rises, min_photos, min_level and max_level never
     fall) each fine cell lies in one kept cell of every coarser partition. Otherwise the coarse cell may have
     been dropped, or be smaller than the fine one, and its index is -1: that head knows nothing of the fine
-    cell, so its factor has to be masked (0, or left out), for -1 would index the head's last cell.
+    cell, so its factor has to be masked (0, or left out), because -1 would index the head's last cell.
     """
 
     partitions: tuple[Partition, ...]
 
     @classmethod
     def build(cls, latitude: ArrayLike, longitude: ArrayLike, all_settings: Sequence[PartitionSettings]) -> Hierarchy:
-        """Positions become cells and are sorted once for all settings; errors as those of Partition.build."""
+        """Positions become cells and are sorted once for all settings.
+
+        Raises:
+            UserError: there are no positions, one is not valid, or the settings leave no cell.
+        """
         leaves = cell_ids(latitude, longitude).reshape(-1)
         leaves.sort()
         return cls(tuple(Partition.from_leaves(leaves, settings) for settings in all_settings))
@@ -225,7 +230,7 @@ class Hierarchy:
 
     @classmethod
     def from_labels(cls, labels: Sequence[str]) -> Hierarchy:
-        """The partitions of `labels`, without what those do not say: settings and counts."""
+        """The partitions of `labels`, without settings and counts, which labels do not contain."""
         rows = [label.replace("/", " ").split() for label in labels]
         partitions = []
         for head in range(int(rows[-1][0]) + 1):
@@ -237,9 +242,9 @@ class Hierarchy:
 
     @property
     def labels(self) -> list[str]:
-        """A line for each cell of each partition, that says all a model must know of it: partition/token position.
+        """A line for each cell of each partition with all that a model must know of it: partition/token position.
 
-        A checkpoint keeps labels, so that its heads can be read without the photos they were made of.
+        A checkpoint keeps labels, so that its heads can be read without the photos that the partitions were made of.
         """
         return [
             f"{head}/{token} {latitude:.5f} {longitude:.5f}"

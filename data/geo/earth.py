@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from backbones.errors import UserError
 from data.demo.earth import write_earth
 from data.geo.places import GeoData
 
@@ -11,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class DemoEarthData(GeoData):
-    """Photos of the Earth from above, made in `root` on first use."""
+    """Photos of the Earth from above, generated in `root` on first use."""
 
     def __init__(
         self,
@@ -35,7 +34,4 @@ class DemoEarthData(GeoData):
     def prepare(self) -> None:
         if not self.root.exists():
             log.info("making %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
-        try:
-            write_earth(self.root, **self.counts, **self.look)
-        except FileExistsError as error:
-            raise UserError(str(error)) from error
+        write_earth(self.root, **self.counts, **self.look)

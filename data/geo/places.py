@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 2e9
+
 PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
 
 
 @dataclass(frozen=True)
 class Places:
-    """Photos and where they were taken: N paths, and (N, 2) latitudes and longitudes in degrees."""
+    """Photos and their positions: N paths, and (N, 2) latitudes and longitudes in degrees."""
 
     paths: list[Path]
     positions: Floats
@@ -48,7 +48,7 @@ class Places:
 
 
 def problem(latitude: float, longitude: float) -> str | None:
-    """What is wrong with a position in degrees."""
+    """The reason why a position in degrees is not valid, if any."""
     if math.isnan(latitude) or math.isnan(longitude):
         return "without a position"
     if abs(latitude) <= 90 and abs(longitude) <= 180:
@@ -59,7 +59,7 @@ def problem(latitude: float, longitude: float) -> str | None:
 
 
 def read_csv(path: Path, root: Path, max_bad: float) -> Places:
-    """The rows of a table with a header; its paths are relative to `root`, or as data.table.Images finds them.
+    """The rows of a table with a header; its paths are found by data.table.Images, or are relative to `root`.
 
     Raises:
         UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
@@ -95,7 +95,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
 
 
 def _columns(path: Path, header: Sequence[str], images: Images) -> list[int]:
-    """Where path, latitude and longitude are in the header."""
+    """The columns of path, latitude and longitude."""
     names = [name.strip() for name in header]
     small = [name.lower() for name in names]
     found = []
@@ -112,7 +112,7 @@ def _columns(path: Path, header: Sequence[str], images: Images) -> list[int]:
 
 
 def exif_position(path: Path) -> tuple[float, float] | str:
-    """Latitude and longitude that a photo's EXIF gives, or what is wrong with them.
+    """Latitude and longitude in a photo's EXIF, or the reason why there are none.
 
     Raises:
         BadImage: the photo cannot be read.
@@ -133,10 +133,10 @@ def exif_position(path: Path) -> tuple[float, float] | str:
 
 
 def read_folder(folder: Path) -> Places:
-    """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any share may lack it.
+    """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any number may lack it.
 
     Raises:
-        UserError: none has.
+        UserError: all lack it.
     """
     rejects, paths, positions = Rejects(folder), [], []
     photos = images_in(folder)
@@ -156,7 +156,7 @@ def read_folder(folder: Path) -> Places:
 
 
 def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> "v2.Compose":
-    """Augmentation of uint8 images; `crop` is the least share of the image that is kept, 1 for all of it."""
+    """Augmentation of uint8 images; `crop` is the least share of the image's area that is kept, 1 for all of it."""
     from torchvision.transforms import v2
 
     steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
@@ -171,7 +171,7 @@ def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float)
 
 @dataclass
 class GeoBatch(Batch):
-    """Images (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 where none."""
+    """Images (B, 3, R, R) uint8, positions (B, 2) in degrees, cells (B, P) in each partition, -1 if in none."""
 
     positions: Tensor
     cells: Tensor
@@ -179,13 +179,13 @@ class GeoBatch(Batch):
 
 
 def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], row: int) -> dict[str, Any]:
-    """What `collate` wants of a photo."""
+    """A photo as `collate` takes it."""
     where = {"positions": torch.from_numpy(position).float(), "cells": torch.from_numpy(cells)}
     return {"images": image, **where, "sizes": torch.tensor(size), "rows": torch.tensor(row)}
 
 
 class GeoSet(Dataset[dict[str, Any]]):
-    """Photos as samples. One that cannot be read is replaced by the next, and named in the batch."""
+    """Photos as samples. An unreadable one is replaced by the next, and reported in the batch."""
 
     def __init__(
         self, places: Places, cells: Ints, resolution: int, transforms: "v2.Compose", cache_images: bool
@@ -222,10 +222,10 @@ def collate(samples: list[dict[str, Any]]) -> GeoBatch:
 
 class GeoData(SuiteData):
     """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`. Without val, a
-    fifth of train is drawn, photos within about 100 m together.
+    fifth of train is drawn for it, with photos within about 100 m in one split.
 
-    The partitions, one for each of `max_photos`, coarse to fine, are made of the training positions, or read from
-    the files `partition`; photos in no cell of the finest do not train. The test split is val's where null.
+    The partitions, one for each of `max_photos`, coarse to fine, are made from the training positions, or read from
+    the files `partition`; photos outside of all cells of the finest do not train. The test split is val's if null.
 
     Raises:
         UserError: a split is absent or unusable, or the settings leave no cell.
@@ -265,7 +265,7 @@ class GeoData(SuiteData):
 
     def prepare(self) -> None:
         super().prepare()
-        for split in ("val", "test"):  # found to be absent before the first epoch
+        for split in ("val", "test"):  # so that their absence is found before the first epoch
             name = self.sources[split]
             if name and not (self.root / name).exists():
                 raise UserError(f"data.{split}: there is neither a file nor a folder {self.root / name}")
@@ -278,7 +278,7 @@ class GeoData(SuiteData):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
 
     def shard_rows(self, split: Split | Literal["gallery"]) -> list[Row]:
-        """Positions."""
+        """The photos of a split with their positions."""
         found = self.places(split)
         positions = zip(found.paths, found.positions.tolist(), strict=True)
         return [Row(path, {"latitude": latitude, "longitude": longitude}) for path, (latitude, longitude) in positions]
@@ -321,7 +321,7 @@ class GeoData(SuiteData):
         return self.hierarchy.labels
 
     def use_labels(self, labels: list[str]) -> None:
-        """A model's cells are its own, wherever the photos were taken."""
+        """Uses the model's cells, whatever the photos' positions."""
         self.hierarchy = Hierarchy.from_labels(labels)
 
     def build_dataset(self, split: Split | Literal["gallery"]) -> GeoSet:
@@ -332,15 +332,13 @@ class GeoData(SuiteData):
             log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
         steps, size = self.view(split)
-        needed = len(places) * size**2 * 4 * max(1, self.workers)  # each worker keeps its own
-        cache = needed < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
-        return GeoSet(places, cells, size, steps, cache)
+        return GeoSet(places, cells, size, steps, self.keeps_images(4 * size**2 * len(places)))
 
     def view(self, split: str) -> "tuple[v2.Compose, int]":
-        """How a split's photos are transformed, and the pixels that their sides should have before that."""
+        """The transforms of a split's photos, and the pixels that their sides should have before them."""
         train = split == "train"
         steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
-        # random crops are enlarged, so they want more pixels than the network's input has
+        # random crops are enlarged, so they need more pixels than the network's input has
         return steps, self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
 
     collate = staticmethod(collate)

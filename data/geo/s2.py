@@ -23,15 +23,15 @@ UInts = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 _CHUNK = 1 << 15  # positions at once: enough to hide numpy's cost per call, few enough for the cache
-# Leaf coordinates this near (in leaf cells) to an edge are computed again exactly as S2 does. The fast way
-# errs by some 1e-15 of a cube face, which is 1e-6 of a leaf cell: this leaves a factor of 100.
+# Leaf coordinates this near (in leaf cells) to an edge are computed again exactly as S2 does. The fast way is
+# wrong by some 1e-15 of a cube face, which is 1e-6 of a leaf cell: this leaves a factor of 100.
 _EDGE = 1e-4
 _HALF = 2.0 ** (MAX_LEVEL - 1)  # half a cube face, in leaf cells
 _SIGN = np.int64(-(2**63))
 
-# The Hilbert curve. An orientation has two bits: 1 = i and j exchanged, 2 = both reversed. _QUADRANTS says
-# by orientation and place along the curve which quadrant (2 * i + j) is there, _TURNS what it does to the
-# orientation within. Six levels are looked up at once: five steps for a leaf, from a table of 32 KiB.
+# The Hilbert curve. An orientation has two bits: 1 = i and j exchanged, 2 = both reversed. By orientation and
+# place along the curve, _QUADRANTS is the quadrant (2 * i + j), and _TURNS the change of the orientation within
+# it. Six levels are looked up at once: five steps for a leaf, from a table of 32 KiB.
 _QUADRANTS = np.array([[0, 1, 3, 2], [0, 2, 3, 1], [3, 2, 0, 1], [3, 1, 0, 2]])
 _TURNS = np.array([1, 0, 0, 3])
 _BITS = 6
@@ -84,14 +84,14 @@ def _encode(axis: NDArray[np.int8], negative: Bools, ij: NDArray[np.int32]) -> U
 
 
 def _direction_exact(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats, Floats]:
-    """Unit vectors by the very operations of S2, so that every bit agrees."""
+    """Unit vectors by exactly the operations of S2, so that every bit agrees."""
     phi, theta = latitude * (np.pi / 180), longitude * (np.pi / 180)
     cosine = np.cos(phi)
     return np.cos(theta) * cosine, np.sin(theta) * cosine, np.sin(phi)
 
 
 def _direction_fast(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats, Floats]:
-    """Vectors of other lengths in those directions, right to some 1e-15.
+    """Vectors of any length in those directions, correct to some 1e-15.
 
     By the tangents of the half angles, because numpy's tangent is ten times as fast as its sine and cosine.
     """
@@ -117,7 +117,7 @@ def _turn(mask: Bools, p: Floats, q: Floats) -> tuple[Floats, Floats]:
 
 
 def _project(x: Floats, y: Floats, z: Floats) -> tuple[NDArray[np.int8], Bools, NDArray[np.int32], Bools]:
-    """Axis (N,), sign (N,) and leaf coordinates (2, N) of directions, and which are too near an edge (N,)."""
+    """Axis (N,), sign (N,) and leaf coordinates (2, N) of directions, and which are too near to an edge (N,)."""
     x_size, y_size = np.abs(x), np.abs(y)
     not_x = x_size <= y_size  # equal sizes go to the later axis, as in S2
     is_z = np.maximum(x_size, y_size) <= np.abs(z)
@@ -145,13 +145,13 @@ def _project(x: Floats, y: Floats, z: Floats) -> tuple[NDArray[np.int8], Bools, 
 
 
 def chunks(size: int) -> Iterator[slice]:
-    """Slices that cut 0..size into pieces which fit the cache."""
+    """Slices that divide 0..size into pieces that fit the cache."""
     return (slice(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK))
 
 
 def check_positions(latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
-    """UserError that counts positions (N,) out of range and names the first."""
-    bad = np.flatnonzero(~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)))  # nan is bad, too
+    """Raises UserError, which counts the positions (N,) out of range and names the first, if there are any."""
+    bad = np.flatnonzero(~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)))  # nan is bad too
     if bad.size:
         raise UserError(
             f"{bad.size:,} of {latitude.size:,} positions are not numbers or not within latitude -90 to 90, "
@@ -159,13 +159,15 @@ def check_positions(latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
         )
 
 
-def cell_ids(latitude: ArrayLike, longitude: ArrayLike, level: int = MAX_LEVEL) -> UInts:
-    """S2 cell ids, of the inputs' shape, bit for bit those of the S2 library.
+def cell_ids(latitude: ArrayLike, longitude: ArrayLike) -> UInts:
+    """Ids of the S2 leaf cells, of the inputs' shape, bit for bit those of the S2 library.
 
-    Needs 9 bytes a position beyond the inputs (24 above level 30, at most 40 where most positions lie on
-    edges of cells). UserError where a position is not a number or out of range. Two ways of computing share
-    the work: a fast one whose error is bounded, and the exact one for the few positions that this error
-    could put into the neighbouring cell.
+    Needs 9 bytes a position beyond the inputs (at most 40 where most positions lie on edges of cells). Two ways of
+    computing share the work: a fast one whose error is bounded, and the exact one for the few positions that this
+    error could put into the neighbouring cell.
+
+    Raises:
+        UserError: a position is not a number or out of range.
     """
     lat, lon = np.asarray(latitude), np.asarray(longitude)
     if lat.shape != lon.shape:
@@ -185,29 +187,13 @@ def cell_ids(latitude: ArrayLike, longitude: ArrayLike, level: int = MAX_LEVEL) 
         phi, theta = lat[rows].astype(np.float64), lon[rows].astype(np.float64)
         axis, negative, ij, _ = _project(*_direction_exact(phi, theta))
         ids[rows] = _encode(axis, negative, np.minimum(ij, 2**MAX_LEVEL - 1))
-    return (ids if level == MAX_LEVEL else cell_parent(ids, level)).reshape(shape)
+    return ids.reshape(shape)
 
 
 def lowest_bit(ids: UInts) -> UInts:
-    """The lowest set bit of each id, which tells the cell's level; also the cell's size, twice in leaves."""
+    """The lowest set bit of each id, which is the number of the cell's leaves, and so depends on its level."""
     lowest: UInts = ids & np.negative(ids)
     return lowest
-
-
-def cell_level(ids: UInts) -> Ints:
-    """Level of each cell: 0, a cube face, to 30, about a square centimetre."""
-    return MAX_LEVEL - np.bitwise_count(lowest_bit(ids) - 1).astype(np.int64) // 2
-
-
-def cell_parent(ids: UInts, level: int) -> UInts:
-    """The cell of that level around each cell; ValueError where a cell is larger than the level's."""
-    if not 0 <= level <= MAX_LEVEL:
-        raise ValueError(f"level must be from 0 to {MAX_LEVEL}, not {level}")
-    bit = np.uint64(1 << 2 * (MAX_LEVEL - level))
-    if (lowest_bit(ids) > bit).any():
-        raise ValueError(f"some of the cells are larger than those of level {level}")
-    parents: UInts = ids & np.negative(bit)
-    return parents | bit
 
 
 def range_min(ids: UInts) -> UInts:
@@ -226,7 +212,7 @@ def to_tokens(ids: UInts) -> list[str]:
 
 
 def from_tokens(tokens: Sequence[str]) -> UInts:
-    """Cell ids (N,) of N tokens; UserError names the first token that is none of a cell."""
+    """Cell ids (N,) of N tokens; UserError names the first token that is not that of a cell."""
     numbers = [int(t.ljust(16, "0"), 16) if re.fullmatch("[0-9a-f]{1,16}", t) else 0 for t in tokens]
     ids = np.array(numbers, np.uint64)
     wrong = np.flatnonzero((lowest_bit(ids) & 0x1555555555555555 == 0) | (ids >> 61 > 5))
@@ -235,7 +221,7 @@ def from_tokens(tokens: Sequence[str]) -> UInts:
     return ids
 
 
-def unit_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
+def cell_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
     """Unit vectors x, y, z (3, N) of a point of cells (N,), their centres unless `offset` along i and j, 0 to 1.
 
     Undoes _encode and _project.
@@ -268,17 +254,12 @@ def to_degrees(xyz: Floats) -> tuple[Floats, Floats]:
     return np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
 
 
-def cell_center(ids: UInts) -> tuple[Floats, Floats]:
-    """Latitude (N,) and longitude (N,), in degrees, of the centres of cells (N,)."""
-    return to_degrees(unit_vectors(ids))
-
-
 def cell_corners(ids: UInts, steps: int = 4) -> Floats:
     """Points (N, 4 * steps, 2) around the edges of cells (N,), in degrees: latitude and longitude."""
     along, zero = np.arange(steps) / steps, np.zeros(steps)
     i = np.concatenate([along, zero + 1, 1 - along, zero])
     j = np.concatenate([zero, along, zero + 1, 1 - along])
     points = [
-        np.stack(to_degrees(unit_vectors(ids, offset)), axis=1) for offset in zip(i.tolist(), j.tolist(), strict=True)
+        np.stack(to_degrees(cell_vectors(ids, offset)), axis=1) for offset in zip(i.tolist(), j.tolist(), strict=True)
     ]
     return np.stack(points, axis=1)

@@ -21,10 +21,10 @@ def positions_of(vectors: ArrayLike) -> Floats:
 
 
 def chord_to_km(chord: ArrayLike) -> Floats:
-    """Great-circle distance of directions whose straight distance, in radii of the sphere, is `chord`."""
+    """Great-circle distances for chords, the straight distances in radii of the sphere."""
     return np.asarray(2 * EARTH_KM * np.arcsin(np.clip(np.asarray(chord) / 2, 0, 1)), np.float64)
 
 
 def great_circle_km(one: ArrayLike, other: ArrayLike) -> Floats:
-    """Distances between positions (..., 2), which broadcast."""
+    """Distances between positions (..., 2), with broadcasting."""
     return chord_to_km(np.linalg.norm(unit_vectors(one) - unit_vectors(other), axis=-1))

@@ -1,7 +1,7 @@
-"""Recognises how a folder holds a data set, so that `data.root` alone is enough. Nothing here needs torch.
+"""Recognises the layout of a data set in a folder, so that `data.root` alone is enough. Nothing here needs torch.
 
-A layout is an option of conf/data with settings. Folders are looked at two levels deep, and their files by sample, so
-that a data set of ImageNet's size is recognised in seconds.
+A layout is an option of conf/data with settings. Recognition reads two levels of folders and a sample of their files,
+so that it takes seconds for a data set of ImageNet's size.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from data.layouts import detection, images
 from data.layouts.folder import Folder, Layout
 
-# By the file of shared settings that a family's options in conf/data begin with.
+# By the file of shared settings that the options of a family in conf/data have as default.
 FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
     "_detection": (detection.coco, detection.voc, detection.yolo, detection.box_csv, detection.box_jsonl),
     "_classification": (images.classification,),
@@ -23,14 +23,14 @@ FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
 
 
 class Ambiguous(UserError):
-    """A folder that several layouts fit."""
+    """Several layouts fit a folder."""
 
 
 def recognize(root: Path, family: str) -> Layout:
     """The layout of the data in `root`, of those that a family of conf/data reads.
 
     Raises:
-        UserError: there is no such folder, or nothing in it that is known.
+        UserError: there is no such folder, or no layout fits; Ambiguous if several do.
     """
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
@@ -48,7 +48,7 @@ LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
 def seen(folder: Folder) -> str:
-    """What is in a folder, two levels deep, for an error."""
+    """The content of a folder, two levels deep, in words for an error."""
     folders = [folder, *folder.folders.values()]
     folders += [inner for outer in folders[1:] for inner in outer.folders.values()]
     images = sum(len(f.images) for f in folders)

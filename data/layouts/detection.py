@@ -1,4 +1,4 @@
-"""Layouts of detection data. What a finder says of a folder is what the data class of its option reads."""
+"""Layouts of detection data. The data class of an option reads a folder by the same functions as its finder here."""
 
 import csv
 import json
@@ -11,7 +11,8 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, find_below
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout, split_lists
+from data.layouts.folder import Folder, Layout, split_lists
+from data.splits import SPLIT_NAMES, split_in_name
 from data.text import read_plain_yaml
 
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
@@ -32,12 +33,12 @@ COLUMNS = {  # of a CSV file of boxes, and what they are called
     "height": ("height", "image_height", "img_height"),
 }
 LISTS = Path("ImageSets") / "Main"
-PEEK = 1 << 18  # bytes at both ends of a JSON file that recognition reads
+PEEK = 1 << 18  # bytes that recognition reads at both ends of a JSON file
 
 
 def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
-    """The folders in which the labels of the images in a folder below `root` may lie: beside a folder of images one of
-    labels, as a/images/train and a/labels/train, or one in it, or the folder itself.
+    """The folders that may have the labels of a folder of images below `root`: a parallel one, such as a/labels/train
+    for a/images/train, a sub-folder, or the folder itself.
     """
     root = root if images.is_relative_to(root) else Path(images.anchor)
     parts = images.relative_to(root).parts
@@ -52,13 +53,13 @@ def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
 
 
 def image_folder(folder: Folder) -> Folder | None:
-    """Where images lie in a folder: in a sub-folder of the usual name, or in itself."""
+    """The folder that has a folder's images: a sub-folder of a usual name, or the folder itself."""
     return next((f for f in (*folder.named(*IMAGE_FOLDERS), folder) if f.images), None)
 
 
 def arranged(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
-    """The folders of images of each split: images/train, train/images or train/; all are train's where there are no
-    splits. Empty where train's images are not `labelled`.
+    """The folder of images of each split: images/train, train/images or train/; without splits, all images are train's.
+    Empty if train's images are not `labelled`.
     """
     inner = [
         {s: images.folders[n] for s, n in images.split_folders().items()} for images in folder.named(*IMAGE_FOLDERS)
@@ -73,27 +74,29 @@ def arranged(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path
 
 
 def voc_lists(folder: Folder) -> dict[str, str]:
-    """The lists of the splits in ImageSets/Main, where there are such."""
+    """The lists of the splits in ImageSets/Main, if there are any."""
     lists = folder.path / LISTS
     splits = split_lists(name[:-4] for name in Folder(lists).files(".txt")) if lists.is_dir() else {}
     return splits if "train" in splits else {}
 
 
 def voc_splits(folder: Folder) -> dict[str, Path]:
-    """The folders of images of each split that have .xml files."""
+    """The folder of images of each split, if train's have .xml files."""
     return arranged(
         folder, lambda images: any(Folder(p).files(".xml") for p in label_places(folder.path, images, XML_FOLDERS))
     )
 
 
 def voc(folder: Folder) -> Iterator[Layout]:
-    """Pascal VOC's .xml files in Annotations/, or beside their images, with lists, folders of splits or neither."""
+    """Pascal VOC's .xml files in Annotations/, or beside their images, with lists, with folders of splits, or without
+    splits.
+    """
     if voc_splits(folder):
         yield Layout("voc", "Pascal VOC")
 
 
 def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], Path | None]:
-    """What YOLO's data.yaml in a folder holds, and which file that is; nothing where there is none.
+    """The content and path of YOLO's data.yaml in a folder; an empty dictionary and None if there is none.
 
     Raises:
         UserError: there are several, or the one of that `name` is not such a file.
@@ -110,20 +113,20 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
 
 
 def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """Folders, or lists, of the images of each split: as a data.yaml says, where its paths exist below `folder`, which
-    they often do not, else as they lie there.
+    """Folders, or lists, of the images of each split: those that data.yaml names, if they exist below `folder`, which
+    is often not the case; otherwise the folders that are there.
     """
     splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
     found = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
     lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
         return lying
-    # some name the same images for train and val
+    # some files name the same images for train and val
     return lying | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
 
 
 def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
-    """The folders or lists that a data.yaml names for each split, which need not be there; without one, the lists."""
+    """The folders or lists that data.yaml names for each split, existing or not; without one, the lists of images."""
     named: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         paths: Any = next((content[name] for name in names if content.get(name)), [])
@@ -136,14 +139,14 @@ def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _existing(folder: Folder, content: dict[str, Any], names: list[str]) -> tuple[Path, ...]:
-    """Those of some paths of a data.yaml that exist below a folder."""
+    """The paths of data.yaml that exist below a folder."""
     base = str(content.get("path") or "")
     found = (find_below(folder.path, f"{base}/{name}") or find_below(folder.path, name) for name in names)
     return tuple(dict.fromkeys(path for path in found if path))
 
 
 def _has_rows(labels: Path) -> bool:
-    """Whether a folder has YOLO's files of labels, of which some may be empty."""
+    """Whether a folder has YOLO's files of labels, some of which may be empty."""
     for name in islice(Folder(labels).files(".txt"), 100):
         with (labels / name).open(encoding="utf-8-sig", errors="replace") as file:
             if YOLO_ROW.fullmatch(file.readline(4096)):
@@ -166,11 +169,11 @@ def yolo(folder: Folder) -> Iterator[Layout]:
 
 
 def coco_files(folder: Folder) -> dict[str, str]:
-    """The settings train_json, train_images and so on of data=coco, as far as files of COCO's format lie in a folder or
-    one further down. Those of val are missing where splits must be drawn; a file whose images are not there has none.
+    """The settings train_json, train_images and so on of data=coco for the files of COCO's format in a folder or its
+    sub-folders. Without those of val, splits are to be drawn; a file whose images are missing has no folder of images.
 
     Raises:
-        UserError: several files may be meant.
+        UserError: a split has several files.
     """
     settings: dict[str, str] = {}
     files = split_files(folder, ".json", _is_coco, "data=coco data.{}_json")
@@ -182,27 +185,21 @@ def coco_files(folder: Folder) -> dict[str, str]:
 
 
 def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setting: str) -> dict[str, Path]:
-    """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split's
-    name in its own. The only one is train's; empty where there is none for train. `setting` names that of a split.
+    """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split
+    in its name. A single file is train's; empty if there is none for train. `setting` is the setting of a split's file.
 
     Raises:
-        UserError: several files may be meant.
+        UserError: a split has several files.
     """
     splits = {folder.path / name: split for split, name in folder.split_folders().items()}
     found: dict[str, list[Path]] = {}
     for place in (folder.path, *(f.path for f in folder.named(*JSON_FOLDERS)), *splits):
         for path in (place / name for name in Folder(place).files(suffix)):
             if fits(path):
-                found.setdefault(splits.get(place) or split_of(path.stem) or "all", []).append(path)
+                found.setdefault(splits.get(place) or split_in_name(path.stem) or "all", []).append(path)
     if "train" in found:
         return {s: _only(s, files, setting.format(s)) for s, files in found.items() if s != "all"}
     return {"train": _only("train", found["all"], setting.format("train"))} if list(found) == ["all"] else {}
-
-
-def split_of(stem: str) -> str | None:
-    """The split that a word of a file's name means, as train in instances_train2017 or train_labels."""
-    words = re.split(r"[^a-z0-9]+", stem.lower())
-    return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
 
 
 def _is_coco(path: Path) -> bool:
@@ -215,7 +212,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _only(split: str, files: list[Path], setting: str) -> Path:
-    """Of several files the one of objects, as COCO names it."""
+    """The only file, or the one with objects by COCO's names."""
     wanted = [path for path in files if path.name.startswith("instances")] or files
     if len(wanted) > 1:
         names = " and ".join(path.name for path in wanted[:2])
@@ -224,7 +221,7 @@ def _only(split: str, files: list[Path], setting: str) -> Path:
 
 
 def _folder_of_splits(folder: Folder) -> Path | None:
-    """The folder whose folders of splits have the images of a lone file."""
+    """The folder whose sub-folders, named after splits, have the images of a single file."""
     for outer in (*folder.named(*IMAGE_FOLDERS), folder):
         if not outer.images and sum(bool(image_folder(outer.folders[n])) for n in outer.split_folders().values()) > 1:
             return outer.path
@@ -247,13 +244,13 @@ def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
 
 
 def coco(folder: Folder) -> Iterator[Layout]:
-    """COCO's JSON files, wherever their images lie."""
+    """COCO's JSON files, wherever their images are."""
     if coco_files(folder):
         yield Layout("coco", "COCO")
 
 
 def csv_columns(header: Sequence[str]) -> dict[str, int]:
-    """Where the columns of objects stand in a CSV file that begins with `header`, by the keys of COLUMNS; without names
+    """The indices of the columns in a CSV file of boxes with this `header`, by the keys of COLUMNS; without a header,
     in the order of RetinaNet's files, which are recognised by their numbers.
     """
     words = [word.strip().lower() for word in header]
@@ -265,7 +262,7 @@ def csv_columns(header: Sequence[str]) -> dict[str, int]:
 
 
 def split_row(line: str) -> list[str]:
-    """The cells of a line of a CSV file, at commas, or semicolons where there are more of these."""
+    """The cells of a line of a CSV file, separated by commas, or by semicolons if it has more of them."""
     delimiter = ";" if line.count(";") > line.count(",") else ","
     return next(csv.reader([line], delimiter=delimiter), [])
 
@@ -282,7 +279,7 @@ def box_csv_files(folder: Folder) -> dict[str, Path]:
 
 
 def box_csv(folder: Folder) -> Iterator[Layout]:
-    """CSV files of a row for each box."""
+    """CSV files with a row for each box."""
     if box_csv_files(folder):
         yield Layout("box_csv", "CSV files of boxes")
 

@@ -1,4 +1,4 @@
-"""Folders as the recognition of layouts looks at them: of a large one a sample. Nothing here needs torch."""
+"""Folders for the recognition of layouts, large ones by a sample of their entries. Nothing here needs torch."""
 
 import os
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, is_hidden
 from data.splits import SPLIT_NAMES
 
-SAMPLE = 1000  # entries of each kind, by suffix, of a folder that are looked at
+SAMPLE = 1000  # entries of a folder with the same suffix that are kept
 
 
 @dataclass(frozen=True)
 class Layout:
-    """An option of conf/data, the settings of it that the folder asks for, and what to tell the user about it."""
+    """An option of conf/data, its settings for the folder, and `told`, its description for the user."""
 
     option: str
     told: str
@@ -24,14 +24,14 @@ class Layout:
 
 
 class Folder:
-    """A folder's entries, of a large one a sample."""
+    """A folder's entries, or a sample of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def entries(self) -> list[os.DirEntry[str]]:
-        found: dict[str, list[os.DirEntry[str]]] = {}  # a table beside a million images is seen, too
+        found: dict[str, list[os.DirEntry[str]]] = {}  # by suffix, so that a table beside a million images is found
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
@@ -48,7 +48,7 @@ class Folder:
         return {e.name: Folder(Path(e.path)) for e in sorted(self.entries, key=lambda e: e.name) if _is_dir(e)}
 
     def files(self, *suffixes: str) -> list[str]:
-        """Names of the files that end so, in any case."""
+        """Names of the files with these suffixes, in any case."""
         return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and not _is_dir(e))
 
     @property
@@ -60,14 +60,14 @@ class Folder:
         return [folder for name in names for found, folder in self.folders.items() if found.lower() == name]
 
     def split_folders(self) -> dict[str, str]:
-        """Names of the sub-folders that are splits by their names, of those that there are."""
+        """The splits that have a sub-folder, with its name."""
         names = {name.lower(): name for name in self.folders}
         found = {split: [names[n] for n in known if n in names] for split, known in SPLIT_NAMES.items()}
         return {split: names[0] for split, names in found.items() if names}
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one; none is a link that leads to itself."""
+    """Whether an entry is a folder, or a link to one; False for a link that leads to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -75,8 +75,8 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def split_lists(names: Iterable[str]) -> dict[str, str]:
-    """Which of some lists are the splits': train, or train and val together where there is a test split but no val; or
-    the only one, by the names that tools give it.
+    """The list of each split, by name. trainval is train if there is test but no val; a single list is train if it has
+    one of the names that tools give it.
     """
     known = set(names)
     if len(known) == 1 and known <= {"default", "trainval", *SPLIT_NAMES["train"]}:

@@ -6,17 +6,20 @@ from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
-from data.layouts.folder import SPLIT_NAMES, Folder, Layout
+from data.layouts.folder import Folder, Layout
+from data.splits import SPLIT_NAMES, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
-Truth = Callable[[Table, str], str | None]  # of a table and its column of images: what it lacks to be learned from
+# from a table and its column of images: the reason why it cannot be trained on, if any
+Truth = Callable[[Table, str], str | None]
 DEVKIT = "ILSVRC2012_devkit_t12"
+FOLDERS = 100  # sub-folders in which images are looked for
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
 
 
 def classification(folder: Folder) -> Iterator[Layout]:
-    """ImageNet and Stanford Dogs as published, else shards, a table, or a folder of images for each class."""
+    """ImageNet or Stanford Dogs as published, shards, a table, or a folder of images for each class."""
     names = folder.folders.keys()
     if {"train", "val", DEVKIT} <= names:
         yield Layout("imagenet", "ImageNet (ILSVRC 2012) as published")
@@ -53,7 +56,7 @@ def faces(folder: Folder) -> Iterator[Layout]:
 
 
 def identities(folder: Folder) -> Iterator[Layout]:
-    """A folder for each person, with or without splits; LFW's pairs where people to train on lie beside it."""
+    """A folder for each person, with or without splits; or LFW with its pairs for val, and people to train on."""
     lfw = folder.folders.get("lfw")
     training = next((f for n, f in folder.folders.items() if n.lower() in ("people", *SPLIT_NAMES["train"])), None)
     if lfw and training and has_classes(lfw) and has_classes(training) and (folder.path / "pairs.txt").is_file():
@@ -78,27 +81,20 @@ def geo(folder: Folder) -> Iterator[Layout]:
 
 
 def said(splits: dict[str, str | None]) -> str:
-    """Which folder or file is which split."""
+    """The folder or file of each split, in words."""
     return ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
 
 
-def with_val(splits: dict[str, str]) -> dict[str, str]:
-    """Splits of which test is val where there is none."""
-    if "val" in splits or "test" not in splits:
-        return splits
-    return {"val" if split == "test" else split: name for split, name in splits.items()}
-
-
 def first_images(folder: Folder, depth: int = 2) -> Folder | None:
-    """A folder with images, this one or one in it; the first where there are several."""
+    """The first folder with images: this one or a sub-folder."""
     if folder.images:
         return folder
-    inside = islice(folder.folders.values(), PEEK) if depth else ()
+    inside = islice(folder.folders.values(), FOLDERS) if depth else ()
     return next((found for sub in inside if (found := first_images(sub, depth - 1))), None)
 
 
 def has_classes(folder: Folder, least: int = 2) -> bool:
-    """Whether a folder has some folders with images, whose names are not all those of splits and the like."""
+    """Whether a folder has at least `least` sub-folders with images, which may be classes by their names."""
     if {name.lower() for name in folder.folders} <= NO_CLASSES:
         return False
     found = (name for name, sub in folder.folders.items() if first_images(sub, 1))
@@ -106,7 +102,7 @@ def has_classes(folder: Folder, least: int = 2) -> bool:
 
 
 def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
-    """A folder of images for each class or person, with or without splits; perhaps all in one more, of an archive."""
+    """A folder of images for each class or person, with or without splits; all of it may be in one more folder."""
     inside, place = folder, ""
     if len(folder.folders) == 1 and not folder.images and not folder.split_folders():
         (name,) = folder.folders
@@ -127,7 +123,7 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:
-    """WebDataset's .tar files, whose names, or those of their folders, say of which split they are."""
+    """WebDataset's .tar files, which are named after their splits, or whose folders are."""
     patterns: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
     found = folder.files(".tar")
     for split, known in SPLIT_NAMES.items():
@@ -147,9 +143,9 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
 
 
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
-    """Tables, one for all splits or for each, that name images and have what `truth` looks for."""
+    """Tables, one for all splits or one for each, that name images and can be trained on by `truth`."""
     fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
-    by_split = {split: [name for name in fitting if split_of(name) == split] for split in SPLIT_NAMES}
+    by_split = {split: [name for name in fitting if split_of_table(name) == split] for split in SPLIT_NAMES}
     named = with_val({split: found[0] for split, found in by_split.items() if found})
     choices = by_split["train"] or fitting
     if len(choices) > 1:
@@ -170,14 +166,14 @@ def table_names(folder: Folder) -> list[str]:
     return [*folder.files(*SUFFIXES), *(f"{name}/{table}" for name, table in inside)]
 
 
-def split_of(name: str) -> str | None:
-    """The split that a table's name, or its folder's, says."""
+def split_of_table(name: str) -> str | None:
+    """The split that a table, or its folder, is named after."""
     words = {Path(name).parent.name.lower(), Path(name).stem.lower()}
     return next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
 
 
 def problem(path: Path, root: Path, truth: Truth) -> str | None:
-    """Why a table is not one of images with `truth`; None where it is."""
+    """The reason why a table does not name images or cannot be trained on, if any."""
     try:
         table = read_table(path, PEEK)
     except UserError as error:
@@ -189,7 +185,7 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
 
 
 def complain(folder: Folder, truth: Truth) -> None:
-    """UserError says what is wrong with what might be data in a folder: shards of no split, or tables."""
+    """Raises UserError if a folder has shards without splits, or a table that cannot be trained on."""
     if tars := folder.files(".tar"):
         raise UserError(f"{folder.path}: which of {tars[0]}, ... are to train on? Say so by data.train= and data.val=")
     for name in table_names(folder):
@@ -198,25 +194,25 @@ def complain(folder: Folder, truth: Truth) -> None:
 
 
 def classes(table: Table, images: str) -> str | None:
-    """Says that a table has no column of classes."""
+    """The error of a table without a column of classes."""
     return None if target_column(table) else f"{table.path} has no column that is called label, class or the like"
 
 
 def attributes(table: Table, images: str) -> str | None:
-    """Says that a table has no column of yes and no."""
+    """The error of a table without a column of yes and no."""
     if binary_columns(table, (images,)):
         return None
     return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"
 
 
 def positions(table: Table, images: str) -> str | None:
-    """Says that a table has no latitude or longitude, or is not read where these are."""
+    """The error of a table without latitude or longitude, or of a format that is not read for positions."""
     if table.path.suffix.lower() == ".jsonl":
-        return f"{table.path}: positions are read of CSV, not of JSON lines"
+        return f"{table.path}: positions are read from CSV, not from JSON lines"
     absent = [name for name, known in POSITIONS.items() if not {*known} & {c.lower() for c in table.columns}]
     return f"{table.path} has no column {absent[0]}; its columns are {table.names}" if absent else None
 
 
 def anything(table: Table, images: str) -> str | None:
-    """Says nothing: `data.target` may name the column."""
+    """No error: `data.target` may name the column."""
     return None

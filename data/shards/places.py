@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from backbones.errors import UserError
 from data.base import Split
 from data.geo.cells import Hierarchy
 from data.geo.places import GeoData, Places, problem, sample
@@ -15,8 +14,7 @@ from data.geo.s2 import Floats
 from data.image_file import BadImage
 from data.images import read_image
 from data.rejects import Rejects
-from data.remote import is_address
-from data.shards.classification import ShardData, ShardSet
+from data.shards.stream import ShardLoaders, ShardStream, image_of
 from data.table import POSITIONS
 from data.tar import Record
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def position_of(record: Record) -> Floats:
-    """Latitude and longitude (2,) in degrees that a sample's .json gives; BadImage where it does not."""
+    """Latitude and longitude (2,) in degrees that a sample's .json gives; BadImage if it does not."""
     try:
         facts = json.loads(record.files["json"])
         small = {str(name).lower(): value for name, value in facts.items()}
@@ -40,7 +38,7 @@ def position_of(record: Record) -> Floats:
 
 @dataclass
 class Decoder:
-    """Makes samples of records; None of photos that lie in no cell, where they should train."""
+    """Makes samples of records; None of a training photo that lies in no cell."""
 
     hierarchy: Hierarchy
     transforms: "v2.Compose"
@@ -52,15 +50,13 @@ class Decoder:
         cells = self.hierarchy.assign(*position)[0]
         if self.train and cells[-1] < 0:
             return None
-        if record.kind is None:
-            raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
-        image, size = read_image(Path(record.name), self.at_least, content=record.files[record.kind])
+        image, size = read_image(Path(record.name), self.at_least, content=image_of(record))
         return sample(self.transforms(image), position, cells, size, -1)
 
 
-class PlaceShards(ShardData, GeoData):
-    """Splits that are shards. Those on disk are looked through for their positions, of which the partitions are
-    made and the training photos counted; with `partition` and `train_count` this is not needed.
+class ShardGeoData(ShardLoaders, GeoData):
+    """Splits that are shards. Those on disk are read once for their positions, from which the partitions are made and
+    the training photos are counted; with `partition` and `train_count` this is not needed.
     """
 
     def places(self, split: Split | Literal["gallery"]) -> Places:
@@ -81,15 +77,9 @@ class PlaceShards(ShardData, GeoData):
             self._places[pattern] = Places(paths, np.array(positions))
         return self._places[pattern]
 
-    def num_images(self, split: Split) -> float:
-        if split != "train":
-            return float("inf")  # nobody counts what is read once
-        if self.train_count:
-            return self.train_count
-        if any(map(is_address, self.shards("train"))):
-            raise UserError("shards at addresses need data.train_count=<how many photos they have>")
+    def count_train(self) -> int:
         return int((self.hierarchy.assign(*self.places("train").positions.T)[:, -1] >= 0).sum())
 
-    def stream(self, split: Split, **reading: Any) -> ShardSet:
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
         decode = Decoder(self.hierarchy, *self.view(split), train=split == "train")
-        return ShardSet(self.shards(split), decode, **reading)
+        return ShardStream(self.shards(split), decode, **settings)

@@ -1,5 +1,5 @@
-"""Writes the samples of a data set as WebDataset tar shards: each shard at once and whole, and one that is there is not
-written again, so that several processes and machines share the work and a killed one goes on.
+"""Writes the samples of a data set as WebDataset tar shards. Each appears only when it is complete, and existing ones
+are kept, so that several processes and machines share the work and a killed one resumes.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 def write_shards(
     rows: Sequence[Row], folder: Path, split: str, *, size: int, seed: int | None, part: int = 0, of: int = 1
 ) -> int:
-    """Writes `folder`/<split>-00000.tar, ... with `size` rows each, in an order drawn by `seed`, else as they come; of
-    these every `of`-th from `part` on. Returns how many shards the split has.
+    """Writes `folder`/<split>-00000.tar, ... with `size` rows each, shuffled by `seed` unless it is None; only every
+    `of`-th shard, from `part` on. Returns how many shards the split has.
 
     Raises:
         UserError: the folder holds shards of other images, or cannot be written.
     """
     rows = list(rows)
-    if seed is not None:  # a folder's images come class by class, which a buffer would not mix
+    if seed is not None:  # a folder's images are sorted by class, which a shuffle buffer would not mix
         random.Random(seed).shuffle(rows)
     claim = {"images": len(rows), "size": size, "digest": digest(rows)}
     plan = folder / f"{split}.json"
@@ -59,7 +59,7 @@ def write_shards(
 
 
 def digest(rows: Sequence[Row]) -> str:
-    """Changes with the names of the files, their order and what is said of them."""
+    """A digest of the names of the files, their order and facts."""
     seen = hashlib.sha256()
     for row in rows:
         seen.update(json.dumps([str(row.path), row.facts], sort_keys=True).encode(errors="surrogateescape"))
@@ -67,7 +67,7 @@ def digest(rows: Sequence[Row]) -> str:
 
 
 def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str, str]]:
-    """Writes one shard; returns which images cannot be read, and why. The same rows give the same bytes."""
+    """Writes one shard; returns the images that are left out, and why. The same rows give the same bytes."""
     left_out = []
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number, row in enumerate(rows, start=first):
@@ -78,7 +78,7 @@ def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str,
                 left_out.append((str(row.path), error.strerror or str(error)))
                 continue
             if kind not in IMAGE_SUFFIXES or len(content) > MAX_FILE:
-                left_out.append((str(row.path), f"its name ends in .{kind}, or it is too long"))
+                left_out.append((str(row.path), f"its name ends in .{kind}, or it is too large"))
                 continue
             for ending, data in ((kind, content), ("json", json.dumps(row.facts).encode())):
                 info = tarfile.TarInfo(f"{number:09d}.{ending}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.base import Normalization
+from backbones.base import IMAGENET, Normalization
 from backbones.errors import UserError, first_line
 from backbones.files import BAD_ARRAY
 from data.base import SuiteData
@@ -25,7 +25,7 @@ from tasks.engine.task import TaskModule, restore
 
 NORMALIZATIONS = {
     "half": Normalization(),
-    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": IMAGENET,
     "unit": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "bytes": Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from backbones.cost import Cost
-from backbones.shapes import Unfilled
+from backbones.shapes import SkipInit
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
@@ -13,6 +13,6 @@ def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     classes is the published one.
     """
     task = locate(config, "task")
-    with Unfilled():
+    with SkipInit():
         module: TaskModule = task(config, task.published_labels(config), load_weights=False)
     return module, module.model.cost(module.resolution)

@@ -152,7 +152,7 @@ class LastCheckpoint(ModelCheckpoint):
         if not same_form(loops, trainer.fit_loop.state_dict()):
             raise ValueError("loops")
         epoch, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
-        data.epoch, data.batches_given = epoch["processed"], 0
+        data.epoch, data.batches_done = epoch["processed"], 0
         if epoch["ready"] <= epoch["processed"]:
             return
         before = checkpoint["callbacks"][self.state_key]["across"]
@@ -160,7 +160,7 @@ class LastCheckpoint(ModelCheckpoint):
             most = max(0, int(min(data.num_images("train"), 1e15)) // self.across - 1)
             given = min(most, batches["ready"] * before // self.across)
             batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
-        data.batches_given = batches["ready"]
+        data.batches_done = batches["ready"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)

@@ -13,7 +13,7 @@ from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_
 from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
-from data.crops import centre_view, squeezed
+from data.crops import center_view, resize_square
 from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
@@ -140,7 +140,7 @@ class TaskModule(Module):
         `data.center_crop` says how much of the shorter side it has, else the whole image, squeezed.
         """
         share = self.config["data"].get("center_crop")
-        return centre_view(image, share, self.resolution) if share else squeezed(image, self.resolution)
+        return center_view(image, share, self.resolution) if share else resize_square(image, self.resolution)
 
     @property
     def data(self) -> Any:

@@ -211,7 +211,7 @@ def train(
         task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from anywhere
     differing = changed(config)
     data, module = prepare(config, draw=draw)
-    found = ", ".join(part for part in (layout, data.summary(), data.told) if part)
+    found = ", ".join(part for part in (layout, data.summary(), data.choices) if part)
     console.print(f"data: {found} (data={config['groups']['data']})", soft_wrap=True)
     if folder is None:
         folder = new_folder(config)

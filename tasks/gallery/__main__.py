@@ -1,4 +1,4 @@
-"""python -m tasks.gallery ckpt=<run> mode=build|add|evaluate|query: places photos by those most like them.
+"""python -m tasks.gallery ckpt=<run> mode=build|add|evaluate|query: locates photos by the most similar ones.
 
 Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gallery ckpt=<run> mode=build
 """
@@ -21,10 +21,10 @@ def main() -> None:
 
 
 def run(config: dict[str, Any]) -> None:
-    """Does what `mode` says.
+    """Runs a mode.
 
     Raises:
-        UserError: something in the settings or the files must be put right first.
+        UserError: the settings or the files need correction.
     """
     from data.image_file import limit_pixels
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
@@ -53,7 +53,11 @@ def run(config: dict[str, Any]) -> None:
 
 
 def share_of(config: dict[str, Any]) -> "Rank | None":
-    """Which share of the photos to embed, of a job that is one of several; UserError where there is no such one."""
+    """The share of the photos to embed, if the job is one of several.
+
+    Raises:
+        UserError: `part` and `of` do not fit.
+    """
     from tasks.gallery.embed import Rank
 
     part, of = config["part"], config["of"]
@@ -63,7 +67,7 @@ def share_of(config: dict[str, Any]) -> "Rank | None":
 
 
 def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
-    """The data set of the run, where it lies now."""
+    """The run's data set, at its present location."""
     from data.image_file import limit_pixels
     from tasks.engine.start import saved_data
 
@@ -75,7 +79,7 @@ def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
 def source_places(
     config: dict[str, Any], checkpoint: dict[str, Any], split: Literal["gallery", "test"] = "gallery"
 ) -> "Places":
-    """The photos that `source` names, else those of a split of the run's data."""
+    """The photos that `source` names, or those of a split of the run's data."""
     from data.geo.places import read_csv, read_folder
 
     if not config["source"]:

@@ -1,5 +1,5 @@
-"""Inverted files that are larger than memory: vectors are added block by block, each to a file of its own, and the
-blocks' lists are merged into one on disk. A block that is there is not made again, so that a killed build goes on.
+"""Inverted files that are larger than memory: vectors are added block by block, each to its own file, and the blocks'
+lists are merged into one on disk. Existing blocks are kept, so that a killed build resumes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ TRAINED = "trained.faiss"  # the index without vectors
 
 
 def blocks_of(found: Embeddings) -> list[range]:
-    """Which of the shards of embeddings go into one block each."""
+    """The shards of embeddings in each block."""
     most = max(1, BLOCK_BYTES // (4 * found.dim))
     blocks, first, count = [], 0, 0
     for number, good in enumerate(found.good):
@@ -37,12 +37,12 @@ def in_blocks(index: Any, found: Embeddings) -> bool:
 
 
 def work_folder(folder: Path, factory: str, name: str) -> Path:
-    """Where the blocks of a part of a gallery lie until they are merged."""
+    """The folder of a part's blocks until they are merged."""
     return folder / f"blocks-{name}-{hashlib.sha256(factory.encode()).hexdigest()[:8]}"
 
 
 def trained(folder: Path, index: Any, found: Embeddings, factory: str) -> Path:
-    """The file of the index trained on a sample of the embeddings, which is made once."""
+    """The file of the index, trained once on a sample of the embeddings."""
     path = folder / TRAINED
     folder.mkdir(exist_ok=True)
     if not path.exists():
@@ -52,8 +52,8 @@ def trained(folder: Path, index: Any, found: Embeddings, factory: str) -> Path:
 
 
 def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -> list[Path]:
-    """Writes the blocks that are missing, as indexes of their own. Vectors are numbered from `first` on, all through:
-    FAISS 1.15, where it is to number them while merging, gives blocks of unequal lengths wrong numbers.
+    """Writes the missing blocks, each as an index. Vectors are numbered from `first` on across all blocks: if FAISS
+    1.15 numbers them while merging, the numbers of blocks of unequal lengths are wrong.
     """
     paths = []
     folder.mkdir(exist_ok=True)
@@ -72,9 +72,9 @@ def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -
 
 
 def merge(empty: Path, blocks: Sequence[Path], target: Path) -> None:
-    """Writes the index `target`, and its lists beside it, with the vectors of the blocks as they are numbered.
+    """Writes the index `target`, and its lists beside it, with the vectors and numbers of the blocks.
 
-    The lists are named in it as FAISS does; it is read with lists of its own folder alone, as `read_index` does.
+    FAISS writes the path of the lists into the index; `read_index` accepts only lists in the index's own folder.
     """
     index = read_index(empty, mapped=False)
     inner = faiss.extract_index_ivf(index)
@@ -93,6 +93,6 @@ def merge(empty: Path, blocks: Sequence[Path], target: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Removes blocks that are merged."""
+    """Removes the blocks, which are merged."""
     for place in folder.glob("blocks-*"):
         shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where the weight of several candidate positions is densest: how neighbours and cells become one answer."""
+"""The densest point of weighted candidate positions: how neighbours and cells become one answer."""
 
 import numpy as np
 

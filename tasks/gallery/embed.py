@@ -1,4 +1,4 @@
-"""Embeddings of many photos, written in shards: any number of processes share the work, and a killed one goes on."""
+"""Embeddings of many photos, written in shards: several processes share the work, and a killed one resumes."""
 
 import hashlib
 import json
@@ -35,20 +35,20 @@ class Rank:
 
     @classmethod
     def join(cls) -> "Rank":
-        """Meets the other processes where torchrun started several."""
+        """Joins the other processes if torchrun started several."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         dist.init_process_group("gloo", timeout=timedelta(days=7))
         return cls(dist.get_rank(), dist.get_world_size())
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Blocks until all processes call it."""
         if self.count > 1:
             dist.barrier()
 
 
 def fingerprint(checkpoint: dict[str, Any]) -> str:
-    """Tells embeddings of one model from another's: a digest of all that they depend on."""
+    """A digest of all that a model's embeddings depend on, which tells them from another model's."""
     suite, digest = checkpoint["suite"], hashlib.sha256()
     digest.update(json.dumps([suite["resolution"], suite["backbone"]["normalization"]]).encode())
     for name, tensor in sorted(checkpoint["state_dict"].items()):
@@ -57,7 +57,7 @@ def fingerprint(checkpoint: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_shards(
+def write_embeddings(
     model: GeoLocator,
     paths: Sequence[Path],
     folder: Path,
@@ -67,53 +67,74 @@ def write_shards(
     batch_size: int,
     rank: Rank,
 ) -> None:
-    """Writes `folder`/000000.npy, ...: float16 (shard_size, D) in the order of the paths, NaN where unreadable.
-
-    Shards that are there already are left alone. As many threads as torch uses read a batch while a GPU embeds the one
-    before it; a processor does one after the other with all its cores, for threads that share a network's layers wait
-    for each other wherever one of them has read an image. The network runs in bfloat16 where the hardware multiplies
-    in it.
+    """Writes `folder`/000000.npy, ...: float16 (shard_size, D) in the order of the paths, NaN if unreadable. Existing
+    shards are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    device = next(model.parameters()).device
-    workers = torch.get_num_threads()
+    batches = missing_batches(folder, len(paths), shard_size, batch_size, rank)
+    done: list[Halves] = []
+    for rows, vectors in embedded(model, paths, batches, resolution):
+        done.append(vectors)
+        if rows.stop % shard_size == 0 or rows.stop == len(paths):
+            save_array(shard_path(folder, rows.start, shard_size), np.concatenate(done))
+            done = []
+
+
+def missing_batches(folder: Path, count: int, shard_size: int, batch_size: int, rank: Rank) -> list[range]:
+    """The rows, batch by batch, of this rank's shards that are not written yet."""
     own = [
         part
-        for number, part in enumerate(shards(len(paths), shard_size))
+        for number, part in enumerate(shards(count, shard_size))
         if number % rank.count == rank.index and not shard_path(folder, part.start, shard_size).exists()
     ]
-    batches = [part[i : i + batch_size] for part in own for i in range(0, len(part), batch_size)]
+    return [part[i : i + batch_size] for part in own for i in range(0, len(part), batch_size)]
 
-    def start(rows: range) -> tuple[Tensor, list[Future[list[int]]]]:
-        images = torch.zeros(len(rows), 3, resolution, resolution, dtype=torch.uint8)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return images, [pool.submit(read, images, rows, slice(i, None, workers)) for i in range(workers)]
 
-    @torch.inference_mode()
-    def read(images: Tensor, rows: range, share: slice) -> list[int]:
-        bad = []
-        for i in range(len(rows))[share]:
-            try:
-                images[i] = read_whole(paths[rows[i]], resolution)
-            except BadImage:
-                bad.append(i)
-        return bad
+def embedded(
+    model: GeoLocator, paths: Sequence[Path], batches: Sequence[range], resolution: int
+) -> Iterator[tuple[range, Halves]]:
+    """Each batch of rows with its embeddings (B, D), NaN if unreadable.
 
-    done: list[Halves] = []
-    with ThreadPoolExecutor(workers) as pool, torch.inference_mode():
+    As many threads as torch uses read a batch while a GPU embeds the one before it. On a CPU reading and embedding
+    alternate, each on all cores: together, threads of a layer would wait for those that are reading.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+
+        def start(rows: range) -> tuple[Tensor, list[Future[list[int]]]]:
+            files = [paths[row] for row in rows]
+            images = torch.zeros(len(rows), 3, resolution, resolution, dtype=torch.uint8)
+            images = images.contiguous(memory_format=torch.channels_last)
+            return images, [pool.submit(read_into, images, files, slice(i, None, threads)) for i in range(threads)]
+
         reading = [start(rows) for rows in batches[:1]]
         for number, rows in enumerate(batches):
             images, parts = reading.pop()
             bad = [i for part in parts for i in part.result()]
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
-                vectors = model.image_vectors(model.preprocess(images.to(device)))
-            reading = [start(rows) for rows in batches[number + 1 : number + 2]]
+            vectors = embed(model, images)
+            reading = [start(following) for following in batches[number + 1 : number + 2]]
             halves = vectors.cpu().half().numpy()
             halves[bad] = np.nan
-            done.append(halves)
-            if rows.stop % shard_size == 0 or rows.stop == len(paths):
-                save_array(shard_path(folder, rows.start, shard_size), np.concatenate(done))
-                done = []
+            yield rows, halves
+
+
+def read_into(images: Tensor, files: Sequence[Path], share: slice) -> list[int]:
+    """Reads a share of the files into images (B, 3, R, R) uint8; returns the indices of the unreadable ones."""
+    bad = []
+    for i in range(len(files))[share]:
+        try:
+            images[i] = read_whole(files[i], images.shape[-1])
+        except BadImage:
+            bad.append(i)
+    return bad
+
+
+@torch.inference_mode()
+def embed(model: GeoLocator, images: Tensor) -> Tensor:
+    """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 if the hardware supports it."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
+        return model.image_vectors(model.preprocess(images.to(device)))
 
 
 def shards(count: int, size: int) -> list[range]:
@@ -134,7 +155,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 class Embeddings:
     """The shards of a folder as one table; they stay on disk, and are read one at a time.
 
-    `rows` (N,) are those of the photos that could be read.
+    `rows` (N,) are those of the readable photos.
 
     Raises:
         UserError: a shard is missing, damaged or of another length, or no photo could be read.
@@ -160,7 +181,7 @@ class Embeddings:
         self.dim: int = self.tables[0].shape[1]
 
     def chunks(self, most: float = 1.0) -> Iterator[npt.NDArray[np.float32]]:
-        """Embeddings (n, D) shard by shard; of each a random share `most`."""
+        """Embeddings (n, D) shard by shard; a random share `most` of each."""
         rng = np.random.default_rng(0)
         for table, good in zip(self.tables, self.good, strict=True):
             chosen = good if most >= 1 else good & (rng.random(len(good)) < most)

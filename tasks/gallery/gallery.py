@@ -1,7 +1,7 @@
-"""Galleries: photos with known positions, to be searched for those most like another one.
+"""Galleries: photos with known positions, to be searched for those most similar to a query.
 
-A gallery is a folder: the embeddings in shards, and beside them the FAISS index, positions, paths and
-gallery.json, which names the model that made them.
+A gallery is a folder: the embeddings in shards, the FAISS index, positions, paths, and gallery.json, which names the
+model.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from tasks.engine.task import restore
 from tasks.gallery import blocks
-from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_shards
+from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_embeddings
 from tasks.gallery.index import (
     bytes_per_vector,
     factory_string,
@@ -52,19 +52,19 @@ class Part:
 
 @dataclass
 class Facts:
-    """What gallery.json says."""
+    """The content of gallery.json."""
 
     model: str
     dim: int
     shard_size: int
     factory: str
-    photos: int  # that can be read, and so are in the index
+    photos: int  # readable ones, which are in the index
     parts: list[Part]
     version: int = VERSION
 
     @property
     def sound(self) -> bool:
-        """Whether all values that a file gave are of their kind."""
+        """Whether all values from a file have the right type."""
         counts = (self.dim, self.shard_size, self.photos, self.version, *(part.photos for part in self.parts))
         names = (self.model, self.factory, *(word for part in self.parts for word in (part.name, part.digest)))
         return all(type(n) is int and n >= 0 for n in counts) and all(type(word) is str for word in names)
@@ -75,12 +75,12 @@ class Facts:
 
     @classmethod
     def read(cls, folder: Path, model: str) -> "Facts":
-        """UserError where there is no gallery, or one of another model."""
+        """Raises UserError if there is no gallery, or it is another model's."""
         try:
             content = json.loads((folder / "gallery.json").read_text())
             facts = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
             if not facts.sound:
-                raise ValueError("a value of another kind")
+                raise ValueError("a value of the wrong type")
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -134,7 +134,7 @@ class Gallery:
         similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
         if len(rows) and not -1 <= rows.min() <= rows.max() < len(self):
             raise UserError(f"the gallery {self.folder} is damaged: its index has other photos; build it again")
-        # an approximate index may find fewer, and says -1: the best one stands in, with no weight
+        # an approximate index may find fewer, with rows of -1: the best one replaces them, with no weight
         found = rows >= 0
         rows = np.where(found, rows, rows[:, :1])
         return Neighbours(rows, np.where(found, similarities, -np.inf), np.asarray(self.positions[rows]))
@@ -150,8 +150,11 @@ def build_gallery(
     share: Rank | None = None,
     **settings: Any,
 ) -> None:
-    """Embeds the photos, where that is not done, and indexes them; every process of a torchrun calls it alike. With a
-    `share` that one alone is embedded, by this process; when all are, a call without one does the rest.
+    """Embeds the photos that are not embedded yet, and indexes them; every process of a torchrun calls it. With a
+    `share`, this process embeds that share only; once all shares are done, a call without one indexes them.
+
+    Raises:
+        UserError: the folder holds a gallery, or unfinished embeddings of another model or of other photos.
     """
     rank, model = share or Rank.join(), fingerprint(checkpoint)
     part = Part("0", len(places), _digest(places))
@@ -167,24 +170,34 @@ def build_gallery(
         return
     rank.wait()
     if rank.index == 0:
-        found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
-        factory = factory_string(index, len(found.rows), found.dim)  # of those that could be read
-        facts = Facts(model, found.dim, shard_size, factory, 0, [])
-        made = make_index(factory, found.dim)
-        if blocks.in_blocks(made, found):
-            work = blocks.work_folder(folder, factory, part.name)
-            empty = blocks.trained(work, made, found, factory)
-            blocks.merge(empty, blocks.write_blocks(work, empty, found), folder / "index-1.faiss")
-            write_index(read_index(empty, mapped=False), folder / blocks.TRAINED)
-        else:
-            train_index(made, found.sample(training_count(made)), factory)
-            _add(made, found, folder / "index-1.faiss")
-        _commit(folder, facts, part, found, places)
+        _index(folder, model, part, places, index, shard_size)
     rank.wait()
 
 
+def _index(folder: Path, model: str, part: Part, places: Places, index: str, shard_size: int) -> None:
+    """Trains an index on the embeddings, and adds them to it."""
+    found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
+    factory = factory_string(index, len(found.rows), found.dim)  # now for the number of readable photos
+    facts = Facts(model, found.dim, shard_size, factory, 0, [])
+    made = make_index(factory, found.dim)
+    if blocks.in_blocks(made, found):
+        work = blocks.work_folder(folder, factory, part.name)
+        empty = blocks.trained(work, made, found, factory)
+        blocks.merge(empty, blocks.write_blocks(work, empty, found), folder / "index-1.faiss")
+        write_index(read_index(empty, mapped=False), folder / blocks.TRAINED)
+    else:
+        train_index(made, found.sample(training_count(made)), factory)
+        _add(made, found, folder / "index-1.faiss")
+    _commit(folder, facts, part, found, places)
+
+
 def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
-    """Adds photos to an index that stays as it was trained."""
+    """Adds photos to a gallery, whose index is not trained again.
+
+    Raises:
+        UserError: there is no gallery of this model, the photos are in it already, or the folder holds unfinished
+            embeddings of others.
+    """
     rank = Rank.join()
     facts = Facts.read(folder, fingerprint(checkpoint))
     part = Part(str(len(facts.parts)), len(places), _digest(places))
@@ -197,17 +210,22 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
     rank.wait()
     if rank.index == 0:
-        old, generation = Gallery(folder, facts.model), len(facts.parts)
-        found = Embeddings(folder / "embeddings" / part.name, len(places), facts.shard_size)
-        before, target = (folder / f"index-{number}.faiss" for number in (generation, generation + 1))
-        if lists_of(before).exists():
-            work = blocks.work_folder(folder, facts.factory, part.name)
-            more = blocks.write_blocks(work, folder / blocks.TRAINED, found, facts.photos)
-            blocks.merge(folder / blocks.TRAINED, [before, *more], target)
-        else:
-            _add(read_index(before, mapped=False), found, target)
-        _commit(folder, facts, part, found, places, old)
+        _extend(folder, facts, part, places)
     rank.wait()
+
+
+def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
+    """Adds the embeddings of a part to the index."""
+    old, generation = Gallery(folder, facts.model), len(facts.parts)
+    found = Embeddings(folder / "embeddings" / part.name, len(places), facts.shard_size)
+    before, target = (folder / f"index-{number}.faiss" for number in (generation, generation + 1))
+    if lists_of(before).exists():
+        work = blocks.work_folder(folder, facts.factory, part.name)
+        more = blocks.write_blocks(work, folder / blocks.TRAINED, found, facts.photos)
+        blocks.merge(folder / blocks.TRAINED, [before, *more], target)
+    else:
+        _add(read_index(before, mapped=False), found, target)
+    _commit(folder, facts, part, found, places, old)
 
 
 def embedding_dim(checkpoint: dict[str, Any]) -> int:
@@ -220,14 +238,14 @@ def _digest(places: Places) -> str:
 
 
 def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
-    """Says what half-written embeddings are of, so that only the same job goes on with them."""
+    """Records the model and photos of unfinished embeddings, so that only the same job resumes them."""
     claim, path = {"model": model, "shard_size": shard_size, **asdict(part)}, folder / "building.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and json.loads(path.read_text()) != claim:
             embeddings = folder / "embeddings" / part.name
             raise UserError(
-                f"{folder} holds embeddings, half done, of another model or of other photos: finish that job, "
+                f"{folder} holds unfinished embeddings of another model or of other photos: finish that job, "
                 f"or delete {path} and {embeddings}"
             )
         with atomic_write(path, "w") as file:  # several processes do this at once
@@ -239,10 +257,10 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
 
 
 def _drop_finished(folder: Path, facts: Facts) -> None:
-    """Removes the claim of a part that is in the gallery, and files of other generations than the one that counts: a
-    process that was killed may have left them.
+    """Removes the claim of a part that is in the gallery, and files of other generations than the current one, which a
+    killed process may have left.
     """
-    with suppress(OSError, ValueError, AttributeError):  # a damaged claim is none of ours
+    with suppress(OSError, ValueError, AttributeError):  # a damaged claim stays
         claim = json.loads((folder / "building.json").read_text())
         if claim.get("digest") in {part.digest for part in facts.parts}:
             (folder / "building.json").unlink()
@@ -257,14 +275,14 @@ def _embed(
     folder: Path,
     checkpoint: dict[str, Any],
     places: Places,
-    rank: Any,
+    rank: Rank,
     *,
     batch_size: int,
     shard_size: int,
 ) -> None:
     module = restore(checkpoint)
     device = torch.device("cuda", rank.index % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
-    write_shards(
+    write_embeddings(
         cast(GeoLocator, module.to(device).model),
         places.paths,
         folder,
@@ -284,8 +302,8 @@ def _add(index: Any, found: Embeddings, path: Path) -> None:
 def _commit(
     folder: Path, facts: Facts, part: Part, found: Embeddings, places: Places, old: Gallery | None = None
 ) -> None:
-    """Writes the rest of the next generation of files, after its index, then gallery.json, which makes it the one that
-    counts, and drops the one before.
+    """Writes the files of the next generation that follow its index, then gallery.json, which makes it the current one,
+    and removes the generation before.
     """
     generation = len(facts.parts) + 1
     if bad := len(places) - len(found.rows):

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search (FAISS): which index for how many vectors, what it costs, how it is read."""
+"""Nearest-neighbour search (FAISS): the choice of an index, its memory, training, reading and writing."""
 
 import math
 from pathlib import Path
@@ -15,11 +15,11 @@ Vectors = npt.NDArray[np.float32]
 
 FLAT_MOST, IVF_MOST = 100_000, 5_000_000
 KINDS = ("flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "ivf_pq", "hnsw")
-TRAINING_PER_LIST = 50  # vectors that an inverted list's centre is learnt from; FAISS asks for 39 or more
+TRAINING_PER_LIST = 50  # training vectors for each inverted list; FAISS wants at least 39
 
 
 def factory_string(wanted: str, count: int, dim: int) -> str:
-    """FAISS's name of an index: `auto` chooses by the number of vectors, anything unknown is passed on."""
+    """FAISS's factory string of an index: `auto` chooses by the number of vectors, unknown names stay as they are."""
     if wanted == "auto":
         wanted = "flat" if count <= FLAT_MOST else "ivf_flat" if count <= IVF_MOST else "ivf_pq"
     # FAISS's guidelines: between 4 and 16 times the root of the count; a power of two
@@ -56,13 +56,13 @@ def make_index(factory: str, dim: int) -> Any:
 
 
 def bytes_per_vector(index: Any) -> int:
-    """What a vector takes in memory: its code, its id and its links."""
+    """Memory of a vector in bytes: its code, its id and its links."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     if isinstance(inner, faiss.IndexIVF):
         return int(inner.code_size) + 8
     if isinstance(inner, faiss.IndexHNSW):
         hnsw: Any = inner.hnsw
-        links = hnsw.nb_neighbors(0) + 4  # of the ground level, where all vectors are; few are above it
+        links = hnsw.nb_neighbors(0) + 4  # of the lowest level, which has all vectors; few are on higher levels
         return int(inner.storage.sa_code_size()) + 4 * links
     return int(inner.sa_code_size())
 
@@ -77,10 +77,10 @@ def tune(index: Any) -> None:
 
 
 def train_index(index: Any, sample: Vectors, factory: str) -> None:
-    """Learns what the index needs to know of the vectors from some of them (N, D).
+    """Trains the index on a sample of the vectors (N, D).
 
     Raises:
-        UserError: they are too few.
+        UserError: there are too few.
     """
     try:
         index.train(sample)
@@ -91,7 +91,7 @@ def train_index(index: Any, sample: Vectors, factory: str) -> None:
 
 
 def training_count(index: Any) -> int:
-    """How many vectors to train on: enough, and no more than fit in memory at any scale."""
+    """How many vectors to train on: few enough that they fit in memory."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 0
     return max(100_000, 2 * TRAINING_PER_LIST * lists)
@@ -103,8 +103,8 @@ def write_index(index: Any, path: Path) -> None:
 
 
 def read_index(path: Path, mapped: bool = True) -> Any:
-    """An index, its bulk memory-mapped where its kind allows. Lists that lie beside it always are, and those of its own
-    folder and name alone are read, whatever it says.
+    """An index, memory-mapped as far as its kind allows, if `mapped`; lists in a file beside it always are. Of such
+    files only the one with the index's own name is read, whatever path the index contains.
 
     Raises:
         UserError: the file is absent or damaged.
@@ -121,12 +121,12 @@ def read_index(path: Path, mapped: bool = True) -> Any:
 
 
 def lists_of(path: Path) -> Path:
-    """The file of an index's lists, where they are not in its own."""
+    """The file beside an index that has its lists, unless they are in the index itself."""
     return path.with_suffix(".ivfdata")
 
 
 def _lists_are_whole(index: Any, path: Path) -> bool:
-    """Whether an index whose lists are mapped names its own file, or the one beside it, and places that are in it."""
+    """Whether an index's mapped lists are in its own file, or the one beside it, and end within that file."""
     inner = faiss.try_extract_index_ivf(index)
     lists = faiss.downcast_InvertedLists(inner.invlists) if inner is not None and inner.invlists else None
     beside = lists_of(path)

@@ -13,9 +13,11 @@ from tasks.gallery.density import densest, neighbour_weights
 from tasks.gallery.gallery import Gallery, Neighbours
 from tasks.geo.model import GeoLocator, Located
 
+CELLS = 20  # of the classifier that fusion uses
+
 
 class Answer(NamedTuple):
-    """Positions (B, 2) by each way, and what they rest on."""
+    """Positions (B, 2) by each method, with the cells and neighbours behind them."""
 
     positions: dict[str, Floats]
     cells: Located
@@ -27,8 +29,8 @@ class Locator:
     """A model with a gallery.
 
     Retrieval is [L]kNN: the mode of a density of scale `sigma_km` over the `k` nearest photos' positions, weighted
-    by exp(sharpness * similarity). Fusion adds the classifier's `cells` most probable cells to that density,
-    which get the share `fusion` of the weight.
+    by exp(sharpness * similarity). Fusion adds the classifier's CELLS most probable cells to that density, with the
+    share `fusion` of the weight.
     """
 
     model: GeoLocator
@@ -37,7 +39,6 @@ class Locator:
     sigma_km: float
     sharpness: float
     fusion: float
-    cells: int = 20
 
     def __call__(self, images: Tensor) -> Answer:
         """Answers for uint8 images (B, 3, R, R)."""
@@ -50,7 +51,7 @@ class Locator:
         located = self.model.postprocess(logits)
         near = unit_vectors(neighbours.positions)
         weights = neighbour_weights(neighbours.similarities, self.sharpness)
-        probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(self.cells, self.model.sizes[-1]), 1)
+        probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(CELLS, self.model.sizes[-1]), 1)
         means = self.model.directions[-self.model.sizes[-1] :][cells].double().cpu().numpy()
         shares = probabilities.double().cpu().numpy()
         together = np.concatenate([near, means], axis=1)

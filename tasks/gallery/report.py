@@ -1,4 +1,4 @@
-"""What is said of a gallery's answers: tables, maps, lines."""
+"""Reports on gallery answers: tables, maps, lines."""
 
 import json
 import logging
@@ -33,11 +33,11 @@ from tasks.geo.task import GeoTask, error_metrics
 log = logging.getLogger(__name__)
 console = Console()
 
-THUMBNAIL = 128
+MAP_WIDTH, THUMBNAIL = 1024, 128  # pixels
 
 
 def open_locator(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> tuple[GeoTask, Locator]:
-    """The model and its gallery, ready to answer.
+    """The model with its gallery.
 
     Raises:
         UserError: the gallery is absent, damaged, another model's, or smaller than k.
@@ -53,7 +53,7 @@ def open_locator(config: dict[str, Any], checkpoint: dict[str, Any], folder: Pat
 
 
 def answers(module: GeoTask, locator: Locator, paths: Sequence[Path], size: int) -> Iterator[tuple[list[int], Answer]]:
-    """Batches of the rows that could be read, with their answers; the others are named and left out."""
+    """Batches of the rows whose photos can be read, with their answers; the others are reported and left out."""
     device = next(module.parameters()).device
     for start in range(0, len(paths), size):
         rows, images = [], []
@@ -70,7 +70,7 @@ def answers(module: GeoTask, locator: Locator, paths: Sequence[Path], size: int)
 
 
 def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, places: Places) -> dict[str, Any]:
-    """Prints and writes the metrics of the three ways, side by side, and a map of the errors; returns the metrics."""
+    """Prints and writes the metrics of the three methods and a map of the errors; returns the metrics."""
     module, locator = open_locator(config, checkpoint, folder)
     rows: list[int] = []
     found: dict[str, list[Floats]] = {}
@@ -91,7 +91,7 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
     for kind in ("continent", "country"):
         if parts := by_place(truth, errors, kind):
             metrics[kind] = parts
-            if kind == "continent":  # countries are too many to print
+            if kind == "continent":  # there are too many countries to print
                 console.print(places_table(kind, parts, list(errors)))
     output = _output(config)
     (output / "evaluation.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -103,7 +103,7 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
 def by_place(
     truth: Floats, errors: dict[str, Floats], kind: Literal["continent", "country"]
 ) -> dict[str, dict[str, float]]:
-    """Median errors in km by where the city is that is nearest to the truth; empty without city names."""
+    """Median errors in km by the place of the city nearest to the truth; empty without city names."""
     names = [getattr(near, kind) if (near := nearest_place(*position)) else None for position in truth.tolist()]
     found: dict[str, dict[str, float]] = {}
     for name in sorted({name for name in names if name}):
@@ -146,24 +146,24 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
     )
 
 
-def answer_map(path: Path, answer: Answer, i: int, locator: Locator, width: int = 1024) -> Image.Image:
-    """A map of what the answer rests on; below it the photo and its nearest of the gallery."""
+def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Image:
+    """A map of the cells and neighbours behind the i-th answer; below it the photo and its nearest of the gallery."""
     near = answer.neighbours.positions[i]
     cells = answer.cells.cells[i].cpu().numpy()
     means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())
     weights = np.concatenate([answer.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / len(near))])
-    world = maps.heat(maps.world(width), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
+    world = maps.heat(maps.world(MAP_WIDTH), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
     maps.dots(world, near, maps.OTHER, radius=4)
     maps.dots(world, answer.positions["fusion"][i], maps.ANSWER, radius=6)
-    page = Image.new("RGB", (width, width // 2 + THUMBNAIL), "white")
+    page = Image.new("RGB", (MAP_WIDTH, MAP_WIDTH // 2 + THUMBNAIL), "white")
     page.paste(world)
-    beside = [Path(locator.gallery.paths[n]) for n in answer.neighbours.rows[i][: width // THUMBNAIL - 1]]
+    beside = [Path(locator.gallery.paths[n]) for n in answer.neighbours.rows[i][: MAP_WIDTH // THUMBNAIL - 1]]
     for column, image in enumerate([path, *beside]):
         try:
             pixels, _ = read_image(image, THUMBNAIL)
-        except BadImage:  # a gallery is of use without its photos, too
+        except BadImage:  # a gallery works without its photos, too
             continue
-        page.paste(_thumbnail(pixels), (column * THUMBNAIL, width // 2))
+        page.paste(_thumbnail(pixels), (column * THUMBNAIL, MAP_WIDTH // 2))
     return page
 
 
@@ -174,8 +174,5 @@ def _thumbnail(pixels: Tensor) -> Image.Image:
 
 def _output(config: dict[str, Any]) -> Path:
     output = Path(config["output"])
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
+    output.mkdir(parents=True, exist_ok=True)
     return output

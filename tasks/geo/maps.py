@@ -15,11 +15,12 @@ from data.geo.sphere import chord_to_km, unit_vectors
 
 Colour = tuple[int, int, int]
 ANSWER, TRUTH, OTHER = (255, 60, 60), (80, 255, 80), (255, 215, 60)
+WIDTH, LEAST_HEIGHT = 1440, 256  # pixels
 
 
 @lru_cache(4)
 def _base(width: int) -> Image.Image:
-    """The Blue Marble, pale, or without it a plain ground; with lines every 30 degrees."""
+    """The Blue Marble, pale, or a single colour if it is not installed; with lines every 30 degrees."""
     size = width, width // 2
     if source := blue_marble():
         with Image.open(source) as marble:
@@ -36,12 +37,12 @@ def _base(width: int) -> Image.Image:
 
 
 def world(width: int) -> Image.Image:
-    """A map to draw on."""
+    """A copy of the map, to draw on."""
     return _base(width).copy()
 
 
 def pixels(positions: ArrayLike, width: int) -> Floats:
-    """Where positions (N, 2) in degrees are on a map, as x, y (N, 2)."""
+    """Pixels x, y (N, 2) on a map of positions (N, 2) in degrees."""
     latitude, longitude = np.asarray(positions, np.float64).reshape(-1, 2).T
     return np.stack([(longitude + 180) / 360 * width, (90 - latitude) / 180 * (width / 2)], axis=1)
 
@@ -65,7 +66,7 @@ def scale(values: ArrayLike) -> list[Colour]:
 
 
 def heat(image: Image.Image, positions: ArrayLike, weights: ArrayLike, sigma_km: float) -> Image.Image:
-    """The map under the density of weighted positions (N, 2), each spread over `sigma_km`."""
+    """The map with the density of weighted positions (N, 2), each a Gaussian of `sigma_km`, on top."""
     width, step = image.width, 4
     rows, columns = width // 2 // step, width // step
     latitude = 90 - (np.arange(rows) + 0.5) * 180 / rows
@@ -80,30 +81,30 @@ def heat(image: Image.Image, positions: ArrayLike, weights: ArrayLike, sigma_km:
     return Image.composite(Image.new("RGB", image.size, (255, 120, 0)), image, alpha)
 
 
-def cell_map(partition: Partition, width: int = 1440) -> Image.Image:
-    """The borders of a partition's cells, coloured by the logarithm of their photos' number."""
-    image = world(width)
+def cell_map(partition: Partition) -> Image.Image:
+    """The borders of a partition's cells, coloured by the logarithm of their number of photos."""
+    image = world(WIDTH)
     draw = ImageDraw.Draw(image, "RGBA")
     counts = np.log(partition.counts)
     for corners, colour in zip(cell_corners(partition.ids), scale(counts / max(counts.max(), 1e-9)), strict=True):
-        outline = pixels(corners, width)
-        if np.ptp(outline[:, 0]) < width / 2:  # those across the antimeridian or a pole would be drawn across the map
+        outline = pixels(corners, WIDTH)
+        if np.ptp(outline[:, 0]) < WIDTH / 2:  # those across the antimeridian or a pole would be drawn across the map
             draw.polygon([(x, y) for x, y in outline.tolist()], fill=(*colour, 90), outline=(*colour, 255))
     return image
 
 
-def error_map(truth: Floats, errors_km: Floats, width: int = 1440) -> Image.Image:
-    """Photos where they were taken, blue for an error of 25 km or less, red for 2500 or more."""
-    image = world(width)
+def error_map(truth: Floats, errors_km: Floats) -> Image.Image:
+    """Photos at their true positions, blue for an error of 25 km or less, red for 2500 or more."""
+    image = world(WIDTH)
     order = np.argsort(errors_km)
     share = np.log(np.clip(errors_km[order], 25, 2500) / 25) / np.log(100)
     dots(image, truth[order], scale(share), radius=4)
     return image
 
 
-def with_map(photo: Image.Image, prediction: dict[str, Any], least: int = 256) -> Image.Image:
-    """A photo above a map, on a square page of 2h x 2h pixels, where h is `least` or the photo's height."""
-    height = max(photo.height, least)
+def with_map(photo: Image.Image, prediction: dict[str, Any]) -> Image.Image:
+    """A photo above a map, on a square page of 2h x 2h pixels, where h is the photo's height, at least LEAST_HEIGHT."""
+    height = max(photo.height, LEAST_HEIGHT)
     width = 2 * height
     shrink = min(height / photo.height, width / photo.width)
     sides = (max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink)))

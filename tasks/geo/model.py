@@ -1,4 +1,4 @@
-"""The network that places a photo: a backbone, and a head for each partition of the Earth."""
+"""The network that locates a photo: a backbone, and a head for each partition of the Earth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.base import Backbone
-from data.geo.s2 import Floats, Ints, from_tokens, range_max, range_min
+from data.geo.cells import Hierarchy
+from data.geo.s2 import Floats, Ints, to_tokens
 from data.geo.sphere import EARTH_KM, unit_vectors
 from tasks.engine.model import ExportSpec, PooledNet
 
 
 @dataclass(frozen=True, eq=False)
 class CellTable:
-    """The cells of P partitions, coarse to fine, as a model knows them.
+    """The cells of P partitions, coarse to fine, with all that a model needs of them.
 
     `sizes` are the partitions' numbers of cells, `positions` (C, 2) the photo-mean positions of all of them,
     one partition after the other, `parents` (P - 1, N) the cell of each coarser partition around each of the
-    N finest cells, -1 where none is.
+    N finest cells, -1 if there is none.
     """
 
     sizes: list[int]
@@ -32,23 +33,15 @@ class CellTable:
     @classmethod
     def from_labels(cls, labels: Sequence[str]) -> "CellTable":
         """From `Hierarchy.labels`. Labels of another form are one partition without positions."""
-        rows = [label.replace("/", " ").split() for label in labels]
-        if any(len(row) != 4 for row in rows):
-            return cls([len(rows)], list(labels), np.zeros((len(rows), 2)), np.empty((0, len(rows)), np.int64))
-        head = np.array([int(row[0]) for row in rows])
-        ids = from_tokens([row[1] for row in rows])
-        fine = ids[head == head[-1]]
-        parents = []
-        for level in range(head[-1]):
-            cells = ids[head == level]
-            place = np.searchsorted(range_min(cells), range_min(fine), side="right") - 1
-            inside = (place >= 0) & (range_max(fine) <= range_max(cells)[place])
-            parents.append(np.where(inside, place, -1))
+        count = len(labels)
+        if any(len(label.replace("/", " ").split()) != 4 for label in labels):
+            return cls([count], list(labels), np.zeros((count, 2)), np.empty((0, count), np.int64))
+        hierarchy = Hierarchy.from_labels(labels)
         return cls(
-            sizes=np.bincount(head).tolist(),
-            tokens=[row[1] for row in rows[-fine.size :]],
-            positions=np.array([[float(row[2]), float(row[3])] for row in rows]),
-            parents=np.array(parents, np.int64).reshape(-1, fine.size),
+            sizes=[len(partition) for partition in hierarchy.partitions],
+            tokens=to_tokens(hierarchy.partitions[-1].ids),
+            positions=np.concatenate([np.stack([p.latitude, p.longitude], axis=1) for p in hierarchy.partitions]),
+            parents=hierarchy.parents,
         )
 
 
@@ -96,13 +89,13 @@ class GeoLocator(PooledNet):
         self.parents: Tensor
 
     def image_vectors(self, images: Tensor) -> Tensor:
-        """Features (B, D) of length 1, whose inner products say how similar two normalised images are."""
+        """Features (B, D) of length 1, whose inner products measure the similarity of normalised images."""
         return F.normalize(self.embed(images).float(), dim=1)
 
     def loss(self, logits: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
         """Cross-entropy averaged over the photos and summed over the partitions.
 
-        `cells` (B, P) index each partition, -1 where the photo lies in none; positions (B, 2) are in degrees.
+        `cells` (B, P) index each partition, -1 if the photo is in no cell; positions (B, 2) are in degrees.
         With `soft_km`, labels are spread over cells by distance as in PIGEON (Haas et al. 2023, equation 1):
         a cell weighs exp(-(its distance - the nearest cell's) / soft_km).
         """
@@ -124,15 +117,15 @@ class GeoLocator(PooledNet):
         """Great circles (B, N) from positions in degrees to unit vectors (N, 3)."""
         phi, theta = positions.double().deg2rad().unbind(1)
         own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1).float()
-        # by the chord, for the arc cosine has no precision left at short distances
+        # by the chord, because the arc cosine is imprecise at short distances
         chord = (own[:, None] - directions[None]).norm(dim=2)
         return 2 * EARTH_KM * (chord / 2).clamp(max=1).asin()
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
-        """Of the finest cells (B, N)."""
+        """Log probabilities (B, N) of the finest cells."""
         *coarse, fine = (part.log_softmax(1) for part in logits.float().split(self.sizes, 1))
         for part, parents in zip(coarse, self.parents, strict=True):
-            # a head that knows nothing of a cell has no say in it
+            # a head without a cell around it does not count
             fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)
         return fine.log_softmax(1)
 

@@ -22,7 +22,7 @@ THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, contin
 
 
 def error_metrics(errors_km: Floats) -> dict[str, float]:
-    """Shares (0..1) of errors (N,) within the five distances, their mean, and the median error in km."""
+    """Shares (0..1) of errors (N,) within the five distances, the mean of the shares, and the median error in km."""
     shares = {f"within_{km}km": float((errors_km <= km).mean()) for km in THRESHOLDS_KM}
     return {**shares, "mean_share": float(np.mean([*shares.values()])), "median_km": float(np.median(errors_km))}
 

@@ -9,39 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 
-WANTED = 16  # pixels that a tenth of the boxes may be smaller than, of what the network sees: two cells of stride 8
-STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels of resolutions that are advised
-RARE = 4  # a class in so many times fewer images than the median class is rare
-WASTE = 16  # pixels of a file for each that the network sees
+WANTED = 16  # pixels in the network's input below which at most a tenth of the boxes should be: two cells of stride 8
+STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels: step and bounds of advised resolutions
+RARE = 4  # a class is rare if it is in so many times fewer images than the median class
+WASTE = 16  # pixels of a file for each pixel of the network's input, from which on smaller copies are advised
 
 
 @dataclass(frozen=True)
 class Advice:
-    settings: str  # of tasks.run; empty where it is not about settings
+    settings: str  # of tasks.run; empty if the advice is not about settings
     why: str
 
 
-def advise(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> list[Advice]:
-    """What to set in training, for a data set of detection or classification."""
-    return list(_advice(contents, seen, config)) if contents.names else []
+def advise(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any]) -> list[Advice]:
+    """Advice on training with a data set of detection or classification."""
+    return list(_advice(contents, infos, config)) if contents.names else []
 
 
-def box_sides(contents: Contents, seen: Sequence[Seen]) -> npt.NDArray[np.float64]:
-    """Sides of train's boxes (B,), the geometric mean of both, as shares of their images' sides."""
+def box_sides(contents: Contents, infos: Sequence[FileInfo]) -> npt.NDArray[np.float64]:
+    """Sides of train's boxes (B,): the geometric mean of width and height, as shares of their images' sides."""
     assert contents.boxes is not None
-    sizes = np.array([(s.width, s.height) for s in seen], np.float64).reshape(-1, 2)[contents.row]
+    sizes = np.array([(i.width, i.height) for i in infos], np.float64).reshape(-1, 2)[contents.row]
     own = (contents.split[contents.row] == 0) & ~contents.crowd & (sizes > 0).all(axis=1)
     sides = (contents.boxes[own, 2:] - contents.boxes[own, :2]) / sizes[own]
     return np.sqrt(np.clip(sides, 0, 1).prod(axis=1))
 
 
-def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) -> Iterator[Advice]:
-    known = np.array([s.width * s.height for s in seen if not s.problem])
+def _advice(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any]) -> Iterator[Advice]:
+    known = np.array([i.width * i.height for i in infos if not i.problem])
     resolution = config["task"]["resolution"]
     if contents.boxes is not None:
-        sides = box_sides(contents, seen)
+        sides = box_sides(contents, infos)
         if len(sides):
             yield from _sized(sides, known, resolution)
         yield from _balanced(contents)
@@ -51,10 +51,10 @@ def _advice(contents: Contents, seen: Sequence[Seen], config: dict[str, Any]) ->
 
 
 def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution: int) -> Iterator[Advice]:
-    """Another resolution, by the sides of the boxes, which are shares of their images'."""
+    """Advises another resolution, by the sides of the boxes as shares of their images' sides."""
     tenth = float(np.quantile(sides, 0.1))
     wanted = math.ceil(WANTED / max(tenth, 1e-3) / STEP) * STEP
-    # enlarging shows nothing new
+    # enlarged images have no more detail
     most = min(HIGHEST, int(math.sqrt(np.median(pixels)) if len(pixels) else HIGHEST) // STEP * STEP)
     advised = min(max(wanted, LOWEST), max(most, LOWEST))
     if advised > resolution:
@@ -64,7 +64,7 @@ def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution:
 
 
 def _balanced(contents: Contents) -> Iterator[Advice]:
-    """Whether classes are rare by the images (not the boxes) that show them."""
+    """Advises to balance classes, if some are rare by the images (not the boxes) that show them."""
     train = (contents.split[contents.row] == 0) & ~contents.crowd
     pairs = np.unique(np.stack([contents.row[train], contents.label[train]], axis=1), axis=0)
     images = np.bincount(pairs[:, 1], minlength=len(contents.names))

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 from tasks.inspect.findings import Example, Finding, finding
 
 FEW = 10  # examples of a class in train
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     for split, other in contents.same.items():
         if other == "train":
             words = [Example(None, f"{split} has the same images as train")]
-            hint = "its metrics say nothing of new images: give it others"
+            hint = "its metrics say nothing about new images: give it others"
             yield from finding("no_split", f"splits without images of their own: {split}", words, hint)
     if not contents.names:
         return

@@ -1,4 +1,4 @@
-"""What the splits of a data set hold, in columns: images, and the labels on them."""
+"""The splits of a data set in columns: images, and their labels."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from data.detection import DetectionData, Record
 from data.geo.places import GeoData
 from data.identities import IdentityData
 from data.notes import Notes, noted
-from data.shards.classification import ShardsData
+from data.shards.classification import ShardClassificationData
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -26,14 +26,14 @@ NO_BOX = np.full(4, np.nan)
 
 @dataclass(frozen=True)
 class Contents:
-    """N images and M labels: of detection a box each, else an image has one label, several attributes, or none.
+    """N images and M labels: in detection each has a box; else an image has one label, several attributes, or none.
 
-    A split with the same images as one before it is in `same` alone.
+    A split with the same images as an earlier one is only in `same`.
     """
 
     names: list[str]  # of the classes or attributes
     splits: list[str]
-    same: dict[str, str]  # val's images are test's: {"test": "val"}
+    same: dict[str, str]  # {"test": "val"} if test has val's images
     paths: list[Path]  # (N,)
     split: Ints  # (N,) indices of `splits`
     row: Ints  # (M,) the image of a label
@@ -42,11 +42,11 @@ class Contents:
     crowd: Flags  # (M,) regions to ignore
     difficult: Flags  # (M,)
     unlabelled: Flags  # (N,) images without a label, or of which no attribute is known
-    notes: Notes = field(default_factory=Notes)  # of what the readers left out
-    warnings: list[str] = field(default_factory=list)  # that the readers gave
+    notes: Notes = field(default_factory=Notes)  # on what the readers left out
+    warnings: list[str] = field(default_factory=list)  # of the readers
 
     def labels_of(self, row: int) -> Ints:
-        """Which labels (K,) an image has; `row` is sorted."""
+        """The indices (K,) of an image's labels; `row` is sorted."""
         return np.arange(*np.searchsorted(self.row, [row, row + 1]))
 
     def count(self, split: str, objects: bool = False) -> int:
@@ -55,7 +55,7 @@ class Contents:
         return int((self.split[self.row] == number).sum() if objects else (self.split == number).sum())
 
     def per_class(self, split: str) -> Ints:
-        """Labels (C,) that each class has in a split, without regions to ignore."""
+        """Number of labels (C,) of each class in a split, without regions to ignore."""
         own = (self.split[self.row] == self.splits.index(self.same.get(split, split))) & ~self.crowd
         return np.bincount(self.label[own], minlength=len(self.names))
 
@@ -64,7 +64,7 @@ def read(data: SuiteData) -> Contents:
     """All splits of a data set.
 
     Raises:
-        UserError: one cannot be read, or the data is of a kind that is not checked.
+        UserError: one cannot be read, or this kind of data is not checked.
     """
     with noted() as notes, _warnings() as warnings:
         if isinstance(data, DetectionData):
@@ -72,7 +72,7 @@ def read(data: SuiteData) -> Contents:
         if isinstance(data, IdentityData):  # each split numbers its own people
             people = {s: [Sample(sample.path, -1) for sample in data.samples(s)] for s in SPLITS}
             return _columns([], people, notes, warnings)
-        if isinstance(data, ClassificationData) and not isinstance(data, ShardsData):
+        if isinstance(data, ClassificationData) and not isinstance(data, ShardClassificationData):
             return _columns(data.labels, {s: data.samples(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, GeoData):
             photos = {s: [Sample(path, -1) for path in data.places(s).paths] for s in SPLITS}
@@ -82,10 +82,10 @@ def read(data: SuiteData) -> Contents:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Keeps what the readers warn of from the terminal, for the report."""
+    """Collects the readers' warnings for the report, instead of the terminal."""
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]  # a class for it would say no more
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]  # shorter than a class
     readers = logging.getLogger("data")
     before, readers.propagate = readers.propagate, False
     readers.addHandler(handler)

@@ -1,4 +1,4 @@
-"""Images that are the same, and images that are nearly so."""
+"""Images that are the same, and images that are nearly the same."""
 
 import hashlib
 from collections import Counter
@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import END, THUMB, Seen, thumbs
+from tasks.inspect.files import END, THUMB, FileInfo, thumbs
 from tasks.inspect.findings import Example, Finding, finding
 
-BITS = 6  # of the 64 of two difference hashes that may differ
-ALIKE = 0.985  # least correlation of two thumbnails
-FLAT = 6.0  # grey levels: thumbnails of a lesser standard deviation say nothing
-TURN = 256  # hashes that are compared with all others at once
+BITS = 6  # bits, of 64, in which the difference hashes of similar images may differ
+ALIKE = 0.985  # least correlation of their thumbnails
+FLAT = 6.0  # grey levels: thumbnails of a smaller standard deviation are not compared
+TURN = 256  # hashes that are compared with all others at a time
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     paths, split = contents.paths, contents.split.tolist()
     listed = Counter(zip(split, paths, strict=True))
     again = [Example(path, f"{n} times in {contents.splits[s]}") for (s, path), n in listed.items() if n > 1]
@@ -29,7 +29,7 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     differing: list[Example] = []
     first = {path: i for i, path in reversed(list(enumerate(paths)))}
     once = [i for i, path in enumerate(paths) if first[path] == i or split[first[path]] != split[i]]
-    for rows in copies(paths, seen, once):
+    for rows in copies(paths, infos, once):
         where = sorted({split[i] for i in rows})
         words = f"{len(rows)} copies in {' and '.join(contents.splits[s] for s in where)}"
         example = Example(paths[rows[-1]], words, other=paths[rows[0]])
@@ -42,8 +42,8 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     yield from finding("copies", "images with copies in the same split", within, "keep one of each", False)
     alike = [
         Example(paths[i], f"{contents.splits[split[i]]}, like one of {contents.splits[split[j]]}", other=paths[j])
-        for i, j in near(contents.split, seen)
-        if seen[i].digest != seen[j].digest
+        for i, j in near(contents.split, infos)
+        if infos[i].digest != infos[j].digest
     ]
     hint = "frames of one film, or one scene twice, belong in one split, or the metrics are too good"
     yield from finding("near", "images that look like one of another split", alike, hint)
@@ -54,12 +54,12 @@ def _labels(contents: Contents, rows: Sequence[int]) -> str:
     return " against ".join(dict.fromkeys(given))
 
 
-def copies(paths: Sequence[Path], seen: Sequence[Seen], candidates: Sequence[int]) -> list[list[int]]:
-    """Groups of the candidates that have the same content."""
+def copies(paths: Sequence[Path], infos: Sequence[FileInfo], candidates: Sequence[int]) -> list[list[int]]:
+    """Groups of candidates with the same content."""
     groups: dict[tuple[int, bytes], list[int]] = {}
     for i in candidates:
-        if seen[i].digest and not seen[i].problem:
-            groups.setdefault((seen[i].length, seen[i].digest), []).append(i)
+        if infos[i].digest and not infos[i].problem:
+            groups.setdefault((infos[i].length, infos[i].digest), []).append(i)
     found = []
     for (size, _), rows in groups.items():
         if len(rows) < 2:
@@ -76,18 +76,18 @@ def copies(paths: Sequence[Path], seen: Sequence[Seen], candidates: Sequence[int
 
 
 def difference_hashes(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """dHash (T,): whether each of 8 x 8 cells of a thumbnail is brighter than the one to its right."""
+    """dHash (T,): a bit for each of 8 x 8 cells of a thumbnail, set if it is brighter than the one to its right."""
     height, width = THUMB[1] // 2, THUMB[0] // 2
     cells = pixels.reshape(-1, height, 2, width, 2).mean(axis=(2, 4))
     bits = cells[:, :, :-1] > cells[:, :, 1:]
     return np.packbits(bits.reshape(-1, 64), axis=1).view(np.uint64).ravel()
 
 
-def near(split: npt.NDArray[np.int64], seen: Sequence[Seen]) -> list[tuple[int, int]]:
+def near(split: npt.NDArray[np.int64], infos: Sequence[FileInfo]) -> list[tuple[int, int]]:
     """Pairs (image, most similar image of an earlier split) that look the same: their difference hashes differ in at
-    most BITS, and their thumbnails correlate. `split` (N,) is the split of each image.
+    most BITS, and their thumbnails correlate by at least ALIKE. `split` (N,) is the split of each image.
     """
-    rows, pixels = thumbs(seen)
+    rows, pixels = thumbs(infos)
     kept = pixels.std(axis=(1, 2)) >= FLAT
     rows, pixels = rows[kept], pixels[kept]
     if not len(rows):

@@ -11,18 +11,18 @@ from tasks.inspect.survey import Survey
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # pixels
 SIDES = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # shares of an image's side
 OBJECTS = (0, 1, 2, 4, 8, 16, 32, 64)  # boxes of an image
-MOST = 3  # formats or sizes that are named
+MOST = 3  # formats or sizes that are listed
 
 
 class Histogram(NamedTuple):
-    """Bars: what each stands for, and how many there are of it."""
+    """Bars: the label of each, and its count."""
 
     title: str
     bars: list[tuple[str, int]]
 
 
 def by_split(survey: Survey) -> list[tuple[str, list[str]]]:
-    """The rows of a table whose columns are the splits: images, labels, classes that are shown."""
+    """The rows of a table with a column for each split: images, labels, classes with labels."""
     contents = survey.contents
     splits = [*contents.splits, *contents.same]
     images = [contents.count(s) for s in splits]
@@ -38,13 +38,13 @@ def by_split(survey: Survey) -> list[tuple[str, list[str]]]:
 
 
 def formats(survey: Survey) -> str:
-    """How many files are of which format."""
-    return _named(Counter(s.format for s in survey.seen if s.format))
+    """The formats of the files, with their counts."""
+    return _named(Counter(i.format for i in survey.infos if i.format))
 
 
 def sizes(survey: Survey) -> str:
-    """The commonest sizes."""
-    return _named(Counter(f"{s.width} x {s.height}" for s in survey.seen if s.width))
+    """The most common sizes."""
+    return _named(Counter(f"{i.width} x {i.height}" for i in survey.infos if i.width))
 
 
 def _named(counts: Counter[str]) -> str:
@@ -55,12 +55,12 @@ def _named(counts: Counter[str]) -> str:
 
 
 def histograms(survey: Survey) -> list[Histogram]:
-    """Of the images' longer sides, and of detection of the boxes."""
+    """Histograms of the images' longer sides, and in detection of the boxes."""
     contents = survey.contents
-    longer = np.array([max(s.width, s.height) for s in survey.seen if s.width])
+    longer = np.array([max(i.width, i.height) for i in survey.infos if i.width])
     found = [Histogram("longer side of the images, pixels", _binned(longer, SIZES, "{:g}"))]
     if contents.boxes is not None:
-        sides = box_sides(contents, survey.seen)
+        sides = box_sides(contents, survey.infos)
         found.append(Histogram("side of train's boxes, of their image's", _binned(sides, SIDES, "{:.0%}")))
         own = np.bincount(contents.row[~contents.crowd], minlength=len(contents.paths))
         found.append(Histogram("boxes of an image", _binned(own, OBJECTS, "{:g}")))
@@ -68,7 +68,7 @@ def histograms(survey: Survey) -> list[Histogram]:
 
 
 def _binned(values: np.ndarray, edges: tuple[float, ...], form: str) -> list[tuple[str, int]]:
-    """How many of the values (N,) are up to each edge, without empty bins at the ends."""
+    """Counts of the values (N,) up to each edge, without empty bins at the ends."""
     if not len(values):
         return []
     counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
@@ -79,7 +79,7 @@ def _binned(values: np.ndarray, edges: tuple[float, ...], form: str) -> list[tup
 
 
 def per_class(survey: Survey) -> list[tuple[str, list[int]]]:
-    """Each class with its labels in each split of its own, the commonest first."""
+    """Each class with its number of labels in each split, the most common first."""
     contents = survey.contents
     counts = [contents.per_class(s) for s in contents.splits]
     rows = [(name, [int(c[i]) for c in counts]) for i, name in enumerate(contents.names)]

@@ -13,7 +13,7 @@ Box = tuple[float, ...]  # left, top, right, bottom in pixels of the file
 class Example:
     """An image with what is odd about it; `boxes` are marked, `other` is shown beside it."""
 
-    path: Path | None  # None where it is of no single image
+    path: Path | None  # None if it is not about a single image
     words: str = ""
     boxes: tuple[Box, ...] = ()
     other: Path | None = None
@@ -21,8 +21,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something odd: `kind` is its name, `title` says what there are `count` of, `hint` what to do about it. A fault
-    costs accuracy or misleads; what is none is good to know.
+    """Something odd: `kind` is its name, `title` describes the `count` cases, `hint` says what to do about them. A
+    fault costs accuracy or misleads; `fault=False` is information only.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""What is odd about labels: boxes that cannot be right, images without any."""
+"""What is odd about labels: boxes that cannot be right, images without labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from tasks.inspect.contents import Contents, Flags
-from tasks.inspect.files import Seen
+from tasks.inspect.files import FileInfo
 from tasks.inspect.findings import Box, Example, Finding, finding
 
-OVER = 2.0  # pixels that a box may be over its image's edge, as tools count differently
-SAME = 1.0  # pixels in which two boxes of one object may differ
+OVER = 2.0  # pixels that a box may be over its image's edge, because tools count pixels differently
+SAME = 1.0  # pixels by which two boxes of one object may differ
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     if contents.boxes is not None:
         yield from _dropped(contents)
-        yield from _sizes(contents, seen)
-        yield from _over(contents, seen)
+        yield from _sizes(contents, infos)
+        yield from _over(contents, infos)
         yield from _twice(contents)
         hint = "they are not trained on and do not count in the metrics"
         yield from _flagged(contents, contents.crowd, "crowd", "regions of crowds", hint)
@@ -25,14 +25,14 @@ def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
         yield from _flagged(contents, contents.difficult, "difficult", "objects that are marked difficult", hint)
     if contents.names:
         yield from _empty(contents)
-    # the readers' own words, but for what the boxes above say
+    # the readers' warnings, except those on boxes, which are reported above
     words = [w for w in contents.warnings if ": dropped " not in w]
     hint = "correct them; what they label is left out"
     yield from finding("warnings", "warnings of the reader", [Example(None, w) for w in words], hint)
 
 
 def _dropped(contents: Contents) -> Iterator[Finding]:
-    """Boxes that the reader left out, by its reasons."""
+    """Boxes that the reader left out, by reason."""
     notes = contents.notes
     for reason, count in sorted(notes.dropped.items()):
         found: dict[Path, list[Box]] = {}
@@ -48,10 +48,10 @@ def _corners(box: Box) -> str:
     return "box " + " ".join(f"{v:.5g}" for v in box)
 
 
-def _sizes(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
-    """Annotated sizes that are not the file's."""
+def _sizes(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
+    """Annotated sizes that differ from the file's."""
     examples = []
-    for path, s in dict(zip(contents.paths, seen, strict=True)).items():
+    for path, s in dict(zip(contents.paths, infos, strict=True)).items():
         wide, high = contents.notes.sizes.get(path, (0, 0))
         if not s.problem and min(wide, high) > 0 and (wide, high) != (s.width, s.height):
             examples.append(Example(path, f"{wide:g} x {high:g} annotated, {s.width} x {s.height} found"))
@@ -59,10 +59,10 @@ def _sizes(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
     yield from finding("size", "images of another size than annotated", examples, hint)
 
 
-def _over(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
+def _over(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     """Boxes that are partly outside of their images."""
     assert contents.boxes is not None
-    sizes = np.array([(s.width, s.height) for s in seen], np.float64).reshape(-1, 2)[contents.row]
+    sizes = np.array([(s.width, s.height) for s in infos], np.float64).reshape(-1, 2)[contents.row]
     known = (sizes > 0).all(axis=1)
     over = np.maximum(-contents.boxes[:, :2], contents.boxes[:, 2:] - sizes).max(axis=1, initial=0)
     examples = _examples(contents, known & (over > OVER), lambda k: f"{over[k]:.0f} pixels over the edge")
@@ -70,7 +70,7 @@ def _over(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
 
 
 def _twice(contents: Contents) -> Iterator[Finding]:
-    """Boxes of one image that are the same."""
+    """Boxes of an image that are the same."""
     assert contents.boxes is not None
     cells = np.round(contents.boxes / SAME).astype(np.int64)
     order = np.lexsort((contents.label, *cells.T, contents.row))
@@ -94,7 +94,7 @@ def _flagged(contents: Contents, flags: Flags, kind: str, title: str, hint: str)
 
 
 def _examples(contents: Contents, flags: Flags, words: Callable[[int], str]) -> list[Example]:
-    """One for each label that is flagged."""
+    """An example for each flagged label."""
     assert contents.boxes is not None
     return [
         Example(contents.paths[contents.row[k]], words(int(k)), (tuple(contents.boxes[k].tolist()),))
@@ -105,7 +105,7 @@ def _examples(contents: Contents, flags: Flags, words: Callable[[int], str]) -> 
 def _empty(contents: Contents) -> Iterator[Finding]:
     rows = np.flatnonzero(contents.unlabelled)
     examples = [Example(contents.paths[i], contents.splits[contents.split[i]]) for i in rows]
-    hint = "they teach what is no object: see whether they should have boxes"
+    hint = "they are trained on as background: see whether they should have boxes"
     if contents.boxes is None:
         hint = "see whether they should have labels"
     yield from finding("empty", "images without labels", examples, hint, False)

@@ -1,4 +1,4 @@
-"""The account of a data set as one static page, with pictures."""
+"""The report on a data set as one static page, with pictures."""
 
 import base64
 import html
@@ -13,23 +13,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.console import plain
-from data.image_file import BadImage, open_image, rgb_pixels
+from data.image_file import BadImage, read_pixels
 from tasks.detection.answers import COLOURS
 from tasks.inspect.contents import Contents
 from tasks.inspect.figures import by_split, formats, histograms, per_class, sizes
-from tasks.inspect.files import truncated_allowed
 from tasks.inspect.findings import Box, Example, Finding
 from tasks.inspect.survey import Survey
 
 SIDE = 480  # pixels of a picture's longer side
 SHOWN, ODDEST, USUAL = 8, 12, 24  # pictures of a finding, of the oddest images, of classes
-WORDS = 100  # of a finding that has no pictures
+WORDS = 100  # lines of a finding without pictures
 CLASSES = 200  # rows of the table of classes
 MARK = "#ff2020"
 
 
 def write_page(survey: Survey, root: Path, told: str, path: Path) -> None:
-    """Writes the page, which needs nothing else; `told` says what the data in `root` was taken for."""
+    """Writes the page, a single file; `told` is the task and format of the data in `root`, in words."""
     pictures = Pictures(survey.contents, root)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     content = "\n".join(_sections(survey, pictures, root, told))
@@ -37,7 +36,7 @@ def write_page(survey: Survey, root: Path, told: str, path: Path) -> None:
 
 
 def text(words: object) -> str:
-    """Words of a file as HTML."""
+    """Text, which may come from a file, as HTML."""
     return html.escape(plain(str(words)))
 
 
@@ -48,7 +47,7 @@ def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> It
     kinds = f"kinds of faults: {faults}" if faults else "no faults"
     yield f"<p class=muted>{text(told)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"
     if survey.decoded < images:
-        words = f"The pixels of {survey.decoded:,} images were looked at: faults of pixels and likenesses are of these."
+        words = f"Only {survey.decoded:,} images were decoded: faults of pixels and similar images are among these."
         yield f"<p class=muted>{words}</p>"
     yield f"<section><h2>At a glance</h2>{_glance(survey)}</section>"
     if survey.advice:
@@ -107,7 +106,7 @@ def _finding(finding: Finding, pictures: "Pictures") -> str:
 
 
 def oddest(findings: Sequence[Finding]) -> list[Example]:
-    """The images with the most faults, with all that is odd about them; none with a single one."""
+    """The images with the most faults, at least two, with all that is odd about them."""
     faults: dict[Path, list[tuple[Finding, Example]]] = {}
     for finding in findings:
         for example in finding.examples:
@@ -162,30 +161,28 @@ class Pictures:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def labels(self, path: Path) -> str:
-        """Names of an image's labels, where it is in a split."""
+        """Names of an image's labels, if it is in a split."""
         if path not in self.first:
             return ""
         own = self.contents.label[self.contents.labels_of(self.first[path])]
         return ", ".join(self.contents.names[k] for k in own)
 
     def _address(self, path: Path, marked: tuple[Box, ...]) -> str | None:
-        """The picture as a data address; None where the file cannot be read."""
+        """The picture as a data URL; None if the file cannot be read."""
         try:
-            with truncated_allowed(), open_image(path) as file:
-                size = file.size
-                file.draft("RGB", (SIDE, SIDE))
-                image = Image.fromarray(rgb_pixels(file, path, upright=self.contents.boxes is None))
+            pixels, (height, width) = read_pixels(path, SIDE, upright=self.contents.boxes is None)
         except BadImage:
             return None
+        image = Image.fromarray(pixels)
         image.thumbnail((SIDE, SIDE))
         if self.contents.boxes is not None:
-            self.draw(image, path, marked, (image.width / size[0], image.height / size[1]))
+            self.draw(image, path, marked, (image.width / width, image.height / height))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def draw(self, image: Image.Image, path: Path, marked: tuple[Box, ...], scale: tuple[float, float]) -> None:
-        """Draws an image's boxes, and those that are marked."""
+        """Draws an image's boxes, and the marked ones."""
         canvas, font = ImageDraw.Draw(image), ImageFont.load_default(12)
         if path in self.first:
             assert self.contents.boxes is not None
@@ -203,7 +200,7 @@ class Pictures:
 
 
 def _scaled(box: Sequence[float], scale: tuple[float, float], size: tuple[int, int]) -> tuple[float, ...]:
-    """A box on a picture of another scale; what is outside of it comes to its edge, and corners into their order."""
+    """A box in pixels of a scaled picture, clipped to it, with its corners in order."""
     xs = sorted(min(max(box[i] * scale[0], 0), size[0] - 1) for i in (0, 2))
     ys = sorted(min(max(box[i] * scale[1], 0), size[1] - 1) for i in (1, 3))
     return xs[0], ys[0], xs[1], ys[1]

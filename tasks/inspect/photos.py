@@ -1,4 +1,4 @@
-"""What is odd about the files of images, each by itself."""
+"""What is odd about single image files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from data.files import IMAGE_SUFFIXES, is_hidden
 from tasks.inspect.contents import Contents
-from tasks.inspect.files import ABSENT, Seen
+from tasks.inspect.files import ABSENT, FileInfo
 from tasks.inspect.findings import Example, Finding, finding
 
 SUFFIXES = {
@@ -21,55 +21,55 @@ MODES = {
     "RGBA": "transparency, which is left out",
     "LA": "transparency, which is left out",
     "PA": "transparency, which is left out",
-    "CMYK": "colours of print (CMYK), which look different on each screen",
+    "CMYK": "print colours (CMYK), which look different on each screen",
     "I;16": "16 bits a pixel, of which the upper 8 are used",
     "I;16B": "16 bits a pixel, of which the upper 8 are used",
 }
-LEAST_SIDE, LONG = 32, 5.0  # pixels of an image's shorter side; the longer side by the shorter
-FLAT = 1.0  # grey levels that a thumbnail of a single colour may vary
+LEAST_SIDE, LONG = 32, 5.0  # least shorter side in pixels, largest ratio of the sides
+FLAT = 1.0  # grey levels by which a thumbnail of a single colour may vary
 
-# What is wrong with a file, in words; nothing where it is right.
-Test = Callable[[Path, Seen], str]
-
-
-def _absent(path: Path, seen: Seen) -> str:
-    return seen.problem if seen.problem == ABSENT else ""
+# What is wrong with a file, in words; empty if nothing is.
+Test = Callable[[Path, FileInfo], str]
 
 
-def _unreadable(path: Path, seen: Seen) -> str:
-    return seen.problem if seen.problem and seen.problem != ABSENT else ""
+def _absent(path: Path, info: FileInfo) -> str:
+    return info.problem if info.problem == ABSENT else ""
 
 
-def _truncated(path: Path, seen: Seen) -> str:
-    return f"{seen.rows:.0%} of its rows are there" if seen.rows is not None else ""
+def _unreadable(path: Path, info: FileInfo) -> str:
+    return info.problem if info.problem and info.problem != ABSENT else ""
 
 
-def _misnamed(path: Path, seen: Seen) -> str:
-    wrong = not seen.problem and path.suffix.lower() not in SUFFIXES.get(seen.format, {path.suffix.lower()})
-    return f"it is {seen.format}" if wrong else ""
+def _truncated(path: Path, info: FileInfo) -> str:
+    return f"{info.rows:.0%} of its rows are there" if info.rows is not None else ""
 
 
-def _rotated(path: Path, seen: Seen) -> str:
-    return f"orientation {seen.orientation}" if not seen.problem and seen.orientation in range(2, 9) else ""
+def _misnamed(path: Path, info: FileInfo) -> str:
+    wrong = not info.problem and path.suffix.lower() not in SUFFIXES.get(info.format, {path.suffix.lower()})
+    return f"it is {info.format}" if wrong else ""
 
 
-def _mode(path: Path, seen: Seen) -> str:
-    return MODES.get(seen.mode, "") if not seen.problem else ""
+def _rotated(path: Path, info: FileInfo) -> str:
+    return f"orientation {info.orientation}" if not info.problem and info.orientation in range(2, 9) else ""
 
 
-def _tiny(path: Path, seen: Seen) -> str:
-    side = min(seen.width, seen.height)
-    return f"{seen.width} x {seen.height}" if not seen.problem and side < LEAST_SIDE else ""
+def _mode(path: Path, info: FileInfo) -> str:
+    return MODES.get(info.mode, "") if not info.problem else ""
 
 
-def _long(path: Path, seen: Seen) -> str:
-    sides = sorted((seen.width, seen.height))
-    long = not seen.problem and sides[0] >= LEAST_SIDE and sides[1] > LONG * sides[0]
-    return f"{seen.width} x {seen.height}" if long else ""
+def _tiny(path: Path, info: FileInfo) -> str:
+    side = min(info.width, info.height)
+    return f"{info.width} x {info.height}" if not info.problem and side < LEAST_SIDE else ""
 
 
-def _flat(path: Path, seen: Seen) -> str:
-    flat = seen.thumb is not None and np.ptp(np.frombuffer(seen.thumb, np.uint8)) <= FLAT
+def _long(path: Path, info: FileInfo) -> str:
+    sides = sorted((info.width, info.height))
+    long = not info.problem and sides[0] >= LEAST_SIDE and sides[1] > LONG * sides[0]
+    return f"{info.width} x {info.height}" if long else ""
+
+
+def _flat(path: Path, info: FileInfo) -> str:
+    flat = info.thumb is not None and np.ptp(np.frombuffer(info.thumb, np.uint8)) <= FLAT
     return "a single colour" if flat else ""
 
 
@@ -77,22 +77,22 @@ def _flat(path: Path, seen: Seen) -> str:
 TESTS: tuple[tuple[str, str, Test, str, bool], ...] = (
     ("missing", "images that do not exist", _absent, "correct their names in the annotations, or copy the files", True),
     ("unreadable", "images that cannot be read", _unreadable, "replace them, or remove them with their labels", True),
-    ("truncated", "JPEGs that end early", _truncated, "fetch them again; what is there of them is used", True),
+    ("truncated", "JPEGs that end early", _truncated, "fetch them again; the rows that are there are used", True),
     ("flat", "images of a single colour", _flat, "look whether something went wrong when they were made", True),
     ("tiny", f"images with a side under {LEAST_SIDE} pixels", _tiny, "look whether they are thumbnails", True),
-    ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are squeezed to a square", False),
-    ("misnamed", "files that are not what their names end with", _misnamed, "they are read all the same", False),
+    ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are resized to a square", False),
+    ("misnamed", "files of another format than their suffix", _misnamed, "they are read by their content", False),
     ("mode", "images of unusual pixels", _mode, "convert them to RGB if that is not what is meant", False),
 )
 
 
-def findings(contents: Contents, seen: Sequence[Seen]) -> Iterator[Finding]:
-    files = dict(zip(contents.paths, seen, strict=True))
+def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
+    files = dict(zip(contents.paths, infos, strict=True))
     for kind, title, test, hint, fault in TESTS:
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
-    hint = "YOLO's labels are taken for the image as it is seen, others' as it is stored: see whether the boxes fit"
+    hint = "YOLO's boxes are read as of the turned image, others as of the stored one: see whether they fit"
     if contents.boxes is None:
         hint = "training sees them as they are stored, prediction turns them upright: turn the files"
     yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)

@@ -1,4 +1,4 @@
-"""The account of a data set on the terminal."""
+"""The report on a data set in the terminal."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ BAR = 24  # columns of a histogram's longest bar
 
 
 def show(survey: Survey, root: Path, told: str) -> None:
-    """Prints the account, in at most WIDTH columns; `told` says what the data in `root` was taken for."""
+    """Prints the report, in at most WIDTH columns; `told` is the task and format of the data in `root`, in words."""
     console = Console(highlight=False)
     console.width = min(WIDTH, console.width)
     contents = survey.contents
@@ -33,7 +33,7 @@ def show(survey: Survey, root: Path, told: str) -> None:
         console.print(_bars(histogram))
     console.print(_odd(survey.findings) if survey.findings else "nothing is odd")
     if survey.decoded < len(set(contents.paths)):
-        console.print(f"the pixels of {survey.decoded:,} images were looked at: faults of pixels are of these")
+        console.print(f"only {survey.decoded:,} images were decoded: faults of pixels are among these")
     for advice in survey.advice:
         console.print(f"{advice.settings}: {advice.why}" if advice.settings else advice.why)
 
@@ -64,5 +64,5 @@ def _odd(findings: list[Finding]) -> Table:
 
 
 def _short(name: str) -> str:
-    """A file's name without its middle where it is long."""
+    """A file's name, without its middle if it is long."""
     return name if len(name) <= NAME else f"{name[: NAME // 2 - 1]}…{name[-NAME // 2 :]}"

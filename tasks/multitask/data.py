@@ -86,7 +86,7 @@ class JointLoader:
         if isinstance(loader.sampler, ShuffledEpochs):
             assert loader.batch_size
             first, rest = divmod(given, max(1, len(loader)))
-            loader.sampler.given = {epoch * PASSES + first: rest * loader.batch_size}
+            loader.sampler.skip = {epoch * PASSES + first: rest * loader.batch_size}
             given = 0
         batches = self._passes(loader, epoch, first)
         return itertools.islice(batches, given, None)
@@ -195,7 +195,7 @@ class JointData(SuiteData):
             raise UserError("a data set does not say how many images it has: set multitask.temperature=0")
         wanted = shares(images if self.temperature else [1.0] * len(images), self.temperature)
         steps = max(1, int(batches))
-        return JointLoader(loaders, wanted.tolist(), steps, self.seed, self.epoch, self.batches_given)
+        return JointLoader(loaders, wanted.tolist(), steps, self.seed, self.epoch, self.batches_done)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: data.state_dict() for name, data in self.parts.items()}

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones.base import Backbone
+from backbones.base import Backbone, is_depthwise
 
 Share = Literal["all", "norm", "depthwise"]
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -18,7 +18,7 @@ NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 def is_own(layer: nn.Module, share: Share) -> bool:
     """Whether each task has its own copy of a layer."""
     if isinstance(layer, nn.Conv2d):
-        return share == "depthwise" and 1 < layer.groups == layer.in_channels
+        return share == "depthwise" and is_depthwise(layer)
     return share != "all" and isinstance(layer, NORMS)
 
 

@@ -1,1 +1,1 @@
-"""The page that runs exports in a browser: what is put into it, its template, script and style, and a server for it."""
+"""The page that runs exports in a browser: its content, template, script and style, and a server for it."""

@@ -1,4 +1,4 @@
-"""Puts template, style, script, exports, samples and runtime into one page."""
+"""Builds one page from template, style, script, exports, samples and runtime."""
 
 import base64
 import gzip
@@ -25,24 +25,22 @@ def write_page(config: dict[str, Any]) -> Path:
     """Writes the page that `conf/page.yaml` describes, and returns its path.
 
     Raises:
-        UserError: see `find_exports`, `read_samples` and `Runtime.files`; or the page cannot be written.
+        UserError: see `find_exports`, `read_samples` and `Runtime.files`.
+        OSError: the page cannot be written.
     """
     exports = find_exports(config["exports"])
     samples = read_samples(config["samples"]) if config["samples"] else own_samples(exports)
     first = config["exports"] if Path(config["exports"]).is_dir() else config["exports"].split(",")[0].strip()
     path = Path(config["output"] or Path(first) / "page.html")
     text = page(config, exports, samples)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"output={path} cannot be written: {error.strerror}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w", encoding="utf-8") as file:
+        file.write(text)
     return path
 
 
 def own_samples(exports: Sequence[Export]) -> list[bytes]:
-    """Drawn ones for each data set that is drawn."""
+    """Drawn samples for the exports that were trained on drawn data."""
     kinds = list(dict.fromkeys(DRAWN[export.data] for export in exports if export.data in DRAWN))
     return [sample for draw in kinds for sample in drawn_samples(draw, max(2, COUNT // len(kinds)))]
 
@@ -52,7 +50,7 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
     forms = list(dict.fromkeys(export.spec["format"] for export in exports))
     linked = config["runtime"] == "link"
     if config["webgpu"] and "onnx" not in forms:
-        raise UserError("webgpu=true runs format=onnx alone, and there is none among the exports")
+        raise UserError("webgpu=true runs format=onnx alone, and no export is of that format")
     content: dict[str, Any] = {
         "runtimes": {form: described(form, config) for form in forms},
         "webgpu": config["webgpu"],
@@ -77,7 +75,7 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
 
 
 def described(form: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the page knows of the runtime of a format: its name, and where its files are if not in the page."""
+    """A format's runtime as the page's script has it: its name, and addresses of files that are not in the page."""
     runtime = RUNTIMES[form]
     base = f"{config['cdn'].rstrip('/')}/{runtime.release}/{runtime.folder}"
     names = runtime_names(form, config["webgpu"])
@@ -86,12 +84,12 @@ def described(form: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The template with each {{name}} replaced; what is put in is not looked at again."""
+    """The template with each {{name}} replaced once: a {{name}} in a value stays as it is."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
 def policy(script: str, style: str, cdn: str | None) -> str:
-    """The content security policy: it runs this script and style alone, and connects to nobody but the CDN."""
+    """The content security policy: only this script and style run, and only the CDN may be connected to."""
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in (script, style)]
     where = ""
     if cdn:
@@ -124,7 +122,7 @@ def data_url(jpeg: bytes) -> str:
 
 
 def world_map() -> bytes:
-    """An equirectangular map of the world as JPEG; a plain ground where the extra `earth` is not installed."""
+    """An equirectangular map of the world as JPEG; without land if the extra `earth` is not installed."""
     from tasks.geo.maps import world
 
     buffer = io.BytesIO()

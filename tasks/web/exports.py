@@ -1,5 +1,5 @@
-"""Finds exports, and reads of their model.json what the page may know. A model.json is untrusted: every field that
-is used is checked, and nothing in it chooses which file is read.
+"""Finds exports, and reads the parts of their model.json that go into the page. A model.json is not trusted: every
+field that is used is checked, and none chooses which file is read.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from backbones.errors import UserError
 
-MODELS = {"onnx": "model.onnx", "litert": "model.tflite"}  # the formats that a browser runs
+MODELS = {"onnx": "model.onnx", "litert": "model.tflite"}  # the formats that browsers run
 NMS = ("score_threshold", "candidates", "nms_iou", "max_detections")  # settings of non-maximum suppression
 LAYOUTS = ("uint8_nhwc", "float_nchw")
 SIDE_LIMIT = 4096
@@ -31,7 +31,7 @@ class Export:
 
 
 def find_exports(exports: str) -> list[Export]:
-    """The exports in the given folders or below, which commas join, that a browser runs.
+    """The exports that browsers run, in the given folders or below; several folders are separated by commas.
 
     Raises:
         UserError: a folder is absent or has no export, the exports are of other formats, or one is damaged.
@@ -53,7 +53,7 @@ def find_exports(exports: str) -> list[Export]:
 
 
 def format_of(file: Path) -> str | None:
-    """The format that a model.json names; None for one that is still written, or of a backbone alone."""
+    """The format in a model.json; None if it is still being written, or is that of a backbone."""
     if file.parent.name.startswith("."):
         return None
     content = parse(file)
@@ -76,14 +76,15 @@ def damaged(file: Path) -> UserError:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, after their runs' where several are alike."""
+    """The folders' own names, with their runs' names in front if several are the same."""
     own = [folder.name for folder in folders]
     runs = [f.parent.parent.name if f.parent.name == "export" else f.parent.name for f in folders]
     return [f"{run}/{name}" if own.count(name) > 1 else name for run, name in zip(runs, own, strict=True)]
 
 
 def read_export(folder: Path, name: str) -> Export:
-    """
+    """The export in a folder.
+
     Raises:
         UserError: model.json is damaged, or the model is not the one that it describes.
     """
@@ -105,17 +106,18 @@ def read_export(folder: Path, name: str) -> Export:
 
 
 def page_spec(content: dict[str, Any]) -> dict[str, Any]:
-    """What the page may know. The rest stays behind: the run's settings have paths of the machine that trained.
+    """The part of model.json that goes into the page; the run's settings, for example, have paths of the machine that
+    trained it.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: something is absent or of another form.
+        KeyError, TypeError, ValueError, AttributeError: something is absent or of the wrong type.
     """
-    given, centre = content["input"], content["input"]["center_crop"]
+    given, center = content["input"], content["input"]["center_crop"]
     view = {"name": str(given["name"]), "layout": given["layout"], "size": int(given["size"]), "center_crop": None}
     if view["layout"] not in LAYOUTS or not 1 <= view["size"] <= SIDE_LIMIT:
         raise ValueError(view)
-    if centre is not None:
-        view["center_crop"] = number(centre)
+    if center is not None:
+        view["center_crop"] = number(center)
         if not 0 < view["center_crop"] <= 1:
             raise ValueError(view)
     spec = {
@@ -130,7 +132,7 @@ def page_spec(content: dict[str, Any]) -> dict[str, Any]:
         "postprocess": {"draw_threshold": 0.0} | {k: number(v) for k, v in content.get("postprocess", {}).items()},
     }
     if spec["answer"] == "detections" and "labels" not in [output["name"] for output in spec["outputs"]]:
-        for name in NMS:  # which the page does
+        for name in NMS:  # the page runs non-maximum suppression
             spec["postprocess"][name] = number(content["postprocess"][name])
     if "threshold_far1e-2" in content["metrics"].get("after", {}):
         spec["threshold"] = number(content["metrics"]["after"]["threshold_far1e-2"])
@@ -155,6 +157,6 @@ def cells(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("positions")
     try:
         outlines = cell_corners(from_tokens(tokens), steps=2).round(2).tolist()
-    except UserError:  # a partition of another kind has no outlines
+    except UserError:  # a partition without S2 cells has no outlines
         outlines = []
     return {"tokens": tokens, "positions": positions, "outlines": outlines}

@@ -1,4 +1,4 @@
-"""The runtimes that browsers have, pinned by version and by the digest of each file."""
+"""The runtimes for browsers, pinned by version and by the digest of each file."""
 
 import base64
 import hashlib
@@ -21,18 +21,17 @@ class Runtime:
     package: str
     version: str
     folder: str  # in the package
-    integrity: dict[str, str]  # of each file that pages may need, as the attribute `integrity` of HTML has it
+    integrity: dict[str, str]  # of each file that pages may need, as in HTML's attribute `integrity`
 
     @property
     def release(self) -> str:
         return f"{self.package}@{self.version}"
 
     def files(self, names: tuple[str, ...], folder: str | None) -> list[bytes]:
-        """Files of the package, from the folder `node_modules` that is given, or else from the cache, which the npm
-        client fills.
+        """Files of the package, from the given folder `node_modules`, or from the cache, which the npm client fills.
 
         Raises:
-            UserError: the npm client is missing or fails, or a file is absent or not the one that is pinned.
+            UserError: the npm client is missing or fails, or a file is absent or differs from the pinned one.
         """
         where = Path(folder) / self.package / self.folder if folder else self.cache()
         if not folder and not all((where / name).is_file() for name in names):
@@ -43,7 +42,11 @@ class Runtime:
         return cache_folder() / f"{self.package}-{self.version}"
 
     def checked(self, path: Path) -> bytes:
-        """The content of a file that is the pinned one."""
+        """The content of a file.
+
+        Raises:
+            UserError: it is absent, or differs from the pinned one.
+        """
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -56,7 +59,7 @@ class Runtime:
         return content
 
     def fetch(self, target: Path) -> None:
-        """Has the npm client download the package, and keeps what pages may need of it in `target`."""
+        """Downloads the package by the npm client, and keeps the files that pages may need in `target`."""
         manual = f"or npm install {self.release} elsewhere and give its node_modules as runtime_folder="
         npm = shutil.which("npm")
         if not npm:
@@ -116,7 +119,7 @@ RUNTIMES = {"onnx": ONNX, "litert": LITERT}  # by the format that they run
 
 def runtime_names(form: str, webgpu: bool) -> tuple[str, ...]:
     """The files of a format's runtime that a page loads: JavaScript and WebAssembly, and for LiteRT a second pair for
-    browsers without relaxed SIMD, as Safari is.
+    browsers without relaxed SIMD, such as Safari.
     """
     if form == "litert":
         return tuple(LITERT.integrity)

@@ -1,45 +1,43 @@
-"""The images that a page carries, to be tried at once."""
+"""The sample images of a page."""
 
-import glob
 import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageOps
+from PIL import Image
 
 from backbones.errors import UserError
+from data.files import find_images
+from data.image_file import BadImage
+from data.inputs import read_input
 
-SEED = 2024  # drawn samples are of no split
+SEED = 2024  # so that drawn samples are not in any split
 COUNT = 6
 SIDE = 640  # pixels of the longer side, at most
 
 
 def read_samples(wanted: str) -> list[bytes]:
-    """JPEG files of up to `COUNT` of the images that a file, a folder or a glob names, upright and of screen size.
+    """Up to COUNT of the images that a file, a folder or a glob names, as JPEG files, upright and of screen size.
 
     Raises:
-        UserError: there are none, or one cannot be decoded.
+        UserError: there are none, or one cannot be read.
     """
-    path = Path(wanted)
-    files = sorted(path.rglob("*")) if path.is_dir() else sorted(map(Path, glob.glob(wanted, recursive=True)))
-    images = [file for file in files if file.suffix.lower() in Image.registered_extensions()]
-    if not images:
-        raise UserError(f"samples={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
+    images = find_images(wanted, "samples")
     return [read(file) for file in images[:: -(-len(images) // COUNT)]]
 
 
 def read(path: Path) -> bytes:
     try:
-        with Image.open(path) as image:
-            return jpeg(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"samples: {path} cannot be decoded: {error}") from error
+        pixels, _ = read_input(path, SIDE)
+    except BadImage as error:
+        raise UserError(f"samples: {path} cannot be read: {error.args[1]}") from error
+    return jpeg(Image.fromarray(pixels))
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """As a file without metadata, so that no place or camera goes along."""
+    """A JPEG file without metadata, which might reveal the place or the camera."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Serves one page, with the headers that let it use threads."""
+"""Serves one page, with the headers that allow it to use threads."""
 
 import http.server
 import socket
@@ -10,7 +10,7 @@ from backbones.console import Console
 from backbones.errors import UserError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-HEADERS = {  # cross-origin isolation, without which there is no shared memory and so one thread
+HEADERS = {  # without cross-origin isolation there is no shared memory, and so only one thread
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cache-Control": "no-store",
@@ -50,7 +50,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def server(page: Path, host: str, port: int) -> Server:
-    """A server that listens.
+    """A listening server.
 
     Raises:
         UserError: the host is unknown or the port is taken.
@@ -62,7 +62,7 @@ def server(page: Path, host: str, port: int) -> Server:
 
 
 def serve(page: Path, host: str, port: int) -> None:
-    """Serves until interrupted, and says which addresses work."""
+    """Serves until interrupted, and prints the addresses that work."""
     console = Console()
     with server(page, host, port) as running:
         port = running.server_address[1]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from backbones.mobilenet_v1 import MobileNetV1
-from backbones.shapes import blank, shapes_only
+from backbones.shapes import dummy_image, shapes_only
 from backbones.torchvision import build_torchvision
 
 
@@ -35,7 +35,7 @@ def test_shapes_are_those_of_a_pass_and_the_network_stays_as_it_is(name: str, re
     network = networks()[name].train()
     before = copy.deepcopy(network.state_dict())
     with shapes_only(network):
-        found = network(blank(network, resolution))
+        found = network(dummy_image(network, resolution))
     with torch.no_grad():
         wanted = copy.deepcopy(network).eval()(torch.zeros(1, 3, resolution, resolution))
     shapes = [[x.shape for x in maps] if isinstance(maps, list) else maps.shape for maps in (found, wanted)]
@@ -52,5 +52,5 @@ def test_a_network_that_is_compiled_is_not_compiled_for_it() -> None:
 
     network._compiled_call_impl = compiled
     with shapes_only(network):
-        assert network(blank(network, 64))[-1].shape == (1, 256, 2, 2)
+        assert network(dummy_image(network, 64))[-1].shape == (1, 256, 2, 2)
     assert network._compiled_call_impl is compiled

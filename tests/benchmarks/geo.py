@@ -28,10 +28,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
-from data.geo.cells import Partition, PartitionSettings
+from data.geo.cells import Hierarchy, PartitionSettings
 from data.geo.s2 import Floats, UInts, cell_ids
 from tasks.engine.hardware import has_native_bf16, keep_freed_memory
-from tasks.gallery.embed import Rank, write_shards
+from tasks.gallery.embed import Rank, write_embeddings
 from tasks.geo.model import CellTable, GeoLocator
 from tests.benchmarks.input import make_images
 
@@ -110,7 +110,8 @@ def partition(count: int) -> None:
     latitude, longitude = photo_positions(count)
     generated = time.perf_counter()
     print(f"{count:,} positions generated in {generated - start:.1f} s, peak {peak_gigabytes():.2f} GB")
-    cells = Partition.build(latitude, longitude, settings)
+    hierarchy = Hierarchy.build(latitude, longitude, [settings])
+    (cells,) = hierarchy.partitions
     built = time.perf_counter()
     print(
         f"partition by {settings}: {built - generated:.1f} s (wanted 90), {len(cells):,} cells "
@@ -118,12 +119,12 @@ def partition(count: int) -> None:
         f"peak memory of the process, the positions included: {peak_gigabytes():.2f} GB (wanted 6)"
     )
     some = slice(0, 5_000_000)
-    assigned = seconds(lambda: cells.assign(latitude[some], longitude[some]))
+    assigned = seconds(lambda: hierarchy.assign(latitude[some], longitude[some]))
     print(f"assign: {assigned / latitude[some].size * 1e9:.0f} ns a position")
 
 
 def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
-    """`write_shards`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
+    """`write_embeddings`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), quality=85)
         files = sorted(Path(folder).rglob("*.jpg"))
@@ -134,7 +135,7 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
         out = Path(folder) / "out"
 
         def ours() -> None:
-            write_shards(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
+            write_embeddings(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
             shutil.rmtree(out)
 
         @torch.inference_mode()

@@ -51,9 +51,7 @@ def detection(paths: list[Path]) -> dict[str, Any]:
     boxes = np.concatenate([corners, corners + rng.uniform(20, 140, corners.shape)], axis=2)
     labels, no = np.arange(4), np.zeros(4, bool)
     records = [Record(path, i, boxes[i], labels, np.ones(4), no, no) for i, path in enumerate(paths)]
-    ours = DetectionSet(
-        records, DETECTION_SIDE, Augmentation(crop=True, flip=True, photometric=0.5), cache_images=False
-    )
+    ours = DetectionSet(records, DETECTION_SIDE, Augmentation(crop=True, flip=True, photometric=0.5))
     steps = v2.Compose([v2.RandomIoUCrop(), v2.Resize((DETECTION_SIDE,) * 2), v2.RandomHorizontalFlip()])
     steps = v2.Compose([steps, v2.SanitizeBoundingBoxes(), v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3)], 0.5)])
 

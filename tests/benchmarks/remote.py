@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data.shards.classification import ShardsData
+from data.shards.classification import ShardClassificationData
 from tests.benchmarks.input import make_images
 from tests.benchmarks.timing import machine, seconds
 
@@ -34,7 +34,7 @@ def write_shards(root: Path) -> None:
 
 def reader(root: Path, where: str, cache_gb: float) -> Callable[[], object]:
     given = {"train": f"{where}{{0..{SHARDS - 1}}}.tar", "val": f"{where}0.tar", "classes": "classes.txt"}
-    data = ShardsData(
+    data = ShardClassificationData(
         str(root), 224, **given, train_count=SHARDS * IMAGES, shuffle=0, cache_gb=cache_gb, batch_size=64, workers=0
     )
     loader = data.train_dataloader()

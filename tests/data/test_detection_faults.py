@@ -110,7 +110,7 @@ def names_twice(root: Path) -> None:
         (missing_column, (), "boxes.csv has no column of ymax (one of ymax, y_max, y2, bottom); it has filename, "),
         (images_of_another_folder, (), "boxes.csv names 4 images, of which none lies below"),
         (two_coco_files, (), "has one.json and two.json, both for train: choose by data=coco data.train_json="),
-        (images_gone, (), "none of the 4 images of the val split is there, as "),
+        (images_gone, (), "none of the 4 images of the val split exist, such as "),
         (yolo_set, ("data.val=images/vall",), "there is no file or folder"),
         (voc_with_lists, ("data.val=vall",), "there is no list"),
         (coco_images_train, ("data=coco", "data.train_json=train.json", "data.val_json=no.json"), "no annotation file"),

@@ -27,11 +27,11 @@ def test_a_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
     train, val = ({r.path for r in records[split]} for split in ("train", "val"))
     assert not train & val
     if splits is DRAWN:
-        assert "a fifth drawn for val (splits.json)" in data.told
+        assert "a fifth drawn for val (splits.json)" in data.choices
         assert {kind(path.stem) for path in val} == {*CLASSES}
         again = read(tmp_path)
         assert [r.path for r in again.records("val")] == [r.path for r in records["val"]]
-    assert ("val is test" in data.told) == (splits == {"train": 6, "val": 3})
+    assert ("val is test" in data.choices) == (splits == {"train": 6, "val": 3})
     assert data.dataset("train")[0]["image"].shape == (3, 32, 32)
     data.check()
 

@@ -163,7 +163,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path: Path) -> None:
         _ = found.labels
     found = folders(tmp_path, "cat", "dog")
     (tmp_path / "val" / "dog").rename(tmp_path / "val" / "wolf")
-    with pytest.raises(UserError, match="val has a class that train has not: wolf"):
+    with pytest.raises(UserError, match="val has a class that train lacks: wolf"):
         found.samples("val")
 
 

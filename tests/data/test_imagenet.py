@@ -85,7 +85,7 @@ def test_what_is_not_right_is_said_in_one_line(root: Path) -> None:
     truth.write_text("3\n1\n")
     refused("val has 5 images, .*ground_truth.txt 2 lines")
     truth.write_text("9\n")
-    refused("ground_truth.txt cannot be read: 9 is no class's number")
+    refused("ground_truth.txt cannot be read: 9 is not the number of a class")
     truth.unlink()
     refused("ground_truth.txt cannot be read: No such file")
     (root / "train" / "n02119789").rename(root / "train" / "n99999999")

@@ -254,7 +254,9 @@ def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path) ->
     rows = [f"{i}.png,{i // 3},{'rare' if i < 3 else 'ab'[i % 2]}" for i in range(60)]  # a class of one sender
     table(tmp_path, "images.csv", "image,sender_id,label", *rows)
     _, data = opened("classification", tmp_path)
-    assert "classes in label, data.group=sender_id would keep each sender_id in one split, a fifth drawn" in data.told
+    assert (
+        "classes in label, data.group=sender_id would keep each sender_id in one split, a fifth drawn" in data.choices
+    )
     _, data = opened("classification", tmp_path, "data.group=sender_id")  # another draw than that without groups
     senders = {split: {int(s.path.stem) // 3 for s in found} for split, found in samples(data).items()}
     assert not senders["train"] & senders["val"]

@@ -82,9 +82,9 @@ def unnamed_shards(root: Path) -> None:
         (mixed, r"in several ways: choose data=folders \(a folder for each class: .*\) or data=csv \(a table: .*\)"),
         (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
         (flat_val, "val has no folder for each class, as train has"),
-        (strange_class, "val has a class that train has not: c"),
+        (strange_class, "val has a class that train lacks: c"),
         (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
-        (strange_row, r"val\.tsv has a class that train has not: 7"),
+        (strange_row, r"val\.tsv has a class that train lacks: 7"),
         (few_have_images, r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); data\.max_bad="),
         (unnamed_shards, r"which of 000\.tar, \.\.\. are to train on\? Say so by data\.train="),
     ],
@@ -127,6 +127,6 @@ def test_people_who_cannot_be_told_apart(tmp_path: Path) -> None:
 
 def test_no_run_folder_is_left_by_data_that_are_wrong(tmp_path: Path) -> None:
     strange_class(tmp_path / "data")
-    with pytest.raises(UserError, match="has a class that train has not: c"):
+    with pytest.raises(UserError, match="has a class that train lacks: c"):
         execute(["task=classification", f"data.root={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs").exists()

@@ -364,7 +364,7 @@ def test_images_of_val_that_are_missing(tmp_path: Path) -> None:
         coco(tmp_path / "annotations" / f"{split}.json", tmp_path / split, names(split, count))
     for path in (tmp_path / "val").iterdir():
         path.unlink()
-    refused(tmp_path, "none of the 4 images of the val split is there")
+    refused(tmp_path, "none of the 4 images of the val split exist")
 
 
 def test_yolos_val_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -372,7 +372,7 @@ def test_yolos_val_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     data = read(tmp_path)
     assert [len(data.records(split)) for split in ("train", "val")] == [4, 2]
     assert "data.yaml: val: ../valid/images is not there" in caplog.text
-    assert "a fifth drawn for val" in data.told
+    assert "a fifth drawn for val" in data.choices
 
 
 def test_a_lone_list_of_val(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     _, data = opened("classification", tmp_path)
     found = {s: sorted(int(sample.path.stem) for sample in own) for s, own in samples(data).items()}
     assert found == {"train": [*range(6)], "val": [*range(6, 10)], "test": [10, 11]}
-    assert "splits by the column Split" in data.told
+    assert "splits by the column Split" in data.choices
     assert not (tmp_path / "splits.json").exists()
 
 
@@ -98,7 +98,7 @@ def test_a_column_that_is_none_of_splits(values: list[str], tmp_path: Path) -> N
     table(tmp_path, "all.csv", "name,label,split", *(f"{i}.png,{i % 2},{values[i]}" for i in range(10)))
     _, data = opened("classification", tmp_path)
     assert counts(data) == [8, 2, 2]
-    assert "a fifth drawn for val" in data.told
+    assert "a fifth drawn for val" in data.choices
 
 
 def test_a_column_of_test_alone(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from backbones.errors import UserError
 from data.demo import generate, scenes
+from tests.conftest import TINY, command
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_complete_set_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "ProcessPoolExecutor", None)  # drawing anything would fail
     scenes.write_scenes(root, train=60, val=5)
-    with pytest.raises(FileExistsError, match=r"delete it or name another folder"):
+    with pytest.raises(UserError, match=r"delete it or name another folder"):
         scenes.write_scenes(root, train=60, val=5, seed=1)
 
 
@@ -177,9 +179,18 @@ def test_anything_else_there_is_refused_and_kept(root: Path, tmp_path: Path, dam
         copy.mkdir()
         (copy / "train.json").write_text(json.dumps([1, 2]))
     before = contents(copy)
-    with pytest.raises(FileExistsError, match=str(copy)):
+    with pytest.raises(UserError, match=str(copy)):
         scenes.write_scenes(copy, train=60, val=5)
     assert contents(copy) == before
+
+
+def test_another_set_is_refused_in_one_line(root: Path, tmp_path: Path) -> None:
+    settings = ("data=demo_scenes", f"data.root={root}", f"paths.runs={tmp_path}")
+    result = command("run", *settings, *TINY, "data.seed=1")
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{root} is not the demo set for " in line
+    assert "Traceback" not in result.stderr
 
 
 def test_two_runs_at_once_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

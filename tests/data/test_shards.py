@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
 from data.image_file import SALVAGED
-from data.shards.classification import ShardsData, ShardSet
+from data.shards.classification import ShardClassificationData
+from data.shards.stream import ShardStream
 from data.tar import BadShard, expand, find_shards, read_records
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
@@ -59,9 +60,9 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def data(root: Path, **settings: Any) -> ShardsData:
+def data(root: Path, **settings: Any) -> ShardClassificationData:
     names = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "cache_gb": 0, "workers": 0}
-    return ShardsData(str(root), 32, **{**names, "batch_size": 4, **settings})
+    return ShardClassificationData(str(root), 32, **{**names, "batch_size": 4, **settings})
 
 
 def cut(path: Path, share: float = 0.6) -> None:
@@ -96,7 +97,7 @@ def test_all_readers_together_read_everything_once(ranks: int, workers: int, sha
     paths = find_shards(shards, "train-{000..003}.tar")
     found: list[str] = []
     for rank in range(ranks):
-        loader = DataLoader(ShardSet(paths, name, rank=rank, ranks=ranks), batch_size=None, num_workers=workers)
+        loader = DataLoader(ShardStream(paths, name, rank=rank, ranks=ranks), batch_size=None, num_workers=workers)
         found += [sample["name"] for sample in loader]
     assert Counter(found) == Counter(f"{p}/photos/{i * 8 + j:06d}" for i, p in enumerate(paths) for j in range(8))
 
@@ -106,7 +107,7 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
     for readers in (2, 6):
         seen: set[str] = set()
         for reader in range(readers):
-            dataset = ShardSet(paths, name, rank=reader, ranks=readers, share=12, shuffle=6)
+            dataset = ShardStream(paths, name, rank=reader, ranks=readers, share=12, shuffle=6)
             epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
             assert [len(epoch) for epoch in epochs] == [12] * 3
             assert epochs[0] != epochs[1] != epochs[2]
@@ -135,7 +136,7 @@ def test_an_epoch_that_goes_on_leaves_out_what_was_given(workers: int, shards: P
     loader = whole.train_dataloader()
     epochs = [list(loader) for _ in range(3)]
     for given in (1, 4):
-        resumed.epoch, resumed.batches_given = 1, given
+        resumed.epoch, resumed.batches_done = 1, given
         loader = resumed.train_dataloader()
         for number, start in ((1, given), (2, 0)):
             for ours, theirs in zip(loader, epochs[number][start:], strict=True):
@@ -187,7 +188,7 @@ def test_a_compressed_shard_that_is_damaged(tmp_path: Path) -> None:
 
 def test_a_shard_cut_off_gives_what_is_before_and_is_counted(shards: Path) -> None:
     cut(shards / "train-003.tar")
-    whole = ShardSet(find_shards(shards, "train-*.tar"), name)
+    whole = ShardStream(find_shards(shards, "train-*.tar"), name)
     samples = list(whole)
     assert 3 * PER_SHARD < len(samples) < 4 * PER_SHARD
     (problem,) = [p for s in samples for p in s["bad"]]
@@ -217,7 +218,7 @@ def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
     ]
 
 
-def prepared(root: Path, **settings: Any) -> ShardsData:
+def prepared(root: Path, **settings: Any) -> ShardClassificationData:
     found = data(root, **settings)
     found.prepare()
     return found

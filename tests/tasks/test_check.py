@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from backbones.errors import UserError
+from data.image_file import MAX_PIXELS
 from data.overlap import overlaps
 from data.scenes import DemoScenesData
 from tasks.check import check, with_task
-from tasks.inspect.files import look, look_at_all
+from tasks.inspect.files import inspect_file, inspect_files
 from tests.conftest import command
 
 HOSTILE = "<script>alert(1)</script>[/red]\x1b[2J"
@@ -106,20 +107,20 @@ def test_the_command(dogs: Path, tmp_path: Path) -> None:
 
 def test_a_sample_is_decoded_and_all_files_are_opened(scenes: Path, tmp_path: Path) -> None:
     files = sorted((scenes / "train").glob("*.jpg"))
-    seen = list(look_at_all(files, decoded=6))
-    assert [s.problem for s in seen] == [None] * len(files)
-    assert sum(s.thumb is not None for s in seen) == 6
-    assert {(s.width, s.height) for s in seen} == {Image.open(f).size for f in files}
+    infos = list(inspect_files(files, 6, MAX_PIXELS))
+    assert [i.problem for i in infos] == [None] * len(files)
+    assert sum(i.thumb is not None for i in infos) == 6
+    assert {(i.width, i.height) for i in infos} == {Image.open(f).size for f in files}
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(files[0].read_bytes()[:-20])
-    assert look(cut, decode=False).rows is not None  # found though it is not of the sample
+    assert inspect_file(cut, decode=False).rows is not None  # found though it is not of the sample
 
 
 def test_many_files_are_looked_at_by_processes(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted((scenes / "train").glob("*.jpg"))
-    alone = list(look_at_all(files))
+    alone = list(inspect_files(files, len(files), MAX_PIXELS))
     monkeypatch.setattr("tasks.inspect.files.MANY", 2)
-    assert list(look_at_all(files)) == alone
+    assert list(inspect_files(files, len(files), MAX_PIXELS)) == alone
 
 
 def test_images_in_two_splits_are_told(scenes: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from data.demo.earth import write_earth
 from data.dogs import DogsData
 from data.geo.places import read_csv
 from data.image_file import BadImage
-from data.shards.classification import ShardsData, box_of
+from data.shards.classification import ShardClassificationData, box_of
 from data.shards.write import Row, write_shards
 from data.tar import Record, read_records
 from tests.conftest import ROOT, command, wait_until
@@ -35,7 +35,7 @@ def test_shards_of_dogs_show_what_the_files_show(dogs: Path, tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     assert "train by: python -m tasks.run task=classification data=shards" in result.stdout
     names = {"train": "train-*.tar", "val": "val-*.tar", "classes": "classes.txt", "train_count": 36}
-    written = ShardsData(str(tmp_path / "one"), 64, **names, shuffle=0, cache_gb=0, **READ)  # type: ignore[arg-type]
+    written = ShardClassificationData(str(tmp_path / "one"), 64, **names, shuffle=0, cache_gb=0, **READ)  # type: ignore[arg-type]
     files = DogsData(str(dogs), 64, box=True, **READ)  # type: ignore[arg-type]
     assert written.labels == files.labels
     for one, other in zip(written.val_dataloader(), files.val_dataloader(), strict=True):
@@ -101,6 +101,6 @@ def test_a_box_that_is_none(box: str) -> None:
 def test_tasks_without_shards(scenes: Path, tmp_path: Path) -> None:
     demo = ["task=detection", "data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8"]
     result = command("shards", *demo, f"output={tmp_path}")
-    bad_input(result, "of this task's data no shards can be written")
+    bad_input(result, "this task's data cannot be written as shards")
     with pytest.raises(UserError, match="cannot be written"):
         write_shards([], Path("/proc/none"), "train", size=1, seed=None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbones.errors import UserError
 from data.demo import earth
 
 
@@ -104,7 +105,7 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_complete_set_is_left_alone_and_another_refused(root: Path) -> None:
     before = contents(root)
     earth.write_earth(root, train=40, val=5, gallery=7, generated=True)
-    with pytest.raises(FileExistsError, match="delete it or name another folder"):
+    with pytest.raises(UserError, match="delete it or name another folder"):
         earth.write_earth(root, train=40, val=5, gallery=7, generated=True, seed=1)
     assert contents(root) == before
 

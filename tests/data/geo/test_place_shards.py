@@ -16,7 +16,7 @@ from data.base import SPLITS
 from data.demo.earth import write_earth
 from data.geo.places import read_csv
 from data.geo.sphere import great_circle_km
-from data.shards.places import PlaceShards
+from data.shards.places import ShardGeoData
 from data.tar import read_member
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
@@ -46,9 +46,9 @@ def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gallery-*.tar", "max_photos": [20, 8]}
 
 
-def places(root: Path, **settings: Any) -> PlaceShards:
+def places(root: Path, **settings: Any) -> ShardGeoData:
     more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
-    return PlaceShards(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
+    return ShardGeoData(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
 
 
 def test_loaders_can_be_started_elsewhere(earth: Path, tmp_path: Path) -> None:

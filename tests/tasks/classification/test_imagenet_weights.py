@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
-from data.crops import centre_view
+from data.crops import center_view
 from data.images import read_image
 from tasks import predict
 from tasks.classification.imagenet import imagenet_rows
@@ -33,7 +33,7 @@ def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.Cap
             pixels = torch.randint(0, 255, (7, 7, 3), dtype=torch.uint8, generator=generator).numpy()
             path = tmp_path / "val" / name / f"{i}.png"
             Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC).save(path)
-            view = centre_view(read_image(path, 256)[0], 0.875, 224)
+            view = center_view(read_image(path, 256)[0], 0.875, 224)
             with torch.inference_mode():
                 logits = network(view[None] / 127.5 - 1)[0, rows]
             right, total = right + (int(logits.argmax()) == row), total + 1

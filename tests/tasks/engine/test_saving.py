@@ -214,7 +214,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
     dataset = TensorDataset(torch.arange(23))
     for rank in range(ranks):
         place = {"seed": 3, "epoch": 2, "rank": rank, "ranks": ranks}
-        whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, given=given, **place) for given in (0, 6))
+        whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, skip=given, **place) for given in (0, 6))
         assert list(rest) == list(whole)[6:]
         assert list(rest) == list(whole)  # the next epoch
 

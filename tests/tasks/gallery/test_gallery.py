@@ -311,7 +311,7 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
     fewer = tmp_path / "fewer.csv"
     fewer.write_text("".join((earth / "val.csv").read_text().splitlines(keepends=True)[:5]))
     shutil.copytree(earth / "val", tmp_path / "val")
-    refused(run, "half done, of another model or of other photos", mode="add", folder=folder, source=fewer)
+    refused(run, "unfinished embeddings of another model or of other photos", mode="add", folder=folder, source=fewer)
     shard = folder / "embeddings" / "1" / "000001.npy"
     whole = shard.read_bytes()
     shard.write_bytes(b"torn")

@@ -26,9 +26,9 @@ from data.scenes import DemoScenesData
 from tasks import page
 from tasks.engine.report import show
 from tasks.web.runtime import LITERT, ONNX
-from tasks.web.samples import DRAWN
+from tasks.web.samples import DRAWN, read_samples
 from tasks.web.serve import server
-from tests.conftest import ROOT
+from tests.conftest import ROOT, png_header
 from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python
 
 
@@ -260,6 +260,21 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"npm cannot fetch .* \(no network\); or npm install"):
         page.execute([f"exports={dogs}", output])
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "it is not an image of a known format"),
+        (png_header(50_000, 50_000), "it has more pixels than max_pixels"),
+    ],
+)
+def test_a_hostile_sample_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    """Ghostscript is not started, and nothing is decoded."""
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'a.png'} cannot be read: {reason}")) as error:
+        read_samples(str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_samples_are_drawn_for_data_sets_that_there_are() -> None:

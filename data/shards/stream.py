@@ -1,0 +1,228 @@
+"""What all tasks on WebDataset tar shards share: samples as a stream, and loaders of it."""
+
+import itertools
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, get_worker_info
+
+from backbones.errors import UserError
+from data.base import SPLITS, Split, SuiteData
+from data.image_file import BadImage, noting_salvaged
+from data.remote import is_address
+from data.seeding import Stream, seed_all
+from data.tar import BadShard, Record, find_shards, read_records
+
+log = logging.getLogger(__name__)
+
+Decode = Callable[[Record], dict[str, Any] | None]
+
+
+class ShardStream(Stream):
+    """What `decode` makes of the samples of shards, except None, each with the errors before it under `bad`.
+
+    Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
+    readers, every n-th sample. With a `share` a reader yields that many samples an epoch, repeating its shards as often
+    as needed, in random order: shards are shuffled, and samples within a buffer of `shuffle`. Without, it yields all
+    samples once. The first epoch leaves out the `batches_done` that this rank has trained on already.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        decode: Decode,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        share: int | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+        epoch: int = 0,
+        batches_done: int = 0,
+        batch_size: int = 1,
+        keep: int = 0,
+    ) -> None:
+        self.shards, self.decode = list(shards), decode
+        self.rank, self.ranks = rank, ranks
+        self.share, self.shuffle = share, shuffle
+        self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process counts for itself
+        self.batches_done = {epoch: batches_done}
+        self.batch_size = batch_size
+        self.keep = keep  # bytes of shards at addresses, on disk
+        self.random = random.Random()
+        self.length: int | None = None  # of an epoch of all the readers of this rank
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("the number of samples in the shards is unknown")
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.epoch += 1
+        return self._epoch(self.epoch - 1)
+
+    def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+        worker, done = get_worker_info(), self.batches_done.get(epoch, 0)
+        number, numbers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = (number + done) % numbers  # batches come from the loader processes in turn
+        before = (done - number + numbers - 1) // numbers  # of this reader's batches
+        samples = self._samples(epoch, self.rank * numbers + number, self.ranks * numbers)
+        return itertools.islice(samples, before * self.batch_size, None)
+
+    def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
+        self.random = random.Random(f"{self.seed} {epoch} {reader}")
+        bad: list[tuple[str, str]] = []
+        samples = self._decoded(reader, readers, bad)
+        if self.share is not None:
+            samples = itertools.islice(samples, self.share)
+        held = None  # one behind, so that a fault of the last shard is reported as well
+        for sample in samples:
+            if held:
+                yield held
+            held = sample | {"bad": [*bad]}
+            bad.clear()
+        if held:
+            held["bad"] += bad
+            yield held
+
+    def _decoded(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        while True:
+            count = 0
+            for record in self._shuffled(self._records(reader, readers, bad)):
+                if self.share is not None:  # so that augmentation is reproducible too
+                    seed_all(self.random.getrandbits(62))
+                try:
+                    with noting_salvaged() as salvaged:
+                        sample = self.decode(record)
+                except BadImage as error:
+                    bad.append(error.args)
+                    continue
+                bad += salvaged
+                if sample is not None:
+                    count += 1
+                    yield sample
+            if self.share is None:
+                return
+            if not count:
+                example = f": {': '.join(bad[0])}" if bad else ""
+                raise UserError(f"no image of the {len(self.shards)} shards can be trained on{example}")
+
+    def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
+        by_shard = len(self.shards) >= readers
+        own = self.shards[reader::readers] if by_shard else [*self.shards]
+        if self.share is not None:
+            self.random.shuffle(own)
+        for shard in own:
+            try:
+                records = read_records(shard, keep=self.keep)
+                yield from records if by_shard else itertools.islice(records, reader, None, readers)
+            except BadShard as error:
+                bad.append(error.args)
+
+    def _shuffled(self, records: Iterator[Record]) -> Iterator[Record]:
+        buffer: list[Record] = []
+        for record in records:
+            if len(buffer) < self.shuffle:
+                buffer.append(record)
+                continue
+            if buffer:
+                at = self.random.randrange(len(buffer))
+                record, buffer[at] = buffer[at], record
+            yield record
+        if buffer:
+            self.random.shuffle(buffer)
+        yield from buffer
+
+
+class ShardLoaders(SuiteData):
+    """Loaders over shards, for a class that inherits from a task's data class too. `sources` are patterns below root
+    or addresses.
+    """
+
+    sources: dict[str, Any]
+
+    def __init__(
+        self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
+    ) -> None:
+        super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # the task's data class takes these
+        self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
+
+    def prepare(self) -> None:
+        for split in ("val", "test"):  # train's are looked for at once if something trains, and not at all otherwise
+            self.shards(split)
+
+    def check(self) -> None:
+        for split in SPLITS:
+            self.shards(split)
+
+    def shards(self, split: str) -> list[str]:
+        """The shards of a split.
+
+        Raises:
+            UserError: there are none.
+        """
+        found = find_shards(self.root, self.sources[split])
+        if not found:
+            raise UserError(f"data.{split} names no shard")
+        return found
+
+    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[Record]:
+        """The samples of a split on disk, with the content of these kinds of files only.
+
+        Raises:
+            UserError: a shard is not on disk.
+        """
+        for shard in self.shards(split):
+            if is_address(shard):
+                raise UserError(f"{shard} is not on disk, where its samples could be counted beforehand")
+            try:
+                yield from read_records(shard, lambda kind: kind in kinds)
+            except BadShard as error:
+                log.warning("%s: %s", *error.args)
+
+    def num_images(self, split: Split) -> float:
+        if split != "train":
+            return float("inf")  # unknown: they are read once
+        if self.train_count:
+            return self.train_count
+        if any(map(is_address, self.shards("train"))):
+            raise UserError("shards at addresses need data.train_count=<how many images they have>")
+        return self.count_train()
+
+    def count_train(self) -> int:
+        """How many samples of the shards on disk train."""
+        raise NotImplementedError("a task on shards defines count_train")
+
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
+        """The split's samples; `settings` are those of ShardStream."""
+        raise NotImplementedError("a task on shards defines stream")
+
+    def loader(self, split: Split) -> DataLoader:
+        settings: dict[str, Any] = {"keep": self.keep, **self.place}
+        share = None
+        if split == "train":
+            # equal shares for all readers, because ranks wait for each other after each batch
+            readers = settings["ranks"] * max(1, self.workers)
+            share = max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size
+            settings |= {"share": share, "shuffle": self.shuffle}
+            settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
+        dataset = self.stream(split, **settings)
+        dataset.length = None if share is None else share * max(1, self.workers)
+        # Lightning warns of lengths of streams that several processes share; this one is right
+        warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")
+        return DataLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
+
+
+def image_of(record: Record) -> bytes:
+    """The image among a sample's files.
+
+    Raises:
+        BadImage: there is none.
+    """
+    if record.kind is None:
+        raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
+    return record.files[record.kind]
