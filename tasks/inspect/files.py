@@ -17,8 +17,9 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from backbones.errors import UserError
+from backbones.files import check_regular
 from backbones.processors import usable_cores
-from data.image_file import ORIENTATION, WIDE, BadImage, check_file, limit_pixels, open_image
+from data.image_file import ORIENTATION, WIDE, BadImage, limit_pixels, open_image
 
 THUMB = (18, 16)  # width and height of the grey thumbnails that are compared
 END = 1 << 16  # bytes: of a file longer than two of these only both ends are hashed
@@ -48,7 +49,7 @@ def look(path: Path, decode: bool) -> Seen:
     """What a file is. Its pixels are decoded if `decode`, or where the file seems to end early."""
     seen = Seen()
     try:
-        check_file(path)
+        check_regular(path)
         with path.open("rb") as file:
             head = file.read(2 * END)
             size = os.fstat(file.fileno()).st_size
@@ -73,7 +74,8 @@ def look(path: Path, decode: bool) -> Seen:
             return seen._replace(rows=rows)
         return seen._replace(problem=error.args[1])
     except (OSError, ValueError) as error:
-        return seen._replace(problem=ABSENT if isinstance(error, FileNotFoundError) else " ".join(str(error).split()))
+        words = getattr(error, "strerror", None) or str(error)
+        return seen._replace(problem=ABSENT if isinstance(error, FileNotFoundError) else " ".join(words.split()))
     return seen
 
 
