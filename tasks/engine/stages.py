@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from backbones.files import atomic_write
+from backbones.files import atomic_write, check_regular
 from tasks.engine.config import saved_groups
 from tasks.engine.names import check_names
 from tasks.engine.parts import composed, with_data
@@ -79,7 +79,8 @@ def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
 def finished(place: Path) -> dict[str, Any]:
     """The metrics.json of a stage that came to its end, else nothing."""
     try:
-        content: dict[str, Any] = json.loads((place / "metrics.json").read_text())
-    except (OSError, ValueError):
+        check_regular(place / "metrics.json")
+        content = json.loads((place / "metrics.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if content.get("state") == "finished" else {}
+    return content if isinstance(content, dict) and content.get("state") == "finished" else {}
