@@ -8,7 +8,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from glob import escape, glob
@@ -20,7 +20,8 @@ from backbones.errors import UserError, first_line
 from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MOST_BRACES, MOST_NAMES = 20, 1 << 26  # in a name, and bytes of memory that all names of a pattern may take
 MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
 MAX_HEADER = 1 << 20
 BUFFER = 1 << 18  # bytes that are read of a stream at a time
@@ -59,21 +60,36 @@ class BadShard(Exception):
 
 
 def expand(pattern: str) -> list[str]:
-    """What a pattern with {000..123} and {a,b} stands for, in order; white space separates several."""
-    found = []
+    """What a pattern with {000..123} and {a,b} stands for, in order; white space separates several.
+
+    Raises:
+        UserError: it stands for more than about half a million names.
+    """
+    too_many = UserError(f"{pattern:.100} stands for more files than can be read")
+    if any(part.count("{") > MOST_BRACES for part in pattern.split()):
+        raise too_many
+    found, size = [], 0
+    for name in _names(pattern):
+        found.append(name)
+        size += 64 + len(name)
+        if size > MOST_NAMES:
+            raise too_many
+    return found
+
+
+def _names(pattern: str) -> Iterator[str]:
     for part in pattern.split():
         brace = re.search(r"\{([^{}]*)\}", part)
         if not brace:
-            found.append(part)
+            yield part
             continue
+        inner: Iterable[str] = brace[1].split(",")
         if bounds := RANGE.fullmatch(brace[1]):
-            width = len(bounds[1])
-            inner = [f"{i:0{width}d}" for i in range(int(bounds[1]), int(bounds[2]) + 1)]
-        else:
-            inner = brace[1].split(",")
+            first, last, width = int(bounds[1]), int(bounds[2]), len(bounds[1])
+            numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+            inner = (f"{i:0{width}d}" for i in numbers)
         for word in inner:
-            found += expand(part[: brace.start()] + word + part[brace.end() :])
-    return found
+            yield from _names(part[: brace.start()] + word + part[brace.end() :])
 
 
 def find_shards(root: Path, pattern: str) -> list[str]:

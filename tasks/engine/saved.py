@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from backbones.errors import UserError
+from data.tar import expand
 from data.text import read_plain_yaml
 from tasks.engine.config import LENGTHS, key_of, run_config
 from tasks.engine.names import plain_name
@@ -31,7 +32,8 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
     what was an absolute path or an address is its last part there.
 
     Raises:
-        UserError: without one, a setting names an absolute path, an address, or what is above data.root.
+        UserError: without one, a setting names an absolute path, an address, or what is above data.root; with one, it
+            has no such last part.
     """
     found = data | {"root": root or data["root"]}
     if "://" in str(found["root"]):
@@ -46,12 +48,16 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
                 "to read what has the same last part there"
             )
         inside = [PurePath(v).name if isinstance(v, str) and _outside(v) else v for v in values]
+        if any(isinstance(v, str) and _outside(v) for v in inside):
+            raise UserError(f"data.{name}={value} has no last part that could be below root={root}")
         found[name] = inside if isinstance(value, list) else inside[0]
     return found
 
 
 def _outside(value: str) -> bool:
-    return "://" in value or PurePath(value).is_absolute() or ".." in PurePath(value).parts
+    """Whether a setting leads out of data.root, or one of the names does that it stands for as a pattern of shards."""
+    names = (value, *expand(value))
+    return any("://" in n or PurePath(n).is_absolute() or ".." in PurePath(n).parts for n in names)
 
 
 def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def test_a_truncated_image_in_a_shard_is_salvaged(tmp_path: Path) -> None:
 # --- which shards, and whose -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", ["a{008..011}.tar", "{x,y}/b{1..3}", "plain.tar one{a,b}", "{0..1}{0..1}"])
+@pytest.mark.parametrize(
+    "pattern", ["a{008..011}.tar", "{x,y}/b{1..3}", "plain.tar one{a,b}", "{0..1}{0..1}", "{10..08}"]
+)
 def test_patterns_mean_what_the_shell_means(pattern: str) -> None:
     wanted = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True)
     assert expand(pattern) == wanted.stdout.split()
