@@ -332,6 +332,7 @@ def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, d
     evil: dict[str, Callable[[], Any]] = {
         "teacher=hf-hub:x": lambda: config.update(teacher="hf-hub:x"),
         f"distill.cache={tmp_path / 'c'}": lambda: config["distill"].update(cache=str(tmp_path / "c")),
+        "'teacher=x; rm -rf ~'": lambda: config.update(teacher="x; rm -rf ~"),
         "ckpt=/etc/passwd": lambda: config.update(ckpt="/etc/passwd"),
         "backbone.weights=/etc/passwd": lambda: config["backbone"].update(weights="/etc/passwd"),
         "backbone.pretrained=True": lambda: config["backbone"].update(pretrained=True),
