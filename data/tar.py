@@ -22,7 +22,7 @@ from data.remote import check_address, is_address, open_kept, open_stream
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MOST_BRACES, MOST_NAMES = 20, 1 << 26  # in a name, and bytes of memory that all names of a pattern may take
-MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
+MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
 MAX_HEADER = 1 << 20
 BUFFER = 1 << 18  # bytes that are read of a stream at a time
 HEADERS = (
@@ -41,6 +41,11 @@ class Record(NamedTuple):
 
     name: str
     files: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(map(len, self.files.values()))
 
     @property
     def kind(self) -> str | None:
@@ -134,10 +139,12 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
     kept on disk.
 
     Raises:
-        BadShard: it cannot be opened, or ends in the middle; the complete samples before that were given.
+        BadShard: it cannot be opened, ends in the middle, or has a sample of more than MAX_FILE bytes; the complete
+            samples before that were given.
     """
     key: str | None = None
     files: dict[str, bytes] = {}
+    taken = 0  # bytes of the sample
     try:
         with _open(shard, keep) as tar:
             for member in tar:
@@ -147,10 +154,13 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
                 if new != key:
                     if files:
                         yield Record(f"{shard}/{key}", files)
-                    key, files = new, {}
+                    key, files, taken = new, {}, 0
                 content = b""
                 if member.size > MAX_FILE:  # so may a sparse file that takes no room in the shard
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MAX_FILE}")
+                taken += tarfile.BLOCKSIZE + (member.size if wanted(kind) else 0)
+                if taken > MAX_FILE:
+                    raise tarfile.ReadError(f"the files of {key} have more than {MAX_FILE} bytes")
                 if wanted(kind):
                     content = tar.extractfile(member).read()  # type: ignore[union-attr]  # a file's is not None
                     if len(content) < member.size:

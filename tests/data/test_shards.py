@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import UserError
 from data.image_file import SALVAGED
 from data.shards.classification import ShardsData, ShardSet
-from data.tar import BadShard, expand, find_shards, read_records
+from data.tar import BadShard, Record, expand, find_shards, read_records
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
 
@@ -172,6 +172,46 @@ def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
     with pytest.raises(BadShard, match="has 1099511627776 bytes"):
         list(read_records(str(tmp_path / "a.tar")))
+
+
+def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By many files, each of which is small enough; what nobody reads of it does not count, but for its header."""
+    monkeypatch.setattr("data.tar.MAX_FILE", 4000)
+    write_shard(
+        tmp_path / "a.tar", [{"jpg": bytes(2000), "mp4": bytes(3000)}, {"jpg": bytes(2000), "png": bytes(2000)}]
+    )
+    records = read_records(str(tmp_path / "a.tar"), lambda kind: kind != "mp4")
+    assert next(records).files["jpg"] == bytes(2000)
+    with pytest.raises(BadShard, match="files of photos/000001 have more than 4000 bytes"):
+        next(records)
+
+
+def test_what_waits_to_be_shuffled_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large samples after small ones, which fill the buffer by their number."""
+    sizes = [1] * 50 + [100] * 50 + [5000] + [1] * 50
+    records = [Record(str(i), {"jpg": bytes(size)}) for i, size in enumerate(sizes)]
+    read: list[Record] = []
+
+    def reading() -> Iterator[Record]:
+        for record in records:
+            read.append(record)
+            yield record
+
+    monkeypatch.setattr("data.shards.classification.MOST_WAITING", 1000)
+    given = []
+    for record in ShardSet([], name, shuffle=20)._shuffled(reading()):
+        given.append(record)
+        assert len(read) - len(given) <= 20
+        assert sum(r.size for r in read) - sum(r.size for r in given) <= 1000 + read[-1].size
+    assert sorted(int(record.name) for record in given) == list(range(len(sizes)))
+    assert given != records
+
+
+def test_no_more_is_read_of_a_sample_than_a_task_wants(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [{"jpg": image(0), "cls": b"0", "mp4": bytes(3000)}])
+    (record,) = ShardSet([str(tmp_path / "a.tar")], name)._records(0, 1, [])
+    assert record.files["mp4"] == b""
+    assert record.files["cls"] == b"0"
 
 
 def test_a_compressed_shard_that_is_damaged(tmp_path: Path) -> None:
