@@ -124,14 +124,21 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class ShortHeaders(tarfile.TarInfo):
-    """Refuses headers that tarfile would read into memory whole: long names and extended attributes of a megabyte."""
+    """Refuses headers that tarfile would read into memory whole, long names and extended attributes of a megabyte, and
+    members of less than no bytes.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "ShortHeaders":
         info = super().frombuf(buf, encoding, errors)
-        if info.type in HEADERS and info.size > MAX_HEADER:
+        if info.size < 0 or (info.type in HEADERS and info.size > MAX_HEADER):
             raise tarfile.ReadError(f"a header of {info.size} bytes")
         return info
+
+    def _apply_pax_info(self, *arguments: Any) -> None:
+        super()._apply_pax_info(*arguments)  # type: ignore[misc]  # tarfile's own
+        if self.size < 0:  # which would lead back, and round for ever
+            raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
 def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:

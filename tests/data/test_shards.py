@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import UserError
 from data.image_file import SALVAGED
 from data.shards.classification import ShardsData, ShardSet
-from data.tar import BadShard, Record, expand, find_shards, read_records
+from data.tar import BadShard, Record, expand, find_shards, read_member, read_records
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
 
@@ -172,6 +173,20 @@ def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
     with pytest.raises(BadShard, match="has 1099511627776 bytes"):
         list(read_records(str(tmp_path / "a.tar")))
+
+
+@pytest.mark.parametrize("pax", [False, True])
+def test_a_member_that_leads_back_to_the_first(pax: bool, tmp_path: Path) -> None:
+    """A size below zero, as tarfile reads it in either of two places, would have the shard never end."""
+    first, second = tarfile.TarInfo("a.jpg"), tarfile.TarInfo("b.jpg")
+    headers = {"size": "-2560"} if pax else {}
+    first.size, second.size = 512, 0 if pax else -1536
+    second.pax_headers = headers
+    parts = first.tobuf(), bytes(512), second.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(b"".join(parts))
+    with pytest.raises(BadShard, match=r"-\d+ bytes"):
+        list(islice(read_records(str(tmp_path / "a.tar")), 10))
+    assert read_member(tmp_path / "a.tar" / "a.jpg") == bytes(512)
 
 
 def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
