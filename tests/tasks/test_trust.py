@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,20 @@ def test_weights_that_claim_more_than_the_file_has(content: Content, tmp_path: P
     sparse = content | {"state_dict": {"model.x": torch.eye(3).to_sparse()}}
     with pytest.raises(UserError, match="no named tensors"):
         load_checkpoint(save(sparse, tmp_path / "sparse.ckpt"))
+
+
+def test_a_compressed_file_is_not_unpacked(content: Content, tmp_path: Path) -> None:
+    """A small one could unpack to any size."""
+    with (
+        zipfile.ZipFile(save(content, tmp_path / "whole.ckpt")) as whole,
+        zipfile.ZipFile(tmp_path / "small.ckpt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    for call in (load_checkpoint, lambda path: build_mobilenet_v1(weights=str(path))):
+        with pytest.raises(UserError, match="it is compressed") as error:
+            call(tmp_path / "small.ckpt")
+        one_line(error.value)
 
 
 def test_fifty_damaged_checkpoints(content: Content, tmp_path: Path) -> None:
