@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
@@ -189,6 +190,7 @@ def reason(error: Exception) -> str:
 @contextmanager
 def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
     if not is_address(shard):
+        check_regular(Path(shard), None)
         with tarfile.open(shard, "r:*", tarinfo=ShortHeaders) as tar:
             yield tar
         return
@@ -226,6 +228,7 @@ def read_member(path: Path) -> bytes:
 def _members(shard: Path) -> dict[str, tuple[int, int]]:
     """Where the files of a shard lie in it, and how long they are."""
     found = {}
+    check_regular(shard, None)
     with tarfile.open(shard, "r:", tarinfo=ShortHeaders) as tar:
         try:
             for member in tar:
