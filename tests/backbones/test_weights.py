@@ -4,6 +4,7 @@ import http.server
 import itertools
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from backbones.weights import (
     unfold_norms,
 )
 from tasks.classification.model import Classifier
+from tasks.engine.checkpoint import load_checkpoint
 from tests.conftest import shared
 
 
@@ -179,6 +181,20 @@ def test_weights_are_stored_tensors(odd: torch.Tensor, tmp_path: Path) -> None:
     torch.save(timm.create_model("mobilenetv1_100").state_dict() | {"bn1.weight": odd}, tmp_path / "timm.pth")
     with pytest.raises(UserError, match="its weights are not named tensors"):
         read_weights(tmp_path / "timm.pth")
+
+
+def test_a_compressed_file_is_not_unpacked(tmp_path: Path) -> None:
+    """A small one could unpack to any size."""
+    torch.save({"conv_stem.weight": torch.zeros(100_000)}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    for read in (load_checkpoint, read_weights):
+        with pytest.raises(UserError, match="it is compressed"):
+            read(tmp_path / "small.pth")
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
