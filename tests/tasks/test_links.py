@@ -12,7 +12,7 @@ from tasks.classification.model import Classifier
 from tasks.distill.load import load_teacher
 from tasks.engine.callbacks import read_json
 from tasks.engine.stages import finished
-from tasks.engine.train import only_one
+from tasks.engine.train import run_lock
 from tasks.run import execute
 
 
@@ -22,11 +22,11 @@ def test_holding_a_run_empties_no_file(tmp_path: Path) -> None:
     run.mkdir()
     for make in (lambda path: path.symlink_to(victim), os.mkfifo):
         make(run / ".lock")
-        with pytest.raises(UserError, match="cannot be written"), only_one(run):
+        with pytest.raises(UserError, match="cannot be written"), run_lock(run):
             pass
         (run / ".lock").unlink()
     os.link(victim, run / ".lock")
-    with only_one(run):
+    with run_lock(run):
         pass
     assert victim.read_text() == "precious"
 
@@ -37,7 +37,7 @@ def test_a_run_writes_into_no_linked_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"{name} is a link"), only_one(tmp_path / "run"):
+    with pytest.raises(UserError, match=f"{name} is a link"), run_lock(tmp_path / "run"):
         pass
 
 
