@@ -156,6 +156,8 @@ def download(
     failures = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.is_symlink():  # which would be written through, in a folder of another's
+            partial.unlink()
         while True:
             before = _size(partial)
             try:

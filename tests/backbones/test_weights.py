@@ -291,6 +291,15 @@ def test_a_download_that_ends_early_leaves_nothing(server: str, tmp_path: Path) 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_download_goes_through_no_link(server: str, tmp_path: Path) -> None:
+    (tmp_path / "www" / "a.bin").write_bytes(bytes(100_000))
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "a.bin.part").symlink_to(tmp_path / "victim")
+    download(f"{server}/a.bin", tmp_path / "a.bin", keep=True)
+    assert (tmp_path / "a.bin").read_bytes() == bytes(100_000)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
 def test_offline_and_unpublished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"cannot be downloaded .*; put the file at .*mobilenet_1_0_224") as error:
