@@ -18,7 +18,7 @@ from PIL import Image
 from backbones.errors import UserError
 from backbones.files import atomic_write
 from backbones.processors import usable_cores
-from data.image_file import BadImage, limit_pixels, open_image, read_content
+from data.image_file import MAX_PIXELS, BadImage, limit_pixels, open_image, read_content
 from data.tar import IMAGE_SUFFIXES, Row
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ def write_shards(
         if not (path := folder / f"{split}-{number:05d}.tar").exists()
     ]
     bad = 0
-    start = (limit_pixels, (Image.MAX_IMAGE_PIXELS,))
-    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), *start) as pool:
+    limit = (Image.MAX_IMAGE_PIXELS or MAX_PIXELS,)
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), limit_pixels, limit) as pool:
         for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)) if jobs else ():
             bad += len(left_out)
             for name, reason in left_out:
@@ -78,7 +78,7 @@ def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str,
     """Writes one shard; returns which files are no images that can be read, and why: a link in a data set may lead to
     any file. The same rows give the same bytes.
     """
-    left_out = []
+    left_out: list[tuple[str, str]] = []
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number, row in enumerate(rows, start=first):
             kind = row.path.suffix[1:].lower()
