@@ -154,6 +154,8 @@ def download(
     partial = path.with_name(f"{path.name}.part" if keep else f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.is_symlink():  # which would be written through, in a folder of another's
+            partial.unlink()
         _fetch_with_retries(url, partial, tries, pause, max_bytes)
         if digest and not matches(partial, digest):
             partial.unlink()

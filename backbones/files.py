@@ -1,7 +1,10 @@
 """Files that appear under their name only when they are complete, even if the machine stops."""
 
+import errno
 import fcntl
 import os
+import secrets
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +21,13 @@ BAD_ARRAY = (TokenError, SyntaxError, EOFError, OverflowError, MemoryError, NotI
 def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
     """A file that appears as `path` only once it is complete and has reached the disk.
 
-    A process that is killed leaves `path` as it was; several may write the same path at once.
+    A process that is killed leaves `path` as it was; several may write the same path at once. A link of that name is
+    replaced, not followed; nor is one that lies where the unfinished file goes.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    file = partial.open(mode.replace("w", "x"), encoding=encoding)
     try:
-        with partial.open(mode, encoding=encoding) as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -30,6 +35,22 @@ def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> I
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_regular(path: Path, most: int | None = 1 << 30) -> None:
+    """Raises OSError where a file is absent, larger than `most` bytes, or cannot be read to an end: a device never
+    ends, a pipe never begins.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if most is not None and status.st_size > most:
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", str(path))
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder whatever its parts are linked to."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def publish(partial: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,15 +62,20 @@ def read_weights(path: Path) -> Weights:
         with reading(path):
             return _from_keras(path)
     content = read_tensors(path)
-    if "suite" in content:
-        return _from_checkpoint(path, content)
     state = content.get("state_dict", content)
-    if isinstance(state, dict) and "conv_stem.weight" in state:
-        return _from_timm(path, state)
-    raise UserError(
-        f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
-        "nor a timm mobilenetv1 state dict"
-    )
+    if "suite" in content:
+        weights = _from_checkpoint(path, content)
+    elif isinstance(state, dict) and "conv_stem.weight" in state:
+        weights = _from_timm(path, state)
+    else:
+        raise UserError(
+            f"backbone.weights: {path} is neither a Keras applications MobileNet, a checkpoint of this suite, "
+            "nor a timm mobilenetv1 state dict"
+        )
+    size = path.stat().st_size
+    if not all(is_stored(name, value, size) for name, value in (weights.state | weights.classifier).items()):
+        raise UserError(f"backbone.weights: {path} is damaged: its weights are not named tensors")
+    return weights
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -82,10 +88,30 @@ def read_tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             state, suite = read_safetensors(path)
             return state if suite is None else {"suite": suite, "state_dict": state}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     if not isinstance(content, dict):
         raise UserError(f"backbone.weights: {path} holds no named tensors")
     return content
+
+
+def load_plain(path: Path) -> Any:
+    """The tensors and plain values of a file of torch's, which is not trusted.
+
+    Raises:
+        UserError: it is compressed, as torch's files are not: it could unpack to any size.
+        Exception: whatever torch makes of what is no such file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type for entry in archive.infolist()):
+                raise UserError(f"{path} is not a file of torch's: it is compressed")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_stored(name: Any, value: Any, size: int) -> bool:
+    """Whether it is a named, dense tensor that fits into a file of `size` bytes: expanded ones claim any size."""
+    dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
 
 
 @contextmanager
@@ -116,21 +142,36 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 def _from_keras(path: Path) -> Weights:
     import h5py
 
+    left = path.stat().st_size  # bytes that the file can hold, whatever shapes it announces
+
+    def inside(group: Any, name: str) -> Any:
+        """What lies in a group itself: links of other kinds may lead to other files."""
+        for part in name.split("/"):
+            if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+                raise UserError(f"backbone.weights: {path} has a link to elsewhere, {name}")
+            group = group[part]
+        return group
+
     def tensor(name: str, *axes: int) -> Tensor:
-        array = torch.from_numpy(file[f"{name}:0"][()])
+        nonlocal left
+        data = inside(file, f"{name}:0")
+        left -= data.nbytes
+        if left < 0 or data.dtype.kind != "f" or data.chunks or data.external or data.is_virtual:
+            raise UserError(f"backbone.weights: {path} does not itself hold what it says, {name}")
+        array = torch.from_numpy(data[()])
         return array.permute(*axes).contiguous() if axes else array
 
     weights = Weights(str(path), {})
     with h5py.File(path) as file:
-        if "model_weights" in file:  # a whole saved model holds them one level down
-            file = file["model_weights"]
+        if file.id.links.exists(b"model_weights"):  # a whole saved model holds them one level down
+            file = inside(file, "model_weights")
         for ours, kernel, norm, _, _ in _layers():
             # kernels are HWIO; depthwise ones HWC1
             axes = (2, 3, 0, 1) if kernel.endswith("depthwise_kernel") else (3, 2, 0, 1)
             weights.state[f"{ours}.conv.weight"] = tensor(kernel, *axes)
             for theirs, name in zip(KERAS_NORM_NAMES, NORM_NAMES, strict=True):
                 weights.state[f"{ours}.norm.{name}"] = tensor(f"{norm}/{theirs}")
-        if "conv_preds" in file:
+        if file.id.links.exists(b"conv_preds"):
             weights.classifier = {
                 "weight": tensor("conv_preds/conv_preds/kernel", 3, 2, 0, 1).flatten(1),
                 "bias": tensor("conv_preds/conv_preds/bias"),

@@ -14,10 +14,12 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 from data.base import Split
 from data.boxes import Box
 from data.classification import ClassificationData, Sample
 from data.demo.dogs import write_dogs
+from data.files import escapes
 from data.folders import class_folders
 from data.text import read_json
 
@@ -34,6 +36,7 @@ def read_list(path: Path) -> list[str]:
     from scipy.io.matlab import MatReadError
 
     try:
+        check_regular(path)
         content = loadmat(io.BytesIO(path.read_bytes()))  # with a path, its error for an absent file is misleading
         names = [str(row[0].item()) for row in content["file_list"]]
         folders = {int(label): name.split("/")[0] for label, name in zip(content["labels"].flat, names, strict=True)}
@@ -51,6 +54,7 @@ def read_list(path: Path) -> list[str]:
 def read_box(path: Path) -> Box | None:
     """The box around all objects of an annotation, in pixels; None if it cannot be read."""
     try:
+        check_regular(path)
         boxes = [
             [float(node.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax")]
             for node in ElementTree.parse(path).iter("bndbox")
@@ -110,7 +114,7 @@ class DogsData(ClassificationData):
             return [s for s in self.web_samples() if s.path not in self.left_out]
         label = {name: i for i, name in enumerate(self.folders)}
         names = read_list(self.root / f"{'train' if split == 'train' else 'test'}_list.mat")
-        if strange := next((n for n in names if n.split("/")[0] not in label), None):
+        if strange := next((n for n in names if n.split("/")[0] not in label or escapes(n)), None):
             raise UserError(f"the {split} list names {strange}, but Images has no such folder")
         there = {f"{folder}/{p.name}" for folder in self.folders for p in (self.root / "Images" / folder).iterdir()}
         absent = [name for name in names if name not in there]

@@ -1,7 +1,6 @@
 """Files of images, opened and checked before anything is decoded. Nothing here needs torch."""
 
 import io
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from backbones.files import check_regular
 from data.tar import is_member, read_member
 
 # What Pillow may open, whatever a file's name: other formats would start Ghostscript (EPS) or rarely tested decoders.
@@ -64,19 +64,10 @@ def read_content(path: Path) -> bytes:
     try:
         if is_member(path):
             return read_member(path)
-        check_file(path)
+        check_regular(path, MAX_BYTES)
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise BadImage(path, _reason(error)) from error
-
-
-def check_file(path: Path, most: int | None = MAX_BYTES) -> None:
-    """Raises BadImage if a file is not a regular one or larger than `most` bytes, and OSError if it is absent."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise BadImage(path, "it is not a regular file")
-    if most is not None and status.st_size > most:
-        raise BadImage(path, f"it has more than {most >> 20} MiB")
 
 
 @contextmanager
@@ -90,7 +81,7 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
         if content is None and is_member(path):
             content = read_member(path)
         if content is None:
-            check_file(path)
+            check_regular(path, MAX_BYTES)
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as file:
             check_pixels(path, *file.size)
             yield file

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import IMAGE_SUFFIXES
@@ -23,6 +24,7 @@ def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
     from scipy.io.matlab import MatReadError
 
     try:
+        check_regular(path)
         rows = loadmat(io.BytesIO(path.read_bytes()), squeeze_me=True)["synsets"]
         found = [(int(r["ILSVRC2012_ID"]), str(r["WNID"]), str(r["words"]), int(r["num_children"])) for r in rows]
     except FileNotFoundError as error:

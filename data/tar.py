@@ -8,7 +8,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from glob import escape, glob
@@ -17,11 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
-MAX_FILE = 1 << 30  # bytes of a file in a shard, which is read at once
+RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MOST_BRACES, MOST_NAMES = 20, 1 << 26  # in a name, and bytes of memory that all names of a pattern may take
+MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
 MAX_HEADER = 1 << 20
 BUFFER = 1 << 18  # bytes that are read of a stream at a time
 HEADERS = (
@@ -42,6 +44,11 @@ class Record(NamedTuple):
     files: dict[str, bytes]
 
     @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(map(len, self.files.values()))
+
+    @property
     def kind(self) -> str | None:
         """The key of the image in `files`, if there is one."""
         return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
@@ -59,21 +66,36 @@ class BadShard(Exception):
 
 
 def expand(pattern: str) -> list[str]:
-    """The names that a pattern with {000..123} and {a,b} stands for, in order; white space separates patterns."""
-    found = []
+    """The names that a pattern with {000..123} and {a,b} stands for, in order; white space separates patterns.
+
+    Raises:
+        UserError: it stands for more than about half a million names.
+    """
+    too_many = UserError(f"{pattern:.100} stands for more files than can be read")
+    if any(part.count("{") > MOST_BRACES for part in pattern.split()):
+        raise too_many
+    found, size = [], 0
+    for name in _names(pattern):
+        found.append(name)
+        size += 64 + len(name)
+        if size > MOST_NAMES:
+            raise too_many
+    return found
+
+
+def _names(pattern: str) -> Iterator[str]:
     for part in pattern.split():
         brace = re.search(r"\{([^{}]*)\}", part)
         if not brace:
-            found.append(part)
+            yield part
             continue
+        inner: Iterable[str] = brace[1].split(",")
         if bounds := RANGE.fullmatch(brace[1]):
-            width = len(bounds[1])
-            inner = [f"{i:0{width}d}" for i in range(int(bounds[1]), int(bounds[2]) + 1)]
-        else:
-            inner = brace[1].split(",")
+            first, last, width = int(bounds[1]), int(bounds[2]), len(bounds[1])
+            numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+            inner = (f"{i:0{width}d}" for i in numbers)
         for word in inner:
-            found += expand(part[: brace.start()] + word + part[brace.end() :])
-    return found
+            yield from _names(part[: brace.start()] + word + part[brace.end() :])
 
 
 def find_shards(root: Path, pattern: str) -> list[str]:
@@ -103,14 +125,21 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class ShortHeaders(tarfile.TarInfo):
-    """Refuses long names and extended attributes over MAX_HEADER, which tarfile would read into memory."""
+    """Refuses headers that tarfile would read into memory whole, long names and extended attributes over MAX_HEADER,
+    and members of a negative size.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "ShortHeaders":
         info = super().frombuf(buf, encoding, errors)
-        if info.type in HEADERS and info.size > MAX_HEADER:
+        if info.size < 0 or (info.type in HEADERS and info.size > MAX_HEADER):
             raise tarfile.ReadError(f"a header of {info.size} bytes")
         return info
+
+    def _apply_pax_info(self, *arguments: Any) -> None:
+        super()._apply_pax_info(*arguments)  # type: ignore[misc]  # tarfile's own
+        if self.size < 0:  # which would lead back, and round for ever
+            raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
 def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
@@ -118,10 +147,12 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
     shards at addresses are kept on disk.
 
     Raises:
-        BadShard: it cannot be opened, or ends in the middle, after the complete samples were yielded.
+        BadShard: it cannot be opened, ends in the middle, or has a sample of more than MAX_FILE bytes; the complete
+            samples before that were yielded.
     """
     key: str | None = None
     files: dict[str, bytes] = {}
+    taken = 0  # bytes of the sample
     try:
         with _open(shard, keep) as tar:
             for member in tar:
@@ -131,10 +162,13 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
                 if new != key:
                     if files:
                         yield Record(f"{shard}/{key}", files)
-                    key, files = new, {}
+                    key, files, taken = new, {}, 0
                 content = b""
                 if member.size > MAX_FILE:  # a sparse file can have such a size and take no space in the shard
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MAX_FILE}")
+                taken += tarfile.BLOCKSIZE + (member.size if wanted(kind) else 0)
+                if taken > MAX_FILE:
+                    raise tarfile.ReadError(f"the files of {key} have more than {MAX_FILE} bytes")
                 if wanted(kind):
                     content = tar.extractfile(member).read()  # type: ignore[union-attr]  # a file's is not None
                     if len(content) < member.size:
@@ -156,6 +190,7 @@ def reason(error: Exception) -> str:
 @contextmanager
 def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
     if not is_address(shard):
+        check_regular(Path(shard), None)
         with tarfile.open(shard, "r:*", tarinfo=ShortHeaders) as tar:
             yield tar
         return
@@ -193,6 +228,7 @@ def read_member(path: Path) -> bytes:
 def _members(shard: Path) -> dict[str, tuple[int, int]]:
     """Offset and size of each file in a shard."""
     found = {}
+    check_regular(shard, None)
     with tarfile.open(shard, "r:", tarinfo=ShortHeaders) as tar:
         try:
             for member in tar:

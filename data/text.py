@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 
 YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that is not trusted
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -16,22 +17,24 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        UserError: it is absent or not UTF-8.
+        UserError: it is absent, no regular file, or not UTF-8.
     """
     try:
+        check_regular(path, None)
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read: {reason}") from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, most: int | None = None) -> Any:
+    """The content of a JSON file of at most `most` bytes.
 
     Raises:
-        UserError: it is absent, not JSON, or nested too deeply for Python.
+        UserError: it is absent, not a regular file, too large, not JSON, or nested too deeply for Python.
     """
     try:
+        check_regular(path, most)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
@@ -48,6 +51,7 @@ def read_plain_yaml(path: Path) -> Any:
         UserError: it cannot be read, or is not such a file.
     """
     try:
+        check_regular(path, None)
         with path.open("rb") as file:
             data = file.read(YAML_BYTES + 1)
         if len(data) > YAML_BYTES:

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from backbones.errors import UserError
+from backbones.files import check_regular
 from data.annotated import Annotated, AnnotatedData, left_out
 from data.files import IMAGE_SUFFIXES, find_below, is_hidden
 from data.layouts.detection import (
@@ -46,6 +47,7 @@ def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[A
             missing.append(f"{stem}.xml")
             continue
         try:
+            check_regular(files[stem])
             tree = ElementTree.parse(files[stem])
             image = _annotated(tree)
         except UNREADABLE as error:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backbones.errors import UserError
+from data.text import read_json
 from tasks.engine.config import arguments, load_config, one_line_errors
 
 
@@ -14,13 +15,14 @@ def find_exports(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or one is damaged.
     """
+    from tasks.export.package import MAX_BYTES, read_spec
+
     found = []
     for file in sorted(folder.rglob("model.json")):
-        try:
-            if not file.parent.name.startswith(".") and "outputs" in json.loads(file.read_text()):
-                found.append(file.parent)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{file} is damaged; export again with overwrite=true") from error
+        content = {} if file.parent.name.startswith(".") else read_json(file, MAX_BYTES)
+        if isinstance(content, dict) and "outputs" in content:  # a backbone alone has none
+            read_spec(file.parent)
+            found.append(file.parent)
     if not found:
         raise UserError(f"export={folder}: there is no export in it, no model.json of one")
     return found

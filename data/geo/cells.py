@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
+from backbones.files import atomic_write, check_regular
 from data.geo.s2 import (
     MAX_LEVEL,
     Floats,
@@ -161,6 +161,7 @@ class Partition:
             UserError: the file is missing, damaged or something else.
         """
         try:
+            check_regular(Path(path))
             return cls._parse(Path(path).read_text(encoding="ascii"))
         except OSError as error:
             raise UserError(f"cannot read the partition {path}: {error.strerror}") from error

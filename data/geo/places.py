@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
+from backbones.files import check_regular
 from data.base import SPLITS, Batch, Split, SuiteData
 from data.files import images_in
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
@@ -66,6 +67,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
     """
     rejects, paths, positions, total = Rejects(path), [], [], 0
     try:
+        check_regular(path, None)
         images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=delimiter_of(file))

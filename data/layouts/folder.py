@@ -49,7 +49,7 @@ class Folder:
 
     def files(self, *suffixes: str) -> list[str]:
         """Names of the files with these suffixes, in any case."""
-        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and not _is_dir(e))
+        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and _is_file(e))
 
     @property
     def images(self) -> list[str]:
@@ -72,6 +72,14 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link that leads nowhere; none is a pipe, which never begins, or a device."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
 
 
 def split_lists(names: Iterable[str]) -> dict[str, str]:

@@ -15,10 +15,12 @@ from data.base import SPLITS, Split, SuiteData
 from data.image_file import BadImage, noting_salvaged
 from data.remote import is_address
 from data.seeding import Stream, seed_all
-from data.tar import BadShard, Record, find_shards, read_records
+from data.tar import IMAGE_SUFFIXES, BadShard, Record, find_shards, read_records
 
 log = logging.getLogger(__name__)
 
+KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # of a sample's files, those that a task may read
+MOST_WAITING = 1 << 31  # bytes of the samples that a reader shuffles: of larger ones there are fewer
 Decode = Callable[[Record], dict[str, Any] | None]
 
 
@@ -118,21 +120,29 @@ class ShardStream(Stream):
             self.random.shuffle(own)
         for shard in own:
             try:
-                records = read_records(shard, keep=self.keep)
+                records = read_records(shard, KINDS.__contains__, self.keep)
                 yield from records if by_shard else itertools.islice(records, reader, None, readers)
             except BadShard as error:
                 bad.append(error.args)
 
     def _shuffled(self, records: Iterator[Record]) -> Iterator[Record]:
         buffer: list[Record] = []
+        waiting = 0  # bytes
         for record in records:
-            if len(buffer) < self.shuffle:
+            waiting += record.size
+            if len(buffer) < self.shuffle and waiting <= MOST_WAITING:
                 buffer.append(record)
                 continue
             if buffer:
                 at = self.random.randrange(len(buffer))
                 record, buffer[at] = buffer[at], record
+            waiting -= record.size
             yield record
+            while waiting > MOST_WAITING:
+                at = self.random.randrange(len(buffer))
+                buffer[at], buffer[-1] = buffer[-1], buffer[at]
+                waiting -= buffer[-1].size
+                yield buffer.pop()
         if buffer:
             self.random.shuffle(buffer)
         yield from buffer

@@ -13,10 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from PIL import Image
+
 from backbones.errors import UserError
 from backbones.files import atomic_write
 from backbones.processors import usable_cores
-from data.tar import IMAGE_SUFFIXES, MAX_FILE, Row, is_member, read_member
+from data.image_file import MAX_PIXELS, BadImage, limit_pixels, open_image, read_content
+from data.tar import IMAGE_SUFFIXES, Row
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +54,15 @@ def write_shards(
         for number in range(part, count, of)
         if not (path := folder / f"{split}-{number:05d}.tar").exists()
     ]
-    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
+    bad = 0
+    limit = (Image.MAX_IMAGE_PIXELS or MAX_PIXELS,)
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), limit_pixels, limit) as pool:
         for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)) if jobs else ():
+            bad += len(left_out)
             for name, reason in left_out:
                 log.warning("left out %s: %s", name, reason)
+    if bad:
+        log.warning("%s: %d of %d images are left out", split, bad, sum(len(own) for _, own, _ in jobs))
     return count
 
 
@@ -67,18 +75,21 @@ def digest(rows: Sequence[Row]) -> str:
 
 
 def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str, str]]:
-    """Writes one shard; returns the images that are left out, and why. The same rows give the same bytes."""
-    left_out = []
+    """Writes one shard; returns the files that are left out as no readable images, and why: a link in a data set may
+    lead to any file. The same rows give the same bytes.
+    """
+    left_out: list[tuple[str, str]] = []
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number, row in enumerate(rows, start=first):
             kind = row.path.suffix[1:].lower()
             try:
-                content = read_member(row.path) if is_member(row.path) else row.path.read_bytes()
-            except OSError as error:
-                left_out.append((str(row.path), error.strerror or str(error)))
-                continue
-            if kind not in IMAGE_SUFFIXES or len(content) > MAX_FILE:
-                left_out.append((str(row.path), f"its name ends in .{kind}, or it is too large"))
+                if kind not in IMAGE_SUFFIXES:
+                    raise BadImage(row.path, f"its name ends in .{kind}")
+                content = read_content(row.path)
+                with open_image(row.path, content):
+                    pass
+            except BadImage as error:
+                left_out.append(error.args)
                 continue
             for ending, data in ((kind, content), ("json", json.dumps(row.facts).encode())):
                 info = tarfile.TarInfo(f"{number:09d}.{ending}")

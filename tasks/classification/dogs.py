@@ -1,14 +1,15 @@
 """Recognition of dog breeds: trained on the web without having seen the test images there."""
 
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader
 
+from backbones.errors import UserError
 from data.classification import ImageSet, Sample, collate
 from data.dogs import DogsData
+from data.text import read_json
 from tasks.classification.duplicates import embed_all, nearest_similarity
 from tasks.classification.task import ClassificationTask
 
@@ -29,7 +30,10 @@ class DogsTask(ClassificationTask):
         folder = self.trainer.log_dir if self.trainer.logger else None  # else it is where the user stands
         record = Path(folder) / "drop_near_test.json" if folder else None
         if record and record.exists():  # a resumed run: its network is no longer the one that looked
-            near = {Path(path): float(s) for path, s in json.loads(record.read_text()).items()}
+            content = read_json(record)
+            if not isinstance(content, dict) or not all(type(s) in (int, float) for s in content.values()):
+                raise UserError(f"{record} is damaged; start a new run")
+            near = {Path(path): float(s) for path, s in content.items()}
         else:
             near = self.drop_near_test(data, threshold)
             if record and self.trainer.is_global_zero:

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from backbones.console import Console
 from backbones.errors import UserError
+from backbones.files import atomic_write, is_within
 from data.image_file import BadImage, open_image
 from tasks.compare.published import points
 from tasks.compare.runs import Run, groups, read_runs
@@ -25,7 +27,8 @@ COLUMNS = (
     *("task", "data", "name", "state", "best", "metric", "primary", "madds_m", "params_m", "latency_ms"),
     *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a spreadsheet's formula may begin
+# where a spreadsheet's formula may begin: in a cell, or after what some countries' spreadsheets end cells with
+FORMULA = re.compile(r"""^(?=[\t\r\n])|(^|[;|\t\r\n])(?=[\s"']*[=+\-@])""")
 MAX_IMAGES = 24  # in the page, each about 100 kB
 CAPTIONS = {"predictions.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
 
@@ -77,17 +80,18 @@ def _figure(value: float | None, digits: int | None = None) -> str:
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """A row a run; every metric that any of them has is a column."""
     metrics = sorted({name for run in runs for name in run.metrics})
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *map(_cell, metrics)])
-        for run in runs:
-            writer.writerow([*(_cell(getattr(run, c)) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, *map(_cell, metrics)])
+    for run in runs:
+        writer.writerow([*(_cell(getattr(run, c)) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
+    with atomic_write(path) as file:  # the folder of runs may be another's, with links in it
+        file.write(text.getvalue().encode(errors="replace"))
 
 
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers."""
-    text = str(value) if isinstance(value, str | Path) else ""
-    return f"'{text}" if text.startswith(FORMULA) else value
+    return FORMULA.sub(r"\1'", str(value)) if isinstance(value, str | Path) else value
 
 
 def write_page(runs: Sequence[Run], path: Path) -> None:
@@ -98,7 +102,7 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
         entry = {c: getattr(run, c) for c in (*COLUMNS, "label", "mode")} | {"folder": str(run.folder)}
         entry |= {"metrics": run.metrics, "changed": run.changed, "image": None}
         for name, caption in CAPTIONS.items() if any(run is s for s in shown) else ():
-            if entry["image"] is None:
+            if entry["image"] is None and is_within(run.folder / name, run.folder):
                 entry |= {"image": thumbnail(run.folder / name), "caption": caption}
         entries.append(entry)
     published = {}
@@ -108,7 +112,8 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
     content = {"runs": entries, "published": published, "date": time.strftime("%Y-%m-%d")}
     data = json.dumps(content).replace("<", "\\u003c")  # so that no name ends the script
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    path.write_text(page.replace("{{data}}", data), encoding="utf-8")
+    with atomic_write(path, "w", encoding="utf-8") as file:
+        file.write(page.replace("{{data}}", data))
 
 
 def thumbnail(path: Path, width: int = 900) -> str | None:
@@ -138,7 +143,8 @@ def compare(config: dict[str, Any]) -> None:
     output = Path(config["output"] or config["runs"])
     output.mkdir(parents=True, exist_ok=True)
     write_csv(runs, output / "compare.csv")
-    tradeoff(runs, output / "compare.png")
+    with atomic_write(output / "compare.png") as picture:
+        tradeoff(runs, picture)
     write_page(runs, output / "compare.html")
     console.print(f"see {output / 'compare.html'}, and compare.png and compare.csv beside it", soft_wrap=True)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from backbones.console import plain
 from backbones.errors import UserError
+from backbones.files import check_regular, is_within
 from data.text import read_plain_yaml
+from tasks.engine.names import plain_name
 from tasks.engine.parts import JOINT, tasks_of
 
 # of what a run folder says; an untrusted one may say anything
@@ -107,14 +109,17 @@ def with_parts(run: Run) -> list[Run]:
     for name, facts in parts.items() if isinstance(parts, dict) else ():
         try:
             found.append(_part(run, name, facts))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             state = f"broken: {type(error).__name__} {plain(str(error))}"[:100]
             found.append(Run(run.folder, f"{run.name} {plain(str(name))[:40]}", state=state))
     return found
 
 
 def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
-    part = Run(run.folder / _text(name), f"{JOINT}/{run.name}", state=run.state, seconds=run.seconds, epochs=run.epochs)
+    folder = run.folder / plain_name(name, "a part")
+    if not is_within(folder, run.folder):
+        raise ValueError(f"{name} is a link")
+    part = Run(folder, f"{JOINT}/{run.name}", state=run.state, seconds=run.seconds, epochs=run.epochs)
     _settings(part, run.content["settings"]["parts"][name])
     part.metric, part.mode = _text(facts["primary"]), "min" if facts.get("mode") == "min" else "max"
     part.metrics = {k.partition("/")[2]: v for k, v in run.metrics.items() if k.startswith(f"{name}/")}
@@ -126,8 +131,7 @@ def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
 
 def _regular(path: Path) -> Path:
     """The path of a file that can be read at once: a pipe never begins, a device never ends."""
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path.name} is not a regular file of at most {LARGEST_FILE >> 20} MiB")
+    check_regular(path, LARGEST_FILE)
     return path
 
 

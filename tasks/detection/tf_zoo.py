@@ -17,6 +17,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 
 from backbones.download import cache_folder, download
 from backbones.errors import UserError
+from backbones.files import check_regular
 from backbones.mobilenet_v1 import BLOCKS
 from data.tar import ShortHeaders
 
@@ -29,7 +30,7 @@ PUBLISHED = {
 }
 GRAPH = "frozen_inference_graph.pb"
 MAX_BYTES = 300_000_000
-MOST_VALUES = 10_000_000  # of a tensor
+MOST_VALUES, MOST_OF_ALL = 10_000_000, 50_000_000  # of a tensor, and of all
 FLOAT = 1  # of TensorFlow's data types
 VARIABLE = re.compile(r"FeatureExtractor/|BoxPredictor_\d/")
 COLUMNS = 91  # COCO's category ids, which leave some out, and 0 for background
@@ -88,7 +89,10 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
     try:
         graph = GraphDef.FromString(_graph_bytes(path))
         tensors = {n.name: n.attr["value"].tensor for n in graph.node if n.op == "Const" and VARIABLE.match(n.name)}
-        return {name: make_ndarray(tensor) for name, tensor in tensors.items() if _plausible(name, tensor)}
+        tensors = {name: tensor for name, tensor in tensors.items() if _plausible(name, tensor)}
+        if sum(map(_values, tensors.values())) > MOST_OF_ALL:
+            raise UserError(f"ckpt={path} has more weights than such a model")
+        return {name: make_ndarray(tensor) for name, tensor in tensors.items()}
     except (OSError, tarfile.TarError, EOFError, zlib.error, DecodeError, ValueError, TypeError) as error:
         raise UserError(f"ckpt={path} cannot be read: {error}") from error
 
@@ -99,13 +103,17 @@ def _plausible(name: str, tensor: Any) -> bool:
     """
     sides = [dim.size for dim in tensor.tensor_shape.dim]
     wanted = 4 if name.endswith("weights") else 1
-    return tensor.dtype == FLOAT and len(sides) == wanted and min(sides) > 0 and math.prod(sides) <= MOST_VALUES
+    return tensor.dtype == FLOAT and len(sides) == wanted and min(sides) > 0 and _values(tensor) <= MOST_VALUES
+
+
+def _values(tensor: Any) -> int:
+    """How many a constant announces, of which it may give one for all."""
+    return math.prod(dim.size for dim in tensor.tensor_shape.dim)
 
 
 def _graph_bytes(path: Path) -> bytes:
+    check_regular(path, MAX_BYTES)
     if path.suffix == ".pb":
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"ckpt={path} is larger than a graph of such a model")
         return path.read_bytes()
     total = 0
     with tarfile.open(path, "r|gz", tarinfo=ShortHeaders) as archive:  # as a stream: nothing is unpacked

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backbones.base import IMAGENET, Normalization
 from backbones.errors import UserError, first_line
-from backbones.files import BAD_ARRAY
+from backbones.files import BAD_ARRAY, check_regular
 from data.base import SuiteData
 from data.classification import ImageSet
 from data.identities import People
@@ -182,6 +182,7 @@ def _strange(values: np.ndarray) -> float:
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     """Names of images, names of columns (none where the table has none), and values (N, C)."""
     try:
+        check_regular(path, None)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as content:
                 names = [str(n) for n in content["labels"]] if "labels" in content else []

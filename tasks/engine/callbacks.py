@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
+from backbones.files import atomic_write, check_regular
 from data.base import Split
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
@@ -229,8 +229,9 @@ def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
 def read_json(path: Path) -> dict[str, Any]:
     """An object that `write_json` wrote; empty where there is none or it is no such file."""
     try:
+        check_regular(path)
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

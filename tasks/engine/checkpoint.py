@@ -1,17 +1,15 @@
 """Finds, reads and restores checkpoints."""
 
 import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
-from backbones.weights import read_safetensors
+from backbones.weights import is_stored, load_plain, read_safetensors
 from tasks.engine.config import saved_config
 from tasks.engine.parts import input_side, tasks_of
 
@@ -64,7 +62,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     if task not in (None, name):
         raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
     state, size = content.get("state_dict"), path.stat().st_size
-    if not isinstance(state, dict) or not all(_tensor(name, value, size) for name, value in state.items()):
+    if not isinstance(state, dict) or not all(is_stored(name, value, size) for name, value in state.items()):
         raise UserError(f"{path} is damaged: its weights are not named tensors")
     return content | {"suite": checked_suite(suite, path)}
 
@@ -95,23 +93,13 @@ def read_content(path: Path) -> Any:
         if path.suffix == ".safetensors":
             state, suite = read_safetensors(path)
             return {"suite": suite, "state_dict": state}
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch packs nothing; a small file could unpack to any size
-                if any(entry.compress_type for entry in archive.infolist()):
-                    raise UserError(f"{path} is not a checkpoint of this suite: it is compressed")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
     except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
         raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from error
-
-
-def _tensor(name: Any, value: Any, size: int) -> bool:
-    """Whether it is a named, dense tensor that fits into a file of `size` bytes: expanded ones claim any size."""
-    dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-    return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
 
 
 def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:

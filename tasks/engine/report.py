@@ -1,5 +1,6 @@
 """The report that a run prints at its end."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,9 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     console.print(f"run folder   {folder}", soft_wrap=True)
     if (folder / "predictions.png").exists():
         console.print(f"images       {folder / 'predictions.png'}  (truth left, prediction right)", soft_wrap=True)
-    console.print(f"curves       tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
-    console.print(
-        f"predict      python -m tasks.predict ckpt={folder} input=<file | folder | glob | video>", soft_wrap=True
-    )
-    export = f"python -m tasks.export ckpt={folder} format={content['phone_format']}"
-    commands = f"{export} && python -m tasks.page exports={folder}"
+    console.print(f"curves       tensorboard --logdir {shlex.quote(str(folder.parent.parent))}", soft_wrap=True)
+    ckpt, exports = shlex.quote(f"ckpt={folder}"), shlex.quote(f"exports={folder}")
+    console.print(f"predict      python -m tasks.predict {ckpt} input=<file | folder | glob | video>", soft_wrap=True)
+    export = f"python -m tasks.export {ckpt} format={content['phone_format']}"
+    commands = f"{export} && python -m tasks.page {exports}"
     console.print(f"on a phone   {commands}", soft_wrap=True)

@@ -4,13 +4,15 @@ Of the paths and addresses that a file names, data.root alone is read. What woul
 anything else, is used where the command line says it too.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from backbones.errors import UserError
+from data.tar import expand
 from data.text import read_plain_yaml
-from tasks.engine.config import LENGTHS, key_of, run_config
+from tasks.engine.config import LENGTHS, as_overrides, key_of, load_options, run_config
 from tasks.engine.names import plain_name
 from tasks.engine.parts import for_parts, part_of, split, taken_from
 from tasks.engine.schema import shaped
@@ -31,7 +33,8 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
     what was an absolute path or an address is its last part there.
 
     Raises:
-        UserError: without one, a setting names an absolute path, an address, or what is above data.root.
+        UserError: without one, a setting names an absolute path, an address, or what is above data.root; with one, it
+            has no such last part.
     """
     found = data | {"root": root or data["root"]}
     if "://" in str(found["root"]):
@@ -46,12 +49,16 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
                 "to read what has the same last part there"
             )
         inside = [PurePath(v).name if isinstance(v, str) and _outside(v) else v for v in values]
+        if any(isinstance(v, str) and _outside(v) for v in inside):
+            raise UserError(f"data.{name}={value} has no last part that could be below root={root}")
         found[name] = inside if isinstance(value, list) else inside[0]
     return found
 
 
 def _outside(value: str) -> bool:
-    return "://" in value or PurePath(value).is_absolute() or ".." in PurePath(value).parts
+    """Whether a setting leads out of data.root, or one of the names does that it stands for as a pattern of shards."""
+    names = (value, *expand(value))
+    return any("://" in n or PurePath(n).is_absolute() or ".." in PurePath(n).parts for n in names)
 
 
 def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -102,10 +109,10 @@ def _resumed(
     kept = (*ASKED, *(() if begun else FIRST[:-1]))
     names = [key for key in kept if key not in given and _get(saved, key) not in (None, False, "auto", "")]
     if names:
-        again = " ".join(f"{prefix}{key}={_get(saved, key)}" for key in names)
+        again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={_get(saved, key)}" for key in names)])
         raise UserError(
             f"{folder / 'config.yaml'} names what is used only on your word, as a run folder may be another's; "
-            f"if it is right, say so: resume={folder} {again}"
+            f"if it is right, say so: {again}"
         )
     own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
     if own:
@@ -137,14 +144,39 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read: it is not a plan of stages")
     for name in plan["stages"]:
         plain_name(name, f"{file}: stage")
-    named = {override.partition("=")[0] for override in given}
+    named = {key_of(override) for override in given}
     for override in (o for row in (plan["overrides"], *plan["stages"].values()) for o in row):
-        key, _, value = (part.strip(" +~'\"") for part in override.partition("="))
+        full, _, value = (part.strip(" +~'\"") for part in override.partition("="))
+        key = full.removeprefix(f"{part_of(full)}.")
         if "${" in override:
             raise UserError(f"{file}: {override!r:.80} is not a plain setting")
-        if key in (*ASKED, *FIRST) and key not in named and value not in ("null", "false", "auto", ""):
-            raise UserError(f"{file} names {key}={value}, used only on your word; if it is right, add it to resume=")
+        if key in (*ASKED, *FIRST) and not {key, full} & named and value not in ("null", "false", "auto", ""):
+            raise _unsaid(file, full, value)
     return {"stages": plan["stages"], "overrides": plan["overrides"]}
+
+
+def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequence[str], file: Path) -> None:
+    """Refuses the configuration that `overrides` of an untrusted plan compose where it, or one of its tasks', has what
+    is used on the word of those `given` alone. What options of conf/ say is this machine's own.
+
+    Raises:
+        UserError: neither those given nor an option say it.
+    """
+    said = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
+    recipes = [[f"experiment={o.partition('=')[2]}"] for o in overrides if key_of(o).rpartition(".")[2] == "experiment"]
+    parts = {f"{name}.": config["parts"][name] for name in taken_from(config)} if "parts" in config else {}
+    for prefix, part in {"": config, **parts}.items():
+        ours = [load_options(choice) for choice in (as_overrides(part["groups"]), *recipes)]
+        for key in (*ASKED, *FIRST):
+            value = _get(part, key)
+            known = [None, False, "auto", "", *(_get(options, key) for options in ours)]
+            if value not in known and said.get(f"{prefix}{key}", said.get(key)) != str(value).lower():
+                raise _unsaid(file, f"{prefix}{key}", value)
+
+
+def _unsaid(file: Path, key: str, value: Any) -> UserError:
+    again = shlex.quote(f"{key}={value}")
+    return UserError(f"{file} names {again}, used only on your word; if it is right, add it to resume=")
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

@@ -6,6 +6,7 @@ and each process's share follow from the seed and the epoch, so that the loaders
 
 import logging
 import os
+import shlex
 import time
 import zipfile
 from collections.abc import Callable
@@ -233,7 +234,8 @@ def refuse_damaged(trainer: Trainer, path: Path) -> None:
 
 
 def damaged(path: object) -> UserError:
-    return UserError(f"{path}: its training state is damaged; start a new run from its weights with ckpt={path}")
+    again = shlex.quote(f"ckpt={path}")
+    return UserError(f"{path}: its training state is damaged; start a new run from its weights with {again}")
 
 
 def same_form(found: Any, own: Any) -> bool:

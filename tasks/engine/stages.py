@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from backbones.files import atomic_write
-from tasks.engine.config import saved_groups
+from backbones.files import atomic_write, check_regular
+from tasks.engine.config import key_of, saved_groups
 from tasks.engine.names import check_names
-from tasks.engine.parts import composed, with_data
+from tasks.engine.parts import composed, split
 from tasks.engine.ranks import first_process
-from tasks.engine.saved import PLAN, below_root, read_plan
+from tasks.engine.saved import PLAN, below_root, check_stage, read_plan
 from tasks.engine.signals import STOP, Stopped
 
 
@@ -52,9 +52,11 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 again = [f"resume={place}", *more]
                 content = train(composed([*saved_groups(str(place)), *again])[0], again)
             else:
-                settings, _ = composed([*stage_overrides(stage, plan["overrides"]), *more])
+                planned = stage_overrides(stage, plan["overrides"])
+                settings, _ = composed([*planned, *more])
                 if config["resume"]:
-                    settings = with_data(settings, lambda own: stage_data(own, more))
+                    check_stage(settings, planned, more, folder / PLAN)
+                    settings = with_stage_data(settings, more)
                 settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
                 content = train(settings, folder=place, draw=not config["resume"])
             if STOP.number is not None:  # in the stage's last moments
@@ -69,17 +71,24 @@ def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]
     return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
 
 
-def stage_data(data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """The data settings of a stage, of which a run folder's plan may name what lies below data.root."""
-    named = {override.partition("=")[0] for override in given}
-    own = {k: v for k, v in data.items() if f"data.{k}" not in named or k == "root"}
-    return data | below_root(own, None)
+def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A stage's settings, of whose data, or that of each of its tasks, a run folder's plan may name what lies below
+    data.root.
+    """
+    own, parts = split(given)
+    if "parts" in settings:
+        found = {name: with_stage_data(part, parts.get(name, [])) for name, part in settings["parts"].items()}
+        return settings | {"parts": found}
+    named = {*map(key_of, own)}
+    data = {k: v for k, v in settings["data"].items() if f"data.{k}" not in named or k == "root"}
+    return settings | {"data": settings["data"] | below_root(data, None)}
 
 
 def finished(place: Path) -> dict[str, Any]:
     """The metrics.json of a stage that came to its end, else nothing."""
     try:
-        content: dict[str, Any] = json.loads((place / "metrics.json").read_text())
-    except (OSError, ValueError):
+        check_regular(place / "metrics.json")
+        content = json.loads((place / "metrics.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if content.get("state") == "finished" else {}
+    return content if isinstance(content, dict) and content.get("state") == "finished" else {}

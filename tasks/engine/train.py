@@ -131,13 +131,16 @@ def run_lock(folder: Path) -> Iterator[None]:
     for seconds.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: another process holds it, it cannot be written, or a folder in it is a link: a run that is resumed
+            may be another's, and what it writes stays in it.
     """
+    if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
+        raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
     if not first_process():
         yield
         return
     try:
-        file = (folder / ".lock").open("w")
+        file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
     with file:
@@ -148,6 +151,11 @@ def run_lock(folder: Path) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             log.warning("%s cannot be locked (%s): start no second run in it", folder, error.strerror)
         yield
+
+
+def _unfollowed(path: str, flags: int) -> int:
+    """Opens a file, but no link and no pipe that nobody reads."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def remove_unfinished(folder: Path) -> None:

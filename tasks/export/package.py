@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from data.text import read_json
 from tasks.export.formats import FORMATS
 
 VERSION = 1
@@ -106,16 +107,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
         UserError: there is none, it is damaged, of a newer version, or names a file outside of the folder.
     """
     path = folder / "model.json"
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no export's is")
-        content = json.loads(data)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON file") from error
+    content = read_json(path, MAX_BYTES)
     if not isinstance(content, dict) or "format" not in content or type(content.get("version")) is not int:
         raise UserError(f"{folder} is not an export of a model: its model.json does not describe one")
     if content["version"] > VERSION:

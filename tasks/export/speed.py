@@ -101,8 +101,9 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
     path = Path(contender.path)
     if contender.kind in FORMATS:
         spec = read_spec(path)
-        shape = [BATCH, *spec["input"]["shape"][1:]]
-        pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])
+        side, as_bytes = spec["input"]["size"], spec["input"]["layout"] == "uint8_nhwc"
+        shape = (BATCH, side, side, 3) if as_bytes else (BATCH, 3, side, side)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8).astype(np.uint8 if as_bytes else np.float32)
         runner = FORMATS[contender.kind].module().Runner(path / spec["file"], threads)
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from backbones.errors import UserError, first_line
+from backbones.files import is_within
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     settings are cut to their last part.
 
     Raises:
-        UserError: it is none of these, or an export of another format than torch.
+        UserError: it is none of these, an export of another format than torch, or has links to elsewhere.
     """
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
@@ -158,11 +159,13 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     export = (source / "model.json").is_file()
     if export and (form := read_spec(source)["format"]) != "torch":
         raise UserError(f"ckpt={path}: format={form} is not published; give its run, or export it with format=torch")
-    checkpoint = load_checkpoint(find_checkpoint(source))
+    own, weights = source / CARD, find_checkpoint(source)
+    if linked := next((p for p in (own, weights) if source.is_dir() and not is_within(p, source)), None):
+        raise UserError(f"{linked} is a link out of {source}, and what it leads to is not published")
+    checkpoint = load_checkpoint(weights)
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
         raise UserError(f"ckpt={path} is a backbone alone; complete models are published")
-    own = source / CARD
     kept = own.read_bytes() if export and own.is_file() and own.stat().st_size <= MAX_CARD else None
     (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
     header = {"suite": json.dumps(suite | {"config": without_places(suite["config"])}), "input": "uint8_nhwc"}

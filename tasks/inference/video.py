@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.errors import UserError
-from data.image_file import BadImage, Pixels, check_file, check_pixels
+from backbones.files import check_regular
+from data.image_file import BadImage, Pixels, check_pixels
 from tasks.engine.answers import Result
 from tasks.inference.predictor import Predictor
 
@@ -101,11 +102,9 @@ class Reader:
             if source.format:
                 self.container = self.av.open(source.name, format=source.format)
             else:
-                check_file(Path(source.name), most=None)
+                check_regular(Path(source.name), most=None)
                 options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
                 self.container = self.av.open(source.name, options=options)
-        except BadImage as error:
-            raise UserError(f"input={source.name}: {error.args[1]}") from error
         except (OSError, ValueError) as error:  # FFmpeg's errors are these as well
             reason = error.strerror if isinstance(error, OSError) else "it is not a video of a known format"
             raise UserError(f"input={source.name} cannot be opened: {reason or error}") from error

@@ -16,17 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from backbones.errors import UserError
+from backbones.files import check_regular
 from backbones.processors import usable_cores
-from data.image_file import (
-    ORIENTATION,
-    BadImage,
-    check_file,
-    check_mode,
-    limit_pixels,
-    open_image,
-    salvage,
-    to_8_bits,
-)
+from data.image_file import ORIENTATION, BadImage, check_mode, limit_pixels, open_image, salvage, to_8_bits
 
 THUMB = (18, 16)  # width and height of the grey thumbnails that are compared
 END = 1 << 16  # bytes: of a file longer than two of these only both ends are hashed
@@ -55,7 +47,7 @@ def inspect_file(path: Path, decode: bool) -> FileInfo:
     """Reads a file. Its pixels are decoded if `decode`, or if the file seems to end early."""
     info = FileInfo()
     try:
-        check_file(path)
+        check_regular(path)
         with path.open("rb") as file:
             head = file.read(2 * END)
             size = os.fstat(file.fileno()).st_size
@@ -79,7 +71,8 @@ def inspect_file(path: Path, decode: bool) -> FileInfo:
             return info._replace(rows=salvaged[1])
         return info._replace(problem=error.args[1])
     except (OSError, ValueError) as error:
-        return info._replace(problem=ABSENT if isinstance(error, FileNotFoundError) else " ".join(str(error).split()))
+        words = getattr(error, "strerror", None) or str(error)
+        return info._replace(problem=ABSENT if isinstance(error, FileNotFoundError) else " ".join(words.split()))
     return info
 
 

@@ -1,12 +1,14 @@
 """Files that are whole: in which order they reach the disk."""
 
 import os
+import re
+import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backbones.files import atomic_write, publish
+from backbones.files import atomic_write, check_regular, is_within, publish
 
 
 @pytest.fixture
@@ -32,9 +34,58 @@ def test_a_file_is_flushed_before_its_name_and_its_name_after(events: list[tuple
     with atomic_write(tmp_path / "a.txt", "w") as file:
         file.write("whole")
         assert not (tmp_path / "a.txt").exists()
-    partial = f".a.txt.{os.getpid()}.part"
-    assert events == [("flush", partial), ("rename", "a.txt"), ("flush", tmp_path.name)]
+    (_, partial), *others = events
+    assert re.fullmatch(r"\.a\.txt\.\w+\.part", partial)
+    assert events[0][0] == "flush"
+    assert others == [("rename", "a.txt"), ("flush", tmp_path.name)]
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_no_link_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one of the file's own name, nor one where the unfinished file goes."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "a.txt").symlink_to(victim)
+    for number in (os.getpid(), os.getpid() + 1):  # what its name held once
+        (tmp_path / f".a.txt.{number}.part").symlink_to(victim)
+    with atomic_write(tmp_path / "a.txt", "w") as file:
+        file.write("whole")
+    assert not (tmp_path / "a.txt").is_symlink()
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0")
+    (tmp_path / ".b.txt.0.part").symlink_to(victim)
+    with pytest.raises(FileExistsError), atomic_write(tmp_path / "b.txt"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large", "absent"])
+def test_what_cannot_be_read_at_once_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "large":
+        path.write_bytes(bytes(11))
+    with pytest.raises(OSError, match=r"not a regular file|more than|No such file"):
+        check_regular(path, 10)
+    if kind == "large":
+        check_regular(path)
+
+
+def test_what_links_lead_out_of_is_not_within(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name, target in (("in", "a"), ("out", "../a"), ("far", "/etc"), ("self", "self")):
+        (tmp_path / "run" / name).symlink_to(target)
+    inside = [
+        name
+        for name in ("a", "in", "out", "far", "far/passwd", "../a")
+        if is_within(tmp_path / "run" / name, tmp_path / "run")
+    ]
+    assert inside == ["a", "in"]
+    is_within(tmp_path / "run" / "self", tmp_path)  # has an answer
 
 
 def test_a_folder_is_flushed_with_all_that_is_in_it(events: list[tuple[str, str]], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import http.server
 import itertools
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from backbones.weights import (
     unfold_norms,
 )
 from tasks.classification.model import Classifier
+from tasks.engine.checkpoint import load_checkpoint
 from tests.conftest import shared
 
 
@@ -143,6 +145,58 @@ def test_unreadable_weights(name: str, content: bytes | None, words: str, tmp_pa
         read_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", ["link", "soft link", "storage", "virtual", "shape", "chunk", "text"])
+def test_a_keras_file_holds_what_it_says(kind: str, tmp_path: Path) -> None:
+    """HDF5 can lead to other files, and announce what it does not hold."""
+    name, path = "conv1/conv1/kernel:0", keras_file(tmp_path / "a.h5", 0.25)
+    other = keras_file(tmp_path / "b.h5", 0.25)
+    shape = (3, 3, 3, 8)
+    with h5py.File(path, "a") as file:
+        del file[name]
+        if kind == "link":
+            file[name] = h5py.ExternalLink(str(other), name)
+        elif kind == "soft link":
+            file[name] = h5py.SoftLink("/conv_dw_1/conv_dw_1/depthwise_kernel:0")
+        elif kind == "storage":
+            file.create_dataset(name, shape, np.float32, external=[(str(other), 0, 864)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(shape, np.float32)
+            layout[...] = h5py.VirtualSource(str(other), name, shape)
+            file.create_virtual_dataset(name, layout)
+        elif kind == "chunk":
+            file.create_dataset(name, shape, np.float32, maxshape=(None,) * 4, chunks=(64, 64, 64, 64))
+        elif kind == "text":
+            file[name] = ["x" * 1000] * 8
+        else:
+            file.create_dataset(name, (1 << 20, 1 << 20), np.float32)
+    words = "has a link to elsewhere" if "link" in kind else "does not itself hold what it says"
+    with pytest.raises(UserError, match=rf"{words}, conv1/conv1/kernel"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(1).expand(1 << 40), torch.eye(3).to_sparse(), torch.ones(2, device="meta")]
+)
+def test_weights_are_stored_tensors(odd: torch.Tensor, tmp_path: Path) -> None:
+    torch.save(timm.create_model("mobilenetv1_100").state_dict() | {"bn1.weight": odd}, tmp_path / "timm.pth")
+    with pytest.raises(UserError, match="its weights are not named tensors"):
+        read_weights(tmp_path / "timm.pth")
+
+
+def test_a_compressed_file_is_not_unpacked(tmp_path: Path) -> None:
+    """A small one could unpack to any size."""
+    torch.save({"conv_stem.weight": torch.zeros(100_000)}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    for read in (load_checkpoint, read_weights):
+        with pytest.raises(UserError, match="it is compressed"):
+            read(tmp_path / "small.pth")
+
+
 def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="neither a Keras"):
@@ -235,6 +289,15 @@ def test_a_download_that_ends_early_leaves_nothing(server: str, tmp_path: Path) 
     with pytest.raises(UserError, match="cannot be downloaded"):
         download(f"{server}/cut.bin", tmp_path / "out" / "cut.bin")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_download_goes_through_no_link(server: str, tmp_path: Path) -> None:
+    (tmp_path / "www" / "a.bin").write_bytes(bytes(100_000))
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "a.bin.part").symlink_to(tmp_path / "victim")
+    download(f"{server}/a.bin", tmp_path / "a.bin", keep=True)
+    assert (tmp_path / "a.bin").read_bytes() == bytes(100_000)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
 
 
 def test_offline_and_unpublished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,17 @@ def test_label_maps(copied: Path) -> None:
         data(copied, train="web").samples("train")
 
 
+@pytest.mark.parametrize("name", ["{}/../../../secret.jpg", "{}/../../Images/../../secret.jpg"])
+def test_a_list_names_no_file_outside(name: str, copied: Path) -> None:
+    """Not even one that need not be there."""
+    (copied.parent / "secret.jpg").write_bytes(next(copied.rglob("*.jpg")).read_bytes())
+    content = loadmat(copied / "test_list.mat")
+    content["file_list"][0, 0] = np.array([name.format(content["file_list"][0, 0].item().split("/")[0])])
+    savemat(copied / "test_list.mat", {key: content[key] for key in ("file_list", "annotation_list", "labels")})
+    with pytest.raises(UserError, match=r"the test list names .*secret\.jpg"):
+        data(copied, max_bad=1.0).samples("test")
+
+
 def folders(root: Path, *names: str) -> FoldersData:
     for split in ("train", "val"):
         for name in names:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from backbones.errors import UserError
 from data.image_file import SALVAGED
 from data.shards.classification import ShardClassificationData
 from data.shards.stream import ShardStream
-from data.tar import BadShard, expand, find_shards, read_records
+from data.tar import BadShard, Record, expand, find_shards, read_member, read_records
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
 
@@ -82,7 +83,9 @@ def test_a_truncated_image_in_a_shard_is_salvaged(tmp_path: Path) -> None:
 # --- which shards, and whose -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pattern", ["a{008..011}.tar", "{x,y}/b{1..3}", "plain.tar one{a,b}", "{0..1}{0..1}"])
+@pytest.mark.parametrize(
+    "pattern", ["a{008..011}.tar", "{x,y}/b{1..3}", "plain.tar one{a,b}", "{0..1}{0..1}", "{10..08}"]
+)
 def test_patterns_mean_what_the_shell_means(pattern: str) -> None:
     wanted = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True)
     assert expand(pattern) == wanted.stdout.split()
@@ -171,6 +174,60 @@ def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
     with pytest.raises(BadShard, match="has 1099511627776 bytes"):
         list(read_records(str(tmp_path / "a.tar")))
+
+
+@pytest.mark.parametrize("pax", [False, True])
+def test_a_member_that_leads_back_to_the_first(pax: bool, tmp_path: Path) -> None:
+    """A size below zero, as tarfile reads it in either of two places, would have the shard never end."""
+    first, second = tarfile.TarInfo("a.jpg"), tarfile.TarInfo("b.jpg")
+    headers = {"size": "-2560"} if pax else {}
+    first.size, second.size = 512, 0 if pax else -1536
+    second.pax_headers = headers
+    parts = first.tobuf(), bytes(512), second.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(b"".join(parts))
+    with pytest.raises(BadShard, match=r"-\d+ bytes"):
+        list(islice(read_records(str(tmp_path / "a.tar")), 10))
+    assert read_member(tmp_path / "a.tar" / "a.jpg") == bytes(512)
+
+
+def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By many files, each of which is small enough; what nobody reads of it does not count, but for its header."""
+    monkeypatch.setattr("data.tar.MAX_FILE", 4000)
+    write_shard(
+        tmp_path / "a.tar", [{"jpg": bytes(2000), "mp4": bytes(3000)}, {"jpg": bytes(2000), "png": bytes(2000)}]
+    )
+    records = read_records(str(tmp_path / "a.tar"), lambda kind: kind != "mp4")
+    assert next(records).files["jpg"] == bytes(2000)
+    with pytest.raises(BadShard, match="files of photos/000001 have more than 4000 bytes"):
+        next(records)
+
+
+def test_what_waits_to_be_shuffled_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large samples after small ones, which fill the buffer by their number."""
+    sizes = [1] * 50 + [100] * 50 + [5000] + [1] * 50
+    records = [Record(str(i), {"jpg": bytes(size)}) for i, size in enumerate(sizes)]
+    read: list[Record] = []
+
+    def reading() -> Iterator[Record]:
+        for record in records:
+            read.append(record)
+            yield record
+
+    monkeypatch.setattr("data.shards.stream.MOST_WAITING", 1000)
+    given = []
+    for record in ShardStream([], name, shuffle=20)._shuffled(reading()):
+        given.append(record)
+        assert len(read) - len(given) <= 20
+        assert sum(r.size for r in read) - sum(r.size for r in given) <= 1000 + read[-1].size
+    assert sorted(int(record.name) for record in given) == list(range(len(sizes)))
+    assert given != records
+
+
+def test_no_more_is_read_of_a_sample_than_a_task_wants(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [{"jpg": image(0), "cls": b"0", "mp4": bytes(3000)}])
+    (record,) = ShardStream([str(tmp_path / "a.tar")], name)._records(0, 1, [])
+    assert record.files["mp4"] == b""
+    assert record.files["cls"] == b"0"
 
 
 def test_a_compressed_shard_that_is_damaged(tmp_path: Path) -> None:

@@ -276,6 +276,18 @@ def test_the_card_of_an_export_is_published_as_it_is(run: Path, tmp_path: Path) 
         hub.write(str(folder), tmp_path / "new")
 
 
+@pytest.mark.parametrize("name", ["README.md", hub.FILE])
+def test_no_link_is_published(name: str, run: Path, tmp_path: Path) -> None:
+    """An export may be another's: what its card leads to could be any file, and its weights another model's."""
+    folder = export([f"ckpt={run}", f"output={tmp_path / 'export'}", "format=torch", "max_drop=100"])
+    (folder / name).rename(tmp_path / "private")
+    (folder / name).symlink_to(tmp_path / "private")
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match=f"{name} is a link out of"):
+        hub.write(str(folder), tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_no_folder_of_this_machine_is_published(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     config = content["suite"]["config"]

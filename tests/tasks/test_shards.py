@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from backbones.errors import UserError
 from data.demo.earth import write_earth
@@ -18,7 +19,7 @@ from data.image_file import BadImage
 from data.shards.classification import ShardClassificationData, box_of
 from data.shards.write import Row, write_shards
 from data.tar import Record, read_records
-from tests.conftest import ROOT, command, wait_until
+from tests.conftest import ROOT, command, png_header, wait_until
 from tests.tasks.engine.test_run import bad_input
 
 READ = {"min_scale": 0.35, "workers": 0, "batch_size": 8}
@@ -88,6 +89,25 @@ def test_shards_of_places_and_what_is_left_out(tmp_path: Path) -> None:
     rows = [Row(tmp_path / "none.jpg", {}), Row(places.paths[0], {}), Row(tmp_path / "earth" / "val.csv", {})]
     assert write_shards(rows, tmp_path / "few", "val", size=3, seed=None) == 1
     assert len(list(read_records(str(tmp_path / "few" / "val-00000.tar")))) == 1
+
+
+def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link in a folder of images may lead to any file, to a device that never ends or a pipe that never begins."""
+    (tmp_path / "secret").write_text("precious")
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "secret")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "c.jpg")
+    (tmp_path / "d.png").write_bytes(png_header(20_000, 20_000))
+    image = Image.new("RGB", (8, 8), "red")
+    image.save(tmp_path / "e.png")
+    rows = [Row(path, {}) for path in sorted(tmp_path.iterdir()) if path.suffix]
+    assert write_shards(rows, tmp_path / "out", "val", size=9, seed=None) == 1
+    (shard,) = (tmp_path / "out").glob("*.tar")
+    assert [record.files["png"] for record in read_records(str(shard))] == [(tmp_path / "e.png").read_bytes()]
+    assert b"precious" not in shard.read_bytes()
+    assert "val: 4 of 5 images are left out" in caplog.text
+    for name, words in (("a.jpg", "not an image of a known format"), ("b.png", "not a regular file")):
+        assert f"left out {tmp_path / name}: it is {words}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,7 +23,7 @@ from tasks.distill.load import load_teacher, teacher_labels
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
-from tasks.engine.saved import below_root, read_plan
+from tasks.engine.saved import read_plan
 from tasks.engine.saving import AtomicCheckpointIO
 from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
@@ -170,6 +171,16 @@ class Touch:
         return Path.write_text, (self.path, "pwned")
 
 
+def test_a_table_of_a_teacher_runs_no_code(tmp_path: Path) -> None:
+    odd = np.empty(1, object)
+    odd[0] = Touch(tmp_path / "pwned")
+    np.savez(tmp_path / "t.npz", files=["a.jpg"], outputs=odd)
+    with pytest.raises(UserError, match="cannot be read as a table") as error:
+        load_teacher(str(tmp_path / "t.npz"), ["a", "b"], Classifier(MobileNetV1(0.25), 2), 32)
+    one_line(error.value)
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_a_file_that_is_no_checkpoint_gets_our_line(content: Content, tmp_path: Path) -> None:
     """Whatever it holds, and never torch's advice to trust it."""
     whole = save(content, tmp_path / "good.ckpt").read_bytes()
@@ -303,18 +314,6 @@ def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path)
     assert config["logger"]["images"] == 8
 
 
-OUTSIDE = ("/etc", "../up", "https://host/{000..099}.tar", "file:///etc/passwd")
-
-
-@pytest.mark.parametrize("value", OUTSIDE)
-def test_only_data_root_is_read_on_a_files_word(value: str) -> None:
-    data = load_config(["data=coco"])["data"]
-    for setting in (value, [value]):
-        with pytest.raises(UserError, match="is not below data"):
-            below_root(data | {"val_images": setting}, None)
-    assert below_root(data | {"val_images": value}, "here")["val_images"] == Path(value).name
-
-
 def test_measuring_draws_nothing(content: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A demo's root that a checkpoint names stays as it is, and the line that is read names it."""
     root = tmp_path / "victim"
@@ -344,6 +343,7 @@ def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, d
     evil: dict[str, Callable[[], Any]] = {
         "teacher=hf-hub:x": lambda: config.update(teacher="hf-hub:x"),
         f"distill.cache={tmp_path / 'c'}": lambda: config["distill"].update(cache=str(tmp_path / "c")),
+        "'teacher=x; rm -rf ~'": lambda: config.update(teacher="x; rm -rf ~"),
         "ckpt=/etc/passwd": lambda: config.update(ckpt="/etc/passwd"),
         "backbone.weights=/etc/passwd": lambda: config["backbone"].update(weights="/etc/passwd"),
         "backbone.pretrained=True": lambda: config["backbone"].update(pretrained=True),
@@ -362,14 +362,6 @@ def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, d
         config.clear()
         config.update(copy.deepcopy(clean))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
-
-
-@pytest.mark.parametrize("setting", ["teacher=x", "backbone.weights=x", "'distill.cache'=x", "+ckpt=x"])
-def test_a_plan_of_stages_asks_for_nothing_either(setting: str, tmp_path: Path) -> None:
-    (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": [setting]}, "overrides": []}))
-    with pytest.raises(UserError, match="used only on your word"):
-        read_plan(tmp_path / "stages.yaml", [])
-    assert read_plan(tmp_path / "stages.yaml", ["teacher=y", "backbone.weights=y", "distill.cache=y", "ckpt=y"])
 
 
 def test_a_teacher_is_asked_only_where_it_is_named(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_an_odd_run_is_broken_and_the_others_are_compared(
 
 
 def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    names = ["[/nope]", "=1+1", "$\\frac{$", "\x1b[2J", "\udcff"]
+    names = ["[/nope]", "=1+1", "$\\frac{$", "\x1b[2J", "\udcff", "x;=1+1", 'x; "@y']
     for i, name in enumerate(names):
         folder = write_run(tmp_path, "dogs", str(i), changed={name: name})
         folder = folder.rename(folder.with_name(name.replace("/", "|")))
@@ -290,3 +290,31 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for cell in cells:
         assert cell[:1] not in ("=", "+", "@", "\t", "\r")
         assert cell[:1] != "-" or float(cell) < 0
+        for part in cell.split(";")[1:]:  # which ends a cell where the comma is in numbers
+            assert part.lstrip(" \"'")[:1] not in ("=", "+", "-", "@") or part.startswith("'")
+
+
+def test_nothing_is_written_or_shown_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, secret = tmp_path / "victim", tmp_path / "secret"
+    victim.write_text("precious")
+    write_image(secret.parent)
+    (tmp_path / "predictions.png").rename(secret)
+    runs = tmp_path / "runs"
+    (write_run(runs, "dogs", "a") / "predictions.png").symlink_to(secret)
+    for name in ("compare.csv", "compare.html", "compare.png"):
+        (runs / name).symlink_to(victim)
+    assert compare(monkeypatch, f"runs={runs}") == 0
+    assert victim.read_text() == "precious"
+    assert "data:image" not in (runs / "compare.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["/", "..", "../a", "linked"])
+def test_a_part_of_a_run_is_in_its_folder(name: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "dogs", "a")
+    (folder / "linked").symlink_to(tmp_path)
+    content = json.loads((folder / "metrics.json").read_text())
+    content["settings"]["parts"] = {name: content["settings"]}
+    content["parts"] = {name: content}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    found = [run for run in read_runs(tmp_path) if run.state.startswith("broken")]
+    assert [run.folder for run in found] == [folder]

@@ -4,6 +4,7 @@ import http.server
 import io
 import itertools
 import logging
+import os
 import tarfile
 import threading
 from functools import partial
@@ -187,6 +188,8 @@ def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
     write_graph(tmp_path / "other.tar.gz", {"x": np.zeros(3, np.float32)})
     (tmp_path / "torn.tar.gz").write_bytes((tmp_path / "ssd.tar.gz").read_bytes()[:1000])
     (tmp_path / "noise.pb").write_bytes(b"\xff" * 100)
+    for name in ("pipe.pb", "pipe.tar.gz"):
+        os.mkfifo(tmp_path / name)
     with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
         pass
     with tarfile.open(tmp_path / "header.tar.gz", "w:gz") as archive:  # that tarfile would read whole
@@ -205,6 +208,8 @@ def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
         "noise.pb": "cannot be read",
         "empty.tar.gz": "has no frozen_inference_graph.pb",
         "absent.pb": "cannot be read: .*No such file",
+        "pipe.pb": "cannot be read: .*not a regular file",
+        "pipe.tar.gz": "cannot be read: .*not a regular file",
     }
     for name, words in reasons.items():
         with pytest.raises(UserError, match=words):
@@ -246,6 +251,17 @@ def test_an_odd_constant_is_left_out(kind: str, tmp_path: Path) -> None:
         graph.node.add(name=other, op="Const").attr["value"].tensor.CopyFrom(value)
     (tmp_path / "odd.pb").write_bytes(graph.SerializeToString())
     starting(tmp_path / "odd.pb", ["person"])
+
+
+def test_many_constants_of_one_value_fill_no_memory(tmp_path: Path) -> None:
+    """TensorFlow's compact form: a megabyte of graph announces forty gigabytes."""
+    graph = GraphDef()
+    for i in range(1000):
+        value = tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1000, 10_000, 1, 1))
+        graph.node.add(name=f"FeatureExtractor/{i}/weights", op="Const").attr["value"].tensor.CopyFrom(value)
+    (tmp_path / "bomb.pb").write_bytes(graph.SerializeToString())
+    with pytest.raises(UserError, match="has more weights than such a model"):
+        read_tf_zoo(tmp_path / "bomb.pb", ["person"], {})
 
 
 def test_another_detector_takes_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
 """Averaged weights and atomic checkpoints."""
 
-import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -57,11 +57,12 @@ def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
         assert (values == values[0]).all()
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
-    (tmp_path / f".last.ckpt.{os.getpid()}.part").symlink_to("/proc/absent/file")  # what is written first goes nowhere
-    with pytest.raises(UserError, match=r"cannot be written: No such file .*; the last good one is .*last.ckpt"):
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0")
+    (tmp_path / ".last.ckpt.0.part").mkdir()  # where it is written first
+    with pytest.raises(UserError, match=r"cannot be written: File exists.*; the last good one is .*last.ckpt"):
         AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
     assert torch.load(path, weights_only=True) == {"x": 1}
 

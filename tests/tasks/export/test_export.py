@@ -294,6 +294,17 @@ def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkey
         assert words in capsys.readouterr().err
 
 
+def test_bench_makes_images_of_the_size_that_is_checked(onnx: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(onnx, tmp_path / "export"))
+    content = json.loads((folder / "model.json").read_text())
+    content["input"] |= {"shape": [1, 1 << 20, 1 << 20, 3], "type": "object"}
+    (folder / "model.json").write_text(json.dumps(content))
+    _, pixels, *_ = speed.load(speed.Contender("x", str(folder), "onnx"), 1)
+    side = content["input"]["size"]
+    assert sorted(pixels.shape) == sorted((16, side, side, 3))
+    assert pixels.dtype in (np.uint8, np.float32)
+
+
 def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = torch.load(dog / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["version"] = 99

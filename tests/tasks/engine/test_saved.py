@@ -1,0 +1,91 @@
+"""What is used of the settings that an untrusted file holds."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backbones.errors import UserError
+from tasks.engine.config import load_config
+from tasks.engine.parts import composed
+from tasks.engine.saved import below_root, check_stage, read_plan
+from tasks.engine.stages import with_stage_data
+from tasks.run import execute
+
+OUTSIDE = ("/etc", "../up", "https://host/{000..099}.tar", "file:///etc/passwd", "http{:}//evil/x.tar")
+OUTSIDE += ("s3{:,}//evil/x.tar", "a.tar /abs/x.tar", "{.}{.}/x.tar", "{a,{/,b}etc}/x.tar", "x/{.,..}/../x.tar")
+
+
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_only_data_root_is_read_on_a_files_word(value: str) -> None:
+    """Patterns of shards are expanded before."""
+    data = load_config(["data=coco"])["data"]
+    for setting in (value, [value]):
+        with pytest.raises(UserError, match="is not below data"):
+            below_root(data | {"val_images": setting}, None)
+    assert below_root(data | {"val_images": value}, "here")["val_images"] == Path(value).name
+
+
+@pytest.mark.parametrize("value", ["..", "../..", "a/{.}{.}", "/{.}., {.,x}."])
+def test_with_a_root_nothing_else_is_read_either(value: str) -> None:
+    data = load_config(["data=coco"])["data"]
+    with pytest.raises(UserError, match=r"data\.val_images=.* below|no last part"):
+        below_root(data | {"val_images": value}, "here")
+
+
+@pytest.mark.parametrize("value", ["{1..999999999999}", "{a,b}" * 60, "{" * 5000, "{1..9}" * 20])
+def test_a_pattern_of_endless_names_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="more files than can be read"):
+        below_root({"root": "here", "train": value}, None)
+
+
+@pytest.mark.parametrize(
+    "setting", ["teacher=x", "backbone.weights=x", "'distill.cache'=x", "+ckpt=x", "dogs.teacher=x"]
+)
+def test_a_plan_of_stages_asks_for_nothing_either(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": [setting]}, "overrides": []}))
+    with pytest.raises(UserError, match="used only on your word"):
+        read_plan(tmp_path / "stages.yaml", [])
+    assert read_plan(tmp_path / "stages.yaml", ["teacher=y", "backbone.weights=y", "distill.cache=y", "ckpt=y"])
+
+
+JOINT = ("task=multitask", "multitask.tasks=[dogs,faces]", "dogs.data=dogs", "faces.data=celeba")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=dogs", "distill={cache: /x}"], "distill.cache=/x"),
+        (["task=dogs", "data=dogs", "backbone={weights: /x}"], "backbone.weights=/x"),
+        ([*JOINT, "dogs.distill={cache: /x}"], "dogs.distill.cache=/x"),
+        ([*JOINT, "faces.distill={cache: '/x; rm'}"], "'faces.distill.cache=/x; rm'"),
+        ([*JOINT, "distill={cache: /x}"], "dogs.distill.cache=/x"),
+        (["task=dogs", "backbone={pretrained_url: 'http://evil'}"], "backbone.pretrained_url=http://evil"),
+        (["task=dogs", "backbone={pretrained: true}"], "backbone.pretrained=True"),
+    ],
+)
+def test_what_a_plan_composes_asks_for_nothing_either(overrides: list[str], words: str, tmp_path: Path) -> None:
+    """However it is written, and in each task of several."""
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": []}, "overrides": overrides}))
+    with pytest.raises(UserError, match="used only on your word") as error:
+        execute([f"resume={tmp_path}"])
+    assert words in str(error.value)
+
+
+def test_a_plan_may_name_what_this_machine_says_or_is_given(tmp_path: Path) -> None:
+    """The weights of a recipe of conf/; and a teacher that the command line names too, but no other."""
+    recipe = ["experiment=stanford_dogs"]
+    check_stage(load_config(recipe), recipe, [], tmp_path)
+    given = ["teacher=mine.onnx"]
+    check_stage(load_config(["task=faces", *given]), ["task=faces", "teacher=theirs.onnx"], given, tmp_path)
+    config, _ = composed([*JOINT, "faces.teacher=theirs.onnx", *given])
+    with pytest.raises(UserError, match=r"names faces\.teacher=theirs\.onnx"):
+        check_stage(config, JOINT, given, tmp_path)
+
+
+def test_data_of_a_planned_task_is_elsewhere_on_its_own_word_alone() -> None:
+    config, _ = composed([*JOINT, "dogs.data.web=/web"])
+    assert with_stage_data(config, ["dogs.data.web=/web"])["parts"]["dogs"]["data"]["web"] == "/web"
+    for given in ([], ["data.web=/web"], ["faces.data.web=/web"]):
+        with pytest.raises(UserError, match=r"data\.web=/web is not below data\.root"):
+            with_stage_data(config, given)
