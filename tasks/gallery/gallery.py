@@ -222,10 +222,15 @@ def _digest(places: Places) -> str:
 def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
     """Says what half-written embeddings are of, so that only the same job goes on with them."""
     claim, path = {"model": model, "shard_size": shard_size, **asdict(part)}, folder / "building.json"
+    embeddings = folder / "embeddings" / part.name
+    begun = any(embeddings.glob("*.npy"))  # looked for before the claim, which the processes of this job write first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and json.loads(path.read_text()) != claim:
-            embeddings = folder / "embeddings" / part.name
+        if not path.exists():
+            if begun:
+                raise UserError(f"{embeddings} holds embeddings of an earlier gallery; delete it")
+            blocks.drop(folder)
+        elif json.loads(path.read_text()) != claim:
             raise UserError(
                 f"{folder} holds embeddings, half done, of another model or of other photos: finish that job, "
                 f"or delete {path} and {embeddings}"
@@ -233,7 +238,7 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
         with atomic_write(path, "w") as file:  # several processes do this at once
             json.dump(claim, file)
     except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
+        raise UserError(f"{path} is damaged; delete it and {embeddings}") from error
     except OSError as error:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
 

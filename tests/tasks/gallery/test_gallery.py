@@ -321,6 +321,26 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
     refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
 
 
+def test_embeddings_of_an_earlier_gallery_are_not_used(run: Path, built: Path, tmp_path: Path) -> None:
+    """Nor blocks of its index, where the user deletes what says that there was one."""
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    ask(run, mode="add", folder=folder, source=earth / "val.csv")
+    (folder / "blocks-0-x").mkdir()
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    name = next(n for n in content["state_dict"] if n.startswith("model.backbone.") and n.endswith("conv.weight"))
+    content["state_dict"][name] = content["state_dict"][name] + 1e-3
+    torch.save(content, tmp_path / "other.ckpt")
+    (folder / "gallery.json").unlink()
+    job = {"mode": "build", "folder": folder, "shard_size": 7, "batch_size": 3}
+    refused(tmp_path / "other.ckpt", f"{folder / 'embeddings' / '0'} holds embeddings of an earlier gallery", **job)
+    shutil.rmtree(folder / "embeddings" / "0")
+    ask(tmp_path / "other.ckpt", **job)
+    assert not (folder / "blocks-0-x").exists()
+    job = {"mode": "add", "folder": folder, "source": earth / "val.csv"}
+    refused(tmp_path / "other.ckpt", f"{folder / 'embeddings' / '1'} holds embeddings of an earlier gallery", **job)
+
+
 def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
     refused(run, "mode=add needs source=", mode="add")
     refused(run, "none.csv cannot be read: No such file", mode="build", source="none.csv", folder=tmp_path)
