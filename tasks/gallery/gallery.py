@@ -184,12 +184,16 @@ def build_gallery(
 
 
 def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
-    """Adds photos to an index that stays as it was trained."""
+    """Adds photos that are not there yet to an index that stays as it was trained."""
     rank = Rank.join()
     facts = Facts.read(folder, fingerprint(checkpoint))
+    given, digest = len(places), _digest(places)
+    places = _without_known(folder, facts, places)
+    if not len(places) or digest in {old.digest for old in facts.parts}:
+        raise UserError(f"these {given} photos are in the gallery {folder} already")
+    if given > len(places):
+        log.info("%d of %d photos are in the gallery already", given - len(places), given)
     part = Part(str(len(facts.parts)), len(places), _digest(places))
-    if part.digest in {old.digest for old in facts.parts}:
-        raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
     if rank.index == 0:
         _drop_finished(folder, facts)
     rank.wait()
@@ -208,6 +212,16 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
             _add(read_index(before, mapped=False), found, target)
         _commit(folder, facts, part, found, places, old)
     rank.wait()
+
+
+def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
+    """The photos that a gallery does not have, whatever their paths are relative to."""
+    try:
+        known = set((folder / f"paths-{len(facts.parts)}.txt").read_text().splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
+    rows = [row for row, path in enumerate(places.paths) if str(path.resolve()) not in known]
+    return Places([places.paths[row] for row in rows], places.positions[rows])
 
 
 def embedding_dim(checkpoint: dict[str, Any]) -> int:

@@ -189,6 +189,28 @@ def test_photos_are_added_without_training_anew(run: Path, built: Path, tmp_path
     assert answer["neighbours"][0]["similarity"] > 0.999
 
 
+def test_a_photo_is_in_a_gallery_once(
+    run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that has grown, and the same one by another path."""
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    lines = (earth / "val.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "val").symlink_to(earth / "val")
+    table = tmp_path / "table.csv"
+    table.write_text("".join(lines[:6]))
+    ask(run, mode="add", folder=folder, source=table)
+    table.write_text("".join(lines))
+    ask(run, mode="add", folder=folder, source=table)
+    assert "5 of 12 photos are in the gallery already" in " ".join(capsys.readouterr().err.split())  # rich wraps it
+    paths = (folder / "paths-3.txt").read_text().splitlines()
+    assert len(paths) == len(set(paths)) == 72
+    positions = np.load(folder / "positions-3.npy")
+    assert np.array_equal(positions[60:], np.loadtxt(lines[1:], delimiter=",", usecols=(1, 2)))
+    monkeypatch.chdir(tmp_path)
+    refused(run, "these 12 photos are in the gallery", mode="add", folder=folder, source="table.csv")
+
+
 def test_unreadable_photos_are_left_out(run: Path, tmp_path: Path) -> None:
     earth = run.parents[2] / "earth"
     (tmp_path / "torn.jpg").write_bytes(b"")
