@@ -210,6 +210,19 @@ def test_a_held_backbone_does_not_drift(setting: str, dogs: Path, tmp_path: Path
     assert float(state["model.head.weight"].std()) > 0
 
 
+def test_a_head_is_warmed_up_on_two_devices(dogs: Path, tmp_path: Path) -> None:
+    """The backbone has no gradients in the first epoch, and learns in the second."""
+    more = ("task=dogs", "name=two", "logger.images=0", "trainer.head_warmup_epochs=1", "trainer.max_epochs=2")
+    result = spawn("run", *settings(dogs, tmp_path, *more, "trainer.devices=2", "trainer.accelerator=cpu"))
+    assert result.returncode == 0, result.stderr
+    content = torch.load(tmp_path / "dogs" / "two" / "checkpoints" / "last.ckpt", weights_only=True)
+    (optimizer,) = content["optimizer_states"]
+    steps = {float(state["step"]) for state in optimizer["state"].values()}
+    assert content["global_step"] == 4
+    assert steps == {2.0, 4.0}
+    assert len(optimizer["state"]) == sum(len(group["params"]) for group in optimizer["param_groups"])
+
+
 def test_learning_rates_of_the_parts(dogs: Path, tmp_path: Path) -> None:
     more = ("task=dogs", "trainer.backbone_lr_scale=0.1", "name=rates", "logger.images=0", "trainer.optimizer=rmsprop")
     execute(settings(dogs, tmp_path, *more))
