@@ -207,6 +207,11 @@ class TaskModule(Module):
         elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
             settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
+        if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
+            raise UserError(
+                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not say which of "
+                "its layers are early; leave it out"
+            )
         if "normalization" in self.settled:
             backbone.normalization = Normalization.of(self.settled["normalization"])
         self.settled = (
