@@ -373,6 +373,8 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     config = copy.deepcopy(suite["config"])
     for own in (config, *tasks_of(config).values()):
         own["trainer"]["compile"] = False  # it pays where one trains
+    if "parts" in config:
+        config["multitask"]["add"] = None  # the tasks that were there before are measured as the added one is
     try:
         module: TaskModule = locate(config, "task")(
             config, suite["labels"], load_weights=False, settled=suite["backbone"]

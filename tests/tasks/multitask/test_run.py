@@ -235,6 +235,12 @@ def test_an_added_task_leaves_the_others_as_they_are(
     moved = "model.backbone.blocks.1.0.norm.weight"
     kept = before["state_dict"][f"parts.{others[0]}.{moved}"]
     assert not torch.equal(after["state_dict"][f"parts.embedding.{moved}"], kept)
+    result = command("predict", f"ckpt={tmp_path / 'multitask' / 'more'}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
+    tested = {row[1].strip(): float(row[2]) for row in rows}
+    assert {"mean", "dogs/top1", "faces/map", "embedding/tar_far1e-2"} <= tested.keys()
+    assert np.isfinite(tested["mean"])
     with pytest.raises(UserError, match="has this task already"):
         execute([*small, "multitask.add=dogs", f"ckpt={base}"])
 
