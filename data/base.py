@@ -226,7 +226,7 @@ class SuiteData(Base):
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=train and count(dataset) > batch_size,
+            drop_last=sampler is not None and len(sampler) > batch_size,  # of this process
             **self.loader_settings(),
         )
 

@@ -12,6 +12,7 @@ from data.dogs import DogsData
 from data.text import read_json
 from tasks.classification.duplicates import embed_all, nearest_similarity
 from tasks.classification.task import ClassificationTask
+from tasks.distill.cache import Cached
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class DogsTask(ClassificationTask):
 
                 write_json(record, {str(path): s for path, s in near.items()})
         data.leave_out(near)
+        if near and isinstance(self.teacher, Cached):
+            self.check(data)  # the cache has a row for each image that trains
         log.info("left out %d web images that are near to test images (cosine over %g)", len(near), threshold)
 
     def drop_near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:

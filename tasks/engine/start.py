@@ -69,4 +69,7 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "Sui
             log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
     elif "parts" in config:
         raise UserError(f"root={root} is of one task; measure the run where its data sets lie, or its tasks one by one")
-    return build_data(with_data(config | {"teacher": None}, lambda own: below_root(own, root) | changes), draw=False)
+    untaught = config | {"teacher": None}
+    if "parts" in config:
+        untaught["parts"] = {name: part | {"teacher": None} for name, part in config["parts"].items()}
+    return build_data(with_data(untaught, lambda own: below_root(own, root) | changes), draw=False)

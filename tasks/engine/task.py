@@ -207,6 +207,11 @@ class TaskModule(Module):
         elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
             settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
+        if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
+            raise UserError(
+                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not say which of "
+                "its layers are early; leave it out"
+            )
         if "normalization" in self.settled:
             backbone.normalization = Normalization.of(self.settled["normalization"])
         self.settled = (
@@ -360,14 +365,19 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     asked only where it is given here, and its answers are not cached.
 
     Raises:
-        UserError: it holds a backbone alone, or weights of another network than its settings describe.
+        UserError: it holds a backbone alone, or weights of another network than its settings describe; a teacher is
+            given to a task that learns from none.
     """
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
         raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
     config = copy.deepcopy(suite["config"])
+    if teacher is not None and not any("distill" in own for own in tasks_of(config).values()):
+        raise UserError(f"teacher={teacher}: task={suite['task']} learns from no teacher")
     for own in (config, *tasks_of(config).values()):
         own["trainer"]["compile"] = False  # it pays where one trains
+    if "parts" in config:
+        config["multitask"]["add"] = None  # the tasks that were there before are measured as the added one is
     try:
         module: TaskModule = locate(config, "task")(
             config, suite["labels"], load_weights=False, settled=suite["backbone"]
@@ -377,8 +387,10 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
         raise UserError(
             f"the checkpoint's weights, labels and settings do not fit: {first_line(error):.200}"
         ) from error
-    if teacher is not None:
-        config |= {"teacher": teacher, "distill": config["distill"] | {"cache": None}}
-    module.asks_teacher = teacher is not None
+    for part in module.modules():
+        if isinstance(part, TaskModule):
+            part.asks_teacher = teacher is not None
+            if teacher is not None and "distill" in part.config:
+                part.config |= {"teacher": teacher, "distill": part.config["distill"] | {"cache": None}}
     fold_norms(module.model)
     return module.eval()

@@ -16,6 +16,7 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbones.console import Console
@@ -61,9 +62,13 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
-        return _trainer(settings, folder, [*callbacks, *bar])
+        trainer = _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
         raise UserError(f"trainer.accelerator={settings['accelerator']}: {first_line(error)}") from error
+    if settings["head_warmup_epochs"] and "parts" not in config and isinstance(trainer.strategy, DDPStrategy):
+        # it waits for gradients of all that trained when it began, and the backbone is frozen after that
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+    return trainer
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:

@@ -192,17 +192,21 @@ def _index(folder: Path, model: str, part: Part, places: Places, index: str, sha
 
 
 def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
-    """Adds photos to a gallery, whose index is not trained again.
+    """Adds photos that a gallery does not have yet; its index is not trained again.
 
     Raises:
-        UserError: there is no gallery of this model, the photos are in it already, or the folder holds unfinished
+        UserError: there is no gallery of this model, the photos are all in it already, or the folder holds unfinished
             embeddings of others.
     """
     rank = Rank.join()
     facts = Facts.read(folder, fingerprint(checkpoint))
+    given, digest = len(places), _digest(places)
+    places = _without_known(folder, facts, places)
+    if not len(places) or digest in {old.digest for old in facts.parts}:
+        raise UserError(f"these {given} photos are in the gallery {folder} already")
+    if given > len(places):
+        log.info("%d of %d photos are in the gallery already", given - len(places), given)
     part = Part(str(len(facts.parts)), len(places), _digest(places))
-    if part.digest in {old.digest for old in facts.parts}:
-        raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
     if rank.index == 0:
         _drop_finished(folder, facts)
     rank.wait()
@@ -228,6 +232,16 @@ def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
     _commit(folder, facts, part, found, places, old)
 
 
+def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
+    """The photos that a gallery does not have, whatever their paths are relative to."""
+    try:
+        known = set((folder / f"paths-{len(facts.parts)}.txt").read_text().splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
+    rows = [row for row, path in enumerate(places.paths) if str(path.resolve()) not in known]
+    return Places([places.paths[row] for row in rows], places.positions[rows])
+
+
 def embedding_dim(checkpoint: dict[str, Any]) -> int:
     model: Any = restore(checkpoint).model
     return int(model.backbone.channels[-1])
@@ -240,10 +254,15 @@ def _digest(places: Places) -> str:
 def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
     """Records the model and photos of unfinished embeddings, so that only the same job resumes them."""
     claim, path = {"model": model, "shard_size": shard_size, **asdict(part)}, folder / "building.json"
+    embeddings = folder / "embeddings" / part.name
+    begun = any(embeddings.glob("*.npy"))  # looked for before the claim, which the processes of this job write first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and json.loads(path.read_text()) != claim:
-            embeddings = folder / "embeddings" / part.name
+        if not path.exists():
+            if begun:
+                raise UserError(f"{embeddings} holds embeddings of an earlier gallery; delete it")
+            blocks.drop(folder)
+        elif json.loads(path.read_text()) != claim:
             raise UserError(
                 f"{folder} holds unfinished embeddings of another model or of other photos: finish that job, "
                 f"or delete {path} and {embeddings}"
@@ -251,7 +270,7 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
         with atomic_write(path, "w") as file:  # several processes do this at once
             json.dump(claim, file)
     except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it and {folder / 'embeddings' / part.name}") from error
+        raise UserError(f"{path} is damaged; delete it and {embeddings}") from error
     except OSError as error:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
 

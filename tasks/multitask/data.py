@@ -109,6 +109,15 @@ def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
         loader.sampler.epoch = place
     elif isinstance(loader.dataset, Stream):
         loader.dataset.epoch = place
+        if not number:  # loader processes count for themselves, from the number that they begin with
+            end_processes(loader)
+
+
+def end_processes(loader: DataLoader) -> None:
+    """Ends those of a loader, which start anew where it is read again."""
+    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+        loader._iterator._shutdown_workers()
+    loader._iterator = None
 
 
 PASSES = 1 << 16  # over a data set in an epoch, at most
@@ -221,10 +230,7 @@ class JointData(SuiteData):
     def teardown(self, stage: str) -> None:
         """Ends the loader processes, which would outlive the run: its loaders are held in iterators that wait."""
         for loader in self.loaders:
-            iterator = loader._iterator
-            if isinstance(iterator, _MultiProcessingDataLoaderIter):
-                iterator._shutdown_workers()
-            loader._iterator = None
+            end_processes(loader)
         self.loaders = []
 
     def record_bad_images(self, problems: Any, split: Split) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -88,6 +89,15 @@ def test_what_is_left_out_is_not_trained_on(dogs: Path) -> None:
     paths = [s.path for s in found.samples("train")]
     found.leave_out(paths[:5])
     assert [s.path for s in found.samples("train")] == paths[5:]
+
+
+def test_each_of_several_processes_has_a_batch(dogs: Path) -> None:
+    """Of 36 images a batch of 30 leaves none over for the 18 of one process."""
+    found: Any = data(dogs, batch_size=30)
+    found.trainer = SimpleNamespace(global_rank=1, world_size=2, accelerator=None)
+    assert [len(batch.images) for batch in found.loader("train")] == [18]
+    found.batch_size = 16
+    assert [len(batch.images) for batch in found.loader("train")] == [16]
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:

@@ -371,6 +371,8 @@ def test_a_teacher_is_asked_only_where_it_is_named(tmp_path: Path) -> None:
     assert not module.asks_teacher
     module = restore(load_checkpoint(file), "mine.onnx")
     assert (module.config["teacher"], module.config["distill"]["cache"]) == ("mine.onnx", None)
+    with pytest.raises(UserError, match=r"teacher=mine\.onnx: task=detection learns from no teacher"):
+        restore(written("detector=pan"), "mine.onnx")
 
 
 def test_a_checkpoint_removes_no_file(tmp_path: Path) -> None:

@@ -21,14 +21,16 @@ from backbones.errors import UserError
 from backbones.mobilenet_v1 import fold_norms
 from backbones.weights import read_weights
 from data.classification import ImageSet, Sample
+from data.dogs import DogsData
 from data.images import read_image
+from tasks.classification.dogs import DogsTask
 from tasks.classification.model import Classifier
 from tasks.classification.task import ClassificationTask
 from tasks.distill.load import load_teacher
 from tasks.engine.config import load_config
 from tasks.engine.stages import train_stages
 from tasks.run import execute
-from tests.conftest import ROOT, command, shared, spawn, wait_until
+from tests.conftest import ROOT, command, shared, spawn, untrained, wait_until
 
 TINY = (
     *("backbone.alpha=0.25", "task.resolution=64", "data.batch_size=8", "data.workers=0"),
@@ -210,6 +212,19 @@ def test_a_held_backbone_does_not_drift(setting: str, dogs: Path, tmp_path: Path
     assert float(state["model.head.weight"].std()) > 0
 
 
+def test_a_head_is_warmed_up_on_two_devices(dogs: Path, tmp_path: Path) -> None:
+    """The backbone has no gradients in the first epoch, and learns in the second."""
+    more = ("task=dogs", "name=two", "logger.images=0", "trainer.head_warmup_epochs=1", "trainer.max_epochs=2")
+    result = spawn("run", *settings(dogs, tmp_path, *more, "trainer.devices=2", "trainer.accelerator=cpu"))
+    assert result.returncode == 0, result.stderr
+    content = torch.load(tmp_path / "dogs" / "two" / "checkpoints" / "last.ckpt", weights_only=True)
+    (optimizer,) = content["optimizer_states"]
+    steps = {float(state["step"]) for state in optimizer["state"].values()}
+    assert content["global_step"] == 4
+    assert steps == {2.0, 4.0}
+    assert len(optimizer["state"]) == sum(len(group["params"]) for group in optimizer["param_groups"])
+
+
 def test_learning_rates_of_the_parts(dogs: Path, tmp_path: Path) -> None:
     more = ("task=dogs", "trainer.backbone_lr_scale=0.1", "name=rates", "logger.images=0", "trainer.optimizer=rmsprop")
     execute(settings(dogs, tmp_path, *more))
@@ -234,6 +249,20 @@ def test_a_teacher_is_learned_from_and_not_saved(run: Path, tree: Path, tmp_path
     assert count < 900_000  # one backbone of alpha 0.5
     result = command("predict", f"ckpt={tmp_path / 'classification' / 'student'}", "mode=test", f"root={tree}")
     assert result.returncode == 0, result.stderr
+
+
+def test_a_cache_is_of_the_images_that_train(dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that leave out other images of the web have another one."""
+    teacher = untrained(tmp_path / "teacher", "task=dogs", *settings(dogs, tmp_path))
+    more = ("task=dogs", "data.train=web", "data.views=2", f"teacher={teacher}", f"distill.cache={tmp_path / 'cache'}")
+    for name, own in (("a", slice(5)), ("b", slice(5, 10))):
+        web = DogsData(str(dogs), 64, web_labels="web_labels.json").web_samples()
+        near = {sample.path: 1.0 for sample in web[own]}
+        monkeypatch.setattr(DogsTask, "drop_near_test", lambda *_, near=near: near)
+        execute(settings(dogs, tmp_path, *more, f"name={name}", "logger.images=0"))
+    known = [np.load(file)[..., -1].any(axis=1) for file in (tmp_path / "cache").glob("*.npy")]
+    found = sorted((len(rows), bool(rows.any())) for rows in known)
+    assert found == [(len(web) - 5, True), (len(web) - 5, True), (len(web), False)]
 
 
 def student(labels: int) -> Classifier:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbones.errors import UserError
 from backbones.weights import build_mobilenet_v1
 from tasks.detection.task import DetectionTask
 from tasks.engine.checkpoint import load_checkpoint
@@ -57,3 +58,13 @@ def test_early_layers_keep_their_weights(
     kept = {n for n, value in before.state_dict().items() if torch.equal(state[f"model.backbone.{n}"], value)}
     statistics = {name for name, _ in before.named_buffers()}  # which adapt to the data
     assert kept - statistics == ((early if weights and not override else set()) - statistics)
+
+
+@pytest.mark.parametrize(("backbone", "name"), [("timm", "mobilenetv3_small_050"), ("torchvision", "squeezenet1_1")])
+def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: str) -> None:
+    given = ["task=detection", "detector=ssd", f"backbone={backbone}", f"backbone.name={name}"]
+    config = load_config([*given, "trainer.freeze_early_layers=true"])
+    with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not say") as error:
+        DetectionTask(config, ["a", "b"])
+    assert "\n" not in str(error.value)
+    DetectionTask(config, ["a", "b"], load_weights=False)  # a checkpoint of a run that had it is read

@@ -189,6 +189,28 @@ def test_photos_are_added_without_training_anew(run: Path, built: Path, tmp_path
     assert answer["neighbours"][0]["similarity"] > 0.999
 
 
+def test_a_photo_is_in_a_gallery_once(
+    run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that has grown, and the same one by another path."""
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    lines = (earth / "val.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "val").symlink_to(earth / "val")
+    table = tmp_path / "table.csv"
+    table.write_text("".join(lines[:6]))
+    ask(run, mode="add", folder=folder, source=table)
+    table.write_text("".join(lines))
+    ask(run, mode="add", folder=folder, source=table)
+    assert "5 of 12 photos are in the gallery already" in " ".join(capsys.readouterr().err.split())  # rich wraps it
+    paths = (folder / "paths-3.txt").read_text().splitlines()
+    assert len(paths) == len(set(paths)) == 72
+    positions = np.load(folder / "positions-3.npy")
+    assert np.array_equal(positions[60:], np.loadtxt(lines[1:], delimiter=",", usecols=(1, 2)))
+    monkeypatch.chdir(tmp_path)
+    refused(run, "these 12 photos are in the gallery", mode="add", folder=folder, source="table.csv")
+
+
 def test_unreadable_photos_are_left_out(run: Path, tmp_path: Path) -> None:
     earth = run.parents[2] / "earth"
     (tmp_path / "torn.jpg").write_bytes(b"")
@@ -319,6 +341,26 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
     shard.write_bytes(whole)
     (folder / "building.json").write_text("{")
     refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+
+
+def test_embeddings_of_an_earlier_gallery_are_not_used(run: Path, built: Path, tmp_path: Path) -> None:
+    """Nor blocks of its index, where the user deletes what says that there was one."""
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    ask(run, mode="add", folder=folder, source=earth / "val.csv")
+    (folder / "blocks-0-x").mkdir()
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    name = next(n for n in content["state_dict"] if n.startswith("model.backbone.") and n.endswith("conv.weight"))
+    content["state_dict"][name] = content["state_dict"][name] + 1e-3
+    torch.save(content, tmp_path / "other.ckpt")
+    (folder / "gallery.json").unlink()
+    job = {"mode": "build", "folder": folder, "shard_size": 7, "batch_size": 3}
+    refused(tmp_path / "other.ckpt", f"{folder / 'embeddings' / '0'} holds embeddings of an earlier gallery", **job)
+    shutil.rmtree(folder / "embeddings" / "0")
+    ask(tmp_path / "other.ckpt", **job)
+    assert not (folder / "blocks-0-x").exists()
+    job = {"mode": "add", "folder": folder, "source": earth / "val.csv"}
+    refused(tmp_path / "other.ckpt", f"{folder / 'embeddings' / '1'} holds embeddings of an earlier gallery", **job)
 
 
 def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:

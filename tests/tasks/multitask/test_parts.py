@@ -15,7 +15,7 @@ from backbones.timm import TimmBackbone
 from data.seeding import ShuffledEpochs, Stream
 from tasks.engine.cost import recount
 from tasks.engine.parts import composed
-from tasks.multitask.data import JointLoader
+from tasks.multitask.data import JointLoader, end_processes
 from tasks.multitask.model import own_parameters
 from tasks.multitask.processes import average_gradients
 from tasks.multitask.schedule import draw_epoch, shares
@@ -73,6 +73,31 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
         return [batch.rows for batch in steps] + [batch.rows for batch in steps]
 
     assert epoch(given) == epoch(0)[given:]
+
+
+class Counted(Sevens):
+    """It counts its passes, as shards do."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.epoch += 1
+        return iter(np.random.default_rng(self.epoch).permutation(7).tolist())
+
+
+def test_a_stream_read_by_other_processes_goes_on_as_it_would_have() -> None:
+    """They live on from pass to pass; an epoch that begins a run is as one that follows another."""
+
+    def steps(epoch: int) -> JointLoader:
+        loader = DataLoader(Counted(), 2, num_workers=1, persistent_workers=True, drop_last=True, collate_fn=list)
+        loaders.append(loader)
+        return JointLoader({"stream": loader}, [1.0], 5, seed=3, epoch=epoch, given=0)
+
+    loaders: list[DataLoader] = []
+    whole, resumed = steps(0), steps(1)
+    first, second = ([batch.rows for batch in whole] for _ in range(2))
+    assert first != second
+    assert [batch.rows for batch in resumed] == second
+    for loader in loaders:
+        end_processes(loader)
 
 
 class Rows(TensorDataset):

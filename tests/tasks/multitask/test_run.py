@@ -19,13 +19,15 @@ from backbones.errors import UserError
 from tasks import load
 from tasks.compare.runs import read_runs
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
+from tasks.engine.parts import composed
 from tasks.engine.signals import STOP, Stopped
+from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
 from tasks.multitask.task import JointTask
 from tasks.run import execute
 from tests.conftest import command, spawn
-from tests.tasks.multitask.conftest import TASKS, given
+from tests.tasks.multitask.conftest import SMALL, TASKS, given
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -133,6 +135,33 @@ def test_test_mode_measures_every_task(patched: Path) -> None:
     assert {"mean", "dogs/top1", "faces/map"} <= {w for line in result.stdout.splitlines() for w in line.split()}
 
 
+def test_a_teacher_of_a_task_is_asked_only_where_it_is_named(
+    sets: dict[str, list[str]], faces: Path, tmp_path: Path
+) -> None:
+    """That of the file is not even looked at: there is none."""
+    own = ["data=face_folder", f"data.root={faces / 'people'}", "data.val=0.5", f"teacher={tmp_path / 'none.csv'}"]
+    own.append(f"distill.cache={tmp_path / 'cache'}")
+    settings = [*(f"dogs.{setting}" for setting in sets["dogs"]), *(f"faces.{setting}" for setting in own)]
+    config, _ = composed([*SMALL, "multitask.tasks=[dogs,faces]", *settings])
+    breeds = build_data(config["parts"]["dogs"]).labels
+    module = JointTask(config, [*(f"dogs/{breed}" for breed in breeds), "faces/a", "faces/b"])
+    content: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "x.ckpt")
+    result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", "mode=test")
+    assert "error: this needs the run's teacher, which is asked where you name it: teacher=" in result.stderr
+    photos = sorted((faces / "people").rglob("*.jpg"))
+    rows = [f"{photo.parent.name}/{photo.name},{i % 2},{i % 3 / 2}" for i, photo in enumerate(photos)]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,a,b", *rows]))
+    result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", "mode=test", f"teacher={tmp_path / 'mine.csv'}")
+    assert result.returncode == 0, result.stderr
+    assert {"mean", "dogs/top1", "faces/map"} <= {*result.stdout.split()}
+    restored = restore(load_checkpoint(tmp_path / "x.ckpt"), "mine.csv")
+    assert isinstance(restored, JointTask)
+    part = dict(restored.each())["faces"]
+    assert (part.asks_teacher, part.config["teacher"], part.config["distill"]["cache"]) == (True, "mine.csv", None)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_part_is_the_checkpoint_of_a_single_run(run: Path, task: str, photo: Path, tmp_path: Path) -> None:
     """It predicts as the run does, and another run starts from it."""
@@ -235,6 +264,12 @@ def test_an_added_task_leaves_the_others_as_they_are(
     moved = "model.backbone.blocks.1.0.norm.weight"
     kept = before["state_dict"][f"parts.{others[0]}.{moved}"]
     assert not torch.equal(after["state_dict"][f"parts.embedding.{moved}"], kept)
+    result = command("predict", f"ckpt={tmp_path / 'multitask' / 'more'}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
+    tested = {row[1].strip(): float(row[2]) for row in rows}
+    assert {"mean", "dogs/top1", "faces/map", "embedding/tar_far1e-2"} <= tested.keys()
+    assert np.isfinite(tested["mean"])
     with pytest.raises(UserError, match="has this task already"):
         execute([*small, "multitask.add=dogs", f"ckpt={base}"])
 
