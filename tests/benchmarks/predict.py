@@ -49,8 +49,8 @@ def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> flo
 
 def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) -> float:
     """Of an image in a batch that is decoded already."""
-    seen: Any = [model._see(i, path) for i, path in enumerate(paths[:batch])]
-    views, sizes = [s.view for s in seen], [s.size for s in seen]
+    decoded: Any = [model._decode(i, path) for i, path in enumerate(paths[:batch])]
+    views, sizes = [d.view for d in decoded], [d.size for d in decoded]
     model.answers(views, sizes)
     start = time.perf_counter()
     for _ in range(4):

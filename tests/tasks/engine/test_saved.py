@@ -12,8 +12,10 @@ from tasks.engine.saved import below_root, check_stage, read_plan
 from tasks.engine.stages import with_stage_data
 from tasks.run import execute
 
-OUTSIDE = ("/etc", "../up", "https://host/{000..099}.tar", "file:///etc/passwd", "http{:}//evil/x.tar")
-OUTSIDE += ("s3{:,}//evil/x.tar", "a.tar /abs/x.tar", "{.}{.}/x.tar", "{a,{/,b}etc}/x.tar", "x/{.,..}/../x.tar")
+OUTSIDE = [
+    *("/etc", "../up", "https://host/{000..099}.tar", "file:///etc/passwd", "http{:}//evil/x.tar"),
+    *("s3{:,}//evil/x.tar", "a.tar /abs/x.tar", "{.}{.}/x.tar", "{a,{/,b}etc}/x.tar", "x/{.,..}/../x.tar"),
+]
 
 
 @pytest.mark.parametrize("value", OUTSIDE)
