@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 # Shares of the best value gained since a share of the training was done. The learning rate's end levels every curve
-# off; what came after the first third tells more: playing cards gained 34 % then, and as much again in a training a
-# quarter longer, raccoons 3 %, and nothing.
+# off; what came after the first third tells more: playing cards gained a quarter then and were far from their best,
+# raccoons 3 %, and no more in a longer training (BENCHMARKS.md).
 GAINS = ((1 / 3, 0.1, "after the first third"), (3 / 4, 0.02, "in the last quarter"))
 FELL_BACK = 0.03  # of the best value, lost since
 HARDLY = 0.05  # the best value of a metric that is better high, below which its changes say nothing
