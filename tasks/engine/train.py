@@ -139,11 +139,11 @@ def run_lock(folder: Path) -> Iterator[None]:
         UserError: another process holds it, it cannot be written, or a folder in it is a link: a run that is resumed
             may be another's, and what it writes stays in it.
     """
-    if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
-        raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
-    if not first_process():
+    if not first_process():  # for which the folder need not be there yet
         yield
         return
+    if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
+        raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
     try:
         file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115
     except OSError as error:
