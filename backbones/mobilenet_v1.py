@@ -49,7 +49,7 @@ class SpatialConv2d(nn.Conv2d):
             # uninitialised in bfloat16 (torch 2.14).
             return F.conv2d(x, weight[:, :, 1:2, 1:2], bias, groups=self.groups)
         top, left = (0 if self.same and side % 2 == 0 else 1 for side in x.shape[-2:])
-        eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        eager_cpu = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         if eager_cpu and x.requires_grad and self.groups > 1:
             if torch.is_autocast_enabled("cpu"):
                 dtype = torch.get_autocast_dtype("cpu")

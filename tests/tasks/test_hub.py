@@ -228,7 +228,7 @@ def test_pushed_and_used_by_its_name(ran: Ran, server: Hub, dogs: Path) -> None:
         ("pull", "'pull' is not one of its commands"),
         ("none", "hub push ckpt="),
         ("ann/cats", "there is no such repository"),
-        ("ann/dogs/../cats", "is no address of a model"),
+        ("ann/dogs/../cats", "is not the address of a model"),
         ("eve/pickle", "has no model.safetensors"),
         ("eve/huge", "is larger than"),
         ("eve/more", "sends more than the 5 bytes"),

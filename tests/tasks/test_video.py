@@ -154,8 +154,8 @@ def test_errors_of_one_line(clip: Path, tmp_path: Path, monkeypatch: pytest.Monk
     os.mkfifo(tmp_path / "pipe.mp4")
     for name, words in (
         ("absent.mp4", "there is no such file"),
-        ("text.mp4", "it is no video"),
-        ("list.mp4", "it is no video"),
+        ("text.mp4", "it is not a video"),
+        ("list.mp4", "it is not a video"),
         ("pipe.mp4", "not a regular file"),
     ):
         with pytest.raises(UserError, match=words) as raised:

@@ -301,7 +301,7 @@ def test_a_timm_teacher_sees_its_own_size_and_normalization(tmp_path: Path) -> N
     torch.testing.assert_close(teacher(images.float()), expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(UserError, match="knows 3 classes, the data has 2"):
         load_teacher(f"local-dir:{tmp_path}", ["a", "b"], student(2), 64)
-    with pytest.raises(UserError, match="its weights cannot be had") as error:
+    with pytest.raises(UserError, match="its weights cannot be obtained") as error:
         load_teacher(f"local-dir:{tmp_path / 'none'}", ["a", "b"], student(2), 64)
     assert "\n" not in str(error.value)
 
