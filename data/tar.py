@@ -22,7 +22,7 @@ from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
-MOST_BRACES, MOST_NAMES = 20, 1 << 26  # in a name, and bytes of memory that all names of a pattern may take
+MOST_BRACES, MOST_NAMES = 20, 1 << 25  # in a name, and bytes of memory that all names of a pattern may take
 MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
 MAX_HEADER = 1 << 20
 BUFFER = 1 << 18  # bytes that are read of a stream at a time
@@ -69,7 +69,7 @@ def expand(pattern: str) -> list[str]:
     """The names that a pattern with {000..123} and {a,b} stands for, in order; white space separates patterns.
 
     Raises:
-        UserError: it stands for more than about half a million names.
+        UserError: it stands for more than about a quarter of a million names.
     """
     too_many = UserError(f"{pattern:.100} stands for more files than can be read")
     if any(part.count("{") > MOST_BRACES for part in pattern.split()):

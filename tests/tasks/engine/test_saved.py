@@ -58,12 +58,9 @@ JOINT = ("task=multitask", "multitask.tasks=[dogs,faces]", "dogs.data=dogs", "fa
     ("overrides", "words"),
     [
         (["task=dogs", "distill={cache: /x}"], "distill.cache=/x"),
-        (["task=dogs", "data=dogs", "backbone={weights: /x}"], "backbone.weights=/x"),
         ([*JOINT, "dogs.distill={cache: /x}"], "dogs.distill.cache=/x"),
         ([*JOINT, "faces.distill={cache: '/x; rm'}"], "'faces.distill.cache=/x; rm'"),
         ([*JOINT, "distill={cache: /x}"], "dogs.distill.cache=/x"),
-        (["task=dogs", "backbone={pretrained_url: 'http://evil'}"], "backbone.pretrained_url=http://evil"),
-        (["task=dogs", "backbone={pretrained: true}"], "backbone.pretrained=True"),
     ],
 )
 def test_what_a_plan_composes_asks_for_nothing_either(overrides: list[str], words: str, tmp_path: Path) -> None:
