@@ -313,8 +313,8 @@ def test_a_part_of_a_run_is_in_its_folder(name: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "dogs", "a")
     (folder / "linked").symlink_to(tmp_path)
     content = json.loads((folder / "metrics.json").read_text())
-    content["settings"]["parts"] = {name: content["settings"]}
-    content["parts"] = {name: content}
+    content["parts"] = {name: dict(content)}
+    content["settings"] = content["settings"] | {"parts": {name: content["settings"]}}
     (folder / "metrics.json").write_text(json.dumps(content))
     found = [run for run in read_runs(tmp_path) if run.state.startswith("broken")]
     assert [run.folder for run in found] == [folder]
