@@ -48,8 +48,7 @@ def test_annotations_and_shards_that_are_pipes(tmp_path: Path) -> None:
     for name in ("a.xml", "a.tar"):
         os.mkfifo(tmp_path / name)
     assert read_box(tmp_path / "a.xml") is None
-    with pytest.raises(UserError):
-        read_voc(tmp_path, tmp_path)
+    assert read_voc(tmp_path, tmp_path) == []  # left out as any annotation that cannot be read
     with pytest.raises(BadShard, match="not a regular file"):
         list(read_records(str(tmp_path / "a.tar")))
     with pytest.raises(FileNotFoundError):
