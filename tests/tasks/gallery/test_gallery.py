@@ -261,7 +261,8 @@ def test_photos_of_one_stem_have_a_map_each(run: Path, built: Path, tmp_path: Pa
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(photo.read_bytes())
     (tmp_path / "in" / "a.png").write_bytes(photos[0].read_bytes())
-    refused(run, "none of the 3 files could be read", mode="query", input=tmp_path / "in", max_pixels=9)
+    none = {"mode": "query", "input": tmp_path / "in", "output": tmp_path / "none"}
+    refused(run, "none of the 3 files could be read", **none, max_pixels=9)
     ask(run, mode="query", input=tmp_path / "in", output=tmp_path / "out")
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
     assert found == {"a.jpg.png", "a.png.png", "b/a.jpg.png"}
