@@ -174,6 +174,26 @@ def test_a_keras_file_holds_what_it_says(kind: str, tmp_path: Path) -> None:
         read_weights(path)
 
 
+@pytest.mark.parametrize("name", ["mobilenet_2_5_224_tf_no_top.h5", "mobilenet_7_5_192_tf_no_top.h5"])
+def test_weights_as_they_lie_there(name: str) -> None:
+    """One of them is packed."""
+    weights = read_weights(shared(f"weights/{name}"))
+    assert all(value.isfinite().all() for value in weights.state.values())
+
+
+def test_a_packed_keras_file(tmp_path: Path) -> None:
+    """In chunks, compressed, as other programs than Keras write it."""
+    path = keras_file(tmp_path / "a.h5", 0.25)
+    plain = read_weights(path).state
+    with h5py.File(path, "a") as file:
+        name = "conv1/conv1/kernel:0"
+        values = file[name][()]
+        del file[name]
+        file.create_dataset(name, data=values, compression="gzip", shuffle=True, chunks=(3, 3, 3, 4))
+    packed = read_weights(path).state
+    assert all(torch.equal(packed[key], value) for key, value in plain.items())
+
+
 @pytest.mark.parametrize(
     "odd", [torch.zeros(1).expand(1 << 40), torch.eye(3).to_sparse(), torch.ones(2, device="meta")]
 )
