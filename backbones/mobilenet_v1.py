@@ -89,7 +89,7 @@ class ConvNormAct(Foldable, nn.Sequential):
         norm = self.norm
         if norm.training or not torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm2d):
             return super().forward(x)
-        # frozen statistics make it a scale and a shift, which the convolution takes on (8 to 14 % of a detector's step)
+        # frozen statistics make it a scale and a shift, which the convolution takes on (BENCHMARKS.md)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -126,9 +126,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
-    except (
-        Exception
-    ) as error:  # an invalid file may raise anything, and torch's message suggests disabling weights_only
+    except Exception as error:  # an invalid file may raise anything; torch's message suggests weights_only=False
         raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
 
 

@@ -17,7 +17,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        UserError: it is absent, no regular file, or not UTF-8.
+        UserError: it is absent, not a regular file, or not UTF-8.
     """
     try:
         check_regular(path, None)

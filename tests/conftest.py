@@ -116,6 +116,17 @@ def shared(path: str) -> Path:
     return SHARED / path
 
 
+def make_irregular(path: Path, kind: str) -> None:
+    """What is not a regular file: a pipe never begins, a device never ends; or a folder."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        assert kind == "folder"
+        path.mkdir()
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that ends where its pixels should begin."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

@@ -145,7 +145,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
         raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
     try:
-        file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115
+        file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115  # closed below
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
     with file:

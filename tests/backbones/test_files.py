@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backbones.files import atomic_write, check_regular, is_within, publish
+from tests.conftest import make_irregular
 
 
 @pytest.fixture
@@ -59,16 +60,12 @@ def test_no_link_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large", "absent"])
-def test_what_cannot_be_read_at_once_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_to_an_end_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "large":
+    if kind == "large":
         path.write_bytes(bytes(11))
+    elif kind != "absent":
+        make_irregular(path, kind)
     with pytest.raises(OSError, match=r"not a regular file|more than|No such file"):
         check_regular(path, 10)
     if kind == "large":

@@ -1,7 +1,6 @@
 """Files that are opened as images, whatever they are."""
 
 import io
-import os
 import tarfile
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from data.folders import FoldersData
 from data.geo.places import exif_position, read_folder
 from data.image_file import MAX_PIXELS, SALVAGED, BadImage, image_size, limit_pixels, noting_salvaged
 from data.images import first_readable, read_image
-from tests.conftest import png_header
+from tests.conftest import make_irregular, png_header
 
 
 @pytest.fixture(autouse=True)
@@ -87,17 +86,13 @@ def test_no_decoder_starts_that_a_photo_does_not_need(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "name"])
 def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "huge":
+    if kind == "huge":
         with path.open("wb") as file:
             file.truncate((1 << 30) + 1)
-    else:
+    elif kind == "name":
         path = tmp_path / "a\0.jpg"
+    else:
+        make_irregular(path, kind)
     words = {"huge": "it has more than 1024 MiB", "name": "null"}.get(kind, "it is not a regular file")
     refused(path, words)
     assert image_size(path) is None

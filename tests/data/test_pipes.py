@@ -18,6 +18,7 @@ from data.table import read_table
 from data.tar import BadShard, read_member, read_records
 from data.text import read_json, read_lines, read_plain_yaml
 from data.voc import read_voc
+from tests.conftest import make_irregular
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "lines": read_lines,
@@ -35,10 +36,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_what_never_ends_is_not_read(reader: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero")
+    make_irregular(path, kind)
     with pytest.raises(UserError, match=r"not a regular file|is not a file") as error:
         READERS[reader](path)
     assert "\n" not in str(error.value)
