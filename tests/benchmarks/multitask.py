@@ -2,59 +2,127 @@
 
 Arms: (a) five single runs; (b) the backbone of one of these, frozen, under new heads; joint runs that share (c) all,
 (d) all but normalization, (e) all but depthwise kernels too; (f) the best of these with learned weights of the losses.
-In every arm a task has the same number of batches of the same size. (a) and the best joint arm have all seeds, the
-others with the first. Change is the mean over tasks of the primary metric relative to (a).
+In every arm a task has the same number of batches of the same size, and its last weights are measured. (a) and the best
+joint arm have all seeds, the others the first. Change is the mean over tasks of the primary metric relative to (a).
+
+Runs that are finished are not repeated, so that it can be stopped and started again. With --speed it measures the steps
+and answers of such runs, which wants a machine where nothing else runs.
 """
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from tasks import load
-from tasks.run import execute
 from tests.benchmarks.timing import machine
 
-TASKS = ("detection", "dogs", "faces", "embedding", "geo")
+TASKS = {
+    "detection": ["task.resolution=224"],
+    "dogs": ["task.resolution=128"],
+    "faces": [],
+    "embedding": [],
+    "geo": ["task.resolution=96"],
+}
 FROZEN = "dogs"  # whose backbone arm (b) has
 SHARES = {"c": "all", "d": "norm", "e": "depthwise"}
+NAMES = {
+    "a": "single runs",
+    "b": f"frozen backbone of {FROZEN}",
+    "c": "all shared",
+    "d": "own normalization",
+    "e": "own depthwise kernels",
+    "f": "learned loss weights",
+}
+EPOCH = 50  # steps at most, so that as many epochs make up the same steps in every arm
+SPEED_STEPS = 20
 
 
 class Arm(NamedTuple):
-    """Of a seed: each task's primary metric, parameters, seconds of training, and the folders of its runs."""
+    """Of a seed: each task's primary metric, parameters, and the folders of its runs."""
 
     metrics: dict[str, float]
     params_m: float
-    seconds: float
     folders: list[Path]
 
 
-def single(task: str, name: str, common: list[str], more: list[str]) -> dict[str, Any]:
-    return execute([f"task={task}", *common, *more, f"name={name}"])
+class Runs:
+    """Trains by the command, as many at once as there are `jobs`, of one thread each where there are several."""
+
+    def __init__(self, root: Path, steps: int, jobs: int, settings: list[str]) -> None:
+        self.root, self.steps = root, steps
+        self.common = ["backbone.alpha=0.5", "trainer.progress_bar=false", "trainer.validate_every=100000"]
+        self.common += [f"trainer.limit_train_batches={EPOCH}", *settings]
+        self.pool = ThreadPoolExecutor(jobs)
+        self.environment = dict(os.environ) | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
+
+    def start(self, task: str, name: str, settings: list[str], steps: int | None = None) -> Any:
+        """A future of what metrics.json of the run says."""
+        return self.pool.submit(self._run, task, name, settings, steps or self.steps)
+
+    def _run(self, task: str, name: str, settings: list[str], steps: int) -> dict[str, Any]:
+        folder = self.root / task / name
+        content = folder / "metrics.json"
+        if not content.exists() or json.loads(content.read_text())["state"] != "finished":
+            how = [f"resume={folder}"]
+            if not (folder / "checkpoints/last.ckpt").exists():
+                how = [f"task={task}", f"paths.runs={self.root}", f"name={name}"]
+                how += [*self.common, *settings, f"trainer.steps={steps}"]
+            print(f"{time.strftime('%H:%M:%S')} {task} {name}", file=sys.stderr, flush=True)
+            done = subprocess.run(
+                [sys.executable, "-m", "tasks.run", *how],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise SystemExit(f"{task} {name}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(content.read_text())
+        if found["step"] != steps:
+            raise SystemExit(f"{folder} has {found['step']} steps, not {steps}; remove it or give --steps")
+        return found
 
 
-def singles(seed: int, common: list[str], arm: str, more: list[str]) -> Arm:
-    """A run for each task; arm (b) stands on the frozen backbone of one of arm (a)."""
-    found = {task: single(task, f"{arm}-{seed}", [*common, f"seed={seed}"], more) for task in TASKS}
-    params = sum(content["cost"]["params_m"] for content in found.values())
-    if arm == "b":  # which is stored once
-        state = torch.load(Path(found[FROZEN]["folder"]) / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+def settings_of(arm: str, best: str | None, root: Path) -> list[str]:
+    """What tells an arm's runs from those of a single task or of sharing everything."""
+    if arm == "b":
+        return [f"backbone.weights={root / FROZEN / 'a-0/checkpoints/best.ckpt'}", "trainer.freeze_backbone=true"]
+    if arm == "f":
+        assert best
+        return [f"multitask.share={SHARES[best]}", "multitask.balance=uncertainty"]
+    return [f"multitask.share={SHARES[arm]}"] if arm in SHARES else []
+
+
+def start_arm(runs: Runs, arm: str, seed: int, best: str | None = None, **speed: Any) -> list[Any]:
+    name = f"{arm}-{seed}" + ("-speed" if speed else "")
+    own = [*settings_of(arm, best, runs.root), f"seed={seed}"]
+    if arm in "ab":
+        return [runs.start(task, name, [*more, *own], **speed) for task, more in TASKS.items()]
+    named = [f"{task}.{setting}" for task, more in TASKS.items() for setting in more]
+    return [runs.start("multitask", name, [f"multitask.tasks=[{','.join(TASKS)}]", *named, *own], **speed)]
+
+
+def finish_arm(arm: str, started: list[Any]) -> Arm:
+    found = [future.result() for future in started]
+    folders = [Path(content["folder"]) for content in found]
+    params = sum(content["cost"]["params_m"] for content in found)
+    if arm not in "ab":
+        parts = found[0]["parts"].items()
+        return Arm({n: found[0]["metrics"][f"{n}/{part['primary']}"] for n, part in parts}, params, folders)
+    if arm == "b":  # the backbone is stored once
+        state = torch.load(folders[0] / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
         shared = sum(v.numel() for k, v in state.items() if k.startswith("model.backbone.") and "running" not in k)
         params -= (len(TASKS) - 1) * shared / 1e6
-    metrics = {task: content["metrics"]["primary"] for task, content in found.items()}
-    seconds = sum(content["seconds"] for content in found.values())
-    return Arm(metrics, params, seconds, [Path(content["folder"]) for content in found.values()])
-
-
-def joint(seed: int, common: list[str], arm: str, more: list[str]) -> Arm:
-    tasks = f"multitask.tasks=[{','.join(TASKS)}]"
-    content = execute(["task=multitask", tasks, *common, *more, f"seed={seed}", f"name={arm}-{seed}"])
-    metrics = {n: content["metrics"][f"{n}/{part['primary']}"] for n, part in content["parts"].items()}
-    return Arm(metrics, content["cost"]["params_m"], content["seconds"], [Path(content["folder"])])
+    return Arm({task: c["metrics"]["primary"] for task, c in zip(TASKS, found, strict=True)}, params, folders)
 
 
 def change(arm: Arm, reference: dict[str, float]) -> float:
@@ -62,59 +130,79 @@ def change(arm: Arm, reference: dict[str, float]) -> float:
     return 100 * statistics.mean(arm.metrics[task] / max(reference[task], 1e-9) - 1 for task in TASKS)
 
 
-def photo_ms(arm: Arm, photo: Path, rounds: int = 5) -> float:
-    """The least time of all answers to a photo, from the file on."""
+def photo_ms(arm: Arm, photo: Path, rounds: int = 15) -> float:
+    """The median time of all answers to a photo, from the file on."""
     models = [load(folder) for folder in arm.folders]
     times = []
-    for _ in range(rounds):
+    for i in range(rounds + 2):
         start = time.perf_counter()
         for model in models:
             list(model.predict(photo))
-        times.append(1e3 * (time.perf_counter() - start))
-    return min(times)
+        if i >= 2:
+            times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def measure_speed(runs: Runs, arms: dict[str, list[Arm]], best: str) -> dict[str, tuple[float, float]]:
+    """Of each arm: seconds of a step of all tasks, validation left out, and ms for all answers to a photo."""
+    photo = next(Path("datasets/demo_scenes").rglob("*.jpg"))
+    found = {}
+    for arm in arms:
+        seconds = 0.0
+        for started in start_arm(runs, arm, 0, best, steps=SPEED_STEPS):
+            content = started.result()
+            seconds += content["seconds"] / content["step"]
+        found[arm] = (seconds, photo_ms(arms[arm][0], photo))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="batches that each task has")
+    parser.add_argument("--steps", type=int, default=600, help=f"batches that each task has, of {EPOCH} each epoch")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--speed", action="store_true")
     parser.add_argument("settings", nargs="*", help="settings that hold for all runs")
     options = parser.parse_args()
-    common = [f"paths.runs={options.runs}", "backbone.alpha=0.5", "logger.images=0", "trainer.progress_bar=false"]
-    common += [f"trainer.steps={options.steps}", *options.settings]
+    if options.steps % EPOCH:
+        parser.error(f"--steps must be a multiple of {EPOCH}")
+    runs = Runs(options.runs.absolute(), options.steps, options.jobs, options.settings)
 
-    arms: dict[str, list[Arm]] = {"a": [singles(seed, common, "a", []) for seed in range(options.seeds)]}
-    frozen = f"backbone.weights={options.runs / FROZEN / 'a-0' / 'checkpoints' / 'best.ckpt'}"
-    arms["b"] = [singles(0, common, "b", [frozen, "trainer.freeze_backbone=true"])]
+    first = {arm: start_arm(runs, arm, 0) for arm in ("a", *SHARES)}  # the joint runs are the longest
+    rest = [start_arm(runs, "a", seed) for seed in range(1, options.seeds)]
+    arms = {arm: [finish_arm(arm, started)] for arm, started in first.items()}
     reference = arms["a"][0].metrics
-    for arm, share in SHARES.items():
-        arms[arm] = [joint(0, common, arm, [f"multitask.share={share}"])]
     best = max(SHARES, key=lambda arm: change(arms[arm][0], reference))
-    more = [f"multitask.share={SHARES[best]}"]
-    arms["f"] = [joint(0, common, "f", [*more, "multitask.balance=uncertainty"])]
-    arms[best] += [joint(seed, common, best, more) for seed in range(1, options.seeds)]
+    last = {arm: start_arm(runs, arm, 0, best) for arm in "bf"}
+    more = [start_arm(runs, best, seed) for seed in range(1, options.seeds)]
+    arms["a"] += [finish_arm("a", started) for started in rest]
+    arms |= {arm: [finish_arm(arm, started)] for arm, started in last.items()}
+    arms[best] += [finish_arm(best, started) for started in more]
+    arms = {arm: arms[arm] for arm in sorted(arms)}
+    speed = measure_speed(runs, arms, best) if options.speed else {}
+    show(arms, speed)
+    write(arms, options.runs / "multitask.json")
 
+
+def show(arms: dict[str, list[Arm]], speed: dict[str, tuple[float, float]]) -> None:
     print(machine())
-    print(f"\n| arm | {' | '.join(TASKS)} | change (%) | M parameters | MB | training (s) | ms a photo |")
+    print(f"\n| arm | {' | '.join(TASKS)} | change (%) | M parameters | MB | s a step | ms a photo |")
     print("|---" * (len(TASKS) + 6) + "|")
     means = {t: statistics.mean(a.metrics[t] for a in arms["a"]) for t in TASKS}
-    photo = next(Path("datasets/demo_scenes").rglob("*.jpg"))
     for name, found in arms.items():
         changes = [change(arm, arms["a"][i].metrics if name != "a" else means) for i, arm in enumerate(found)]
         spread = f" ± {statistics.stdev(changes):.1f}" if len(changes) > 1 else ""
         cells = [f"{statistics.mean(arm.metrics[task] for arm in found):.3f}" for task in TASKS]
-        cells += [
-            f"{statistics.mean(changes):+.1f}{spread}",
-            f"{found[0].params_m:.3f}",
-            f"{4 * found[0].params_m:.2f}",
-        ]
-        cells += [f"{statistics.mean(arm.seconds for arm in found):.0f}", f"{photo_ms(found[0], photo):.1f}"]
-        print(f"| ({name}) | {' | '.join(cells)} |")
-    content = {
-        name: [arm._asdict() | {"folders": [str(f) for f in arm.folders]} for arm in f] for name, f in arms.items()
-    }
-    (options.runs / "multitask.json").write_text(json.dumps(content, indent=1))
+        cells += [f"{statistics.mean(changes):+.1f}{spread}"]
+        cells += [f"{found[0].params_m:.3f}", f"{4 * found[0].params_m:.2f}"]
+        cells += [f"{speed[name][0]:.2f}", f"{speed[name][1]:.1f}"] if name in speed else ["", ""]
+        print(f"| ({name}) {NAMES[name]} | {' | '.join(cells)} |")
+
+
+def write(arms: dict[str, list[Arm]], path: Path) -> None:
+    content = {n: [arm._asdict() | {"folders": [str(f) for f in arm.folders]} for arm in f] for n, f in arms.items()}
+    path.write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":
