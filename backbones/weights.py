@@ -131,10 +131,19 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a file by name, and the header's description of an export of format=torch; None of other files."""
+    """The tensors of a file by name, and the header's description of an export of format=torch; None of other files.
+    A tensor that several names have is stored once; of the others the header's `same` says whose it is.
+
+    Raises:
+        UserError: `same` names no tensor of the file.
+    """
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         header = file.metadata() or {}
+    same = json.loads(header.get("same", "{}"))
+    if not isinstance(same, dict) or not all(isinstance(owner, str) and owner in state for owner in same.values()):
+        raise UserError(f"{path} is damaged: its header names tensors that it does not hold")
+    state |= {name: state[owner] for name, owner in same.items() if name not in state}
     return state, json.loads(header["suite"]) if "suite" in header else None
 
 

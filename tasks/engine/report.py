@@ -62,6 +62,7 @@ def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     console.print(f"curves       tensorboard --logdir {shlex.quote(str(folder.parent.parent))}", soft_wrap=True)
     ckpt, exports = shlex.quote(f"ckpt={folder}"), shlex.quote(f"exports={folder}")
     console.print(f"predict      python -m tasks.predict {ckpt} input=<file | folder | glob | video>", soft_wrap=True)
-    export = f"python -m tasks.export {ckpt} format={content['phone_format']}"
+    part = f"part={next(iter(content['parts']))} " if "parts" in content else ""
+    export = f"python -m tasks.export {ckpt} {part}format={content['phone_format']}"
     commands = f"{export} && python -m tasks.page {exports}"
     console.print(f"on a phone   {commands}", soft_wrap=True)

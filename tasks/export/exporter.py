@@ -1,8 +1,10 @@
 """Makes an export: writes the file, runs it, and measures how the task's metric changes."""
 
+import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +51,8 @@ def export(config: dict[str, Any]) -> Path:
     setup()
     form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
     path = find_checkpoint(config["ckpt"])
-    checkpoint = chosen_part(load_checkpoint(path), config["part"])
+    whole = load_checkpoint(path)
+    checkpoint = chosen_part(whole, config["part"])
     module = restore(checkpoint, config["teacher"])
     target = place(config, path, module)
     if config["part"] == "backbone":
@@ -76,6 +79,8 @@ def export(config: dict[str, Any]) -> Path:
         spec.metrics = compared(config, module, count, before, after)
         spec.latency = latency(graph, runner, form, module.resolution, config["batch"])
         spec.note = data.note
+        if config["quantize"] != "int8_qat" and (shared := shared_sha256(whole["state_dict"])):
+            spec.provenance["shared_sha256"] = shared
         finish(spec, module, folder, form)
     report(spec, target)
     if spec.metrics["drop"] > spec.metrics["max_drop"]:
@@ -100,6 +105,18 @@ def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
     if tasks and part == "backbone":
         return part_checkpoint(checkpoint, next(iter(tasks)))
     return part_checkpoint(checkpoint, part) if tasks else checkpoint
+
+
+def shared_sha256(state: Mapping[str, Tensor]) -> str | None:
+    """Of the weights that several tasks of a run have; None where none are. Equal in files of one backbone."""
+    owners: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        owners.setdefault(tensor.data_ptr(), []).append(name)
+    shared = sorted(names[0] for names in owners.values() if len(names) > 1)
+    digest = hashlib.sha256()
+    for name in shared:
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if shared else None
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:

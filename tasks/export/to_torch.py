@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.export.graph import Graph, Job
+from tasks.engine.model import Model
+from tasks.export.graph import Graph, Job, Layout
 
 EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -35,11 +36,30 @@ def write_backbone(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
+    """Writes tensors, those that several names have once; the header's `same` says which name has them."""
+    places: dict[tuple[object, ...], str] = {}
+    owners = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr() or name, tensor.dtype, tensor.shape, tensor.stride())
+        owners[name] = places.setdefault(place, name)
+    same = {name: owner for name, owner in owners.items() if name != owner}
+    metadata = metadata | ({"same": json.dumps(same)} if same else {})
+    save_file({name: tensor.contiguous() for name, tensor in state.items() if name not in same}, path, metadata)
 
 
-class Runner:
-    """The network of a file, as PyTorch runs it."""
+class Network:
+    """A network, as PyTorch runs it."""
+
+    def __init__(self, model: Model, layout: Layout) -> None:
+        self.graph = Graph(model, layout, with_nms=True)
+
+    @torch.inference_mode()
+    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [tensor.numpy() for tensor in self.graph(torch.from_numpy(images))]
+
+
+class Runner(Network):
+    """The network of a file."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from tasks.engine.checkpoint import load_checkpoint
@@ -48,8 +68,4 @@ class Runner:
         torch.set_num_threads(threads)
         with safe_open(path, "pt") as file:
             layout = file.metadata()["input"]
-        self.graph = Graph(restore(load_checkpoint(path)).model, layout, with_nms=True)
-
-    @torch.inference_mode()
-    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        return [tensor.numpy() for tensor in self.graph(torch.from_numpy(images))]
+        super().__init__(restore(load_checkpoint(path)).model, layout)

@@ -1,7 +1,11 @@
-"""One file of several tasks that share their whole backbone: part=all."""
+"""What a run of several tasks is as a whole (part=all): one file that passes an image through a shared backbone once,
+one safetensors that stores what tasks share once, or a file for each task.
+"""
 
 import logging
+import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,82 +22,171 @@ from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_check
 from tasks.engine.start import setup
 from tasks.engine.task import TaskModule, restore
 from tasks.export.card import CARD, joint_card
-from tasks.export.exporter import COMPARED, THREADS, calibration, compared, data_of, describe, images, latency, place
+from tasks.export.exporter import (
+    COMPARED,
+    THREADS,
+    calibration,
+    compared,
+    data_of,
+    describe,
+    export,
+    images,
+    latency,
+    place,
+)
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph, Job
-from tasks.export.package import example, sha256, write_spec
-from tasks.export.verify import RuntimeModel, differences, measure
+from tasks.export.package import Spec, example, sha256, write_spec
+from tasks.export.verify import Runner, RuntimeModel, differences, measure
 from tasks.multitask.answers import together
 from tasks.multitask.one_pass import OnePass
 
 log = logging.getLogger(__name__)
 
+# of a network, with normalization as it was trained: what is restored has it within the convolutions of each task
+PARAMETER = re.compile(r"^parts\.\w+\.model\.(?!.*\.(running_mean|running_var|num_batches_tracked)$)")
+
 
 def export_all(config: dict[str, Any]) -> Path:
-    """Writes the file, and measures it by each task's own metric.
+    """Writes the files, and measures them by each task's own metric. Returns their folder.
 
     Raises:
-        UserError: the tasks do not share all, are of several input sides, or the file loses more than `max_drop`.
+        UserError: the run is of one task, the tasks of one file are of several input sides, or a task loses more than
+            `max_drop`.
     """
     setup()
-    form, path = FORMATS[config["format"]], find_checkpoint(config["ckpt"])
+    path = find_checkpoint(config["ckpt"])
     checkpoint = load_checkpoint(path)
-    check(config, path, checkpoint["suite"].get("config", {}))
-    modules = tasks_of_one_side(checkpoint)
-    first = next(iter(modules.values()))
-    target = place(config, path, first)
-    again = {name: restore(part_checkpoint(checkpoint, name)).model for name in modules}
-    graph = Graph(OnePass(again), config["input"], form.with_nms)
-    seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)
+    settings = checkpoint["suite"].get("config", {})
+    if not settings.get("parts"):
+        raise UserError(f"part=all is of runs of several tasks; {path} is of one")
+    patched = {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}
+    if patched and config["format"] != "torch":
+        return export_each(config, list(settings["parts"]))
+    if config["quantize"] == "int8_qat":
+        raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
+    learning = [name for name, part in settings["parts"].items() if "distill" in part]
+    modules = {  # restore says so where no task learns from a teacher
+        name: restore(
+            part_checkpoint(checkpoint, name), config["teacher"] if not learning or name in learning else None
+        )
+        for name in settings["parts"]
+    }
+    write = write_weights if config["format"] == "torch" else write_one_pass
+    seed_everything(settings["seed"], verbose=False)
+    target = place(config, path, next(iter(modules.values())))
     with atomic_folder(target, config["overwrite"]) as folder:
-        spec = describe(config, form, path, first, graph)
-        pixels = graph.example(1 if form.free_batch else config["batch"], first.resolution)
-        file = folder / spec.file
-        inputs = calibration_inputs(config, modules, graph) if config["quantize"] == "int8" else np.empty(0)
-        form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
-        runner = form.module().Runner(file, THREADS)
-        parts: dict[str, Any] = {}
-        for name, module in modules.items():
-            own = Graph(module.model, config["input"], form.with_nms)
-            parts[name] = measured(config, name, module, own, spec, runner)
-        spec.task, spec.answer = "multitask", together.__name__
-        spec.labels = checkpoint["suite"]["labels"]
-        spec.provenance["config"] = checkpoint["suite"]["config"]
-        spec.input["center_crop"] = common_view(modules)
+        spec, runners = write(config, path, checkpoint, modules, folder)
+        parts = {name: measured(config, name, module, spec, runners[name]) for name, module in modules.items()}
         spec.metrics = {name: part["metrics"] for name, part in parts.items()}
-        spec.cost = graph.model.cost(first.resolution).millions
-        spec.cost["megabytes"] = file.stat().st_size / 1e6
-        spec.latency = latency(graph, runner, form, first.resolution, config["batch"])
-        spec.sha256 = sha256(file)
-        write_spec(folder, spec, {"parts": parts})
-        results = {name: module.result_type for name, module in modules.items()}
-        (folder / CARD).write_text(joint_card(asdict(spec) | {"parts": parts}, results), encoding="utf-8")
-        helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.answer)}
-        functions = [*sorted(helpers, key=lambda f: f.__name__), together]
-        (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
+        finish(spec, checkpoint, modules, parts, folder)
     report(parts, spec, target)
     return target
 
 
-def check(config: dict[str, Any], path: Path, settings: dict[str, Any]) -> None:
-    """Raises UserError if the run of these settings, or the format, cannot be one file of all tasks."""
-    if not settings.get("parts"):
-        raise UserError(f"part=all is of runs of several tasks; {path} is of one")
-    if {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}:
-        raise UserError("part=all is one pass of a backbone that tasks share as a whole (multitask.share=all)")
-    if config["format"] == "torch" or config["quantize"] == "int8_qat":
-        raise UserError("part=all is of format=onnx, litert or executorch, with quantize=none or int8")
+def export_each(config: dict[str, Any], names: list[str]) -> Path:
+    """A file for each task: those whose layers differ need a pass each. Their model.json says that they are of one
+    backbone, by the same `provenance.shared_sha256`.
+    """
+    targets, failed = [], []
+    for name in names:
+        try:
+            targets.append(export(config | {"part": name}))
+        except UserError as error:
+            failed.append(f"{name}: {error}")
+    if failed:
+        raise UserError("; ".join(failed))
+    return targets[0].parent
 
 
-def tasks_of_one_side(checkpoint: dict[str, Any]) -> dict[str, TaskModule]:
-    """The tasks of a checkpoint. Raises UserError if their inputs are of several sizes."""
-    names = checkpoint["suite"]["config"]["parts"]
-    modules = {name: restore(part_checkpoint(checkpoint, name)) for name in names}
+def write_one_pass(
+    config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
+) -> tuple[Spec, dict[str, Runner]]:
+    """Writes one file with one pass of the backbone; returns its spec, and what gives each task's outputs."""
+    form, first = FORMATS[config["format"]], next(iter(modules.values()))
+    check_sides(modules)
+    again = {name: restore(part_checkpoint(checkpoint, name)).model for name in modules}
+    graph = Graph(OnePass(again), config["input"], form.with_nms)
+    spec = describe(config, form, path, first, graph)
+    pixels = graph.example(1 if form.free_batch else config["batch"], first.resolution)
+    file = folder / spec.file
+    inputs = calibration_inputs(config, modules, graph) if config["quantize"] == "int8" else np.empty(0)
+    form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
+    runner = form.module().Runner(file, THREADS)
+    spec.cost = graph.model.cost(first.resolution).millions
+    spec.latency = latency(graph, runner, form, first.resolution, config["batch"])
+
+    def outputs(name: str, pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        return [value for key, value in zip(spec.names, runner(pixels), strict=True) if key.startswith(f"{name}.")]
+
+    return spec, {name: partial(outputs, name) for name in modules}
+
+
+def write_weights(
+    config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
+) -> tuple[Spec, dict[str, Runner]]:
+    """Writes the checkpoint as one safetensors; returns its spec, and what gives each task's outputs."""
+    form, whole = FORMATS["torch"], restore(checkpoint)
+    graphs = {name: Graph(module.model, config["input"], form.with_nms) for name, module in modules.items()}
+    specs = {name: describe(config, form, path, modules[name], graph) for name, graph in graphs.items()}
+    spec = next(iter(specs.values()))
+    spec.outputs = [o | {"name": f"{n}.{o['name']}"} for n, own in specs.items() for o in own.outputs]
+    spec.input["size"] = whole.resolution
+    form.module().write(
+        Job(next(iter(graphs.values())), torch.empty(0), [], folder / spec.file, np.empty(0), checkpoint)
+    )
+    stored = load_checkpoint(folder / spec.file)
+    runners = {
+        name: form.module().Network(restore(part_checkpoint(stored, name)).model, config["input"]) for name in modules
+    }
+    samples = {name: graph.example(1, modules[name].resolution).numpy() for name, graph in graphs.items()}
+
+    def answer_all(_: npt.NDArray[Any]) -> None:
+        for name, runner in runners.items():
+            runner(samples[name])
+
+    first = next(iter(modules))
+    params = {t.data_ptr(): t.numel() for key, t in checkpoint["state_dict"].items() if PARAMETER.search(key)}
+    spec.cost = whole.model.cost(whole.resolution).millions | {"params_m": sum(params.values()) / 1e6}
+    spec.latency = latency(graphs[first], answer_all, form, modules[first].resolution, 1)
+    return spec, runners
+
+
+def finish(
+    spec: Spec,
+    checkpoint: dict[str, Any],
+    modules: dict[str, TaskModule],
+    parts: dict[str, dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Writes what lies beside the file."""
+    file = folder / spec.file
+    spec.task, spec.answer = "multitask", together.__name__
+    spec.labels = checkpoint["suite"]["labels"]
+    spec.provenance["config"] = checkpoint["suite"]["config"]
+    if spec.format != "torch":  # where each task has its own view
+        spec.input["center_crop"] = common_view(modules)
+    spec.cost["megabytes"] = file.stat().st_size / 1e6
+    spec.sha256 = sha256(file)
+    write_spec(folder, spec, {"parts": parts})
+    results = {name: module.result_type for name, module in modules.items()}
+    (folder / CARD).write_text(joint_card(asdict(spec) | {"parts": parts}, results), encoding="utf-8")
+    if spec.format == "torch":  # whose tasks have inputs of their own, so that it runs in this suite alone
+        return
+    form = FORMATS[spec.format]
+    helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.answer)}
+    functions = [*sorted(helpers, key=lambda f: f.__name__), together]
+    (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
+
+
+def check_sides(modules: dict[str, TaskModule]) -> None:
+    """Raises UserError if the inputs of the tasks are of several sizes."""
     sides = {name: module.resolution for name, module in modules.items()}
     if len({*sides.values()}) > 1:
         words = ", ".join(f"{name} {side} px" for name, side in sides.items())
-        raise UserError(f"part=all needs one input side, as task.resolution=... gives all tasks: {words}")
-    return modules
+        raise UserError(
+            f"part=all needs one input side, as task.resolution=... gives all tasks: {words}; or choose format=torch"
+        )
 
 
 def calibration_inputs(config: dict[str, Any], modules: dict[str, TaskModule], graph: Graph) -> npt.NDArray[Any]:
@@ -103,22 +196,15 @@ def calibration_inputs(config: dict[str, Any], modules: dict[str, TaskModule], g
     return np.asarray(graph.pixels(torch.cat(samples)).numpy())
 
 
-def measured(
-    config: dict[str, Any], name: str, module: TaskModule, graph: Graph, spec: Any, runner: Any
-) -> dict[str, Any]:
+def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, runner: Runner) -> dict[str, Any]:
     """A task's entry in model.json, with its metric before and after, and the largest differences of its outputs."""
-    places = [i for i, output in enumerate(spec.names) if output.startswith(f"{name}.")]
-    names = [spec.names[i].removeprefix(f"{name}.") for i in places]
-
-    def own(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        found = runner(pixels)
-        return [found[i] for i in places]
-
+    graph = Graph(module.model, config["input"], FORMATS[spec.format].with_nms)
+    names = [output.removeprefix(f"{name}.") for output in spec.names if output.startswith(f"{name}.")]
     data = data_of(config, module)
     before, count = measure(module, data, config["images"])
-    found = differences(graph, own, images(data, COMPARED))
+    found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}
-    after, _ = measure(module, data, config["images"], RuntimeModel(graph, own, names))
+    after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))
     facts = {"labels": module.labels, "answer": module.result_type.answer.__name__}
     metrics = compared(config, module, count, before, after)
     return facts | module.answer_settings() | module.export_metadata() | {"metrics": metrics}
@@ -140,9 +226,10 @@ def report(parts: dict[str, Any], spec: Any, target: Path) -> None:
         table.add_row(f"{name}: {key}", *(f"{metrics[when][key]:.4f}" for when in ("before", "after")))
     console = Console()
     console.print(table)
-    console.print(
-        f"wrote {target}, described in its {CARD}; try: python {target / 'example.py'} <image>", soft_wrap=True
-    )
+    command = f"python {target / 'example.py'} <image>"
+    if spec.format == "torch":
+        command = f"python -m tasks.predict ckpt={target} input=<image>"
+    console.print(f"wrote {target}, described in its {CARD}; try: {command}", soft_wrap=True)
     for name, part in parts.items():
         drop, most = part["metrics"]["drop"], part["metrics"]["max_drop"]
         if drop > most:

@@ -14,6 +14,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from backbones.errors import UserError
 from tasks import load
@@ -230,9 +232,48 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     assert list(json.loads(result.stdout.partition(" ")[2])) == TASKS
 
 
-def test_what_one_file_cannot_hold(patched: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="part=all is one pass of a backbone that tasks share as a whole"):
-        export([f"ckpt={patched}", "part=all", "format=onnx"])
+def test_weights_of_all_tasks(patched: Path, photo: Path, tmp_path: Path) -> None:
+    """One safetensors has what the tasks share once, answers as the run does, and a task can be added to it."""
+    folder = export([f"ckpt={patched}", "part=all", "format=torch", f"output={tmp_path}"])
+    spec = json.loads((folder / "model.json").read_text())
+    assert set(spec["differences"].values()) == {0.0}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    kernel, scale = "model.backbone.blocks.1.1.conv.weight", "model.backbone.blocks.1.1.norm.weight"
+    assert len({f"parts.dogs.{kernel}", f"parts.faces.{kernel}"} & names) == 1
+    assert {f"parts.dogs.{scale}", f"parts.faces.{scale}"} <= names
+    assert spec["cost"]["megabytes"] == pytest.approx(4 * spec["cost"]["params_m"], rel=0.15)
+    answers = [next(load(path).predict(photo)).to_dict() for path in (patched, folder)]
+    assert answers[0] == answers[1]
+    assert "`dogs`" in (folder / "README.md").read_text()
+
+
+def test_a_header_that_names_tensors_that_are_not_there(patched: Path, tmp_path: Path) -> None:
+    folder = export([f"ckpt={patched}", "part=all", "format=torch", f"output={tmp_path}"])
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        header = file.metadata()
+    for same in ('{"a": "b"}', '["a"]', '{"a": ["b"]}'):
+        save_file(state, folder / "model.safetensors", header | {"same": same})
+        with pytest.raises(UserError, match="is damaged: its header names tensors that it does not hold"):
+            load(folder)
+
+
+def test_a_file_of_each_task(patched: Path, run: Path, tmp_path: Path) -> None:
+    """Tasks with layers of their own have files of their own, which say that they are of one backbone."""
+    pytest.importorskip("onnxruntime")
+    folder = export([f"ckpt={patched}", "part=all", "format=onnx", f"output={tmp_path}", "max_drop=100"])
+    specs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/model.json"))]
+    assert [spec["task"] for spec in specs] == ["dogs", "faces"]
+    shared = [spec["provenance"]["shared_sha256"] for spec in specs]
+    assert shared[0] == shared[1]
+    other = export([f"ckpt={run}", "part=faces", "format=onnx", f"output={tmp_path / 'other'}", "max_drop=100"])
+    assert json.loads((other / "model.json").read_text())["provenance"]["shared_sha256"] != shared[0]
+
+
+def test_what_one_file_cannot_hold(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quantize=int8_qat trains one task on: export each by part=<task>"):
+        export([f"ckpt={run}", "part=all", "format=onnx", "quantize=int8_qat"])
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["parts"]["faces"]["task"]["resolution"] = 96
     torch.save(content, tmp_path / "sides.ckpt")
