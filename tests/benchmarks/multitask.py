@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 
 from tasks import load
 from tests.benchmarks.timing import machine
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--picture", type=Path, help="a PNG of all arms")
     parser.add_argument("settings", nargs="*", help="settings that hold for all runs")
     options = parser.parse_args()
     if options.steps % EPOCH:
@@ -183,21 +185,51 @@ def main() -> None:
     speed = measure_speed(runs, arms, best) if options.speed else {}
     show(arms, speed)
     write(arms, options.runs / "multitask.json")
+    if options.picture:
+        draw(arms, options.picture)
 
 
 def show(arms: dict[str, list[Arm]], speed: dict[str, tuple[float, float]]) -> None:
     print(machine())
     print(f"\n| arm | {' | '.join(TASKS)} | change (%) | M parameters | MB | s a step | ms a photo |")
     print("|---" * (len(TASKS) + 6) + "|")
-    means = {t: statistics.mean(a.metrics[t] for a in arms["a"]) for t in TASKS}
     for name, found in arms.items():
-        changes = [change(arm, arms["a"][i].metrics if name != "a" else means) for i, arm in enumerate(found)]
+        changes = changes_of(arms, name)
         spread = f" ± {statistics.stdev(changes):.1f}" if len(changes) > 1 else ""
         cells = [f"{statistics.mean(arm.metrics[task] for arm in found):.3f}" for task in TASKS]
         cells += [f"{statistics.mean(changes):+.1f}{spread}"]
         cells += [f"{found[0].params_m:.3f}", f"{4 * found[0].params_m:.2f}"]
         cells += [f"{speed[name][0]:.2f}", f"{speed[name][1]:.1f}"] if name in speed else ["", ""]
         print(f"| ({name}) {NAMES[name]} | {' | '.join(cells)} |")
+
+
+def changes_of(arms: dict[str, list[Arm]], name: str) -> list[float]:
+    """Of each seed; of the single runs, those of one seed to their mean."""
+    means = {task: statistics.mean(arm.metrics[task] for arm in arms["a"]) for task in TASKS}
+    return [change(arm, means if name == "a" else arms["a"][i].metrics) for i, arm in enumerate(arms[name])]
+
+
+def draw(arms: dict[str, list[Arm]], path: Path) -> None:
+    """Parameters and mean change of each arm, with the spread of its seeds, beside each task's metrics."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    plane, bars = figure.subplots(1, 2)
+    for name, found in arms.items():
+        changes = changes_of(arms, name)
+        spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
+        plane.errorbar(found[0].params_m, statistics.mean(changes), yerr=spread, fmt="o", capsize=4)
+        place = (found[0].params_m, statistics.mean(changes))
+        plane.annotate(NAMES[name], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+    plane.set_xlabel("million parameters for five tasks")
+    plane.set_ylabel("mean change of the metrics (%)")
+    plane.margins(0.2)
+    plane.grid(alpha=0.3)
+    for i, (name, found) in enumerate(arms.items()):
+        heights = [statistics.mean(arm.metrics[task] for arm in found) for task in TASKS]
+        bars.bar([place + 0.13 * i for place in range(len(TASKS))], heights, 0.12, label=NAMES[name])
+    bars.set_xticks([place + 0.13 * (len(arms) - 1) / 2 for place in range(len(TASKS))], list(TASKS))
+    bars.set_ylabel("each task's metric")
+    bars.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def write(arms: dict[str, list[Arm]], path: Path) -> None:
