@@ -5,6 +5,7 @@ what the loaders do meanwhile is not seen. On a GPU, which computes while the pr
 process waits: `CUDA_LAUNCH_BLOCKING=1` shows the computations.
 """
 
+import resource
 import sys
 import time
 from collections import defaultdict
@@ -121,6 +122,13 @@ def main() -> None:
     print(f"{total:.1f} s, {shares.steps} steps")
     for part, seconds in sorted(shares.seconds.items(), key=lambda item: -item[1]):
         print(f"{part:24} {seconds:7.1f} s {100 * seconds / total:5.1f} %  {1000 * seconds / steps:6.1f} ms a step")
+    validation = sum(seconds for part, seconds in shares.seconds.items() if part.startswith(VALIDATION))
+    print(f"validation in all {100 * validation / total:.1f} %; at most {peak():.0f} MB in the process")
+
+
+def peak() -> float:
+    """MB that this process has had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 if __name__ == "__main__":
