@@ -50,7 +50,13 @@ def runs(scenes: Path, dogs: Path, faces: Path, tmp_path_factory: pytest.TempPat
     )
     other = untrained(root / "runs/dogs/y", *SMALL, "task=dogs", "data=dogs", f"data.root={dogs}")
     third = untrained(
-        root / "runs/faces/demo", "task=faces", "backbone.alpha=0.5", "data=demo_faces", f"data.root={faces}"
+        root / "runs/faces/demo",
+        "task=faces",
+        "backbone.alpha=0.5",
+        "data=demo_faces",
+        "data.people=20",
+        "data.images_per_identity=3",
+        f"data.root={faces}",
     )
     for folder in (run, other, third):
         export([f"ckpt={folder}", "max_drop=100"])
