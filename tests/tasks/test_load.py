@@ -52,7 +52,7 @@ def runs(scenes: Path, dogs: Path, faces: Path, tmp_path_factory: pytest.TempPat
     third = untrained(
         root / "runs/faces/demo",
         "task=faces",
-        "backbone.alpha=0.5",
+        *("backbone.alpha=0.5", "backbone.variant=shallow"),
         "data=demo_faces",
         "data.people=20",
         "data.images_per_identity=3",
