@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 demo: .venv/ready
-	$(BIN)/python -m tasks.run task=detection backbone.alpha=0.5 task.resolution=224 trainer.lr=0.008 trainer.minutes=3.4
+	$(BIN)/python -m tasks.run task=detection name=demo backbone.alpha=0.5 task.resolution=224 trainer.lr=0.008 trainer.minutes=3.4
 
 # The tests start many processes: without kept byte code each would compile what it imports again.
 test: .venv/ready
@@ -35,9 +35,13 @@ docs: .venv/ready
 docs-pictures: .venv/ready
 	$(BIN)/python -m tests.pictures
 
+# Every figure of BENCHMARKS.md that needs nothing but this repository, measured anew; hours, on an idle machine.
+benchmarks: .venv/ready
+	$(BIN)/python -m tests.benchmarks
+
 # Pins every dependency for every platform; no index address is written.
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 
-.PHONY: demo test chaos docs docs-pictures lock
+.PHONY: demo test chaos docs docs-pictures benchmarks lock

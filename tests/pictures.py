@@ -40,7 +40,8 @@ def trained(task: str, name: str, written: Path, minutes: float | None) -> Path:
         command = next(
             c for c in re.findall(r"-m tasks\.run (.*)$", written.read_text(), flags=re.M) if f"task={task}" in c
         )
-        settings = [s for s in shlex.split(command) if not (minutes and s.startswith("trainer.minutes="))]
+        own = ("name=", "trainer.minutes=") if minutes else ("name=",)
+        settings = [s for s in shlex.split(command) if not s.startswith(own)]
         more = [f"trainer.minutes={minutes}"] if minutes else []
         tasks("run", *settings, *more, *PLACES, f"name={name}")
     return folder

@@ -70,7 +70,7 @@ COMPOSED = {
     "hub push": "publishes on a server; tests/tasks/test_hub.py does on one of its own",
     "predict ckpt=hub:": "likewise",
     "zoo": "counts every network; tests/tasks/test_zoo.py does so",
-    "run task=detection trainer.devices=1": "another training of a detector",
+    "shards task=classification data=demo_dogs": "draws many dogs; tests/tasks/test_shards.py writes shards",
     "run task=dogs backbone.alpha=0.25 backbone.pretrained=true": "downloads weights",
     "run backbone.alpha": "a sweep by a launcher; tests/tasks/engine/test_jobs.py runs one",
     "run task=classification data=shards": "reads an object store; tests/data/test_remote.py has one",
@@ -174,6 +174,12 @@ def composed_run(given: list[str]) -> dict[str, Any]:
     return parts.composed(given)[0] if "task=multitask" in given else load_config(given)
 
 
+def demo() -> list[str]:
+    """What `make demo` runs, whose run the pages use."""
+    (line,) = re.findall(r"^demo:.*\n.* -m tasks\.(.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    return shlex.split(line)
+
+
 def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
     """The task of a run, and by the prefix of their settings the data sets that it trains on."""
     if added := [a.partition("=")[2] for a in arguments if a.startswith("multitask.add=")]:
@@ -194,7 +200,7 @@ def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> 
     added = FAST.get(module, "").split()
     if module == "run":
         task, sets = data_of(arguments)
-        runs[task] += 1
+        runs[task] += not any(a.startswith("name=") for a in arguments)
         if any(a.startswith("multitask.add=") for a in arguments):  # the backbone is another run's
             added = [a for a in added if not a.startswith("backbone.")]
         for prefix, data in sets.items():
@@ -209,6 +215,7 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
     """Trainings first, then what uses their runs, all in one folder and in the order of the pages."""
     commands = list(dict.fromkeys(tuple(run) for page in PAGES for c in commands_of(page) for run in single_runs(c)))
     assert len(commands) > 15
+    commands.append(tuple(demo()))
     runs: Counter[str] = Counter()
     roots = {"scenes": scenes, "dogs": dogs, "faces": faces}
     ready = []
@@ -261,6 +268,14 @@ def test_what_a_page_shows_is_what_the_command_prints(page: str, tmp_path: Path)
         module, *arguments = shlex.split(code)
         printed = printed_by(module.removeprefix("tasks."), *arguments, folder=tmp_path, columns=80).stdout
         assert [line.rstrip() for line in printed.strip("\n").splitlines()] == output.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_a_page_shows_is_whole_on_a_terminal_of_80_columns(page: Path) -> None:
+    for block in re.findall(r"^```text\n(.*?)^```$", page.read_text(), flags=re.M | re.S):
+        if "#SBATCH" not in block:  # a script, which no terminal prints
+            assert max(map(len, block.splitlines())) <= 80
+            assert "…" not in block
 
 
 def test_every_other_program_is_known() -> None:

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from data.base import Split
 from data.boxes import RATIO, center_box, random_box
 from data.classification import ClassificationData, ImageSet, Sample, collate
-from data.crops import read_crop
+from data.crops import read_crop, resize_box
 from data.image_file import BadImage
 
 sides = st.integers(1, 600)
@@ -75,6 +75,17 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
     # blue is a sawtooth, whose jumps decoding at another scale moves
     difference = (ours[:2].float() - theirs[:2].float()).abs()
     assert float(difference.mean()) < 1.5
+
+
+@pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 10, 90, 50), (5, 0, 80, 60)], ids=["all", "rows", "columns"])
+def test_a_part_is_resized_in_channels_last(box: tuple[int, int, int, int]) -> None:
+    """Torch's other code is slower, and so is collating what it returns."""
+    image = torch.from_numpy(np.array(smooth_image(90, 60))).permute(2, 0, 1)
+    ours = resize_box(image, box, 24, 32)
+    assert ours.stride() == (1, 3 * 32, 3)
+    part = image[None, :, box[1] : box[3], box[0] : box[2]].contiguous()
+    theirs = torch.nn.functional.interpolate(part, (24, 32), mode="bilinear", antialias=True)[0]
+    assert torch.equal(ours, theirs)
 
 
 def test_a_batch_is_channels_last_and_mirrored_where_drawn(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def runs(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/detection/x and runs/dogs/y, their ONNX exports, and two photos."""
+def runs(scenes: Path, dogs: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs of detection, dogs and faces, their ONNX exports, and photos where docs/python.md has them."""
     root = tmp_path_factory.mktemp("python")
     run = untrained(
-        root / "runs/detection/x",
+        root / "runs/detection/demo",
         *SMALL,
         "detector=ssd",
         "data=demo_scenes",
@@ -49,16 +49,27 @@ def runs(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         f"data.root={scenes}",
     )
     other = untrained(root / "runs/dogs/y", *SMALL, "task=dogs", "data=dogs", f"data.root={dogs}")
-    for folder in (run, other):
+    third = untrained(
+        root / "runs/faces/demo",
+        "task=faces",
+        *("backbone.alpha=0.5", "backbone.variant=shallow"),
+        "data=demo_faces",
+        "data.people=20",
+        "data.images_per_identity=3",
+        f"data.root={faces}",
+    )
+    for folder in (run, other, third):
         export([f"ckpt={folder}", "max_drop=100"])
     shutil.copy(scenes / "val" / "000000.jpg", root / "a.jpg")
+    (root / "datasets").mkdir()
+    (root / "datasets/demo_faces").symlink_to(faces)
     Image.effect_noise((70, 50), 90).convert("RGB").save(root / "b.png")
     return root
 
 
 @pytest.fixture(scope="module")
 def detector(runs: Path) -> Path:
-    return runs / "runs/detection/x"
+    return runs / "runs/detection/demo"
 
 
 @pytest.fixture(scope="module")
