@@ -363,7 +363,7 @@ def build_mobilenet_v1(
             weights = available_pretrained(alpha, resolution, pretrained_url)
         pretrained = weights is not None
     source = read_weights(Path(weights)) if weights else Weights("random", {})
-    if padding not in (None, source.padding):
+    if weights and padding not in (None, source.padding):
         log.warning("%s was trained with padding=%s; padding=%s costs accuracy", weights, source.padding, padding)
     padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
     settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}

@@ -74,8 +74,10 @@ class AnnotatedData(DetectionData):
     def splits(self) -> dict[Split, list[Annotated]]:
         """The images of each split that has its own source, or was drawn."""
         given: dict[str, str | tuple[str, ...]] = {**({} if "train" in self.given else self.find()), **self.given}
+        images = {source: self._read_all(source) for source in dict.fromkeys(given.values())}
+        if "test" in given and "test" not in self.given and not any(image.names for image in images[given["test"]]):
+            self.leave_out_test(given)
         sources = self.with_val(given)
-        images = {source: self._read_all(source) for source in dict.fromkeys(sources.values())}
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]

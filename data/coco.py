@@ -12,7 +12,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from data.detection import DetectionData, Record, Split, report_dropped, usable
-from data.files import find_below, images_in
+from data.files import find_below, images_in, spellings
 from data.layouts.detection import coco_files
 from data.layouts.folder import Folder
 from data.text import read_json
@@ -60,7 +60,9 @@ def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) ->
     """
     if Path(name).name != name:
         return find_below(images, name) or images / Path(name).name
-    found = inside.get(name, (images / name,))
+    found = next((inside[spelled] for spelled in spellings(name) if spelled in inside), None)
+    if found is None:  # that a name of ASCII is there is looked at later, where it is read
+        return images / name if name.isascii() else find_below(images, name) or images / name
     if len(found) > 1:
         raise UserError(f"{name} may be {found[0]} or {found[1]}: give each split an annotation file of its own")
     return found[0]
@@ -154,6 +156,9 @@ class CocoData(DetectionData):
         for split in ("train", "val", "test"):
             if name := found.get(f"{split}_json"):
                 files[split] = self.root / name, self.root / found.get(f"{split}_images", "")
+        test = self._read(*files["test"])[1] if "test" in files and "test_json" not in self.given else None
+        if test is not None and not any(len(record.boxes) for record in test):
+            self.leave_out_test(files)
         return self.with_val(files)
 
     def read(self, split: Split) -> tuple[list[str], list[Record]]:

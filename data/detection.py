@@ -196,6 +196,14 @@ class DetectionData(SuiteData):
             self.add_choice("val is test")
         return found
 
+    def leave_out_test(self, sources: dict[str, Any]) -> None:
+        """Takes a test split that was found, but has no boxes, out of the sources: its labels are often not published.
+        Val is measured in its place, unless there is none.
+        """
+        if "val" in sources:
+            del sources["test"]
+            self.add_choice("test has no boxes, val is measured")
+
     def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
         """The split of each image, given by its path and the names of its objects: by its folder, if folders are named
         after splits; otherwise a fifth is drawn for val.

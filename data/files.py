@@ -3,6 +3,7 @@
 import glob
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -96,11 +97,21 @@ def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[
     return [output / f"{os.path.relpath(file, base)}{suffix}" for file in full]
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """A name, then as its accents are written by others: one character, or on macOS a letter and a mark."""
+    if name.isascii():
+        return (name,)
+    return tuple(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
+
+
 def find_below(folder: Path, name: str) -> Path | None:
     """The file or folder in `folder` that a path, perhaps of another machine, refers to: the longest end of it that
     exists there, such as train/images of /home/me/set/train/images. None if there is none; nothing outside of `folder`
     is found.
     """
-    parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("/") not in ("", ".", "..")]
-    # os.path.exists, unlike Path's, accepts names that no file can have
-    return next((path for i in range(len(parts)) if os.path.exists(path := folder.joinpath(*parts[i:]))), None)
+    for spelled in spellings(name.replace("\\", "/")):
+        parts = [p for p in PurePosixPath(spelled).parts if p.strip("/") not in ("", ".", "..")]
+        for i in range(len(parts)):
+            if os.path.exists(path := folder.joinpath(*parts[i:])):  # unlike Path's, it accepts any name
+                return path
+    return None

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, escapes, is_hidden
+from data.files import IMAGE_SUFFIXES, escapes, is_hidden, spellings
 from data.splits import split_from_word
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -118,13 +118,14 @@ class Images:
 
     def find(self, value: str) -> Path | None:
         """The file that a value names, if any; never one outside of these folders."""
-        name = PurePosixPath(value.replace("\\", "/"))
-        if not name.name or escapes(value) or "\0" in value:
+        value = value.replace("\\", "/")
+        if not PurePosixPath(value).name or escapes(value) or "\0" in value:
             return None
-        for folder in self.folders:
-            place = folder / name.parent
-            if found := self._files(place).get(name.name):
-                return place / found
+        for name in map(PurePosixPath, spellings(value)):
+            for folder in self.folders:
+                place = folder / name.parent
+                if found := self._files(place).get(name.name):
+                    return place / found
         return None
 
     def _files(self, folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 splits, or beside their images.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,7 +10,7 @@ from xml.etree import ElementTree
 from backbones.errors import UserError
 from backbones.files import check_regular
 from data.annotated import Annotated, AnnotatedData, left_out
-from data.files import IMAGE_SUFFIXES, find_below, is_hidden
+from data.files import IMAGE_SUFFIXES, find_below, is_hidden, spellings
 from data.layouts.detection import (
     IMAGE_FOLDERS,
     LISTS,
@@ -31,9 +32,17 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in found if not is_hidden(path.name)}
 
 
-def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[Annotated]:
+def listed(line: str, files: Mapping[str, Path]) -> str:
+    """The name among those of `files` that a line of a list means: all of it, as names have spaces too, or what is
+    before a second column, as lists of a single class have it.
+    """
+    words = (line.strip(), line.rsplit(maxsplit=1)[0].strip(), line.split()[0])
+    return next((s for word in words for s in spellings(word) if s in files), words[-1])
+
+
+def read_voc(root: Path, images: Path, lines: list[str] | None = None) -> list[Annotated]:
     """The images in a folder below `root` that have an .xml file of their name, or are named in one; all of them, or
-    those whose names without suffix are in a list.
+    those whose names without suffix are in the lines of a list.
 
     Annotations without an image, and those that cannot be read, are left out and counted.
     """
@@ -41,7 +50,7 @@ def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[A
     files = {p.stem: p for folder in places for p in folder.glob("*.[xX][mM][lL]") if not is_hidden(p.name)}
     known = images_by_stem(images)
     missing, broken, alone, found = [], [], [], []
-    wanted = sorted(files) if stems is None else stems
+    wanted = sorted(files) if lines is None else [listed(line, files) for line in lines]
     for stem in wanted:
         if stem not in files:
             missing.append(f"{stem}.xml")
@@ -54,14 +63,15 @@ def read_voc(root: Path, images: Path, stems: list[str] | None = None) -> list[A
             broken.append(f"{files[stem]}: {error}")
             continue
         name = tree.findtext("filename") or ""
-        path = known.get(stem) or find_below(images, name) or find_below(root, name)
+        own = next((known[spelled] for spelled in spellings(stem) if spelled in known), None)
+        path = own or find_below(images, name) or find_below(root, name)
         if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
             alone.append(files[stem].name)
             continue
         image.path = path
         found.append(image)
     used = {image.path for image in found}
-    extra = [path.name for path in known.values() if path not in used] if stems is None else []
+    extra = [path.name for path in known.values() if path not in used] if lines is None else []
     left_out(images, "names without an .xml file", missing, len(wanted))
     left_out(images, ".xml files that cannot be read", broken, len(wanted))
     left_out(images, ".xml files without an image", alone, len(wanted))
@@ -102,9 +112,7 @@ class VocData(AnnotatedData):
         folder = Folder(self.root)
         if listing.is_file():
             images = next(iter(folder.named(*IMAGE_FOLDERS)), folder).path
-            # some lists of a single class have a second column
-            stems = [line.split()[0] for line in read_lines(listing) if line.strip()]
-            return read_voc(self.root, images, stems)
+            return read_voc(self.root, images, [line for line in read_lines(listing) if line.strip()])
         if not (self.root / source).is_dir():
             raise UserError(f"there is no list {listing}, nor a folder {self.root / source}")
         return read_voc(self.root, (image_folder(Folder(self.root / source)) or folder).path)

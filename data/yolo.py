@@ -111,7 +111,7 @@ class YoloData(AnnotatedData):
 
     def _annotated(self, image: Path, label: Path | None, wrong: list[str]) -> Annotated:
         """An image with its objects; rows that cannot be used are added to `wrong`."""
-        rows = _rows(label, wrong) if label else []
+        rows = _rows(label, wrong, "kpt_shape" in self.content[0]) if label else []
         size = image_size(image) if rows else None
         turn = TURNS.get(orientation(image), TURNS[1]) if size else TURNS[1]
         if size is None:  # without objects, or unreadable
@@ -141,8 +141,10 @@ def _labels(root: Path, images: Path) -> dict[str, Path]:
     return found
 
 
-def _rows(label: Path, wrong: list[str]) -> list[tuple[int, Box]]:
-    """Class and box (xyxy, as shares of the image's sides) of each object; for an outline, the box around it."""
+def _rows(label: Path, wrong: list[str], poses: bool) -> list[tuple[int, Box]]:
+    """Class and box (xyxy, as shares of the image's sides) of each object; for an outline, the box around it. Of
+    `poses`, the key points that follow the box are left out: they would pass for an outline.
+    """
     rows = []
     for number, line in enumerate(read_lines(label), start=1):
         words = line.split()
@@ -150,6 +152,7 @@ def _rows(label: Path, wrong: list[str]) -> list[tuple[int, Box]]:
             index, values = float(words[0]) if words else 0.0, [float(word) for word in words[1:]]
             if not index.is_integer():
                 raise ValueError
+            values = values[:4] if poses else values
         except ValueError:
             values = [0.0]
         if len(values) == 4:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.inference.video import Source
 
 
-QUALITY = 90  # of JPEGs
+QUALITY, LONGEST = 90, 65_500  # of JPEGs: the quality, and the pixels that a side can have
 
 
 def predict(config: dict[str, Any]) -> None:
@@ -57,7 +57,10 @@ def predict(config: dict[str, Any]) -> None:
         assert isinstance(result.source, Path)
         target = targets[result.source]
         target.parent.mkdir(parents=True, exist_ok=True)
-        result.draw().save(target, quality=QUALITY)
+        image = result.draw()
+        if config["format"] == "jpg":
+            image.thumbnail((LONGEST, LONGEST))  # what is smaller stays as it is
+        image.save(target, quality=QUALITY)
         return result
 
     with lines, closing(prefetch(drawn, results, threads, config["batch_size"] + threads)) as finished:

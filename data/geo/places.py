@@ -122,10 +122,10 @@ def exif_position(path: Path) -> tuple[float, float] | str:
     with open_image(path) as image:
         gps = image.getexif().get_ifd(GPS_IFD)
     degrees = []
-    for reference, value, negative in ((1, 2, "S"), (3, 4, "W")):
+    for reference, value, signs in ((1, 2, {"N": 1, "S": -1}), (3, 4, {"E": 1, "W": -1})):
         try:
             whole, minutes, seconds = (float(part) for part in gps[value])
-            sign = -1 if str(gps[reference]).strip("\0 ").upper() == negative else 1
+            sign = signs[str(gps[reference]).strip("\0 ").upper()]
         except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
             return "no GPS position in its EXIF"
         degrees.append(sign * (whole + minutes / 60 + seconds / 3600))

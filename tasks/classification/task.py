@@ -115,7 +115,7 @@ class ClassificationTask(DistillableTask):
         self.mistakes.add(batch, scores)
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        matrix = self.confusion.compute().double().cpu()
+        matrix = self.confusion.compute().cpu().double()
         shown = matrix.sum(dim=1)
         right = matrix.diagonal() / shown
         found = {

@@ -14,6 +14,11 @@ from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
 
+def is_tf_zoo(path: str) -> bool:
+    """Whether `ckpt` names weights of TensorFlow's detection zoo."""
+    return path == "coco" or path.endswith((".tar.gz", ".pb"))
+
+
 class DetectionTask(TaskModule):
     """Trains a detector; `primary` is COCO's AP over IoU 0.5:0.95."""
 
@@ -46,12 +51,15 @@ class DetectionTask(TaskModule):
         anchors = self.model.anchor_boxes()
         return {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
 
+    def settled_before(self) -> dict[str, Any]:
+        return {} if is_tf_zoo(self.config["ckpt"]) else super().settled_before()
+
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         from tasks.detection.tf_zoo import fetch_coco, read_tf_zoo
 
         if path == "coco":
             path = str(fetch_coco(self.config["backbone"].get("alpha", 1.0)))
-        if path.endswith((".tar.gz", ".pb")):
+        if is_tf_zoo(path):
             return read_tf_zoo(Path(path), self.labels, self.state_dict())
         return super().load_initial_weights(path)
 

@@ -150,9 +150,10 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
             pixels = (pixels / 255 - mean) / std
         pixels = pixels if channels_first else pixels.permute(0, 2, 3, 1)
         array = np.ascontiguousarray(pixels.cpu().numpy())
-        chunks = np.split(array, len(array) // fixed) if isinstance(fixed, int) else [array]
-        answers = [session.run(None, {slot.name: chunk})[0] for chunk in chunks]
-        found = torch.from_numpy(np.concatenate(answers)).to(images.device)
+        size = fixed if isinstance(fixed, int) else len(array)
+        full = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
+        answers = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
+        found = torch.from_numpy(np.concatenate(answers)[: len(array)]).to(images.device)
         return F.normalize(found, dim=1) if student.form == "embedding" else found
 
     numbers = [student.mean.flatten().tolist(), student.std.flatten().tolist()] if normalization == "student" else ""

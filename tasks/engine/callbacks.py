@@ -136,10 +136,11 @@ class RunReport(Callback):
         self.started = time.monotonic()
         self.began = False
         before = read_json(self.path)
-        self.best: dict[str, float] = before.get("metrics", {})
+        self.best = {k: v for k, v in _object(before, "metrics").items() if type(v) in (int, float)}
         self.history: list[Point] = []  # of all sessions
         self.losses = MeanLoss()
-        self.before = float(before.get("seconds", 0))  # before it was resumed
+        seconds = before.get("seconds")
+        self.before = float(seconds) if type(seconds) in (int, float) else 0.0  # before it was resumed
 
     @property
     def seconds(self) -> float:
@@ -224,6 +225,12 @@ class RunReport(Callback):
 
 def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
     return {split: len(paths) for split, paths in images.items() if paths}
+
+
+def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object in one that a file holds, which anyone may have written."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

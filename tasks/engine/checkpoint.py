@@ -146,12 +146,15 @@ def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: s
     """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
 
     Raises:
-        UserError: nothing fits.
+        UserError: nothing fits, or nothing of the backbone: it learns as one with weights does, slowly and in part.
     """
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise UserError(f"ckpt={source}: none of its tensors fits this model")
+    kernels = {k for k, v in own.items() if "backbone." in k and v.ndim > 1}
+    if kernels and not kernels & fitting.keys():
+        raise UserError(f"ckpt={source}: its backbone is another one; give the backbone settings that it has")
     module.load_state_dict(fitting, strict=False)
     fresh = []
     for name in sorted(own.keys() - fitting.keys()):

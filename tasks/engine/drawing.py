@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, WIDTH, LINE = 240, 220, 18  # pixels: the least height of an image, the panel beside it, a line of text
+WIDEST = 4 * HEIGHT  # to which an image is enlarged
 DARK, WHITE = (20, 20, 20), (255, 255, 255)
 
 
@@ -23,10 +24,10 @@ def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:
 
 def beside(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     """The image, enlarged where it is small, with lines of text to its right."""
-    scale = max(1.0, HEIGHT / image.height)
+    scale = max(1.0, min(HEIGHT / image.height, WIDEST / image.width))
     size = max(1, round(image.height * scale / HEIGHT))
     source = image.resize((round(image.width * scale), round(image.height * scale)))
-    canvas = Image.new("RGB", (source.width + size * WIDTH, source.height), DARK)
+    canvas = Image.new("RGB", (source.width + size * WIDTH, max(HEIGHT, source.height)), DARK)
     canvas.paste(source)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14 * size)
     for i, line in enumerate(lines):

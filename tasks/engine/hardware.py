@@ -60,8 +60,8 @@ def measure_latency(model: Model, resolution: int, device: torch.device, rounds:
         for _ in range(rounds):
             start = time.perf_counter()
             model.run_all_layers(model.preprocess(image))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             times.append(1e3 * (time.perf_counter() - start))
             if time.monotonic() > end and len(times) > 1:
                 break

@@ -100,6 +100,8 @@ def _resumed(
             )
         if key in FIXED and _get(config, key) != _get(saved, key):
             raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: its optimizer goes on")
+        if key == "trainer.weight_decay" and bool(_get(config, key)) != bool(_get(saved, key)):
+            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, _get(config, key))
     if given.intersection(LENGTHS):  # of which one counts
         for key in LENGTHS:

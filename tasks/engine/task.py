@@ -196,12 +196,26 @@ class TaskModule(Module):
         state: dict[str, Tensor] = load_checkpoint(path, task=self.config["task"]["name"])["state_dict"]
         return state
 
+    def settled_before(self) -> dict[str, Any]:
+        """What the backbone of `ckpt` settled on, which its weights need again; nothing if that is of another kind.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        suite = load_checkpoint(self.config["ckpt"])["suite"]
+        if "config" not in suite:  # a backbone alone, which is refused where its weights are read
+            return {}
+        own, theirs = ((c["groups"]["backbone"], c["backbone"].get("name")) for c in (self.config, suite["config"]))
+        return dict(suite["backbone"]) if own == theirs else {}
+
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
         """The configured backbone with maps at `strides`. What it settles on, its normalization and settings that
         were left open, is kept in `settled`; the configuration stays as it was composed.
         """
         settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
         settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
+        before = self.settled_before() if self.load_weights and self.config["ckpt"] else {}
+        settings |= {k: v for k, v in before.items() if settings.get(k, v) is None}
         if not self.load_weights:
             settings |= {"weights": None, "pretrained": False}
         elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
@@ -212,8 +226,8 @@ class TaskModule(Module):
                 f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not say which of "
                 "its layers are early; leave it out"
             )
-        if "normalization" in self.settled:
-            backbone.normalization = Normalization.of(self.settled["normalization"])
+        if normalization := self.settled.get("normalization") or before.get("normalization"):
+            backbone.normalization = Normalization.of(normalization)
         self.settled = (
             backbone.settled | self.settled | {"normalization": [list(row) for row in backbone.normalization]}
         )
@@ -288,7 +302,7 @@ class TaskModule(Module):
     def has_weights(self) -> bool:
         """Whether the backbone started from weights of another training."""
         backbone = self.config["backbone"] | self.settled
-        return bool(backbone.get("weights")) or backbone.get("pretrained") is True
+        return bool(backbone.get("weights") or self.config["ckpt"]) or backbone.get("pretrained") is True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups, by weight decay and learning rate."""

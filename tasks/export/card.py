@@ -173,9 +173,9 @@ def trained_on(facts: Mapping[str, Any]) -> str:
     """The data, and the settings that matter."""
     config = facts["provenance"]["config"]
     backbone = config["backbone"]
-    weights = str(backbone.get("weights") or "").replace("\\", "/").rpartition("/")[2]
-    start = "ImageNet weights" if facts.get("pretrained") else weights or "random weights"
-    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start)}"]
+    weights = str(config.get("ckpt") or backbone.get("weights") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    start = weights if config.get("ckpt") else "ImageNet weights" if facts.get("pretrained") else weights
+    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start or 'random weights')}"]
     for key, words in SETTINGS.items():
         group, _, name = key.rpartition(".")
         value = (config.get(group, {}) if group else config).get(name)

@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +27,7 @@ from tasks.export.package import read_spec
 
 THREADS, BATCH = (1, 2), 16
 WARMUP = 3
+STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def measure(contender: Contender, threads: int, seconds: float) -> Row:
     call, pixels, madds, megabytes = load(contender, threads)
     single = times(lambda: call(pixels[:1]), seconds)
     full = times(lambda: call(pixels), seconds)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    memory = peak_memory() - before
     median = statistics.median(single)
     p95 = float(np.percentile(single, 95))
     rate = BATCH / statistics.median(full)
@@ -143,9 +145,17 @@ def peak_rate() -> float:
 
 
 def resident() -> float:
-    """Memory of this process, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """Memory of this process, in MB; where no /proc tells it, the most that it had so far."""
+    if not STATM.exists():
+        return peak_memory()
+    pages = int(STATM.read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def peak_memory() -> float:
+    """The most memory that this process had, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def table(rows: list[Row]) -> None:

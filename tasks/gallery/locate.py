@@ -52,13 +52,13 @@ class Locator:
         near = unit_vectors(neighbours.positions)
         weights = neighbour_weights(neighbours.similarities, self.sharpness)
         probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(CELLS, self.model.sizes[-1]), 1)
-        means = self.model.directions[-self.model.sizes[-1] :][cells].double().cpu().numpy()
-        shares = probabilities.double().cpu().numpy()
+        means = self.model.directions[-self.model.sizes[-1] :][cells].cpu().double().numpy()
+        shares = probabilities.cpu().double().numpy()
         together = np.concatenate([near, means], axis=1)
         share = np.concatenate([(1 - self.fusion) * weights, self.fusion * shares], axis=1)
         return Answer(
             {
-                "classification": positions_of(located.directions.double().cpu().numpy()),
+                "classification": positions_of(located.directions.cpu().double().numpy()),
                 "retrieval": positions_of(densest(near, weights, self.sigma_km)),
                 "fusion": positions_of(densest(together, share, self.sigma_km)),
             },

@@ -115,8 +115,8 @@ class GeoLocator(PooledNet):
     @staticmethod
     def _distance_km(positions: Tensor, directions: Tensor) -> Tensor:
         """Great circles (B, N) from positions in degrees to unit vectors (N, 3)."""
-        phi, theta = positions.double().deg2rad().unbind(1)
-        own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1).float()
+        phi, theta = positions.deg2rad().unbind(1)  # in float32, which Apple's GPUs have alone
+        own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1)
         # by the chord, because the arc cosine is imprecise at short distances
         chord = (own[:, None] - directions[None]).norm(dim=2)
         return 2 * EARTH_KM * (chord / 2).clamp(max=1).asin()

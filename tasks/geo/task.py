@@ -56,14 +56,14 @@ class GeoTask(TaskModule):
         self.measured.update(torch.from_numpy(rows).to(self.device, torch.float32))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        rows = self.measured.compute().double().cpu().numpy()
+        rows = self.measured.compute().cpu().double().numpy()
         return error_metrics(rows[:, 2])
 
     def reset_metrics(self) -> None:
         self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
-        rows = self.measured.compute().double().cpu().numpy()
+        rows = self.measured.compute().cpu().double().numpy()
         return {"errors": to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
 
     def on_fit_start(self) -> None:
@@ -78,4 +78,4 @@ class GeoTask(TaskModule):
         return {"cells": {"tokens": self.table.tokens, "positions": fine.round(5).tolist()}}
 
     def ground_truth(self, batch: GeoBatch) -> list[dict[str, Any]]:
-        return [place(*position.tolist()) for position in batch.positions.double().cpu().numpy()]
+        return [place(*position.tolist()) for position in batch.positions.cpu().double().numpy()]

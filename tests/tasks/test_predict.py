@@ -1,12 +1,14 @@
 """Which files a prediction reads and where it writes."""
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from backbones.errors import UserError
 from tasks.predict import find_images, output_paths
-from tests.conftest import command
+from tests.conftest import command, untrained
 
 
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +49,26 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.strip().endswith("it is damaged, or no checkpoint")
     assert "weights_only" not in result.stderr
+
+
+@pytest.mark.parametrize("task", ["dogs", "detection"])
+def test_images_of_odd_shapes(task: str, scenes: Path, dogs: Path, tmp_path: Path) -> None:
+    """A side may be longer than a JPEG's can be; the drawing alone is smaller then."""
+    few = {
+        "dogs": ("data=dogs", f"data.root={dogs}"),
+        "detection": ("data.train=24", "data.val=8", f"data.root={scenes}"),
+    }
+    run = untrained(tmp_path / "run", f"task={task}", "backbone.alpha=0.25", "task.resolution=64", *few[task])
+    shapes = {"dot": (1, 1), "column": (1, 9000), "row": (70_000, 2), "grey": (9, 7), "clear": (7, 9)}
+    for name, size in shapes.items():
+        path = tmp_path / "in" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new({"grey": "LA", "clear": "RGBA"}.get(name, "L"), size).save(path)
+    output = tmp_path / "out"
+    result = command("predict", f"ckpt={run}", f"input={tmp_path / 'in'}", f"output={output}", "threshold=0")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert {Path(line["file"]).stem for line in lines} == shapes.keys()
+    for line in lines:
+        with Image.open(line["annotated"]) as image:
+            image.load()

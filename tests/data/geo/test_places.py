@@ -104,6 +104,7 @@ def test_hemispheres(tmp_path: Path) -> None:
     ("gps", "words"),
     [
         ({}, "no GPS position in its EXIF"),
+        ({1: "?", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)}, "no GPS position in its EXIF"),
         ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "a GPS position out of range"),
         ({1: "N", 2: (1.0, 0.0, 0.0)}, "no GPS position in its EXIF"),
     ],

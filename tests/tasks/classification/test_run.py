@@ -286,6 +286,10 @@ def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
         torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="knows 4 classes, the data has 2"):
         load_teacher(str(path), ["a", "b"], student(2), 64, "half")
+    torch.onnx.export(network, example, str(path), dynamo=False)  # for two images at once
+    teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64, "student")
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
 
 
 def test_a_timm_teacher_sees_its_own_size_and_normalization(tmp_path: Path) -> None:

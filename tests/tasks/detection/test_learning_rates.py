@@ -10,8 +10,10 @@ from backbones.weights import build_mobilenet_v1
 from tasks.detection.task import DetectionTask
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
+from tasks.engine.train import prepare
 from tasks.run import execute
 from tests.backbones.test_weights import keras_file
+from tests.conftest import untrained
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,40 @@ def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: s
         DetectionTask(config, ["a", "b"])
     assert "\n" not in str(error.value)
     DetectionTask(config, ["a", "b"], load_weights=False)  # a checkpoint of a run that had it is read
+
+
+TINY = ("task=detection", "backbone.alpha=0.25", "task.resolution=64", "data.train=24", "data.val=8", "data.workers=0")
+
+
+def test_a_run_that_is_started_from_counts_as_weights(scenes: Path, tmp_path: Path) -> None:
+    given = [*TINY, f"data.root={scenes}"]
+    run = untrained(tmp_path / "run", *given)
+    _, module = prepare(load_config([*given, f"ckpt={run}"]))
+    backbone = module.model.backbone
+    own = set(backbone.parameters())
+    assert all(g["lr"] == pytest.approx(0.0004) for g in module.parameter_groups() if own & {*g["params"]})
+    early = {p for layer in backbone.early_layers() for p in layer.parameters()}
+    assert {p for p in own if not p.requires_grad} == early != set()
+
+
+def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, tmp_path: Path) -> None:
+    """Padding and the rest come with them, for nothing else computes what the run computed."""
+    given = [*TINY, f"data.root={scenes}"]
+    odd = ("backbone.padding=symmetric", "backbone.norm_eps=0.01")
+    run = untrained(tmp_path / "run", *given, *odd)
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["backbone"]["normalization"] = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    torch.save(content, run / "checkpoints" / "best.ckpt")
+    _, module = prepare(load_config([*given, f"ckpt={run}"]))
+    assert (module.settled["padding"], module.settled["norm_eps"]) == ("symmetric", 0.01)
+    assert module.settled["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    torch.testing.assert_close(module.model.mean.flatten() / 255, torch.tensor([0.1, 0.2, 0.3]))
+    _, other = prepare(load_config([*given, f"ckpt={run}", "backbone.padding=same"]))
+    assert other.settled["padding"] == "same"  # what is given stays
+
+
+def test_a_run_of_another_backbone_is_no_start(scenes: Path, tmp_path: Path) -> None:
+    given = [*TINY, f"data.root={scenes}"]
+    run = untrained(tmp_path / "run", *given)
+    with pytest.raises(UserError, match="its backbone is another one; give the backbone settings that it has"):
+        prepare(load_config([*given, "backbone.alpha=0.5", f"ckpt={run}"]))

@@ -1,11 +1,13 @@
 """Averaged weights and atomic checkpoints."""
 
+import json
 import secrets
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from backbones.errors import UserError
-from tasks.engine.callbacks import EMA
+from tasks.engine.callbacks import EMA, RunReport
 from tasks.engine.saving import AtomicCheckpointIO
 from tests.conftest import ROOT, wait_until
 
@@ -37,6 +39,15 @@ def test_ema_is_that_of_a_plain_loop() -> None:
                 expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in averaged.module.state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("metrics", [5, None, [], {"primary": "best", "ap": 0.25}])
+def test_a_report_that_another_wrote(metrics: Any, tmp_path: Path) -> None:
+    """A run goes on with what is of the right type in it."""
+    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": metrics, "seconds": "long"}))
+    report = RunReport(tmp_path, {})
+    assert report.best == ({"ap": 0.25} if isinstance(metrics, dict) else {})
+    assert report.before == 0
 
 
 def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_
     rates = [e.value for e in EventAccumulator(str(folder)).Reload().Scalars("lr-AdamW/pg1") if e.step > 18]
     assert rates
     assert max(rates) < 0.0005
-    for change in ("trainer.optimizer=sgd", "trainer.freeze_backbone=true", "trainer.backbone_lr_scale=0.5"):
+    fixed = ("trainer.optimizer=sgd", "trainer.freeze_backbone=true", "trainer.backbone_lr_scale=0.5")
+    for change in (*fixed, "trainer.weight_decay=0"):
         with pytest.raises(UserError, match=f"{change.split('=')[0]}=.* cannot change when resuming"):
             execute([f"resume={folder}", change])
 

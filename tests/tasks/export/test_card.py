@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -85,3 +86,13 @@ def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:
     content["metrics"] = {"primary": "ap", "before": {"ap": float("nan"), "ap_large": -1.0}}
     found: Any = ModelCard(card(content, DetectionResult)).data
     assert found.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("change", "start"),
+    [({}, "random weights"), ({"ckpt": "/home/ann/secret/cats2/"}, "cats2"), ({"ckpt": "coco"}, "coco")],
+)
+def test_what_the_backbone_started_from(change: dict[str, Any], start: str) -> None:
+    content = facts(["cat"])
+    content["provenance"]["config"] |= change
+    assert f"- the backbone started from: `{start}`\n" in card(content, DetectionResult)

@@ -305,6 +305,16 @@ def test_bench_makes_images_of_the_size_that_is_checked(onnx: Path, tmp_path: Pa
     assert pixels.dtype in (np.uint8, np.float32)
 
 
+def test_memory_is_known_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has none, and counts bytes."""
+    now = speed.resident()
+    monkeypatch.setattr(speed, "STATM", tmp_path / "absent")
+    assert speed.resident() >= 0.9 * now
+    kilobytes = speed.peak_memory()
+    monkeypatch.setattr("tasks.export.speed.sys.platform", "darwin")
+    assert speed.peak_memory() == pytest.approx(kilobytes / 1024, rel=0.1)
+
+
 def test_bad_input(dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = torch.load(dog / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["version"] = 99

@@ -8,14 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from backbones.mobilenet_v1 import MobileNetV1
 from data.geo.cells import Hierarchy, PartitionSettings
+from data.geo.places import GeoBatch
 from data.geo.s2 import cell_corners
 from data.geo.sphere import great_circle_km, positions_of, unit_vectors
+from tasks.engine.config import load_config
 from tasks.gallery.density import densest, neighbour_weights
 from tasks.geo.model import CellTable, GeoLocator
-from tasks.geo.task import error_metrics
+from tasks.geo.task import GeoTask, error_metrics
 from tests.data.geo.test_s2 import cells_at
 
 LATITUDES, LONGITUDES = st.floats(-90, 90), st.floats(-180, 180)
@@ -194,3 +198,34 @@ def test_two_neighbours_that_agree_outvote_one_that_is_nearer_in_looks() -> None
     assert great_circle_km(answer, (50.25, 50.0)) < 40
     sharp = neighbour_weights(np.array([[0.9, 0.89, 0.89]]), sharpness=1000)
     assert great_circle_km(positions_of(densest(unit_vectors(positions)[None], sharp, 100)[0]), (0, 0)) < 1
+
+
+class SingleOnly(TorchFunctionMode):
+    """As an Apple GPU, on which there is no float64: only what was fetched from it can become that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.double and not any(args[0] is tensor for tensor in self.fetched):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        found = func(*args, **(kwargs or {}))
+        if func is Tensor.cpu:
+            self.fetched.append(found)
+        return found
+
+
+def test_apples_gpus_train_and_measure() -> None:
+    tiny = ["task=geo", "backbone.alpha=0.25", "task.resolution=32", "task.soft_km=100"]
+    labels = Hierarchy.build([10.0, 50.0], [20.0, 60.0], [PartitionSettings(1, 1)]).labels
+    module = GeoTask(load_config(tiny), labels).eval()
+    module.build_metrics()
+    images, one = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.ones(2, 1, dtype=torch.int64)
+    batch = GeoBatch(images, torch.full((2, 2), 32), [], torch.tensor([[10.0, 20.0], [50.0, 60.0]]), one, one[:, 0])
+    with SingleOnly():
+        assert module.compute_losses(batch)["cell"].isfinite()
+        with torch.no_grad():
+            module.update_metrics(batch)
+        assert module.compute_metrics("val")["median_km"] >= 0
+        assert [round(truth["latitude"]) for truth in module.ground_truth(batch)] == [10, 50]
