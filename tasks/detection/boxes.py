@@ -9,10 +9,12 @@ from torch import Tensor
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union (..., N, M) of xyxy boxes (..., N, 4) with (..., M, 4); nan of two without area."""
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    sides = (high - low).clamp(min=0)
-    shared = sides[..., 0] * sides[..., 1]
+    # one coordinate at a time, its values in a row: vector instructions need both
+    left, top, right, bottom = a[..., :, None, :].unbind(-1)  # (..., N, 1)
+    x0, y0, x1, y1 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)  # (..., 1, M)
+    width = (torch.minimum(right, x1) - torch.maximum(left, x0)).clamp(min=0)
+    height = (torch.minimum(bottom, y1) - torch.maximum(top, y0)).clamp(min=0)
+    shared = width * height
     return shared / (_area(a)[..., :, None] + _area(b)[..., None, :] - shared)
 
 
@@ -29,9 +31,10 @@ def kept_by_nms(boxes_BK4: Tensor, labels_BK: Tensor, valid_BK: Tensor, iou: flo
     over = (box_iou(boxes_BK4, boxes_BK4) > iou) & (labels_BK[:, :, None] == labels_BK[:, None])
     over_BKK = over.triu(1).to(boxes_BK4.dtype)  # from the better one to the other
     kept = valid_BK
-    while True:
-        hit = torch.bmm(kept[:, None].to(over_BKK.dtype), over_BKK)[:, 0] > 0
-        now = valid_BK & ~hit
-        if torch.equal(now, kept):
-            return kept
-        kept = now
+    with torch.autocast(boxes_BK4.device.type, enabled=False):  # it would copy over_BKK in each round
+        while True:
+            hit = torch.bmm(kept[:, None].to(over_BKK.dtype), over_BKK)[:, 0] > 0
+            now = valid_BK & ~hit
+            if torch.equal(now, kept):
+                return kept
+            kept = now

@@ -46,3 +46,11 @@ def test_a_chain_of_boxes_is_followed_to_its_end() -> None:
     assert kept[0].tolist() == [True, False] * 10
     nothing = kept_by_nms(boxes[:, :0], torch.zeros(1, 0), torch.ones(1, 0, dtype=torch.bool), 0.5)
     assert nothing.shape == (1, 0)
+
+
+def test_suppression_is_the_same_in_mixed_precision() -> None:
+    boxes, valid = crowded(2, 150, 40, 0), torch.ones(2, 150, dtype=torch.bool)
+    labels = torch.zeros(2, 150, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = kept_by_nms(boxes, labels, valid, 0.5)
+    assert torch.equal(kept, kept_by_nms(boxes, labels, valid, 0.5))
