@@ -112,8 +112,8 @@ def keep(lists: Any, kept: Bools) -> int:
     number, count = np.cumsum(kept) - 1, 0
     for which in range(lists.nlist):
         if size := lists.list_size(which):
-            ids = faiss.rev_swig_ptr(lists.get_ids(which), size)  # type: ignore[attr-defined]
-            codes = faiss.rev_swig_ptr(lists.get_codes(which), size * lists.code_size)  # type: ignore[attr-defined]
+            ids = faiss.rev_swig_ptr(lists.get_ids(which), size)
+            codes = faiss.rev_swig_ptr(lists.get_codes(which), size * lists.code_size)
             if not 0 <= ids.min() <= ids.max() < len(kept):
                 break
             codes, own = codes.reshape(size, -1), kept[ids]

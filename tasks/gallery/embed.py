@@ -163,7 +163,9 @@ class Embeddings:
     """
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
-        self.folder, self.size, self.tables, self.good = folder, size, [], []
+        self.folder, self.size = folder, size
+        self.tables: list[Halves] = []
+        self.good: list[npt.NDArray[np.bool_]] = []
         for part in shards(count, size):
             path = shard_path(folder, part.start, size)
             try:
