@@ -52,6 +52,7 @@ PLACEHOLDERS = {
     "<timm name, checkpoint or onnx file>": "resnet18",
     "<folder of class folders>": "folders",
     "<a CSV file or a folder of photos with GPS>": "photos",
+    "<a photo, folder, quoted glob or .txt list of photos>": "photos",
     "<timm's mobilenetv1_100>": "timm.pth",
     "<folder of ImageNet's classes>": "imagenet",
     "<its file>": "backbone.safetensors",

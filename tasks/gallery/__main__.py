@@ -1,4 +1,4 @@
-"""python -m tasks.gallery ckpt=<run> mode=build|add|evaluate|query: locates photos by the most similar ones.
+"""python -m tasks.gallery ckpt=<run> mode=build|add|remove|evaluate|query: locates photos by the most similar ones.
 
 Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gallery ckpt=<run> mode=build
 """
@@ -29,7 +29,7 @@ def run(config: dict[str, Any]) -> None:
     from data.image_file import limit_pixels
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.engine.start import setup
-    from tasks.gallery import gallery, report
+    from tasks.gallery import gallery, removal, report
 
     setup()
     limit_pixels(config["max_pixels"])
@@ -45,6 +45,8 @@ def run(config: dict[str, Any]) -> None:
         if not config["source"]:
             raise UserError("mode=add needs source=<a CSV file or a folder of photos with GPS>")
         gallery.add_to_gallery(folder, checkpoint, source_places(config, checkpoint), **work)
+    elif config["mode"] == "remove":
+        removal.remove_from_gallery(folder, checkpoint, config["source"])
     elif config["mode"] == "evaluate":
         photos = source_places(config, checkpoint, "test")
         report.evaluate(config, checkpoint, folder, photos)

@@ -10,10 +10,14 @@ from typing import Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
+from backbones.errors import UserError
 from backbones.files import sync
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import lists_of, read_index, train_index, training_count, write_index
+
+Bools = npt.NDArray[np.bool_]
 
 BLOCK_BYTES = 1 << 29  # of float32 vectors; a build takes two to three times that
 TRAINED = "trained.faiss"  # the index without vectors
@@ -71,10 +75,14 @@ def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -
     return paths
 
 
-def merge(empty: Path, blocks: Sequence[Path], target: Path) -> None:
-    """Writes the index `target`, and its lists beside it, with the vectors and numbers of the blocks.
+def merge(empty: Path, blocks: Sequence[Path], target: Path, kept: Bools | None = None) -> None:
+    """Writes the index `target`, and its lists beside it, with the vectors and numbers of the blocks; with `kept`
+    (N,), of those vectors alone, numbered anew.
 
     FAISS writes the path of the lists into the index; `read_index` accepts only lists in the index's own folder.
+
+    Raises:
+        UserError: an index is damaged, or has other vectors than `kept`.
     """
     index = read_index(empty, mapped=False)
     inner = faiss.extract_index_ivf(index)
@@ -88,8 +96,31 @@ def merge(empty: Path, blocks: Sequence[Path], target: Path) -> None:
     index.ntotal = inner.ntotal = lists.merge_from_multiple(pointers.data(), pointers.size(), False)
     inner.replace_invlists(lists, True)
     lists.this.disown()  # type: ignore[attr-defined]
+    if kept is not None:
+        index.ntotal = inner.ntotal = keep(lists, kept)
+        if index.ntotal != kept.sum():
+            raise UserError(f"the gallery {target.parent} is damaged: its index has other photos; build it again")
     sync(data)
     write_index(index, target)
+
+
+def keep(lists: Any, kept: Bools) -> int:
+    """Overwrites the vectors of inverted lists that are not `kept` (N,), and numbers the others anew; returns how many
+    these are, or fewer if the lists have other numbers. FAISS's remove_ids keeps the numbers, and leaves vectors in the
+    file.
+    """
+    number, count = np.cumsum(kept) - 1, 0
+    for which in range(lists.nlist):
+        if size := lists.list_size(which):
+            ids = faiss.rev_swig_ptr(lists.get_ids(which), size)
+            codes = faiss.rev_swig_ptr(lists.get_codes(which), size * lists.code_size)
+            if not 0 <= ids.min() <= ids.max() < len(kept):
+                break
+            codes, own = codes.reshape(size, -1), kept[ids]
+            count += (left := int(own.sum()))
+            ids[:left], codes[:left], codes[left:] = number[ids[own]], codes[own], 0
+            lists.resize(which, left)
+    return count
 
 
 def drop(folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from backbones.errors import UserError
 from backbones.files import BAD_ARRAY, atomic_write
 from data.crops import read_whole
+from data.geo.s2 import Ints
 from data.image_file import BadImage
 from tasks.engine.hardware import has_native_bf16
 from tasks.geo.model import GeoLocator
@@ -137,8 +138,8 @@ def embed(model: GeoLocator, images: Tensor) -> Tensor:
         return model.image_vectors(model.preprocess(images.to(device)))
 
 
-def shards(count: int, size: int) -> list[range]:
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def shards(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def shard_path(folder: Path, row: int, size: int) -> Path:
@@ -162,11 +163,16 @@ class Embeddings:
     """
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
-        self.tables, self.good = [], []
+        self.folder, self.size = folder, size
+        self.tables: list[Halves] = []
+        self.good: list[npt.NDArray[np.bool_]] = []
         for part in shards(count, size):
             path = shard_path(folder, part.start, size)
             try:
                 table = np.load(path, mmap_mode="r")
+                like = self.tables[0] if self.tables else table
+                if table.ndim != 2 or table.shape[1] != like.shape[1] or table.dtype != np.float16:
+                    raise ValueError("not a table of embeddings")
             except (OSError, ValueError, *BAD_ARRAY) as error:
                 raise UserError(f"the shard {path} is missing or damaged; delete it and build again") from error
             if len(table) != len(part):
@@ -190,3 +196,15 @@ class Embeddings:
     def sample(self, count: int) -> npt.NDArray[np.float32]:
         """About `count` embeddings at random, or all of them (n, D)."""
         return np.concatenate(list(self.chunks(count / len(self.rows))))
+
+    def remove(self, rows: Ints, mark: str) -> None:
+        """Takes rows (n,), ascending, out of the table, as if their photos could not be read. On disk the table stays;
+        its shards without these rows are written beside it, as <number>-<mark>.npy.
+        """
+        for own in np.split(rows, np.flatnonzero(np.diff(rows // self.size)) + 1) if len(rows) else ():
+            number, lost = own[0] // self.size, own % self.size
+            self.good[number][lost] = False
+            table = np.array(self.tables[number])
+            table[lost] = np.nan
+            save_array(self.folder / f"{number:06d}-{mark}.npy", table)
+        self.rows = np.setdiff1d(self.rows, rows, assume_unique=True)

@@ -7,6 +7,8 @@ model.
 import hashlib
 import json
 import logging
+import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,11 +41,12 @@ from tasks.geo.model import GeoLocator
 log = logging.getLogger(__name__)
 
 VERSION = 1
+REWRITTEN = "embeddings/*/*-*.npy"  # shards without the photos that a generation has removed
 
 
 @dataclass
 class Part:
-    """Photos that were added together; `digest` is of their paths."""
+    """Photos that were added together; `digest` is of their paths. A removal is a part of none."""
 
     name: str
     photos: int
@@ -67,7 +70,8 @@ class Facts:
         """Whether all values from a file have the right type."""
         counts = (self.dim, self.shard_size, self.photos, self.version, *(part.photos for part in self.parts))
         names = (self.model, self.factory, *(word for part in self.parts for word in (part.name, part.digest)))
-        return all(type(n) is int and n >= 0 for n in counts) and all(type(word) is str for word in names)
+        whole = all(type(n) is int and n >= 0 for n in counts) and all(type(word) is str for word in names)
+        return whole and self.shard_size > 0
 
     def write(self, folder: Path) -> None:
         with atomic_write(folder / "gallery.json", "w") as file:
@@ -187,8 +191,8 @@ def _index(folder: Path, model: str, part: Part, places: Places, index: str, sha
         write_index(read_index(empty, mapped=False), folder / blocks.TRAINED)
     else:
         train_index(made, found.sample(training_count(made)), factory)
-        _add(made, found, folder / "index-1.faiss")
-    _commit(folder, facts, part, found, places)
+        add_vectors(made, [found], folder / "index-1.faiss")
+    commit(folder, facts, part, *_readable(places, found))
 
 
 def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
@@ -208,7 +212,7 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
         log.info("%d of %d photos are in the gallery already", given - len(places), given)
     part = Part(str(len(facts.parts)), len(places), _digest(places))
     if rank.index == 0:
-        _drop_finished(folder, facts)
+        drop_finished(folder, facts)
     rank.wait()
     _claim(folder, facts.model, part, facts.shard_size)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
@@ -228,8 +232,9 @@ def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
         more = blocks.write_blocks(work, folder / blocks.TRAINED, found, facts.photos)
         blocks.merge(folder / blocks.TRAINED, [before, *more], target)
     else:
-        _add(read_index(before, mapped=False), found, target)
-    _commit(folder, facts, part, found, places, old)
+        add_vectors(read_index(before, mapped=False), [found], target)
+    positions, paths = _readable(places, found)
+    commit(folder, facts, part, np.concatenate([old.positions, positions]), old.paths + paths)
 
 
 def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
@@ -275,19 +280,24 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
 
 
-def _drop_finished(folder: Path, facts: Facts) -> None:
-    """Removes the claim of a part that is in the gallery, and files of other generations than the current one, which a
-    killed process may have left.
+def drop_finished(folder: Path, facts: Facts) -> None:
+    """Removes the claim of a part that is in the gallery, files of other generations than the current one, which a
+    killed process may have left, and embeddings of photos that the current one has removed.
     """
     with suppress(OSError, ValueError, AttributeError):  # a damaged claim stays
         claim = json.loads((folder / "building.json").read_text())
         if claim.get("digest") in {part.digest for part in facts.parts}:
             (folder / "building.json").unlink()
     blocks.drop(folder)
-    for pattern in ("index-*.faiss", "index-*.ivfdata", "positions-*.npy", "paths-*.txt"):
+    for pattern in ("index-*.faiss", "index-*.ivfdata", "positions-*.npy", "paths-*.txt", REWRITTEN):
         for path in folder.glob(pattern):
             if path.stem.rpartition("-")[2] != str(len(facts.parts)):
                 path.unlink(missing_ok=True)
+            elif pattern == REWRITTEN:
+                path.replace(path.with_name(f"{path.stem.partition('-')[0]}.npy"))
+    for number, part in enumerate(facts.parts):
+        if not part.photos:
+            shutil.rmtree(folder / "embeddings" / str(number), ignore_errors=True)
 
 
 def _embed(
@@ -312,29 +322,31 @@ def _embed(
     )
 
 
-def _add(index: Any, found: Embeddings, path: Path) -> None:
-    for chunk in found.chunks():
-        index.add(chunk)
+def add_vectors(index: Any, stored: Sequence[Embeddings], path: Path) -> None:
+    """Adds embeddings to an index, and writes it."""
+    for found in stored:
+        for chunk in found.chunks():
+            index.add(chunk)
     write_index(index, path)
 
 
-def _commit(
-    folder: Path, facts: Facts, part: Part, found: Embeddings, places: Places, old: Gallery | None = None
-) -> None:
+def _readable(places: Places, found: Embeddings) -> tuple[Floats, list[str]]:
+    """Positions and paths of the photos that have embeddings."""
+    if bad := len(places) - len(found.rows):
+        log.warning("%d of %d photos cannot be read and are left out", bad, len(places))
+    return places.positions[found.rows], [str(places.paths[i].resolve()) for i in found.rows]
+
+
+def commit(folder: Path, facts: Facts, part: Part, positions: Floats, paths: list[str]) -> None:
     """Writes the files of the next generation that follow its index, then gallery.json, which makes it the current one,
     and removes the generation before.
     """
     generation = len(facts.parts) + 1
-    if bad := len(places) - len(found.rows):
-        log.warning("%d of %d photos cannot be read and are left out", bad, len(places))
-    positions, paths = places.positions[found.rows], [str(places.paths[i].resolve()) for i in found.rows]
-    if old:
-        positions, paths = np.concatenate([old.positions, positions]), old.paths + paths
     save_array(folder / f"positions-{generation}.npy", positions)
     with atomic_write(folder / f"paths-{generation}.txt", "w") as file:
         file.writelines(f"{path}\n" for path in paths)
     facts.parts.append(part)
     facts.photos = len(paths)
     facts.write(folder)
-    _drop_finished(folder, facts)
+    drop_finished(folder, facts)
     log.info("%s: %d photos", folder, facts.photos)

@@ -52,6 +52,8 @@ DATA = (
     "data.generated=true",
     "data.min_photos=1",
 )
+# what a command says that had come to its end but for the last clearing away
+DONE = {"gallery add": "are in the gallery", "gallery remove": "has no photo of that name"}
 TRAINING = ("trainer.max_epochs=2", "trainer.validate_every=1", "trainer.precision=32", "trainer.save_minutes=1e-6")
 
 
@@ -198,10 +200,11 @@ def jobs(root: Path, address: str) -> dict[str, Job]:
         settings = ("shard_size=4", "batch_size=4", f"source={photos / source}", f"folder={folder}")
         gallery.run(load_config([f"ckpt={model}", f"mode={mode}", *settings], "gallery"))
 
-    def add(folder: Path) -> None:
-        if not (folder / "gallery.json").exists():
-            shutil.copytree(built, folder, dirs_exist_ok=True)
-        ask(folder, "add", "val.csv")
+    def change(folder: Path, mode: str, source: str) -> None:
+        if not (folder / "gallery.json").exists():  # which is copied last
+            shutil.copytree(built, folder, ignore=lambda *_: ["gallery.json"], dirs_exist_ok=True)
+            shutil.copy(built / "gallery.json", folder)
+        ask(folder, mode, source)
 
     def exporting(folder: Path) -> None:
         export.execute([f"ckpt={model}", f"output={folder}", "max_drop=100", "images=200", "overwrite=true"])
@@ -217,7 +220,8 @@ def jobs(root: Path, address: str) -> dict[str, Job]:
     return {
         "training": Job(training, trained, 0.3),
         "gallery build": Job(lambda folder: ask(folder, "build", "gallery.csv"), contents),
-        "gallery add": Job(add, contents),
+        "gallery add": Job(lambda folder: change(folder, "add", "val.csv"), contents),
+        "gallery remove": Job(lambda folder: change(folder, "remove", "gallery/*1.jpg"), contents),
         "export": Job(exporting, lambda folder: contents(folder, ("model.json", "README.md"))),
         "page": Job(paging, contents),
         "prepare": Job(preparing, contents),
@@ -257,9 +261,9 @@ def disturb(name: str, job: Job, root: Path, wanted: int, events: int, chance: r
             try:
                 made = events_until(partial(job.start, folder), folder, last)
             except AssertionError as error:
-                if not (name == "gallery add" and "are in the gallery" in str(error)):
+                if not (name in DONE and DONE[name] in str(error)):
                     raise
-                made = 0  # it had come to its end but for the last clearing away
+                made = 0
             finished = made is not None
             killed += not finished
             check_whole(folder)
