@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbones.base import Backbone, Foldable, Normalization, tapped_outputs
-from backbones.depthwise import StridedDepthwise, pad_after
+from backbones.depthwise import Pair, StridedDepthwise, pad_after
+from backbones.fused import can_fuse, convolve_and_clip, is_eager_cpu
 
 Padding = Literal["same", "symmetric"]
 Variant = Literal["separable", "conv", "shallow"]
@@ -42,24 +43,33 @@ class SpatialConv2d(nn.Conv2d):
         self.same = padding == "same"
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.stride[0] == 1:
-            return super()._conv_forward(x, weight, bias)
-        if x.shape[-2:] == (1, 1):
-            # Only the middle weight sees the pixel. The gradient of the others is zero, but oneDNN leaves it
-            # uninitialised in bfloat16 (torch 2.14).
-            return F.conv2d(x, weight[:, :, 1:2, 1:2], bias, groups=self.groups)
-        top, left = (0 if self.same and side % 2 == 0 else 1 for side in x.shape[-2:])
-        eager_cpu = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        if eager_cpu and x.requires_grad and self.groups > 1:
+        if is_eager_cpu(x) and x.requires_grad and self.groups > 1 and self.stride[0] > 1 and x.shape[-2:] != (1, 1):
             if torch.is_autocast_enabled("cpu"):
                 dtype = torch.get_autocast_dtype("cpu")
                 x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            return StridedDepthwise.apply(x, weight, bias, (top, left))
+            return StridedDepthwise.apply(x, weight, bias, self._padding_before(x))
+        x, weight, stride, padding = self.prepare(x, weight)
+        return F.conv2d(x, weight, bias, stride, padding, 1, self.groups)
+
+    def prepare(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Pair, Pair]:
+        """What a convolution takes to pad x as it should: input, weight, stride and symmetric padding."""
+        if self.stride[0] == 1:
+            return x, weight, (1, 1), (1, 1)
+        if x.shape[-2:] == (1, 1):
+            # Only the middle weight sees the pixel. The gradient of the others is zero, but oneDNN leaves it
+            # uninitialised in bfloat16 (torch 2.14).
+            return x, weight[:, :, 1:2, 1:2], (1, 1), (0, 0)
+        top, left = self._padding_before(x)
         if not (top and left):
             after = (1 - top, 1 - left)
-            in_place = eager_cpu and not x.requires_grad
+            in_place = is_eager_cpu(x) and not x.requires_grad
             x = pad_after(x, *after) if in_place else F.pad(x, (0, after[1], 0, after[0]))
-        return F.conv2d(x, weight, bias, 2, (top, left), 1, self.groups)
+        return x, weight, (2, 2), (top, left)
+
+    def _padding_before(self, x: Tensor) -> Pair:
+        """Rows above and columns to the left, at stride 2."""
+        top, left = (0 if self.same and side % 2 == 0 else 1 for side in x.shape[-2:])
+        return top, left
 
 
 class ConvNormAct(Foldable, nn.Sequential):
@@ -87,6 +97,10 @@ class ConvNormAct(Foldable, nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
+        if isinstance(norm, nn.Identity) and not torch.is_grad_enabled() and can_fuse(x, self):
+            prepared = self.conv.prepare(x, self.conv.weight) if isinstance(self.conv, SpatialConv2d) else None
+            x, weight, stride, padding = prepared or (x, self.conv.weight, (1, 1), (0, 0))
+            return convolve_and_clip(x, weight, self.conv.bias, stride, padding, self.conv.groups, self.act)
         if norm.training or not torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm2d):
             return super().forward(x)
         # frozen statistics make it a scale and a shift, which the convolution takes on (BENCHMARKS.md)

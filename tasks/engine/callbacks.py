@@ -140,7 +140,7 @@ class RunReport(Callback):
         self.history: list[Point] = []  # of all sessions
         self.losses = MeanLoss()
         seconds = before.get("seconds")
-        self.before = float(seconds) if type(seconds) in (int, float) else 0.0  # before it was resumed
+        self.before = float(seconds) if isinstance(seconds, int | float) else 0.0  # before it was resumed
 
     @property
     def seconds(self) -> float:

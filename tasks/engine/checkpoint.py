@@ -142,6 +142,19 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
     return chosen | {"normalization": [list(row) for row in normalization]}
 
 
+def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the backbone of a checkpoint settled on; nothing if it is of another kind than that of `config`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    suite = load_checkpoint(path)["suite"]
+    if "config" not in suite:  # a backbone alone, which is refused where its weights are read
+        return {}
+    own, theirs = ((c["groups"]["backbone"], c["backbone"].get("name")) for c in (config, suite["config"]))
+    return dict(suite["backbone"]) if own == theirs else {}
+
+
 def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
 

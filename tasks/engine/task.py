@@ -14,7 +14,7 @@ from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import fold_norms
 from data.base import Split, SuiteData
 from data.crops import center_view, resize_square
-from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint
+from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, settled_of
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.options import locate, result_type
@@ -197,16 +197,8 @@ class TaskModule(Module):
         return state
 
     def settled_before(self) -> dict[str, Any]:
-        """What the backbone of `ckpt` settled on, which its weights need again; nothing if that is of another kind.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
-        suite = load_checkpoint(self.config["ckpt"])["suite"]
-        if "config" not in suite:  # a backbone alone, which is refused where its weights are read
-            return {}
-        own, theirs = ((c["groups"]["backbone"], c["backbone"].get("name")) for c in (self.config, suite["config"]))
-        return dict(suite["backbone"]) if own == theirs else {}
+        """What the backbone of `ckpt` settled on, which its weights need again."""
+        return settled_of(self.config["ckpt"], self.config)
 
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
         """The configured backbone with maps at `strides`. What it settles on, its normalization and settings that

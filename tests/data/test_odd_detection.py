@@ -5,7 +5,7 @@ import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
@@ -17,6 +17,8 @@ from tests.data.detection_sets import BOX, CLASSES, coco, found, jsonl, kind, na
 NAMES = "names: [cat, dog]\n"
 Counts = tuple[int, int, int]  # of images of train, val and test, which is val's where there is none
 ODD: dict[str, tuple[Counts, Callable[[Path], None]]] = {}
+
+Form = Literal["NFC", "NFD"]
 
 
 def odd(*counts: int) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
@@ -376,7 +378,7 @@ def test_lists_of_voc_have_names_with_spaces(column: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("here", "there"), [("NFD", "NFC"), ("NFC", "NFD")])
 @pytest.mark.parametrize("write", [coco, table, jsonl], ids=["coco", "csv", "jsonl"])
-def test_accents_are_written_in_two_ways(write: Any, here: str, there: str, tmp_path: Path) -> None:
+def test_accents_are_written_in_two_ways(write: Any, here: Form, there: Form, tmp_path: Path) -> None:
     """macOS parts letters from their accents in names of files."""
     listed, lying = (unicodedata.normalize(form, "Bär") for form in (there, here))
     for split in ("train", "val"):

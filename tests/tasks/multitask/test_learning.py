@@ -1,6 +1,7 @@
 """Two tasks that learn on one backbone what neither could guess."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ def write(root: Path, kind: str, seed: int) -> Path:
     """Noisy images of 32 px: of three colours, or striped along, across or not at all in colours at random."""
     generator = np.random.default_rng(seed)
     stripes = np.where(np.arange(32) // 4 % 2, 60, -60)
-    patterns = {"across": stripes[:, None, None], "along": stripes[None, :, None], "plain": 0}
+    patterns: dict[str, Any] = {"across": stripes[:, None, None], "along": stripes[None, :, None], "plain": 0}
     for split, count in (("train", 16), ("val", 8)):
         for name in COLOURS if kind == "colours" else patterns:
             folder = root / split / name
