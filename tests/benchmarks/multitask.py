@@ -219,19 +219,17 @@ def draw(arms: dict[str, list[Arm]], path: Path) -> None:
     for name, found in arms.items():
         changes = changes_of(arms, name)
         spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
-        plane.errorbar(found[0].params_m, statistics.mean(changes), yerr=spread, fmt="o", capsize=4)
-        place = (found[0].params_m, statistics.mean(changes))
-        plane.annotate(NAMES[name], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+        plane.errorbar(found[0].params_m, statistics.mean(changes), yerr=spread, fmt="o", capsize=4, label=NAMES[name])
     plane.set_xlabel("million parameters for five tasks")
     plane.set_ylabel("mean change of the metrics (%)")
-    plane.margins(0.2)
+    plane.margins(0.1)
     plane.grid(alpha=0.3)
-    for i, (name, found) in enumerate(arms.items()):
+    plane.legend(loc="center right")
+    for i, found in enumerate(arms.values()):
         heights = [statistics.mean(arm.metrics[task] for arm in found) for task in TASKS]
-        bars.bar([place + 0.13 * i for place in range(len(TASKS))], heights, 0.12, label=NAMES[name])
+        bars.bar([place + 0.13 * i for place in range(len(TASKS))], heights, 0.12)
     bars.set_xticks([place + 0.13 * (len(arms) - 1) / 2 for place in range(len(TASKS))], list(TASKS))
     bars.set_ylabel("each task's metric")
-    bars.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 
