@@ -99,12 +99,12 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
         """A crop (3, R, R) of a sample's image, and its file's height and width."""
-        path = self.samples[row].path
+        path, upright = self.samples[row].path, self.samples[row].box is None
         if self.cache is None:
-            return read_crop(path, choose, self.resolution)
+            return read_crop(path, choose, self.resolution, upright)
         if row not in self.cache:
             side = 2 * self.resolution  # crops rarely show more detail
-            image, size = read_image(path, side)
+            image, size = read_image(path, side, upright)
             if min(image.shape[1:]) > side:
                 image = crop_decoded(image, size, lambda height, width: (0, 0, width, height), side)
             self.cache[row] = image, size
@@ -119,7 +119,8 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     def fingerprint(self) -> str:
         """A digest of all that a view's pixels depend on, except the content of the files."""
-        seen = hashlib.sha256(repr((self.resolution, self.min_scale, self.flip, self.center_crop, self.views)).encode())
+        settings = ("upright", self.resolution, self.min_scale, self.flip, self.center_crop, self.views)
+        seen = hashlib.sha256(repr(settings).encode())
         for path, _, box in self.samples:
             size = path.stat().st_size if path.exists() else 0
             seen.update(f"{path.parent.name}/{path.name} {size} {box}\n".encode())

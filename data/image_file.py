@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 MAX_BYTES = 1 << 30  # of a file
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+EXIF, EXIF_WITHIN = b"Exif\0\0", 4096  # which begins its segment, the first of a JPEG or the one after JFIF's
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 GREY = 128
@@ -188,6 +189,18 @@ def orientation(path: Path) -> int:
             return int(file.getexif().get(ORIENTATION, 1))
     except (BadImage, TypeError, ValueError):
         return 1
+
+
+def jpeg_orientation(content: bytes) -> int:
+    """The orientation, 1 to 8, in the EXIF of a JPEG's content; 1 if it has none, or none that can be read."""
+    if EXIF not in content[:EXIF_WITHIN]:  # as in most training sets: nothing is parsed
+        return 1
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as file:
+            found = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # of many kinds, Pillow's own: what is damaged says nothing of how it was held
+        return 1
+    return int(found) if found in range(1, 9) else 1
 
 
 def image_size(path: Path) -> tuple[int, int] | None:

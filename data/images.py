@@ -16,7 +16,7 @@ def read_image(
 ) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (3, H, W) and the file's own (height, width).
 
-    `upright` turns the image as its EXIF orientation says. Annotated data is read as it is stored, because its boxes
+    `upright` turns the image as its EXIF orientation says. Images with boxes are read as they are stored, because these
     are in pixels of the stored image.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale if both sides keep `at_least` pixels: that is several times faster, and

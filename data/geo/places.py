@@ -210,9 +210,9 @@ class GeoSet(Dataset[dict[str, Any]]):
 
     def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
         if self.cache is None:
-            return read_image(self.places.paths[row], self.resolution)
+            return read_image(self.places.paths[row], self.resolution, upright=True)
         if row not in self.cache:
-            self.cache[row] = read_image(self.places.paths[row], self.resolution)
+            self.cache[row] = read_image(self.places.paths[row], self.resolution, upright=True)
         return self.cache[row]
 
 

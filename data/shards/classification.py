@@ -48,7 +48,8 @@ def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> di
     name = class_of(record)
     if name not in classes:
         raise BadImage(Path(record.name), f"there is no class {name}")
-    image, size = decode_crop(image_of(record), Path(record.name), views.chooser(box_of(record)), views.resolution)
+    box, content = box_of(record), image_of(record)
+    image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution, upright=box is None)
     mirror = views.flip and random.random() < 0.5
     facts = {"label": classes[name], "path": record.name, "size": size, "row": -1, "view": 0}
     return {"image": image, "mirror": mirror, **facts}

@@ -50,7 +50,7 @@ class Decoder:
         cells = self.hierarchy.assign(*position)[0]
         if self.train and cells[-1] < 0:
             return None
-        image, size = read_image(Path(record.name), self.at_least, content=image_of(record))
+        image, size = read_image(Path(record.name), self.at_least, True, image_of(record))
         return sample(self.transforms(image), position, cells, size, -1)
 
 

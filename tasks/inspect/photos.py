@@ -94,7 +94,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
     hint = "YOLO's boxes are read as of the turned image, others as of the stored one: see whether they fit"
     if contents.boxes is None:
-        hint = "training sees them as they are stored, prediction turns them upright: turn the files"
+        hint = "they are turned upright where they are read"
     yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)
     lone = [Example(path, "no split lists it") for path in _unlisted(contents.paths)]
     yield from finding("unlisted", "images that no split lists", lone, "they are not used", False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -17,7 +17,7 @@ from data.base import Split
 from data.boxes import RATIO, center_box, random_box
 from data.classification import ClassificationData, ImageSet, Sample, collate
 from data.crops import read_crop, resize_box
-from data.image_file import BadImage
+from data.image_file import ORIENTATION, BadImage
 
 sides = st.integers(1, 600)
 
@@ -75,6 +75,35 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
     # blue is a sawtooth, whose jumps decoding at another scale moves
     difference = (ours[:2].float() - theirs[:2].float()).abs()
     assert float(difference.mean()) < 1.5
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_their_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+    """At full scale and at a part of it, in the cache too; but not under boxes, which are of the stored image."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path, plain = tmp_path / f"turned{suffix}", tmp_path / f"upright{suffix}"
+    stored = smooth_image(400, 300)
+    stored.save(path, exif=exif, quality=95)
+    with Image.open(path) as image:
+        ImageOps.exif_transpose(image).save(plain, quality=95)
+
+    def part(height: int, width: int) -> tuple[float, float, float, float]:
+        return width / 8, height / 3, width / 8 + 160, height / 3 + 120
+
+    for side in (32, 120):
+        (ours, size), (expected, upright) = (read_crop(file, part, side) for file in (path, plain))
+        assert size == upright
+        assert (ours[:2].float() - expected[:2].float()).abs().mean() < 2
+    stored_size = (300, 400)
+    assert read_crop(path, part, 32, upright=False)[1] == stored_size
+    box = (40.0, 60.0, 200.0, 260.0)
+    for cached in (False, True):
+        found, wanted = (ImageSet([Sample(file, 0, None)], 64, cache_images=cached)[0] for file in (path, plain))
+        assert found["size"] == wanted["size"]
+        assert (found["image"][:2].float() - wanted["image"][:2].float()).abs().mean() < 2
+        assert ImageSet([Sample(path, 0, box)], 64, cache_images=cached)[0]["size"] == stored_size
 
 
 @pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 10, 90, 50), (5, 0, 80, 60)], ids=["all", "rows", "columns"])

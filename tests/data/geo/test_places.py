@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.demo.earth import write_earth
-from data.geo.places import GeoData, exif_position, read_csv, read_folder
+from data.geo.places import GeoData, GeoSet, Places, exif_position, read_csv, read_folder
+from data.image_file import ORIENTATION
 from tests.conftest import shared
 
 HEADER = "path,latitude,longitude\n"
@@ -190,3 +193,18 @@ def test_settings_that_leave_no_cell(root: Path) -> None:
         _ = data(root, max_photos=119, min_photos=119).labels
     with pytest.raises(UserError, match="it must be that 1 <= min_photos <= max_photos"):
         data(root, max_photos=[10], min_photos=50)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_photos_are_turned_upright(cached: bool, tmp_path: Path) -> None:
+    """As predictions turn them: a phone stores what it saw upright on its side."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored = np.zeros((30, 40, 3), np.uint8)
+    stored[:, :20] = 255  # the left half, which is above once it is turned
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    places, cells = Places([tmp_path / "a.png"], np.zeros((1, 2))), np.zeros((1, 1), np.int64)
+    (row,) = DataLoader(GeoSet(places, cells, 32, v2.Compose([v2.Identity()]), cached), None)
+    assert row["sizes"].tolist() == [40, 30]
+    assert (row["images"][:, :20] == 255).all()
+    assert (row["images"][:, 20:] == 0).all()
