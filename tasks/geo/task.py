@@ -53,7 +53,7 @@ class GeoTask(TaskModule):
         positions = positions_of(located.directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
         rows = np.concatenate([truth, great_circle_km(positions, truth)[:, None]], axis=1)
-        self.measured.update(torch.from_numpy(rows).to(self.device, torch.float32))
+        self.measured.update(torch.from_numpy(rows).to(batch.positions.device, torch.float32))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         rows = self.measured.compute().cpu().double().numpy()

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.config import load_config
 from tasks.run import execute
 from tests.conftest import ROOT, TINY, command, png_header, spawn, start_run, wait_until
 from tests.tasks.engine.test_refused import bad_input, settings
@@ -168,7 +169,7 @@ def test_a_name_that_is_taken(run: Path, scenes: Path) -> None:
 
 def test_a_checkpoint_of_another_task(run: Path, scenes: Path, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    content["suite"]["task"] = "faces"
+    content["suite"] |= {"task": "faces", "config": load_config(["task=faces"])}
     torch.save(content, tmp_path / "faces.ckpt")
     result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'faces.ckpt'}"))
     bad_input(result, "is a checkpoint of task=faces, not of task=detection")
