@@ -35,7 +35,7 @@ docs: .venv/ready
 docs-pictures: .venv/ready
 	$(BIN)/python -m tests.pictures
 
-# Every figure of BENCHMARKS.md that needs nothing but this repository, measured anew; hours, on an idle machine.
+# Runs the scripts that need nothing but this repository, and adds what they print to BENCHMARKS.md; hours, idle machine.
 benchmarks: .venv/ready
 	$(BIN)/python -m tests.benchmarks
 

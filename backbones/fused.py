@@ -1,7 +1,7 @@
-"""A convolution with its ReLU or ReLU6 in one pass over memory, on processors, for inference.
+"""A convolution with its ReLU or ReLU6 in one pass over memory: inference in bfloat16 on processors.
 
-oneDNN clips what it has just computed for nothing; as an operation of its own, ReLU6 takes as long as most of the
-convolutions of a MobileNet in bfloat16 (BENCHMARKS.md).
+oneDNN clips what it has just computed for nothing; as an operation of its own, ReLU6 is a third of the time that a
+MobileNet takes. In float32, whose products take longer, nothing is gained (BENCHMARKS.md).
 """
 
 from collections.abc import Iterable
@@ -20,25 +20,24 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def can_fuse(x: Tensor, layers: Iterable[nn.Module]) -> bool:
-    """Whether `convolve_and_clip` can stand for calling `layers`, of which the last is the activation: it calls no
-    hooks, and this torch must have the operation that torch.compile takes for it.
+    """Whether `convolve_and_clip` can stand for calling `layers`, of which the last is the activation. It calls no
+    hooks, and its operation, which torch.compile takes for it, is there only where oneDNN and the processor are.
     """
     *_, act = layers
-    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if dtype != torch.bfloat16 or type(act) not in CLIPS or not is_eager_cpu(x) or not len(x):
+        return False
     hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-    dtypes = (torch.float32, torch.bfloat16)
-    return available and type(act) in CLIPS and x.dtype in dtypes and is_eager_cpu(x) and not hooked
+    return not hooked and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def convolve_and_clip(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int, act: nn.Module
 ) -> Tensor:
-    """act(conv2d(x (B, C, H, W), weight, bias, stride, padding, 1, groups)), in autocast's precision where it is on."""
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    """act(conv2d(x (B, C, H, W), weight, bias, stride, padding, 1, groups)), in bfloat16."""
+    x, weight = x.bfloat16(), weight.bfloat16()
     name, limits = CLIPS[type(act)]
     found: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, (1, 1), groups, name, limits, ""
+        x, weight, None if bias is None else bias.bfloat16(), padding, stride, (1, 1), groups, name, limits, ""
     )
     return found

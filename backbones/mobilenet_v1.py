@@ -98,8 +98,9 @@ class ConvNormAct(Foldable, nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         if isinstance(norm, nn.Identity) and not torch.is_grad_enabled() and can_fuse(x, self):
-            prepared = self.conv.prepare(x, self.conv.weight) if isinstance(self.conv, SpatialConv2d) else None
-            x, weight, stride, padding = prepared or (x, self.conv.weight, (1, 1), (0, 0))
+            weight, stride, padding = self.conv.weight, (1, 1), (0, 0)
+            if isinstance(self.conv, SpatialConv2d):
+                x, weight, stride, padding = self.conv.prepare(x, weight)
             return convolve_and_clip(x, weight, self.conv.bias, stride, padding, self.conv.groups, self.act)
         if norm.training or not torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm2d):
             return super().forward(x)

@@ -7,7 +7,6 @@ pixels as the network sees; then only the crop is resized, in uint8. tests/bench
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -16,35 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.boxes import Box, center_box
-from data.image_file import Pixels, check_pixels, jpeg_orientation, read_content
+from data.image_file import SIDEWAYS, check_pixels, jpeg_orientation, read_content, turned
 from data.images import read_image
-
-
-class Turn(NamedTuple):
-    """What makes a stored image upright: its rows and columns swap places if `sideways`, and then either may be
-    reversed.
-    """
-
-    sideways: bool
-    down: int  # the step along the rows of the upright image, 1 or -1
-    across: int
-
-    def pixels(self, stored: Pixels) -> Pixels:
-        """The upright image of pixels (H, W, 3)."""
-        turned = stored.transpose(1, 0, 2) if self.sideways else stored
-        return turned[:: self.down, :: self.across]
-
-
-TURNS = {  # by EXIF orientation
-    1: None,
-    2: Turn(False, 1, -1),
-    3: Turn(False, -1, -1),
-    4: Turn(False, -1, 1),
-    5: Turn(True, 1, 1),
-    6: Turn(True, 1, -1),
-    7: Turn(True, -1, -1),
-    8: Turn(True, -1, 1),
-}
 
 
 def center_view(image: Tensor, share: float, resolution: int) -> Tensor:
@@ -97,12 +69,12 @@ def decode_crop(
     content: bytes, path: Path, choose: Callable[[int, int], Box], resolution: int, upright: bool = True
 ) -> tuple[Tensor, tuple[int, int]]:
     """`read_crop` of a file's content; `path` names it in errors."""
-    turn = TURNS[jpeg_orientation(content)] if upright else None
+    orientation = jpeg_orientation(content) if upright else 1
     if content[:2] == b"\xff\xd8":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(content)
             check_pixels(path, width, height)
-            sides = (width, height) if turn and turn.sideways else (height, width)
+            sides = (width, height) if orientation in SIDEWAYS else (height, width)
             box = choose(*sides)
             # the smallest size whose crop still has `resolution` pixels
             need = resolution / min(box[2] - box[0], box[3] - box[1])
@@ -114,7 +86,7 @@ def decode_crop(
                 min_width=min(width, math.ceil(need * width)),
                 min_factor=2,  # the scales above have no vectorised code
             )
-            return _resize(turn.pixels(pixels) if turn else pixels, box, sides, resolution), sides
+            return _resize(turned(pixels, orientation), box, sides, resolution), sides
         except ValueError:
             pass  # Pillow reads rarer kinds of JPEG, and tolerates harmless errors
     image, (height, width) = read_image(path, 1 << 30, upright, content)

@@ -57,6 +57,11 @@ def tasks_of(config: Mapping[str, Any]) -> Mapping[str, dict[str, Any]]:
     return parts
 
 
+def is_demo(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration's data set is a generated demo, for which ImageNet weights help little."""
+    return str(config["groups"]["data"]).startswith("demo_")
+
+
 def with_data(config: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """The configuration with the data settings of each of its tasks changed."""
     if "parts" not in config:

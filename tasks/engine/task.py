@@ -18,7 +18,7 @@ from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, settled
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.options import locate, result_type
-from tasks.engine.parts import input_side, tasks_of
+from tasks.engine.parts import input_side, is_demo, tasks_of
 from tasks.engine.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -359,11 +359,6 @@ def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str,
         group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
         group["params"].append(parameter)
     return list(groups.values())
-
-
-def is_demo(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration's data set is a generated demo, for which ImageNet weights help little."""
-    return str(config["groups"]["data"]).startswith("demo_")
 
 
 def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:

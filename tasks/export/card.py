@@ -11,6 +11,7 @@ import yaml
 
 from backbones.console import plain
 from tasks.engine.answers import Result
+from tasks.engine.parts import is_demo
 from tasks.engine.report import ABSENT
 
 CARD = "README.md"
@@ -187,7 +188,7 @@ def trained_on(facts: Mapping[str, Any]) -> str:
 def limits(facts: Mapping[str, Any]) -> str:
     config, found = facts["provenance"]["config"], facts["metrics"]
     lines = []
-    if config["groups"]["data"].startswith("demo_"):
+    if is_demo(config):
         lines.append("It was trained on drawn pictures, to show how the suite works: it knows no photographs.")
     if found.get("images") and found["images"] < 200:
         lines.append(f"It was measured on {found['images']} images only, which says little.")

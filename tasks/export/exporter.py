@@ -79,8 +79,8 @@ def export(config: dict[str, Any]) -> Path:
         spec.metrics = compared(config, module, count, before, after)
         spec.latency = latency(graph, runner, form, module.resolution, config["batch"])
         spec.note = data.note
-        if config["quantize"] != "int8_qat" and (shared := shared_sha256(whole["state_dict"])):
-            spec.provenance["shared_sha256"] = shared
+        if whole is not checkpoint and config["quantize"] != "int8_qat":  # which trains what was shared
+            spec.provenance["shared_sha256"] = shared_sha256(whole["state_dict"])
         finish(spec, module, folder, form)
     report(spec, target)
     if spec.metrics["drop"] > spec.metrics["max_drop"]:
@@ -107,8 +107,8 @@ def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
     return part_checkpoint(checkpoint, part) if tasks else checkpoint
 
 
-def shared_sha256(state: Mapping[str, Tensor]) -> str | None:
-    """Of the weights that several tasks of a run have; None where none are. Equal in files of one backbone."""
+def shared_sha256(state: Mapping[str, Tensor]) -> str:
+    """Of the weights that several tasks of a run have; equal in files of one backbone."""
     owners: dict[int, list[str]] = {}
     for name, tensor in state.items():
         owners.setdefault(tensor.data_ptr(), []).append(name)
@@ -116,7 +116,7 @@ def shared_sha256(state: Mapping[str, Tensor]) -> str | None:
     digest = hashlib.sha256()
     for name in shared:
         digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest() if shared else None
+    return digest.hexdigest()
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:

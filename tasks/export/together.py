@@ -65,13 +65,10 @@ def export_all(config: dict[str, Any]) -> Path:
         return export_each(config, list(settings["parts"]))
     if config["quantize"] == "int8_qat":
         raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
-    learning = [name for name, part in settings["parts"].items() if "distill" in part]
-    modules = {  # restore says so where no task learns from a teacher
-        name: restore(
-            part_checkpoint(checkpoint, name), config["teacher"] if not learning or name in learning else None
-        )
-        for name in settings["parts"]
-    }
+    learners = [name for name, part in settings["parts"].items() if "distill" in part]
+    asked = learners or settings["parts"]  # restore says so where no task learns from a teacher
+    teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
+    modules = {name: restore(part_checkpoint(checkpoint, name), teacher) for name, teacher in teachers.items()}
     write = write_weights if config["format"] == "torch" else write_one_pass
     seed_everything(settings["seed"], verbose=False)
     target = place(config, path, next(iter(modules.values())))

@@ -15,9 +15,9 @@ from data.base import Split, SuiteData
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
 from tasks.engine.options import locate
-from tasks.engine.parts import taken_from
+from tasks.engine.parts import is_demo, taken_from
 from tasks.engine.start import build_data
-from tasks.engine.task import TaskModule, grouped, is_demo
+from tasks.engine.task import TaskModule, grouped
 from tasks.multitask.data import JointBatch, JointData, naming
 from tasks.multitask.model import JointModel, own_parameters
 from tasks.multitask.processes import average_gradients, leave_out_averages

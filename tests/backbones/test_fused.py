@@ -1,5 +1,6 @@
 """A convolution that clips what it computes equals one that is clipped afterwards."""
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 
 from backbones import mobilenet_v1
 from backbones.mobilenet_v1 import ConvNormAct, Padding
+
+BF16 = torch.bfloat16
+supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+pytestmark = pytest.mark.skipif(not supported, reason="oneDNN has no bfloat16 on this processor")
 
 
 def folded(kernel: Literal[1, 3], stride: int, groups: int, activation: type[nn.Module], padding: Padding) -> Any:
@@ -26,29 +31,29 @@ def folded(kernel: Literal[1, 3], stride: int, groups: int, activation: type[nn.
     kind=st.sampled_from([(1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 8), (3, 2, 8)]),
     activation=st.sampled_from([nn.ReLU6, nn.ReLU]),
     padding=st.sampled_from(["same", "symmetric"]),
-    sides=st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    shape=st.tuples(st.integers(0, 3), st.just(8), st.integers(1, 20), st.integers(1, 20)),
+    mixed=st.booleans(),
     channels_last=st.booleans(),
 )
 def test_outputs_are_equal(
     kind: tuple[Literal[1, 3], int, int],
     activation: type[nn.Module],
     padding: Padding,
-    sides: tuple[int, int],
-    dtype: torch.dtype,
+    shape: tuple[int, int, int, int],
+    mixed: bool,
     channels_last: bool,
 ) -> None:
-    """But for rounding, under autocast too."""
-    layer = folded(*kind, activation, padding)
-    x = 3 * torch.randn(2, 8, *sides)
+    """But for rounding, under autocast and in bfloat16 itself, of no images too."""
+    layer, x = folded(*kind, activation, padding), 3 * torch.randn(shape)
+    if not mixed:
+        layer, x = layer.bfloat16(), x.bfloat16()
     if channels_last:
         x, layer = (each.to(memory_format=torch.channels_last) for each in (x, layer))
-    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.inference_mode(), torch.autocast("cpu", BF16) if mixed else nullcontext():
         expected = layer.act(layer.conv(x.clone()))
         actual = layer(x)
-    assert actual.dtype == expected.dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 0.05
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance / 2)
+    assert actual.dtype == expected.dtype == BF16
+    torch.testing.assert_close(actual, expected, atol=0.05, rtol=0.02)
 
 
 def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +64,7 @@ def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*args)
 
     monkeypatch.setattr(mobilenet_v1, "convolve_and_clip", counted)
-    layer, x = folded(3, 2, 8, nn.ReLU6, "same"), torch.randn(1, 8, 9, 9)
+    layer, x = folded(3, 2, 8, nn.ReLU6, "same").bfloat16(), torch.randn(1, 8, 9, 9, dtype=BF16)
 
     def taken(layer: nn.Module, x: Tensor, grad: bool = False) -> bool:
         calls.clear()
@@ -69,13 +74,13 @@ def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert taken(layer, x)
     assert not taken(layer, x, grad=True)
-    assert not taken(folded(1, 1, 1, nn.Hardswish, "same"), x)
-    assert not taken(ConvNormAct(8, 8).eval(), x)
-    assert not taken(folded(1, 1, 1, nn.ReLU6, "same").double(), x.double())
+    assert not taken(folded(3, 2, 8, nn.ReLU6, "same"), x.float())  # where nothing is gained
+    assert not taken(folded(1, 1, 1, nn.Hardswish, "same").bfloat16(), x)
+    assert not taken(ConvNormAct(8, 8).eval().bfloat16(), x)
     with torch.no_grad():
         program = torch.export.export(layer, (x,))
         torch.jit.trace(layer, (x,), check_trace=False)
-    assert len(calls) == 0
+    assert not calls
     assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
     layer.conv.register_forward_hook(lambda *_: None)  # as what counts costs and what takes int8's ranges has
     assert not taken(layer, x)

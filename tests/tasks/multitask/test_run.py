@@ -25,6 +25,7 @@ from tasks.engine.parts import composed
 from tasks.engine.signals import STOP, Stopped
 from tasks.engine.start import build_data
 from tasks.engine.task import restore
+from tasks.engine.train import prepare
 from tasks.export.__main__ import execute as export
 from tasks.multitask.task import JointTask
 from tasks.run import execute
@@ -232,8 +233,8 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     assert list(json.loads(result.stdout.partition(" ")[2])) == TASKS
 
 
-def test_weights_of_all_tasks(patched: Path, photo: Path, tmp_path: Path) -> None:
-    """One safetensors has what the tasks share once, answers as the run does, and a task can be added to it."""
+def test_weights_of_all_tasks(patched: Path, sets: dict[str, list[str]], photo: Path, tmp_path: Path) -> None:
+    """One safetensors has what the tasks share once, answers as the run does, and is a start of another run."""
     folder = export([f"ckpt={patched}", "part=all", "format=torch", f"output={tmp_path}"])
     spec = json.loads((folder / "model.json").read_text())
     assert set(spec["differences"].values()) == {0.0}
@@ -246,6 +247,10 @@ def test_weights_of_all_tasks(patched: Path, photo: Path, tmp_path: Path) -> Non
     answers = [next(load(path).predict(photo)).to_dict() for path in (patched, folder)]
     assert answers[0] == answers[1]
     assert "`dogs`" in (folder / "README.md").read_text()
+    _, module = prepare(composed([*given(sets, "dogs", "faces"), "multitask.share=norm", f"ckpt={folder}"])[0])
+    torch.testing.assert_close(dict(module.state_dict()), dict(load_checkpoint(patched)["state_dict"]), rtol=0, atol=0)
+    part = export([f"ckpt={folder}", "part=faces", "format=torch", f"output={tmp_path}"])
+    assert json.loads((part / "model.json").read_text())["differences"] == {"probabilities": 0.0}
 
 
 def test_a_header_that_names_tensors_that_are_not_there(patched: Path, tmp_path: Path) -> None:
