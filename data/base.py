@@ -203,7 +203,7 @@ class SuiteData(Base):
         Raises:
             UserError: shards cannot hold what the task trains on.
         """
-        raise UserError("this task's data cannot be written as shards: choose task=classification or task=geo")
+        raise UserError("this task's data cannot be written as shards: choose classification, detection, faces or geo")
 
     def examples(self) -> dict[str, int]:
         """How many training examples each class has; empty if that is not known, or there are no classes."""

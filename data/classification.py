@@ -165,12 +165,14 @@ class ClassificationData(SuiteData):
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
     def shard_rows(self, split: Split) -> list[Row]:
-        """Indices of classes, and boxes of samples that have one."""
+        """Indices of classes, or the attributes that are known; and boxes of samples that have one."""
         rows = []
         for path, label, box in self.samples(split):
+            facts: dict[str, Any] = {"label": label}
             if not isinstance(label, int):
-                raise UserError("attributes cannot be written to shards: choose a data set with one class an image")
-            rows.append(Row(path, {"label": label} | ({"box": [float(x) for x in box]} if box else {})))
+                known = zip(self.labels, label.tolist(), strict=True)
+                facts = {"attributes": {name: value for name, value in known if value >= 0}}
+            rows.append(Row(path, facts | ({"box": [float(x) for x in box]} if box else {})))
         return rows
 
     def examples(self) -> dict[str, int]:

@@ -20,7 +20,8 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
 from data.splits import Source, split_in_name, with_val
-from data.transforms import change_light, mosaic, view, whole
+from data.tar import Row, is_member
+from data.transforms import View, change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,17 @@ class Record:
     areas: np.ndarray  # (N,) pixels, of the object's outline if the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
     difficult: np.ndarray  # (N,) bool: objects that do not count, found or not
+
+
+def objects(record: Record) -> list[dict[str, Any]]:
+    """The objects of a record as the .json of a sample in a shard has them."""
+    columns = record.labels, record.boxes, record.areas, record.crowd, record.difficult
+    return [
+        {"label": label, "box": box, "area": area}
+        | ({"crowd": True} if crowd else {})
+        | ({"difficult": True} if difficult else {})
+        for label, box, area, crowd, difficult in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def usable(
@@ -99,6 +111,25 @@ class Augmentation:
     photometric: float = 0.0
 
 
+def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation) -> View:
+    """A view of an image (3, H, W), decoded from a file of the (height, width) `size`, with the objects of its record
+    except crowds.
+    """
+    scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
+    objects = ~record.crowd
+    return view(image, record.boxes[objects] * scale, record.labels[objects], crop=wanted.crop, flip=wanted.flip)
+
+
+def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, Tensor]:
+    """A view, or a mosaic of four, as an image (3, side, side) with its boxes (N, 4) and labels (N,); in another light
+    with the probability `photometric`.
+    """
+    image, boxes, labels = mosaic(views, side) if len(views) > 1 else whole(views[0], side)
+    if photometric and torch.rand(()) < photometric:
+        image = change_light(image)
+    return {"image": image, "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels)}
+
+
 class DetectionSet(Dataset[dict[str, Any]]):
     """Records as samples. An unreadable image is replaced by the next, and reported in the batch."""
 
@@ -116,25 +147,18 @@ class DetectionSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = first_readable(self._sample, index, len(self))
-        wanted = self.augmentation
+        wanted, views = self.augmentation, [sample["view"]]
         if wanted.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < wanted.mosaic:
             rows = torch.randint(len(self), (3,)).tolist()
             others = [first_readable(self._sample, row, len(self)) for row in rows]
-            image, boxes, labels = mosaic([s["view"] for s in (sample, *others)], self.side)
+            views += [other["view"] for other in others]
             sample["bad"] = [problem for s in (sample, *others) for problem in s["bad"]]
-        else:
-            image, boxes, labels = whole(sample["view"], self.side)
-        if wanted.photometric and torch.rand(()) < wanted.photometric:
-            image = change_light(image)
-        return sample | {"image": image, "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels)}
+        return sample | compose(views, self.side, wanted.photometric)
 
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
-        objects = ~record.crowd
-        crop, flip = self.augmentation.crop, self.augmentation.flip
-        seen = view(image, record.boxes[objects] * scale, record.labels[objects], crop=crop, flip=flip)
+        seen = draw_view(image, size, record, self.augmentation)
         return {"view": seen, "image_id": record.image_id, "size": size}
 
     def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
@@ -226,11 +250,15 @@ class DetectionData(SuiteData):
         """
         raise NotImplementedError("a data format defines records")
 
+    def shard_rows(self, split: Split) -> list[Row]:
+        """The objects of each image: index of the class, box in pixels, area, and if it is a crowd or difficult."""
+        return [Row(record.path, {"objects": objects(record)}) for record in self.records(split)]
+
     def build_dataset(self, split: Split) -> DetectionSet:
         records = self.records(split)
         if not records:
             raise UserError(f"{self.root}: the {split} split has no images")
-        if not any(record.path.exists() for record in records):
+        if not any(record.path.exists() or is_member(record.path) for record in records):
             raise UserError(
                 f"{self.root}: none of the {len(records)} images of the {split} split exist, such as {records[0].path}"
             )

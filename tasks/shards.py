@@ -9,6 +9,7 @@ from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 
 SPLITS = ("train", "val", "test", "gallery")
+READ_BY = {"geo": "place_shards", "detection": "box_shards", "faces": "face_shards"}  # others as images with a class
 
 
 def write(config: dict[str, Any]) -> None:
@@ -29,9 +30,8 @@ def write(config: dict[str, Any]) -> None:
     setup()
     console, output, task = Console(), Path(config["output"]), config["groups"]["task"]
     data = build_data(config)
-    geo = task == "geo"
-    given = ["task=geo", "data=place_shards"] if geo else ["task=classification", "data=shards"]
-    given.append(f"data.root={output}")
+    named = task if task in READ_BY else "classification"
+    given = [f"task={named}", f"data={READ_BY.get(task, 'shards')}", f"data.root={output}"]
     for split in config["splits"]:
         rows = data.shard_rows(split)
         seed = config["seed"] if split == "train" else None
@@ -40,7 +40,7 @@ def write(config: dict[str, Any]) -> None:
         console.print(f"{split}: {len(rows)} images in {count} shards", soft_wrap=True)
         if split == "train":
             given.append(f"data.train_count={len(rows)}")
-    if not geo:
+    if task != "geo":  # places have no classes
         with atomic_write(output / "classes.txt", "w") as file:
             file.writelines(f"{name}\n" for name in data.labels)
         given.append("data.classes=classes.txt")

@@ -36,6 +36,8 @@ def recognize(root: Path, family: str) -> Layout:
         raise UserError(f"data.root: there is no folder {root}")
     folder = Folder(root)
     found = {layout.option: layout for find in reversed(FAMILIES.get(family, ())) for layout in find(folder)}
+    if not found and family == "_detection":  # only then: images often lie beside the .tar that they came in
+        found = {layout.option: layout for layout in images.shards(folder, "box_shards")}
     if len(found) > 1:
         ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")

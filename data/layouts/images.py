@@ -44,10 +44,10 @@ def classification(folder: Folder) -> Iterator[Layout]:
 
 
 def faces(folder: Folder) -> Iterator[Layout]:
-    """CelebA as published, a table, or else images without labels."""
+    """CelebA as published, shards, a table, or else images without labels."""
     if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
         yield Layout("celeba", "CelebA as published")
-    elif found := [*tables(folder, "faces_csv", attributes)]:
+    elif found := [*shards(folder, "face_shards"), *tables(folder, "faces_csv", attributes)]:
         yield from found
     else:
         complain(folder, attributes)

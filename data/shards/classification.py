@@ -3,20 +3,18 @@
 import json
 import math
 import random
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
 from data.base import Split
 from data.boxes import Box
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage
-from data.remote import is_address
-from data.shards.stream import ShardLoaders, ShardStream, image_of
+from data.shards.labelled import LabelledShards
+from data.shards.stream import ShardStream, image_of
 from data.tar import Record
-from data.text import read_lines
 
 
 def class_of(record: Record) -> str:
@@ -55,56 +53,14 @@ def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> di
     return {"image": image, "mirror": mirror, **facts}
 
 
-class ShardClassificationData(ShardLoaders, ClassificationData):
-    """Images with a .cls file (an index or a name) or a .json with `label`.
+class ShardClassificationData(LabelledShards, ClassificationData):
+    """Images with a .cls file (an index or a name) or a .json with `label`."""
 
-    `classes` is a file below root with a class's name on each line, indices being those of the lines; without it,
-    shards on disk are read once for their classes and their number.
-    """
+    kinds = ("cls", "json")
+    least_labels = 2
 
-    def __init__(
-        self,
-        root: str,
-        resolution: int,
-        *,
-        train: str,
-        val: str,
-        test: str | None = None,
-        classes: str | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(root, resolution, **settings)
-        self.sources = {"train": train, "val": val, "test": test or val}
-        self.classes = classes
-
-    @cached_property
-    def _surveyed(self) -> tuple[int, list[str]]:
-        """How many images train, and the names of their classes."""
-        count, names = 0, set()
-        for record in self.survey("train", ("cls", "json")):
-            try:
-                names.add(class_of(record))
-                count += 1
-            except BadImage:
-                continue  # it is reported when it is to train
-        return count, sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
-
-    @cached_property
-    def labels(self) -> list[str]:
-        if self.classes is None:
-            if any(map(is_address, self.shards("train"))):
-                raise UserError("shards at addresses need data.classes=<a file with a class on each line>")
-            names = self._surveyed[1]
-        else:
-            names = read_lines(self.root / self.classes)
-        if len(names) < 2:
-            raise UserError(
-                f"{self.classes or self.sources['train']} names {len(names)} classes; at least 2 are needed"
-            )
-        return names
-
-    def count_train(self) -> int:
-        return self._surveyed[0]
+    def names_of(self, record: Record) -> list[str]:
+        return [class_of(record)]
 
     def build_dataset(self, split: Split) -> ImageSet:
         """An empty set, whose settings say how images are cropped."""
@@ -115,8 +71,5 @@ class ShardClassificationData(ShardLoaders, ClassificationData):
     def stream(self, split: Split, **settings: Any) -> ShardStream:
         views = self.dataset(split)
         assert isinstance(views, ImageSet)
-        classes = {name: i for i, name in enumerate(self.labels)}
-        if self.classes:
-            classes |= {str(i): i for i in range(len(classes))}
-        decode = partial(decode_image, views=views, classes=classes)
+        decode = partial(decode_image, views=views, classes=self.index)
         return ShardStream(self.shards(split), decode, **settings)

@@ -13,7 +13,6 @@ from data.geo.places import GeoData, Places, problem, sample
 from data.geo.s2 import Floats
 from data.image_file import BadImage
 from data.images import read_image
-from data.rejects import Rejects
 from data.shards.stream import ShardLoaders, ShardStream, image_of
 from data.table import POSITIONS
 from data.tar import Record
@@ -63,18 +62,8 @@ class ShardGeoData(ShardLoaders, GeoData):
         """The photos of a split on disk, as paths into its shards."""
         pattern = self.sources[split]
         if pattern not in self._places:
-            rejects, paths, positions, total = Rejects(self.root / pattern), [], [], 0
-            for record in self.survey(split, ("json",)):
-                total += 1
-                try:
-                    if record.kind is None:
-                        raise BadImage(Path(record.name), "without an image")
-                    positions.append(position_of(record))
-                    paths.append(Path(f"{record.name}.{record.kind}"))
-                except BadImage as error:
-                    rejects.add(error.args[1], record.name)
-            rejects.report(total, self.max_bad)
-            self._places[pattern] = Places(paths, np.array(positions))
+            found = self.read_all(split, lambda record, path: (path, position_of(record)))
+            self._places[pattern] = Places([path for path, _ in found], np.array([position for _, position in found]))
         return self._places[pattern]
 
     def count_train(self) -> int:

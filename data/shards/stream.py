@@ -6,13 +6,15 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData
 from data.image_file import BadImage, noting_salvaged
+from data.rejects import Rejects
 from data.remote import is_address
 from data.seeding import Stream, seed_all
 from data.tar import IMAGE_SUFFIXES, BadShard, Record, find_shards, read_records
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # of a sample's files, those that a task may read
 MOST_WAITING = 1 << 31  # bytes of the samples that a reader shuffles: of larger ones there are fewer
 Decode = Callable[[Record], dict[str, Any] | None]
+Found = TypeVar("Found")
 
 
 class ShardStream(Stream):
@@ -56,6 +59,7 @@ class ShardStream(Stream):
         self.batch_size = batch_size
         self.keep = keep  # bytes of shards at addresses, on disk
         self.random = random.Random()
+        self.done = torch.zeros(()).share_memory_()  # share of the training when the epoch began; StreamLoader sets it
         self.length: int | None = None  # of an epoch of all the readers of this rank
 
     def __len__(self) -> int:
@@ -148,6 +152,17 @@ class ShardStream(Stream):
         yield from buffer
 
 
+class StreamLoader(DataLoader):
+    """Tells the readers of a ShardStream, when an epoch begins, the share of the training that is `done`."""
+
+    done: Callable[[], float] = staticmethod(lambda: 0.0)
+
+    def __iter__(self) -> Any:
+        assert isinstance(self.dataset, ShardStream)
+        self.dataset.done.fill_(self.done())
+        return super().__iter__()
+
+
 class ShardLoaders(SuiteData):
     """Loaders over shards, for a class that inherits from a task's data class too. `sources` are patterns below root
     or addresses.
@@ -194,6 +209,24 @@ class ShardLoaders(SuiteData):
             except BadShard as error:
                 log.warning("%s: %s", *error.args)
 
+    def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
+        """What `read` makes of each sample of a split on disk, from its .json and the path of its image.
+
+        Raises:
+            UserError: a shard is not on disk, or more than the share `max_bad` of the samples cannot be used.
+        """
+        rejects, found, total = Rejects(self.root / self.sources[split]), [], 0
+        for record in self.survey(split, ("json",)):
+            total += 1
+            try:
+                if record.kind is None:
+                    raise BadImage(Path(record.name), "without an image")
+                found.append(read(record, Path(f"{record.name}.{record.kind}")))
+            except BadImage as error:
+                rejects.add(error.args[1], record.name)
+        rejects.report(total, self.max_bad)
+        return found
+
     def num_images(self, split: Split) -> float:
         if split != "train":
             return float("inf")  # unknown: they are read once
@@ -224,7 +257,9 @@ class ShardLoaders(SuiteData):
         dataset.length = None if share is None else share * max(1, self.workers)
         # Lightning warns of lengths of streams that several processes share; this one is right
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")
-        return DataLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
+        loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
+        loader.done = lambda: self.done()
+        return loader
 
 
 def image_of(record: Record) -> bytes:

@@ -21,7 +21,7 @@ from tasks.engine.ranks import first_process
 from tasks.engine.saved import is_staged
 from tasks.engine.signals import STOP, Stopped
 
-EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "optuna": "optuna"}
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "ray": "ray", "optuna": "optuna"}
 RESUBMIT = signal.SIGUSR2  # what submitit has sent before a job's time is over
 
 

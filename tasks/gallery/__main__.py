@@ -1,6 +1,7 @@
 """python -m tasks.gallery ckpt=<run> mode=build|add|remove|evaluate|query: locates photos by the most similar ones.
 
 Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gallery ckpt=<run> mode=build
+So do tasks of Ray:                     python -m tasks.gallery ckpt=<run> mode=build ray=local of=8
 """
 
 from pathlib import Path
@@ -29,7 +30,7 @@ def run(config: dict[str, Any]) -> None:
     from data.image_file import limit_pixels
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.engine.start import setup
-    from tasks.gallery import gallery, removal, report
+    from tasks.gallery import gallery, on_ray, removal, report
 
     setup()
     limit_pixels(config["max_pixels"])
@@ -39,6 +40,9 @@ def run(config: dict[str, Any]) -> None:
     folder = Path(config["folder"] or inside / "gallery")
     work = {"batch_size": config["batch_size"]}
     if config["mode"] == "build":
+        if config["ray"]:
+            on_ray.embed_parts(config)
+            config = config | {"of": None}  # the index is made here
         settings = {"index": config["index"], "shard_size": config["shard_size"], "share": share_of(config), **work}
         gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)
     elif config["mode"] == "add":

@@ -173,3 +173,25 @@ def test_torchrun_without_its_settings(
         monkeypatch.setenv(key, value)
     bad_input(command("run", *settings(dogs, tmp_path), *more), words)
     assert results(tmp_path) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs '.[ray]'")
+def test_a_sweep_on_ray_one_of_whose_workers_is_killed(dogs: Path, tmp_path: Path) -> None:
+    """Its run is done again."""
+    more = ["task.dropout=0,0.5", "backbone.alpha=0.25,0.3", "trainer.max_epochs=3"]
+    process = start_run("-m", "hydra/launcher=ray", *settings(dogs, tmp_path, *more))
+    wait_until(lambda: list(tmp_path.glob("dogs/*/checkpoints/last.ckpt")), process)
+    workers = [int(p.name) for p in Path("/proc").glob("[0-9]*") if titled(p, b"ray::_run_job")]
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert [run["state"] for run in results(tmp_path)] == ["finished"] * 4
+    assert len(list((tmp_path / "dogs").iterdir())) == 4
+
+
+def titled(place: Path, title: bytes) -> bool:
+    """Whether a process below /proc has this title."""
+    try:
+        return (place / "cmdline").read_bytes().startswith(title)
+    except OSError:  # it ended meanwhile
+        return False

@@ -1,0 +1,120 @@
+"""Detection on WebDataset tar shards: an image and a .json with its `objects` for each."""
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from data import detection
+from data.base import Split
+from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view
+from data.image_file import BadImage
+from data.images import read_image
+from data.shards.labelled import TrainingShards
+from data.shards.stream import ShardStream, image_of
+from data.tar import Record
+
+RECENT = 32  # images of a reader that a mosaic is made of
+
+
+def named_objects(record: Record) -> list[dict[str, Any]]:
+    """What a sample's .json lists under `objects`; BadImage if they are not objects with a label."""
+    try:
+        found = [dict(thing, label=str(thing["label"])) for thing in json.loads(record.files["json"])["objects"]]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
+    return found
+
+
+def objects_of(record: Record, classes: Mapping[str, int], path: Path, image_id: int = -1) -> detection.Record:
+    """The objects of a sample as a record; BadImage if one has another class, or a box that is none."""
+    found = named_objects(record)
+    if strange := next((thing["label"] for thing in found if thing["label"] not in classes), None):
+        raise BadImage(Path(record.name), f"there is no class {strange}")
+    try:
+        boxes = np.array([thing["box"] for thing in found], np.float64).reshape(len(found), 4)
+        areas = [float(thing.get("area", area)) for thing, area in zip(found, _areas(boxes), strict=True)]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadImage(Path(record.name), "an object without a box of four numbers") from error
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(boxes.astype(np.float32)).all() and np.isfinite(areas).all()
+    if not finite or not (boxes[:, 2:] > boxes[:, :2]).all():
+        raise BadImage(Path(record.name), "a box that is not left, top, right, bottom in pixels")
+    return detection.Record(
+        path=path,
+        image_id=image_id,
+        boxes=boxes,
+        labels=np.array([classes[thing["label"]] for thing in found], np.int64),
+        areas=np.array(areas, np.float64),
+        crowd=np.array([thing.get("crowd") is True for thing in found], bool),
+        difficult=np.array([thing.get("difficult") is True for thing in found], bool),
+    )
+
+
+def _areas(boxes: np.ndarray) -> list[float]:
+    areas: list[float] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).tolist()
+    return areas
+
+
+class DetectionStream(ShardStream):
+    """Training samples, as a DetectionSet makes them; the other three images of a mosaic are among the last RECENT that
+    the same reader has read in this epoch.
+    """
+
+    def __init__(self, shards: list[str], images: DetectionSet, classes: Mapping[str, int], **settings: Any) -> None:
+        super().__init__(shards, self.sample, **settings)
+        self.images, self.classes = images, classes
+        self.recent: deque[tuple[Tensor, tuple[int, int], detection.Record]] = deque(maxlen=RECENT)
+
+    def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
+        self.recent.clear()  # so that an epoch depends on its seed and number alone
+        return super()._samples(epoch, reader, readers)
+
+    def sample(self, record: Record) -> dict[str, Any]:
+        path, wanted = Path(record.name), self.images.augmentation
+        known = objects_of(record, self.classes, path)
+        image, size = read_image(path, self.images.read_side, content=image_of(record))
+        drawn = [(image, size, known)]
+        mosaics = len(self.recent) >= 3 and self.done < MOSAIC_UNTIL
+        if mosaics and torch.rand(()) < wanted.mosaic:
+            drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
+        self.recent.append((image, size, known))
+        views = [draw_view(*item, wanted) for item in drawn]
+        return compose(views, self.images.side, wanted.photometric) | {"image_id": -1, "size": size}
+
+
+class ShardDetectionData(TrainingShards, DetectionData):
+    """Images with a .json whose `objects` have `label` (an index or a name) and `box` (left, top, right and bottom in
+    pixels), and perhaps `area`, `crowd` and `difficult`.
+    """
+
+    def __init__(self, root: str, resolution: int, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        if self.balance:
+            raise UserError("data.balance draws images by their classes, which a stream of shards cannot")
+
+    def names_of(self, record: Record) -> set[str]:
+        return {thing["label"] for thing in named_objects(record)}
+
+    def records(self, split: Split) -> list[detection.Record]:
+        """The images of a split on disk."""
+        found = self.read_all(split, lambda record, path: objects_of(record, self.index, path))
+        return [replace(record, image_id=i) for i, record in enumerate(found)]
+
+    def build_dataset(self, split: Split) -> DetectionSet:
+        """Of train an empty set, whose settings say how its images are shown."""
+        if split == "train":
+            return DetectionSet([], self.resolution, self.augmentation)
+        return super().build_dataset(split)
+
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
+        images = self.dataset(split)
+        assert isinstance(images, DetectionSet)
+        return DetectionStream(self.shards(split), images, self.index, **settings)

@@ -1,0 +1,73 @@
+"""Face attributes on WebDataset tar shards: an image and a .json with its `attributes` for each."""
+
+import json
+import random
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbones.errors import UserError
+from data.base import Split
+from data.classification import ImageSet
+from data.crops import decode_crop
+from data.faces import UNKNOWN, VALUES, FacesData
+from data.image_file import BadImage
+from data.shards.labelled import TrainingShards
+from data.shards.stream import ShardStream, image_of
+from data.tar import Record
+
+
+def attributes_of(record: Record) -> dict[str, int]:
+    """The attributes, 1 or 0, that a sample's .json gives; BadImage if it gives none or other values."""
+    try:
+        return {str(name): VALUES[str(value)] for name, value in json.loads(record.files["json"])["attributes"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BadImage(Path(record.name), "without a .json of attributes that are 1 or 0") from error
+
+
+def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
+    """A sample's attributes (A,) int8, UNKNOWN where it does not give one; BadImage if it gives another."""
+    row = np.full(len(set(index.values())), UNKNOWN, np.int8)
+    for name, value in attributes_of(record).items():
+        if name not in index:
+            raise BadImage(Path(record.name), f"there is no attribute {name}")
+        row[index[name]] = value
+    return row
+
+
+def decode_face(record: Record, views: ImageSet, index: Mapping[str, int]) -> dict[str, Any]:
+    """A training sample."""
+    row, content = row_of(record, index), image_of(record)
+    image, size = decode_crop(content, Path(record.name), views.chooser(None), views.resolution, upright=True)
+    mirror = views.flip and random.random() < 0.5
+    facts = {"label": row, "path": record.name, "size": size, "row": -1, "view": 0}
+    return {"image": image, "mirror": mirror, **facts}
+
+
+class ShardFacesData(TrainingShards, FacesData):
+    """Images with a .json whose `attributes` are 1 or 0 (or -1) by their names; one that is not known is left out."""
+
+    def __init__(self, root: str, resolution: int, **settings: Any) -> None:
+        super().__init__(root, resolution, **settings)
+        if self.labelled_fraction < 1 or self.unlabelled_folder:
+            raise UserError("data.labelled_fraction and data.unlabelled_folder need images as files, not as shards")
+
+    def names_of(self, record: Record) -> list[str]:
+        return list(attributes_of(record))
+
+    def table(self, split: Split) -> dict[Path, np.ndarray]:
+        return dict(self.read_all(split, lambda record, path: (path, row_of(record, self.index))))
+
+    def build_dataset(self, split: Split) -> ImageSet:
+        """Of train an empty set, whose settings say how images are cropped."""
+        if split == "train":
+            return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
+        return super().build_dataset(split)
+
+    def stream(self, split: Split, **settings: Any) -> ShardStream:
+        views = self.dataset(split)
+        assert isinstance(views, ImageSet)
+        return ShardStream(self.shards(split), partial(decode_face, views=views, index=self.index), **settings)
