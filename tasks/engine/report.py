@@ -42,7 +42,8 @@ def shown_metrics(content: dict[str, Any]) -> dict[str, float]:
 
 def show(content: dict[str, Any], folder: Path, data: SuiteData) -> None:
     """Prints the metrics and where to look next."""
-    table = Table("metric", "value", title=f"{content['task']}, best of {content['epoch']} epochs")
+    title = f"{content['task']}, best of {content['epoch']} epochs"
+    table = Table("metric", "value", title=title, min_width=len(title))
     primaries = {content["primary"], *(f"{name}/{part['primary']}" for name, part in content.get("parts", {}).items())}
     for name, value in shown_metrics(content).items():
         table.add_row(name, f"{value:.3f}", style="bold" if name in primaries else None)

@@ -330,9 +330,10 @@ def describe(
     facts |= module.facts()
     if data.note:
         facts["note"] = data.note
+    classes = f"{len(module.labels)} class{'es' if len(module.labels) > 1 else ''}"
     console.print(
         f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
-        f"{module.resolution} px, {len(module.labels)} classes; writing to {folder}"
+        f"{module.resolution} px, {classes}; writing to {folder}"
     )
     for warning in overlaps(data):
         log.warning(warning)
