@@ -105,7 +105,8 @@ class ShardDetectionData(TrainingShards, DetectionData):
 
     def records(self, split: Split) -> list[detection.Record]:
         """The images of a split on disk."""
-        found = self.read_all(split, lambda record, path: objects_of(record, self.index, path))
+        index = self.index
+        found = self.read_all(split, lambda record, path: objects_of(record, index, path))
         return [replace(record, image_id=i) for i, record in enumerate(found)]
 
     def build_dataset(self, split: Split) -> DetectionSet:

@@ -59,7 +59,8 @@ class ShardFacesData(TrainingShards, FacesData):
         return list(attributes_of(record))
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        return dict(self.read_all(split, lambda record, path: (path, row_of(record, self.index))))
+        index = self.index
+        return dict(self.read_all(split, lambda record, path: (path, row_of(record, index))))
 
     def build_dataset(self, split: Split) -> ImageSet:
         """Of train an empty set, whose settings say how images are cropped."""
