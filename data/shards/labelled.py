@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split, SuiteData
+from data.base import Split, SuiteData
 from data.image_file import BadImage
 from data.remote import is_address
 from data.shards.stream import Found, ShardLoaders
@@ -100,8 +100,9 @@ class TrainingShards(LabelledShards):
 
     def check(self) -> None:
         super().check()
-        for split in SPLITS[1:]:
-            self.dataset(split)
+        self.dataset("val")
+        if self.sources["test"] != self.sources["val"]:
+            self.build_dataset("test")
 
     def summary(self) -> str:
         return SuiteData.summary(self)

@@ -16,7 +16,7 @@ from data.detection import DetectionData, Record
 from data.geo.places import GeoData
 from data.identities import IdentityData
 from data.notes import Notes, noted
-from data.shards.classification import ShardClassificationData
+from data.shards.labelled import LabelledShards
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -66,18 +66,20 @@ def read(data: SuiteData) -> Contents:
     Raises:
         UserError: one cannot be read, or this kind of data is not checked.
     """
+    if isinstance(data, LabelledShards):
+        raise UserError("shards are not checked: only data whose images are files")
     with noted() as notes, _warnings() as warnings:
         if isinstance(data, DetectionData):
             return _columns(data.labels, {s: data.records(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, IdentityData):  # each split numbers its own people
             people = {s: [Sample(sample.path, -1) for sample in data.samples(s)] for s in SPLITS}
             return _columns([], people, notes, warnings)
-        if isinstance(data, ClassificationData) and not isinstance(data, ShardClassificationData):
+        if isinstance(data, ClassificationData):
             return _columns(data.labels, {s: data.samples(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, GeoData):
             photos = {s: [Sample(path, -1) for path in data.places(s).paths] for s in SPLITS}
             return _columns([], photos, notes, warnings)
-    raise UserError("shards are not checked: only data whose images are files")
+    raise UserError("this kind of data is not checked")
 
 
 @contextmanager
