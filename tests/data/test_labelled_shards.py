@@ -25,6 +25,7 @@ from tasks.run import execute
 from tests.conftest import command
 from tests.data.test_detection import coco_data
 from tests.data.test_shards import TINY, image, write_shard
+from tests.tasks.engine.test_run import bad_input
 
 READ: dict[str, Any] = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "cache_gb": 0}
 PLAIN: dict[str, Any] = {"crop": False, "flip": False, "photometric": 0.0, "mosaic": 0.0}
@@ -209,3 +210,8 @@ def test_what_a_stream_cannot_do(boxes: Path, attributes: Path) -> None:
         face_data(attributes, labelled_fraction=0.5)
     with pytest.raises(UserError, match=r"this task measures on shards that are on disk"):
         box_data(boxes, val="http://localhost/val-0.tar").dataset("val")
+
+
+def test_shards_are_not_checked(boxes: Path) -> None:
+    result = command("check", "task=detection", "data=box_shards", f"data.root={boxes}")
+    bad_input(result, "shards are not checked: only data whose images are files")
