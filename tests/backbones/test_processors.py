@@ -43,3 +43,16 @@ def test_a_process_of_one_core_uses_one() -> None:
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_waiting_threads_soon_sleep(given: dict[str, str], wanted: str) -> None:
+    """As a command sets it before torch is loaded, unless the user has."""
+    program = "import os, sys, tasks.run; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", wanted]
