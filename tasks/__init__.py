@@ -3,19 +3,12 @@
 From Python: `from tasks import load; load("runs/detection/x").predict(["a.jpg"])`.
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.inference.load import load
 
 __all__ = ["load"]
-
-# OpenMP's threads wait for each other dozens of times in a step. One that spins meanwhile takes the core from other
-# processes, another run of a sweep among them, so they soon sleep (BENCHMARKS.md, Shared cores). libgomp reads this
-# when torch is loaded.
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ from tests.data.test_shards import TINY, image, write_shard
 from tests.tasks.engine.test_run import bad_input
 
 READ: dict[str, Any] = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "cache_gb": 0}
-PLAIN: dict[str, Any] = {"crop": False, "flip": False, "photometric": 0.0, "mosaic": 0.0}
+PLAIN: dict[str, Any] = {"crop": False, "flip": False, "photometric": 0.0, "mosaic": 0.0, "cache_images": False}
 
 
 def written(data: SuiteData, root: Path) -> Path:
