@@ -3,10 +3,13 @@
 import math
 import os
 import platform
+import statistics
+import time
 from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+LOAD = Path("/proc/loadavg")
 
 
 def usable_cores() -> int:
@@ -27,6 +30,26 @@ def quota(root: Path = CGROUPS) -> int:
         if granted != "max" and int(granted) > 0:
             return math.ceil(int(granted) / int(period))
     return 1 << 16
+
+
+def others_running(load: Path = LOAD) -> int:
+    """How many other threads compute at this moment, or wait for a processor to; 0 where the system does not say."""
+    found = []
+    for _ in range(5):
+        with suppress(OSError, ValueError, IndexError):
+            found.append(int(load.read_text().split()[3].partition("/")[0]) - 1)
+        time.sleep(0.01)
+    return int(statistics.median(found)) if found else 0
+
+
+def share_cores() -> None:
+    """Has OpenMP's waiting threads sleep, unless the environment says how they wait. They wait for each other dozens of
+    times in a training step, and one that spins takes the core from whoever has work: two trainings on two cores would
+    take 2.7 times as long. Alone a step is a sixth slower for it (BENCHMARKS.md, Shared cores). libgomp reads the
+    variable when torch is loaded.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def processor_name() -> str:

@@ -14,6 +14,7 @@ from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
 from backbones.errors import UserError, first_line
+from backbones.processors import others_running, share_cores, usable_cores
 from tasks.engine.config import CONF, one_line_errors, saved_groups
 from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
 from tasks.engine.names import check_names, run_name
@@ -104,6 +105,8 @@ def run() -> None:
     given = [a for a in sys.argv[1:] if not a.startswith("-")]
     hydras = [a for a in given if a.lstrip("+~").startswith(("hydra/", "hydra."))]
     overrides = [a for a in given if a not in hydras]
+    if 2 * others_running() >= usable_cores() or any(a.startswith("hydra/launcher=") for a in hydras):
+        share_cores()
     with one_line_errors():
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones.processors import quota
+from backbones.processors import others_running, quota, share_cores, usable_cores
 from tests.conftest import ROOT
 
 
@@ -46,13 +46,41 @@ def test_a_process_of_one_core_uses_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+    ("given", "wanted"), [({}, "PASSIVE"), ({"GOMP_SPINCOUNT": "7"}, None), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
 )
-def test_waiting_threads_soon_sleep(given: dict[str, str], wanted: str) -> None:
-    """As a command sets it before torch is loaded, unless the user has."""
-    program = "import os, sys, tasks.run; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
-    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user says how they wait."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    share_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == wanted
+
+
+def test_a_run_beside_others_shares_its_cores() -> None:
+    """It is known before torch is loaded, which reads it."""
+    program = (
+        "import os, sys, tasks.run as run\n"
+        "run.execute = lambda overrides: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))\n"
+        "sys.argv = ['run', 'task=dogs']\n"
+        "run.main()"
     )
-    assert result.stdout.split() == ["False", wanted]
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, usable_cores() // 2))]
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert result.stdout.split() == ["False", "PASSIVE"]
+
+
+def test_how_many_others_run(tmp_path: Path) -> None:
+    (tmp_path / "load").write_text("0.20 0.18 0.12 3/80 11206\n")
+    assert others_running(tmp_path / "load") == 2
+    (tmp_path / "load").write_text("no load")
+    assert others_running(tmp_path / "load") == others_running(tmp_path / "none") == 0
