@@ -7,6 +7,7 @@ from typing import Any
 from backbones.errors import UserError
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
+from tasks.engine.parts import JOINT
 
 SPLITS = ("train", "val", "test", "gallery")
 READ_BY = {"geo": "place_shards", "detection": "box_shards", "faces": "face_shards"}  # others as images with a class
@@ -22,6 +23,8 @@ def write(config: dict[str, Any]) -> None:
         raise UserError(f"part={config['part']} of={config['of']}: parts count from 0")
     if unknown := set(config["splits"]) - set(SPLITS):
         raise UserError(f"splits={min(unknown)}: choose from {', '.join(SPLITS)}")
+    if config["groups"]["task"] == JOINT:
+        raise UserError(f"task={JOINT}: the shards of its tasks are written one task at a time")
     from backbones.console import Console
     from backbones.files import atomic_write
     from data.shards.write import write_shards

@@ -120,6 +120,6 @@ def test_a_box_that_is_none(box: str) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     result = command("shards", "task=multitask", f"output={tmp_path}")
-    bad_input(result, "this task's data cannot be written as shards")
+    bad_input(result, "the shards of its tasks are written one task at a time")
     with pytest.raises(UserError, match="cannot be written"):
         write_shards([], Path("/proc/none"), "train", size=1, seed=None)
