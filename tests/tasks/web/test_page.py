@@ -90,8 +90,8 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes
 
 
 def test_a_browser_that_goes_away_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (page := tmp_path / "page.html").write_bytes(bytes(1 << 25))  # more than waits on the way
-    with server(page, "localhost", 0) as running:
+    (path := tmp_path / "page.html").write_bytes(bytes(1 << 25))  # more than waits on the way
+    with server(path, "localhost", 0) as running:
         running.daemon_threads = False  # so that the end waits for their answers
         threading.Thread(target=running.serve_forever, daemon=True).start()
         with socket.create_connection(running.server_address[:2]) as browser:
