@@ -279,6 +279,24 @@ def test_a_file_of_each_task(patched: Path, run: Path, tmp_path: Path) -> None:
     assert json.loads((other / "model.json").read_text())["provenance"]["shared_sha256"] != shared[0]
 
 
+def test_a_teacher_is_given_to_the_tasks_that_learn_from_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tasks with a file each, too: detection learns from none, and would refuse it."""
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["multitask"]["share"] = "norm"
+    torch.save(content, tmp_path / "norm.ckpt")
+    asked: dict[str, str | None] = {}
+
+    def note(config: dict[str, Any]) -> Path:
+        asked[config["part"]] = config["teacher"]
+        return tmp_path / config["part"]
+
+    monkeypatch.setattr("tasks.export.together.export", note)
+    assert export([f"ckpt={tmp_path / 'norm.ckpt'}", "part=all", "format=onnx", "teacher=mine.csv"]) == tmp_path
+    assert asked == {"detection": None, "dogs": "mine.csv", "faces": "mine.csv"}
+
+
 def test_what_one_file_cannot_hold(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantize=int8_qat trains one task on: export each by part=<task>"):
         export([f"ckpt={run}", "part=all", "format=onnx", "quantize=int8_qat"])
