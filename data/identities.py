@@ -14,6 +14,7 @@ from backbones.errors import UserError
 from data.base import SPLITS, Split
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
+from data.files import is_hidden
 from data.folders import class_folders
 from data.text import read_lines
 
@@ -126,7 +127,7 @@ class IdentityData(ClassificationData):
     def _all(self) -> dict[str, list[Path]]:
         """The people of the folder `train` and their images; empty if the images are not in folders of people."""
         folder = self.root / str(self.folders["train"])
-        if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
+        if folder.is_dir() and not any(p.is_dir() and not is_hidden(p.name) for p in folder.iterdir()):
             return {}
         return class_folders(folder)
 

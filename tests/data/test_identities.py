@@ -52,12 +52,15 @@ def test_a_batch_has_several_images_of_each_person(faces: Path) -> None:
     assert {m["label"] for m in many} == {many[0]["label"]}
 
 
-def test_images_of_nobody_knows_whom(faces: Path) -> None:
+def test_images_of_nobody_knows_whom(faces: Path, tmp_path: Path) -> None:
     found = data(faces, train="img_align_celeba")
     assert found.labels == []
     assert {s.label for s in found.samples("train")} == {-1}
     with pytest.raises(UserError, match=r"has no folders of people; set data\.images_per_person=1"):
         data(faces, train="img_align_celeba", images_per_person=4).build_dataset("train")
+    shutil.copytree(faces / "img_align_celeba", tmp_path / "unpacked")
+    (tmp_path / "unpacked" / "__MACOSX").mkdir()  # which macOS adds to archives
+    assert data(tmp_path, train="unpacked").labels == []
 
 
 @pytest.mark.parametrize(
