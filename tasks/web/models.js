@@ -30,10 +30,12 @@ async function run(model, data, images) {  // the outputs of the first image, an
 // ---- pixels: the same as Pillow's, bit by bit, so that answers are those of Python
 
 let gl = null;
-function colours(bitmap) {  // RGBA as the file stores it; null where the browser has no WebGL, or the image is too large for it
+// RGBA of an image as its file stores it; null where the browser has no WebGL, or the image is too large for it
+function colours(bitmap) {
   if (!gl || gl.isContextLost()) gl = document.createElement("canvas").getContext("webgl");
   if (!gl) return null;
-  const {width, height} = bitmap, pixels = new Uint8Array(4 * width * height), texture = gl.createTexture(), buffer = gl.createFramebuffer();
+  const {width, height} = bitmap, pixels = new Uint8Array(4 * width * height);
+  const texture = gl.createTexture(), buffer = gl.createFramebuffer();
   gl.bindTexture(gl.TEXTURE_2D, texture);
   gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
   gl.bindFramebuffer(gl.FRAMEBUFFER, buffer);

@@ -129,7 +129,8 @@ def test_two_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     content = torch.load(small / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["data"]["batch_size"] = 2  # which limits no pictures
     torch.save(content, tmp_path / "few.ckpt")
-    assert compare(monkeypatch, f"a={tmp_path / 'few.ckpt'}", f"b={large}", f"output={tmp_path / 'few'}", "images=4") == 0
+    more = (f"b={large}", f"output={tmp_path / 'few'}", "images=4")
+    assert compare(monkeypatch, f"a={tmp_path / 'few.ckpt'}", *more) == 0
     assert Image.open(tmp_path / "few" / "pair.png").size == (6 * 306 + 6, 2 * 306 + 6)
     assert compare(monkeypatch, f"a={small}", f"b={trained / 'dogs' / 'dogs'}") == 2
     assert "a is a run of task=detection and b of task=dogs" in capsys.readouterr().err

@@ -227,8 +227,8 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     assert list(answer.to_dict()) == TASKS
     assert answer.draw().width >= 480
     (none,) = load(folder, threshold=0.99).predict(photo)
-    rows = [part[key] for part, key in zip(none.to_dict().values(), ("detections", "classes", "attributes"), strict=True)]
-    assert rows == [[], [], []]
+    keys = ("detections", "classes", "attributes")
+    assert [none.to_dict()[task][key] for task, key in zip(TASKS, keys, strict=True)] == [[], [], []]
     result = subprocess.run(
         [sys.executable, folder / "example.py", photo], capture_output=True, text=True, timeout=120, check=False
     )
