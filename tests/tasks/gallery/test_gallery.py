@@ -285,18 +285,15 @@ def test_a_photo_of_which_few_neighbours_are_found_or_none(
             similarities[:, most:], rows[:, most:] = np.finfo(np.float32).min, -1
             return similarities, rows
 
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not JSON")
-
     monkeypatch.setattr("tasks.gallery.gallery.read_index", Approximate)
     ask(run, mode="query", input=run.parents[2] / "earth" / "val", output=tmp_path)
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert len(lines) == 12
-    for line in (json.loads(line, parse_constant=refuse) for line in lines):
+    for line in (json.loads(line, parse_constant=pytest.fail) for line in lines):
         assert len(line["neighbours"]) == most
         assert (line["retrieval"] == pytest.approx(line["classification"], abs=1e-4)) == (not most)
     ask(run, mode="evaluate", output=tmp_path)
-    found = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=refuse)
+    found = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert (found["retrieval"] == pytest.approx(found["classification"], abs=1e-3)) == (not most)
 
 
