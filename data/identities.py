@@ -44,7 +44,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     """
     head, *lines = [*read_lines(path), ""]
     numbers = head.split()
-    if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
+    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
         raise UserError(f"{path} should start with the number of folds and of pairs in each")
     count, size = map(int, numbers)
     row = {(s.path.parent.name, s.path.stem): i for i, s in enumerate(samples)}
@@ -53,7 +53,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     def find(line: int, person: str, number: str) -> int:
         if person not in people:
             raise UserError(f"{path}, line {line}: there are no images of {person}")
-        if not number.isdigit() or (person, f"{person}_{int(number):04d}") not in row:
+        if not number.isdecimal() or (person, f"{person}_{int(number):04d}") not in row:
             raise UserError(f"{path}, line {line}: {person} has no image number {number}")
         return row[person, f"{person}_{int(number):04d}"]
 

@@ -68,10 +68,12 @@ def test_images_of_nobody_knows_whom(faces: Path, tmp_path: Path) -> None:
     [
         (1, "Nobody\t1\t2", "line 2: there are no images of Nobody"),
         (1, "Drawn_017\t1\t9", "line 2: Drawn_017 has no image number 9"),
+        (1, "Drawn_017\t1\t\u00b2", "line 2: Drawn_017 has no image number \u00b2"),
         (2, "Drawn_017\t1\tNobody\t2", "line 3: there are no images of Nobody"),
         (2, "Drawn_017", "line 3: should be"),
         (1, "", "announces"),
         (0, "ten", "should start with the number of folds"),
+        (0, "\u00b2\t3", "should start with the number of folds"),
     ],
 )
 def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Path, tmp_path: Path) -> None:
