@@ -138,6 +138,8 @@ class CsvData(FacesData):
                 rejects.add("without an image", name)
             elif path in found:
                 rejects.add("that repeat an image", name)
+            elif self.split_name and split is None:
+                rejects.add("without a split", name)
             elif wrong := self._wrong(more):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
@@ -203,5 +205,7 @@ class CsvData(FacesData):
         index = {name: i for i, name in enumerate(self.labels)}
         rows = self.splits[split]
         if strange := sorted({str(row.truth) for row in rows.values()} - index.keys()):
-            raise UserError(f"{self.root / str(self.files[split])} has a class that train lacks: {strange[0]}")
+            own, train = self.files[split], self.files["train"]
+            where = self.root / own if own else f"{self.root / str(train)}: {split}"
+            raise UserError(f"{where} has a class that train lacks: {strange[0]}")
         return [Sample(path, index[str(row.truth)]) for path, row in rows.items()]

@@ -88,6 +88,16 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     return found
 
 
+def check_apart(wanted: str, output: Path) -> None:
+    """Checks that a folder `input` will not hold what is written to `output`, which the next call would read.
+
+    Raises:
+        UserError: `output` lies in it.
+    """
+    if Path(wanted).is_dir() and output.resolve().is_relative_to(Path(wanted).resolve()):
+        raise UserError(f"output={output} lies inside input={wanted}; choose a folder elsewhere")
+
+
 def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[Path]:
     """The output path of each file: its place below the folder that all have in common, with its full name, so that no
     two are the same.

@@ -14,6 +14,7 @@ from backbones.errors import UserError
 from data.base import SPLITS, Split
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
+from data.files import is_hidden
 from data.folders import class_folders
 from data.text import read_lines
 
@@ -43,7 +44,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     """
     head, *lines = [*read_lines(path), ""]
     numbers = head.split()
-    if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
+    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
         raise UserError(f"{path} should start with the number of folds and of pairs in each")
     count, size = map(int, numbers)
     row = {(s.path.parent.name, s.path.stem): i for i, s in enumerate(samples)}
@@ -52,7 +53,7 @@ def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
     def find(line: int, person: str, number: str) -> int:
         if person not in people:
             raise UserError(f"{path}, line {line}: there are no images of {person}")
-        if not number.isdigit() or (person, f"{person}_{int(number):04d}") not in row:
+        if not number.isdecimal() or (person, f"{person}_{int(number):04d}") not in row:
             raise UserError(f"{path}, line {line}: {person} has no image number {number}")
         return row[person, f"{person}_{int(number):04d}"]
 
@@ -126,7 +127,7 @@ class IdentityData(ClassificationData):
     def _all(self) -> dict[str, list[Path]]:
         """The people of the folder `train` and their images; empty if the images are not in folders of people."""
         folder = self.root / str(self.folders["train"])
-        if folder.is_dir() and not any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir()):
+        if folder.is_dir() and not any(p.is_dir() and not is_hidden(p.name) for p in folder.iterdir()):
             return {}
         return class_folders(folder)
 

@@ -21,6 +21,7 @@ TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "
 SPLIT_COLUMNS = ("split", "subset", "partition")
 POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
 BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
+BINARY |= {"1.0": 1, "0.0": 0, "-1.0": 0}  # as pandas writes a column in which some are unknown
 GROUP = re.compile(r"\w+(_id|_ID|Id|ID)")
 
 

@@ -1,6 +1,8 @@
 """Text files of data sets: lists, JSON, YAML."""
 
+import codecs
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,22 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read: {reason}") from error
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list of file names, which may hold bytes that are not UTF-8, and all that other text files end
+    lines by, such as U+2028: a line feed alone ends a name.
+
+    Raises:
+        UserError: it is absent, or not a regular file.
+    """
+    try:
+        check_regular(path, None)
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    *lines, last = os.fsdecode(content.removeprefix(codecs.BOM_UTF8)).split("\n")
+    return [*lines, last] if last else lines
 
 
 def read_json(path: Path, most: int | None = None) -> Any:

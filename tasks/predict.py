@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from backbones.errors import UserError
 from backbones.processors import usable_cores
-from data.files import find_images, output_paths
+from data.files import check_apart, find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
@@ -39,8 +39,7 @@ def predict(config: dict[str, Any]) -> None:
     files = find_images(config["input"])
     output = Path(config["output"])
     targets = dict(zip(files, output_paths(files, output, f".{config['format']}"), strict=True))
-    if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
-        raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
+    check_apart(config["input"], output)
 
     from rich.progress import track
 

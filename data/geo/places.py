@@ -66,6 +66,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
     """
     rejects, paths, positions, total = Rejects(path), [], [], 0
+    inside = os.path.join(os.path.abspath(root), "")  # whose end is a separator, as of "/" as well
     try:
         check_regular(path, None)
         images = Images(path, root)
@@ -80,7 +81,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
                     latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
                     photo = images.find(row[name_at]) or root / row[name_at]
                     kind = problem(latitude, longitude)
-                    if not os.path.abspath(photo).startswith(f"{os.path.abspath(root)}{os.sep}"):
+                    if not os.path.abspath(photo).startswith(inside):
                         kind = f"with a file outside of {root}"
                 except (ValueError, IndexError):
                     kind = "without numbers"
@@ -276,6 +277,11 @@ class GeoData(SuiteData):
         super().check()
         for split in SPLITS:
             photos = self.places(split).paths[:1000]
+            if not photos:
+                raise UserError(
+                    f"{self.root}: no photos are left for {split}, as those within about 100 m are in one split; "
+                    "say by data.val= which are val's"
+                )
             if not any(path.is_file() for path in photos):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
 

@@ -79,17 +79,17 @@ def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
     first = modules[0].config
     rows: list[list[Tensor]] = []
     for module in modules:
-        data = saved_data(module.config | {"data": first["data"], "groups": first["groups"]}, root, workers=0)
+        own = module.config | {"data": first["data"], "groups": first["groups"]}
+        data = saved_data(own, root, workers=0, batch_size=count)
         if module is modules[0] and module.closed_set:
             data.use_labels(module.labels)
         if data.labels != module.labels:
             raise UserError("b does not know the same classes as a, so that their images cannot be compared")
         batch = next(iter(data.val_dataloader()))
-        shown = min(count, len(batch.images))
         with torch.inference_mode():
-            predictions = module.predict(batch.images[:shown], batch.sizes[:shown])
+            predictions = module.predict(batch.images, batch.sizes)
         if not rows:
-            truths = module.ground_truth(batch)[:shown]
+            truths = module.ground_truth(batch)
             images = [resize(im, size.tolist()) for im, size in zip(batch.images, batch.sizes, strict=True)]
             rows = [[module.draw(im, truth)] for im, truth in zip(images, truths, strict=False)]
         for row, image, prediction in zip(rows, images, predictions, strict=False):

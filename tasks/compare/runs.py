@@ -149,7 +149,8 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
     run.latency_ms = browser_latency(run.folder) or _number(content.get("speed", {}).get("latency_ms"))
     run.seconds, run.epochs = _number(content["seconds"]), _whole(content["epoch"])
     run.resolution = _whole(content.get("resolution"))
-    run.changed = dict(content.get("changed", {}))
+    # NaN and Infinity as words: in the page, whose JSON has no such numbers, they would end it for all runs
+    run.changed = dict(json.loads(json.dumps(content.get("changed", {})), parse_constant=str))
 
 
 def browser_latency(folder: Path) -> float | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +39,7 @@ class Cached(Teacher):
                     if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later, without a word
                         with partial.open("r+b") as file:
                             os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-                    with suppress(FileExistsError):  # another process was faster; both must map the same file
-                        os.link(partial, self.path)
+                    name_once(partial, self.path)
                 finally:
                     partial.unlink(missing_ok=True)
             self.known = np.lib.format.open_memmap(self.path, "r+")
@@ -66,3 +64,14 @@ class Cached(Teacher):
             self.known[rows[missing], views[missing], :-1] = answers
             self.known[rows[missing], views[missing], -1] = 1  # after the answers, so that none is taken for known
         return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)
+
+
+def name_once(partial: Path, path: Path) -> None:
+    """Gives a file its name, unless there is one of that name: processes that begin together map the same file."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            partial.replace(path)

@@ -53,7 +53,7 @@ def load_teacher(
             teacher = _from_timm(source, student.form)
         try:
             count = teacher(torch.zeros(1, 3, resolution, resolution)).shape[1]
-        except (RuntimeError, ValueError, IndexError) as error:
+        except Exception as error:  # onnxruntime's own exceptions share no other base
             raise UserError(f"teacher={source} cannot look at {resolution} pixels: {first_line(error)}") from error
     if student.form == "embedding" and count != student.outputs:
         raise UserError(
@@ -73,9 +73,12 @@ def teacher_labels(source: str) -> list[str]:
     """
     if source.endswith((".csv", ".npz")):
         return _read_table(Path(source))[1]
-    if not Path(source).exists():
+    if source.endswith(".onnx") or not Path(source).exists():
         raise UserError(f"teacher={source} does not name its outputs; set data.attributes=[names]")
-    return list(load_checkpoint(source)["suite"]["labels"])
+    suite = load_checkpoint(source)["suite"]
+    if "labels" not in suite:
+        raise UserError(f"teacher={source} is a backbone alone, which says nothing of an image")
+    return list(suite["labels"])
 
 
 def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
@@ -166,6 +169,8 @@ def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher,
     if form != "embedding" and names:
         if missing := [label for label in labels if label not in names]:
             raise UserError(f"teacher={path} has no column {missing[0]}")
+        if len(names) != values.shape[1]:
+            raise UserError(f"teacher={path} names {len(names)} columns and has {values.shape[1]}")
         values = values[:, [names.index(label) for label in labels]]
     found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
     if form == "embedding":
@@ -187,13 +192,17 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as content:
                 names = [str(n) for n in content["labels"]] if "labels" in content else []
-                return [str(f) for f in content["files"]], names, content["outputs"]
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row]
-        values = np.array([row[1:] for row in rows], np.float32)
-        return [row[0] for row in rows], [name.strip() for name in header[1:]], values
-    except (OSError, ValueError, KeyError, EOFError, csv.Error, *BAD_ARRAY) as error:
+                files, values = [str(f) for f in content["files"]], np.asarray(content["outputs"], np.float32)
+        else:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                header, *rows = [row for row in csv.reader(file) if row]
+            values = np.array([row[1:] for row in rows], np.float32)
+            files, names = [row[0] for row in rows], [name.strip() for name in header[1:]]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, *BAD_ARRAY) as error:
         raise UserError(f"teacher={path} cannot be read as a table: {first_line(error)}") from error
+    if values.ndim != 2 or len(values) != len(files):
+        raise UserError(f"teacher={path} should have a row of outputs for each of its {len(files)} images")
+    return files, names, values
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

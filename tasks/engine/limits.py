@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 GAINS = ((1 / 3, 0.1, "after the first third"), (3 / 4, 0.02, "in the last quarter"))
 FELL_BACK = 0.03  # of the best value, lost since
 HARDLY = 0.05  # the best value of a metric that is better high, below which its changes say nothing
+LEFT = 0.005  # below the highest value, so little that it says nothing either
 FEW = 30  # training examples of a class
 
 
@@ -26,21 +27,27 @@ def what_limited(
     mode: Literal["max", "min"],
     examples: Mapping[str, int] | None = None,
     by_class: Mapping[str, float] | None = None,
+    highest: float | None = 1.0,
 ) -> list[str]:
     """Sentences on a finished training, none where nothing stands out. `examples` of training and the metric `by_class`
-    are by the names of the classes.
+    are by the names of the classes. `highest` is the value beyond which a metric that is better high cannot go.
     """
     points = [p for p in history if math.isfinite(p.primary)]
-    told = _curve(points, 1 if mode == "max" else -1) if len(points) > 1 else ""
+    told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""
     return [text for text in (told, _few_examples(examples or {}, by_class or {})) if text]
 
 
-def _curve(points: Sequence[Point], sign: int) -> str:
+def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
     best = max(points, key=lambda p: sign * p.primary)
     last = points[-1]
     scale = max(abs(best.primary), 1e-9)
     if sign > 0 and best.primary < HARDLY:
         return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
+    if sign > 0 and highest is not None and best.primary >= highest - LEFT:
+        return (
+            "nothing is left to gain on these validation images; more of them, or harder ones, would tell more of the "
+            "model"
+        )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (
             f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "

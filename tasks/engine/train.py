@@ -263,7 +263,8 @@ def fit(
     report = next(c for c in callbacks if isinstance(c, RunReport))
     own = f"{module.primary}/"
     by_class = {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own) and v != ABSENT}
-    facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class)
+    highest = None if config.get("multitask", {}).get("references") else 1.0  # which count as 1
+    facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class, highest)
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
         if isinstance(trainer.logger, RunLogger):

@@ -114,7 +114,9 @@ def read_spec(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} was written by a newer version of this suite; update to read it")
     if wrong := _wrong_part(content):
         raise UserError(f"{path} is damaged: {wrong}")
-    content["postprocess"] = {"draw_threshold": 0.0} | content.get("postprocess", {})
+    content["parts"] = content.get("parts", {})  # of a file of several tasks
+    for own in (content, *content["parts"].values()):
+        own["postprocess"] = {"draw_threshold": 0.0} | own.get("postprocess", {})
     return content
 
 
@@ -139,7 +141,10 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     share = image.get("center_crop")
     if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
         return "input.center_crop is not a share of the image"
-    settings = content.get("postprocess", {})
-    if not isinstance(settings, dict) or not all(type(v) in (int, float) for v in settings.values()):
+    parts = content.get("parts", {})
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        return "parts is not a table of tasks"
+    tables = [own.get("postprocess", {}) for own in (content, *parts.values())]
+    if not all(isinstance(t, dict) and all(type(v) in (int, float) for v in t.values()) for t in tables):
         return "postprocess is not a table of numbers"
     return None

@@ -60,14 +60,14 @@ def export_all(config: dict[str, Any]) -> Path:
     settings = checkpoint["suite"].get("config", {})
     if not settings.get("parts"):
         raise UserError(f"part=all is of runs of several tasks; {path} is of one")
-    patched = {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}
-    if patched and config["format"] != "torch":
-        return export_each(config, list(settings["parts"]))
-    if config["quantize"] == "int8_qat":
-        raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
     learners = [name for name, part in settings["parts"].items() if "distill" in part]
     asked = learners or settings["parts"]  # restore says so where no task learns from a teacher
     teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
+    patched = {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}
+    if patched and config["format"] != "torch":
+        return export_each(config, teachers)
+    if config["quantize"] == "int8_qat":
+        raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
     modules = {name: restore(part_checkpoint(checkpoint, name), teacher) for name, teacher in teachers.items()}
     write = write_weights if config["format"] == "torch" else write_one_pass
     seed_everything(settings["seed"], verbose=False)
@@ -81,14 +81,14 @@ def export_all(config: dict[str, Any]) -> Path:
     return target
 
 
-def export_each(config: dict[str, Any], names: list[str]) -> Path:
-    """A file for each task: those whose layers differ need a pass each. Their model.json says that they are of one
-    backbone, by the same `provenance.shared_sha256`.
+def export_each(config: dict[str, Any], teachers: dict[str, str | None]) -> Path:
+    """A file for each task, whose teacher is given: those whose layers differ need a pass each. Their model.json says
+    that they are of one backbone, by the same `provenance.shared_sha256`.
     """
     targets, failed = [], []
-    for name in names:
+    for name, teacher in teachers.items():
         try:
-            targets.append(export(config | {"part": name}))
+            targets.append(export(config | {"part": name, "teacher": teacher}))
         except UserError as error:
             failed.append(f"{name}: {error}")
     if failed:

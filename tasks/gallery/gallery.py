@@ -7,6 +7,7 @@ model.
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from backbones.errors import UserError
 from backbones.files import BAD_ARRAY, atomic_write
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
+from data.text import read_names
 from tasks.engine.task import restore
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_embeddings
@@ -99,11 +101,19 @@ class Facts:
 
 
 class Neighbours(NamedTuple):
-    """The most similar photos of B queries, best first: rows, inner products (B, K) and positions (B, K, 2)."""
+    """The most similar photos of B queries, best first: rows, inner products (B, K) and positions (B, K, 2). Where an
+    approximate index finds fewer than K, the best one stands in for the others, with the inner product -inf; where it
+    finds none, that is any photo.
+    """
 
     rows: Ints
     similarities: Floats
     positions: Floats
+
+    def found(self, query: int) -> "Neighbours":
+        """Those of a query that were found: (n,), (n,) and (n, 2)."""
+        kept = np.isfinite(self.similarities[query])
+        return Neighbours(self.rows[query][kept], self.similarities[query][kept], self.positions[query][kept])
 
 
 class Gallery:
@@ -117,8 +127,8 @@ class Gallery:
         tune(self.index)
         try:
             self.positions: Floats = np.load(folder / f"positions-{generation}.npy", mmap_mode="r")
-            self.paths = (folder / f"paths-{generation}.txt").read_text().splitlines()
-        except (OSError, ValueError, *BAD_ARRAY) as error:
+            self.paths = read_names(folder / f"paths-{generation}.txt")
+        except (OSError, ValueError, UserError, *BAD_ARRAY) as error:
             raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
         whole = self.index.ntotal == len(self.paths) == self.facts.photos and self.index.d == self.facts.dim
         if not whole or self.positions.shape != (self.facts.photos, 2) or self.positions.dtype.kind != "f":
@@ -138,7 +148,6 @@ class Gallery:
         similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
         if len(rows) and not -1 <= rows.min() <= rows.max() < len(self):
             raise UserError(f"the gallery {self.folder} is damaged: its index has other photos; build it again")
-        # an approximate index may find fewer, with rows of -1: the best one replaces them, with no weight
         found = rows >= 0
         rows = np.where(found, rows, rows[:, :1])
         return Neighbours(rows, np.where(found, similarities, -np.inf), np.asarray(self.positions[rows]))
@@ -240,8 +249,8 @@ def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
 def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
     """The photos that a gallery does not have, whatever their paths are relative to."""
     try:
-        known = set((folder / f"paths-{len(facts.parts)}.txt").read_text().splitlines())
-    except (OSError, ValueError) as error:
+        known = set(read_names(folder / f"paths-{len(facts.parts)}.txt"))
+    except UserError as error:
         raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
     rows = [row for row, path in enumerate(places.paths) if str(path.resolve()) not in known]
     return Places([places.paths[row] for row in rows], places.positions[rows])
@@ -253,7 +262,11 @@ def embedding_dim(checkpoint: dict[str, Any]) -> int:
 
 
 def _digest(places: Places) -> str:
-    return hashlib.sha256("\n".join(map(str, places.paths)).encode()).hexdigest()[:16]
+    """Raises UserError if the name of a photo has a line feed, which ends a name in a gallery's list."""
+    for path in places.paths:
+        if "\n" in str(path):
+            raise UserError(f"{str(path)!r} has a line feed in its name, which a gallery cannot hold; rename it")
+    return hashlib.sha256(b"\n".join(map(os.fsencode, places.paths))).hexdigest()[:16]
 
 
 def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
@@ -343,8 +356,8 @@ def commit(folder: Path, facts: Facts, part: Part, positions: Floats, paths: lis
     """
     generation = len(facts.parts) + 1
     save_array(folder / f"positions-{generation}.npy", positions)
-    with atomic_write(folder / f"paths-{generation}.txt", "w") as file:
-        file.writelines(f"{path}\n" for path in paths)
+    with atomic_write(folder / f"paths-{generation}.txt") as file:
+        file.writelines(os.fsencode(path) + b"\n" for path in paths)
     facts.parts.append(part)
     facts.photos = len(paths)
     facts.write(folder)

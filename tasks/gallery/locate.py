@@ -30,7 +30,8 @@ class Locator:
 
     Retrieval is [L]kNN: the mode of a density of scale `sigma_km` over the `k` nearest photos' positions, weighted
     by exp(sharpness * similarity). Fusion adds the classifier's CELLS most probable cells to that density, with the
-    share `fusion` of the weight.
+    share `fusion` of the weight. For a photo of which an approximate index finds no neighbour, the classifier's answer
+    takes their place.
     """
 
     model: GeoLocator
@@ -49,8 +50,11 @@ class Locator:
 
     def combine(self, logits: Tensor, neighbours: Neighbours) -> Answer:
         located = self.model.postprocess(logits)
+        directions = located.directions.cpu().double().numpy()
         near = unit_vectors(neighbours.positions)
-        weights = neighbour_weights(neighbours.similarities, self.sharpness)
+        none = np.isneginf(neighbours.similarities[:, 0])
+        near[none] = directions[none, None]
+        weights = neighbour_weights(np.where(none[:, None], 0.0, neighbours.similarities), self.sharpness)
         probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(CELLS, self.model.sizes[-1]), 1)
         means = self.model.directions[-self.model.sizes[-1] :][cells].cpu().double().numpy()
         shares = probabilities.cpu().double().numpy()
@@ -58,7 +62,7 @@ class Locator:
         share = np.concatenate([(1 - self.fusion) * weights, self.fusion * shares], axis=1)
         return Answer(
             {
-                "classification": positions_of(located.directions.cpu().double().numpy()),
+                "classification": positions_of(directions),
                 "retrieval": positions_of(densest(near, weights, self.sigma_km)),
                 "fusion": positions_of(densest(together, share, self.sigma_km)),
             },

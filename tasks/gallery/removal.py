@@ -11,7 +11,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from backbones.files import folder_lock
-from data.text import read_lines
+from data.text import read_names
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
 from tasks.gallery.gallery import Facts, Gallery, Part, add_vectors, commit, drop_finished
@@ -70,7 +70,7 @@ def named(source: str, gallery: Gallery) -> list[int]:
 
 def _listed(file: Path, gallery: Gallery) -> list[int]:
     """The rows of the photos in a list, whose paths are relative to its folder."""
-    lines, known = [line.strip() for line in read_lines(file) if line.strip()], set(gallery.paths)
+    lines, known = [line.strip() for line in read_names(file) if line.strip()], set(gallery.paths)
     wanted, missing = set(), []
     for line in lines:
         name = os.path.abspath(file.parent / line)

@@ -15,7 +15,7 @@ from torch import Tensor
 from backbones.console import Console
 from backbones.errors import UserError
 from data.crops import read_whole
-from data.files import find_images, output_paths
+from data.files import check_apart, find_images, output_paths
 from data.geo.places import Places
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
@@ -122,6 +122,7 @@ def places_table(kind: str, parts: dict[str, dict[str, float]], ways: list[str])
 def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:
     """Prints where each photo of `input` was taken, and writes the answers and a map for each."""
     paths = find_images(config["input"])
+    check_apart(config["input"], Path(config["output"]))
     module, locator = open_locator(config, checkpoint, folder)
     output, done = _output(config), 0
     targets = output_paths(paths, output)
@@ -129,9 +130,10 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
         for rows, answer in answers(module, locator, paths, config["batch_size"]):
             for i, row in enumerate(rows):
                 said = {way: place(*positions[i].tolist()) for way, positions in answer.positions.items()}
+                found = answer.neighbours.found(i)
                 near = [
                     {"path": locator.gallery.paths[n], "similarity": round(float(s), 4)}
-                    for n, s in zip(answer.neighbours.rows[i], answer.neighbours.similarities[i], strict=True)
+                    for n, s in zip(found.rows, found.similarities, strict=True)
                 ]
                 lines.write(json.dumps({"file": str(paths[row]), **said, "neighbours": near}) + "\n")
                 where = said["fusion"]
@@ -148,16 +150,16 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
 
 def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Image:
     """A map of the cells and neighbours behind the i-th answer; below it the photo and its nearest of the gallery."""
-    near = answer.neighbours.positions[i]
+    rows, _, near = answer.neighbours.found(i)
     cells = answer.cells.cells[i].cpu().numpy()
     means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())
-    weights = np.concatenate([answer.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / len(near))])
+    weights = np.concatenate([answer.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / max(1, len(near)))])
     world = maps.heat(maps.world(MAP_WIDTH), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
     maps.dots(world, near, maps.OTHER, radius=4)
     maps.dots(world, answer.positions["fusion"][i], maps.ANSWER, radius=6)
     page = Image.new("RGB", (MAP_WIDTH, MAP_WIDTH // 2 + THUMBNAIL), "white")
     page.paste(world)
-    beside = [Path(locator.gallery.paths[n]) for n in answer.neighbours.rows[i][: MAP_WIDTH // THUMBNAIL - 1]]
+    beside = [Path(locator.gallery.paths[n]) for n in rows[: MAP_WIDTH // THUMBNAIL - 1]]
     for column, image in enumerate([path, *beside]):
         try:
             pixels, _ = read_image(image, THUMBNAIL, upright=True)

@@ -15,7 +15,7 @@ from data.geo.sphere import chord_to_km, unit_vectors
 
 Colour = tuple[int, int, int]
 ANSWER, TRUTH, OTHER = (255, 60, 60), (80, 255, 80), (255, 215, 60)
-WIDTH, LEAST_HEIGHT = 1440, 256  # pixels
+WIDTH, LEAST_HEIGHT, MOST_HEIGHT = 1440, 256, 2048  # pixels
 
 
 @lru_cache(4)
@@ -103,8 +103,10 @@ def error_map(truth: Floats, errors_km: Floats) -> Image.Image:
 
 
 def with_map(photo: Image.Image, prediction: dict[str, Any]) -> Image.Image:
-    """A photo above a map, on a square page of 2h x 2h pixels, where h is the photo's height, at least LEAST_HEIGHT."""
-    height = max(photo.height, LEAST_HEIGHT)
+    """A photo above a map, on a square page of 2h x 2h pixels, where h is the photo's height, at least LEAST_HEIGHT and
+    at most MOST_HEIGHT: a page of a phone's photo of 50 megapixels would take gigabytes.
+    """
+    height = min(max(photo.height, LEAST_HEIGHT), MOST_HEIGHT)
     width = 2 * height
     shrink = min(height / photo.height, width / photo.width)
     sides = (max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink)))

@@ -28,7 +28,8 @@ class ExportedModel(Predictor):
     def __init__(self, folder: Path, spec: dict[str, Any], threshold: float | None) -> None:
         """`spec` is the content of model.json, checked."""
         if threshold is not None:
-            spec["postprocess"]["draw_threshold"] = threshold
+            for own in (spec, *spec["parts"].values()):  # of a file of several tasks each
+                own["postprocess"]["draw_threshold"] = threshold
         self.folder, self.spec = folder, spec
         self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
         self.resolution, self.center_crop = spec["input"]["size"], spec["input"].get("center_crop")

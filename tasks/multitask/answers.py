@@ -29,8 +29,7 @@ class JointResult(Result):
         found = {}
         for task, part in spec["parts"].items():
             own = {name.removeprefix(f"{task}."): x for name, x in outputs.items() if name.startswith(f"{task}.")}
-            facts = spec | part | {"postprocess": spec["postprocess"] | part.get("postprocess", {})}
-            found[task] = result_type(task).from_outputs(own, facts, size)
+            found[task] = result_type(task).from_outputs(own, spec | part, size)
         return found
 
     @cached_property

@@ -94,7 +94,7 @@ def read_export(folder: Path, name: str) -> Export:
         spec = page_spec(content)
         digest = content["sha256"]
         data = content["provenance"]["config"]["groups"]["data"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise damaged(file) from error
     path = folder / MODELS[spec["format"]]
     if not path.is_file():
@@ -110,7 +110,7 @@ def page_spec(content: dict[str, Any]) -> dict[str, Any]:
     trained it.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: something is absent or of the wrong type.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: something is absent or of the wrong type.
     """
     given, center = content["input"], content["input"]["center_crop"]
     view = {"name": str(given["name"]), "layout": given["layout"], "size": int(given["size"]), "center_crop": None}

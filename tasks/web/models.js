@@ -29,6 +29,36 @@ async function run(model, data, images) {  // the outputs of the first image, an
 
 // ---- pixels: the same as Pillow's, bit by bit, so that answers are those of Python
 
+let gl = null;
+// RGBA of an image as its file stores it; null where the browser has no WebGL, or the image is too large for it
+function colours(bitmap) {
+  if (!gl || gl.isContextLost()) gl = document.createElement("canvas").getContext("webgl");
+  if (!gl) return null;
+  const {width, height} = bitmap, pixels = new Uint8Array(4 * width * height);
+  const texture = gl.createTexture(), buffer = gl.createFramebuffer();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, buffer);
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const whole = gl.checkFramebufferStatus(gl.FRAMEBUFFER) === gl.FRAMEBUFFER_COMPLETE;
+  if (whole) gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  gl.deleteFramebuffer(buffer);
+  gl.deleteTexture(texture);
+  return whole ? pixels : null;
+}
+
+// Python leaves transparency out, and takes the colours of what is transparent, too. A canvas has lost them: it keeps
+// each colour multiplied by its opacity.
+async function opaque(bitmap) {
+  const {width, height} = bitmap, pixels = width * height > LARGEST ? null : colours(bitmap);
+  let transparent = false;
+  for (let i = 3; pixels && i < pixels.length; i += 4) {
+    transparent ||= pixels[i] < 255;
+    pixels[i] = 255;
+  }
+  return transparent ? createImageBitmap(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height)) : bitmap;
+}
+
 const even = (v) => (Math.abs(v % 1) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v));  // as Python's round
 
 function region({center_crop: centre}, width, height) {  // left, top, right, bottom of what the network sees

@@ -8,6 +8,7 @@ const enabled = () => models.filter((m) => m.enabled);
 let image = null, stream = null, facing = "environment", able = false, running = null, again = false;
 let answered = [];  // when the last ones were answered
 let pending = 0;  // images and changes that are not answered yet
+let asked = 0;  // images and cameras that were asked for: the last one counts
 
 function say(words) {
   byId("message").textContent = words;
@@ -115,13 +116,17 @@ function setFrame(source, width, height) {
 const openImage = (blob, chosen = null) => busy(() => decode(blob, chosen));
 
 async function decode(blob, chosen) {
+  const own = asked += 1;
   stopCamera();
   try {
-    const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none"});
+    const stored = await createImageBitmap(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+    const bitmap = blob.type === "image/jpeg" ? stored : await opaque(stored);
     await running;
+    if (own !== asked) return;
     setFrame(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
   } catch {
+    if (own !== asked) return;
     return say(`${blob.name || "This image"} cannot be decoded here. Choose a JPEG, PNG or WebP image.`);
   }
   say("");
@@ -146,27 +151,30 @@ const CAMERA = {
 };
 
 async function startCamera() {
+  const video = byId("video"), own = asked += 1;
   stopCamera();
   say("");
   if (!navigator.mediaDevices?.getUserMedia) return say("The browser gives a live camera only to https and localhost addresses and files. Choose or take a photo instead.");
-  const video = byId("video");
+  let camera = null;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: facing, width: {ideal: 640}, height: {ideal: 480}}});
-    video.srcObject = stream;
+    camera = await navigator.mediaDevices.getUserMedia({video: {facingMode: facing, width: {ideal: 640}, height: {ideal: 480}}});
+    if (own !== asked) return stopTracks(camera);
+    stream = video.srcObject = camera;
     await video.play();
   } catch (error) {
+    if (own !== asked || stream !== camera) return;
     stopCamera();
     return say(CAMERA[error.name] ?? `The camera cannot be used: ${error.message}`);
   }
-  const own = stream;
+  if (stream !== camera) return;
   answered = [];
   byId("camera").setAttribute("aria-pressed", "true");
   byId("flip").hidden = false;
   for (const button of byId("samples").children) button.setAttribute("aria-pressed", "false");
-  while (stream === own) {
+  while (stream === camera) {
     if (video.videoWidth) {
       await running;
-      if (stream !== own) return;
+      if (stream !== camera) return;
       setFrame(video, video.videoWidth, video.videoHeight);
       await update();
       answered = [...answered, performance.now()].slice(-RECENT);
@@ -175,8 +183,12 @@ async function startCamera() {
   }
 }
 
+function stopTracks(camera) {
+  for (const track of camera.getTracks()) track.stop();
+}
+
 function stopCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
+  if (stream) stopTracks(stream);
   stream = null;
   byId("camera").setAttribute("aria-pressed", "false");
   byId("flip").hidden = true;

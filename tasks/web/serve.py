@@ -2,6 +2,7 @@
 
 import http.server
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ class Server(http.server.ThreadingHTTPServer):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         super().__init__(address[:2], partial(Handler, page))  # type: ignore[arg-type]  # an IPv6 address has four parts, of which these are two
+
+    def handle_error(self, *request: Any) -> None:
+        """Prints a traceback, unless a browser has gone, as where the page is loaded again before its end."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*request)
 
 
 def server(page: Path, host: str, port: int) -> Server:

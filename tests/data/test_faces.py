@@ -134,6 +134,23 @@ def test_csv(tmp_path: Path) -> None:
             csv_data(tmp_path, content, image="file" if "1\nabsent" in content else None).samples("train")
 
 
+def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
+    """Of an attribute, as pandas writes a column of such; and of the split: the row belongs to none, and is counted."""
+    for i in range(4):
+        Image.new("RGB", (40, 50)).save(tmp_path / f"{i}.jpg")
+    data = csv_data(tmp_path, "file,hat\n0.jpg,1.0\n1.jpg,0.0\n2.jpg,\n3.jpg,-1.0\n")
+    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1], [0], [-1], [0]]
+    classes = {"val": None, "attributes": None}
+    text = "file,label,split\n0.jpg,a,train\n1.jpg,b,train\n2.jpg,a,val\n3.jpg,b,\n"
+    with pytest.raises(UserError, match=r"1 of 4 rows cannot be used: 1 without a split \(first: 3\.jpg\)"):
+        csv_data(tmp_path, text, **classes).samples("train")
+    found = csv_data(tmp_path, text, **classes, max_bad=0.5)
+    assert [len(found.samples(split)) for split in ("train", "val")] == [2, 1]
+    strange = csv_data(tmp_path, text.replace("2.jpg,a", "2.jpg,c"), **classes, max_bad=0.5)
+    with pytest.raises(UserError, match=r"a\.csv: val has a class that train lacks: c"):
+        strange.samples("val")
+
+
 def test_a_folder_without_labels(faces: Path) -> None:
     settings = WITH | {"val": 0.1}
     data = FaceFolderData(str(faces / "people"), 32, attributes=["hat"], **settings)

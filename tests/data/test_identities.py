@@ -52,12 +52,15 @@ def test_a_batch_has_several_images_of_each_person(faces: Path) -> None:
     assert {m["label"] for m in many} == {many[0]["label"]}
 
 
-def test_images_of_nobody_knows_whom(faces: Path) -> None:
+def test_images_of_nobody_knows_whom(faces: Path, tmp_path: Path) -> None:
     found = data(faces, train="img_align_celeba")
     assert found.labels == []
     assert {s.label for s in found.samples("train")} == {-1}
     with pytest.raises(UserError, match=r"has no folders of people; set data\.images_per_person=1"):
         data(faces, train="img_align_celeba", images_per_person=4).build_dataset("train")
+    shutil.copytree(faces / "img_align_celeba", tmp_path / "unpacked")
+    (tmp_path / "unpacked" / "__MACOSX").mkdir()  # which macOS adds to archives
+    assert data(tmp_path, train="unpacked").labels == []
 
 
 @pytest.mark.parametrize(
@@ -65,10 +68,12 @@ def test_images_of_nobody_knows_whom(faces: Path) -> None:
     [
         (1, "Nobody\t1\t2", "line 2: there are no images of Nobody"),
         (1, "Drawn_017\t1\t9", "line 2: Drawn_017 has no image number 9"),
+        (1, "Drawn_017\t1\t\u00b2", "line 2: Drawn_017 has no image number \u00b2"),
         (2, "Drawn_017\t1\tNobody\t2", "line 3: there are no images of Nobody"),
         (2, "Drawn_017", "line 3: should be"),
         (1, "", "announces"),
         (0, "ten", "should start with the number of folds"),
+        (0, "\u00b2\t3", "should start with the number of folds"),
     ],
 )
 def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Path, tmp_path: Path) -> None:

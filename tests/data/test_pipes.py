@@ -16,12 +16,13 @@ from data.layouts.detection import coco_files, image_folder, yolo_splits
 from data.layouts.folder import Folder
 from data.table import read_table
 from data.tar import BadShard, read_member, read_records
-from data.text import read_json, read_lines, read_plain_yaml
+from data.text import read_json, read_lines, read_names, read_plain_yaml
 from data.voc import read_voc
 from tests.conftest import make_irregular
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "lines": read_lines,
+    "names": read_names,
     "json": read_json,
     "yaml": read_plain_yaml,
     "table": read_table,

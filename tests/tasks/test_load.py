@@ -289,6 +289,8 @@ Spec = dict[str, Any]
         (lambda spec: spec | {"input": spec["input"] | {"layout": "x"}}, r"input\.layout"),
         (lambda spec: spec | {"input": spec["input"] | {"center_crop": 7}}, r"input\.center_crop"),
         (lambda spec: spec | {"postprocess": {"nms_iou": "x"}}, "postprocess is not a table"),
+        (lambda spec: spec | {"parts": {"dogs": {"postprocess": {"nms_iou": "x"}}}}, "postprocess is not a table"),
+        (lambda spec: spec | {"parts": [spec]}, "parts is not a table of tasks"),
         (lambda spec: [spec], "is not an export"),
         (lambda spec: {}, "is not an export"),
     ],

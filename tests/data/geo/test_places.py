@@ -69,6 +69,12 @@ def test_a_file_that_cannot_be_used(text: str, words: str, tmp_path: Path) -> No
     assert "\n" not in str(error.value)
 
 
+def test_the_root_of_the_file_system_is_a_root(tmp_path: Path) -> None:
+    """As in a container."""
+    path = table(tmp_path, HEADER + f"{tmp_path.relative_to('/')}/a.jpg,1,2\n")
+    assert read_csv(path, Path("/"), 0).paths == [tmp_path / "a.jpg"]
+
+
 def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "photo.csv").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UserError, match=r"photo\.csv cannot be read"):
@@ -184,6 +190,14 @@ def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
 def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
     with pytest.raises(UserError, match=r"data\.val: there is neither a file nor a folder .*none\.csv"):
         data(root, val="none.csv").prepare()
+
+
+def test_photos_of_one_place_leave_none_for_val(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "train.csv").write_text(HEADER + "".join(f"{i}.png,48.85841,2.2945\n" for i in range(6)))
+    with pytest.raises(UserError, match=r"no photos are left for val, .* say by data\.val= which are val's"):
+        data(tmp_path, val=None).check()
 
 
 def test_settings_that_leave_no_cell(root: Path) -> None:

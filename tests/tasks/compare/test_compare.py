@@ -269,7 +269,7 @@ def test_an_odd_run_is_broken_and_the_others_are_compared(
 def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     names = ["[/nope]", "=1+1", "$\\frac{$", "\x1b[2J", "\udcff", "x;=1+1", 'x; "@y']
     for i, name in enumerate(names):
-        folder = write_run(tmp_path, "dogs", str(i), changed={name: name})
+        folder = write_run(tmp_path, "dogs", str(i), changed={name: name, "nan": float("nan")})
         folder = folder.rename(folder.with_name(name.replace("/", "|")))
         content = json.loads((folder / "metrics.json").read_text())
         content["settings"]["backbone"]["name"] = name
@@ -282,6 +282,8 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     printed = capsys.readouterr().out
     assert "[|nope]" in printed
     assert "\x1b" not in printed
+    data = (tmp_path / "out" / "compare.html").read_text().partition('id="data">')[2].partition("</script>")[0]
+    json.loads(data, parse_constant=pytest.fail)  # of which JSON has none
     with (tmp_path / "out" / "compare.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert len(rows) == len(names)

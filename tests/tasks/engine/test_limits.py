@@ -32,10 +32,18 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
+        ([p._replace(primary=2 * p.primary) for p in RISING], "max", "nothing is left to gain"),
+        ([p._replace(primary=2 * p.primary) for p in FALLING], "max", "nothing is left to gain"),
+        ([p._replace(primary=1.98 * p.primary) for p in RISING], "max", "still improving"),
     ],
 )
 def test_a_curve_says_what_limited_it(history: list[Point], mode: Literal["max", "min"], words: str) -> None:
     assert what_limited(history, mode)[0].startswith(words)
+
+
+def test_a_metric_without_a_highest_value_goes_on() -> None:
+    history = [p._replace(primary=2 * p.primary) for p in RISING]
+    assert what_limited(history, "max", highest=None)[0].startswith("still improving")
 
 
 def test_a_single_validation_says_nothing() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard import program
 
@@ -125,6 +126,12 @@ def test_two_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "backbone.alpha" in differing
     assert "seed" not in differing
     assert Image.open(tmp_path / "pair.png").size == (6 * 306 + 6, 2 * 306 + 6)
+    content = torch.load(small / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["data"]["batch_size"] = 2  # which limits no pictures
+    torch.save(content, tmp_path / "few.ckpt")
+    more = (f"b={large}", f"output={tmp_path / 'few'}", "images=4")
+    assert compare(monkeypatch, f"a={tmp_path / 'few.ckpt'}", *more) == 0
+    assert Image.open(tmp_path / "few" / "pair.png").size == (6 * 306 + 6, 2 * 306 + 6)
     assert compare(monkeypatch, f"a={small}", f"b={trained / 'dogs' / 'dogs'}") == 2
     assert "a is a run of task=detection and b of task=dogs" in capsys.readouterr().err
     assert compare(monkeypatch, f"a={small}", f"b={tmp_path}") == 2

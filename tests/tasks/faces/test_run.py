@@ -1,7 +1,9 @@
 """Attributes and embeddings through the commands: runs, students and their teachers, comparisons, bad input."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.classification import ImageSet, Sample, collate
 from tasks.classification.model import Classifier
 from tasks.distill.cache import Cached
-from tasks.distill.load import load_teacher
+from tasks.distill.load import load_teacher, teacher_labels
 from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
 from tasks.engine.checkpoint import load_checkpoint
@@ -256,15 +258,19 @@ def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
         ("file,a,b\nx.jpg,0.5,2\n", "should hold probabilities, from 0 to 1; it has 2"),
         ("file,a,b\nx.jpg,0.5,0.5\nx.jpg,0.5,0.5\n", r"has two rows for x\.jpg"),
         ("file,a,b\nx.jpg,0.5\ny.jpg,1,1\n", "cannot be read as a table"),
+        ("file,a,b\nx.jpg,0.5\n", "names 2 columns and has 1"),
+        ("file,a,b\n", "should have a row of outputs for each of its 0 images"),
         ("", "cannot be read as a table"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=words) as error:
             load_teacher(str(path), ["a", "b"], student, 32)
         assert "\n" not in str(error.value)
-    np.savez(tmp_path / "t.npz", files=["x.jpg"], outputs=np.full((1, 3), 0.5, np.float32))
-    with pytest.raises(UserError, match="knows 3 attributes, the data has 2"):
-        load_teacher(str(tmp_path / "t.npz"), ["a", "b"], student, 32)
+    few = "should have a row of outputs for each of its 1 images"
+    for shape, words in (((1, 3), "knows 3 attributes, the data has 2"), ((1,), few), ((3, 2), few), ((), few)):
+        np.savez(tmp_path / "t.npz", files=["x.jpg"], outputs=np.full(shape, 0.5, np.float32))
+        with pytest.raises(UserError, match=words):
+            load_teacher(str(tmp_path / "t.npz"), ["a", "b"], student, 32)
     path.write_text("file,a,b\nx.jpg,0.5,0.25\n")
     teacher = load_teacher(str(path), ["a", "b"], student, 32)
     image = collate([ImageSet([Sample(faces / "img_align_celeba" / "000001.jpg", 0)], 32)[0]])
@@ -302,8 +308,29 @@ def test_a_teacher_with_another_number_of_outputs(tmp_path: Path) -> None:
         load_teacher(source, ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
 
 
-def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) -> None:
-    """Each view is asked for once, and the file serves another run; another teacher gets another file."""
+def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    source = tmp_path / "t.onnx"  # of numbers that are no float32
+    torch.onnx.export(torch.nn.Flatten(), (torch.zeros(2, 3, 32, 32).double(),), source, dynamo=False)
+    with pytest.raises(UserError, match=r"t\.onnx cannot look at 32 pixels: ") as error:
+        load_teacher(str(source), ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"t\.onnx does not name its outputs; set data\.attributes=\[names\]"):
+        teacher_labels(str(source))
+    folder = export([f"ckpt={attributes}", "format=torch", "part=backbone", f"output={tmp_path}"])
+    with pytest.raises(UserError, match="is a backbone alone"):
+        teacher_labels(str(folder / "backbone.safetensors"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_classification_can_keep_its_teacher_too(
+    links: bool, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each view is asked for once, and the file serves another run; another teacher gets another file. Also on a file
+    system without links, as FAT is.
+    """
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:6]]
     dataset = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
     network = Classifier(MobileNetV1(0.25), 4).eval()
@@ -329,6 +356,10 @@ def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) ->
     teacher.path.write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged; delete it"):
         Cached(Network(outputs, "", network), tmp_path, dataset, 4)
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
 def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,6 +269,34 @@ def test_photos_of_one_stem_have_a_map_each(run: Path, built: Path, tmp_path: Pa
     assert found == {"a.jpg.png", "a.png.png", "b/a.jpg.png"}
 
 
+@pytest.mark.parametrize("most", [0, 3])
+def test_a_photo_of_which_few_neighbours_are_found_or_none(
+    most: int, run: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an approximate index does; where there is none, the classifier answers alone."""
+
+    class Approximate:
+        def __init__(self, path: Path) -> None:
+            self.index: Any = read_index(path)
+            self.ntotal, self.d = self.index.ntotal, self.index.d
+
+        def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            similarities, rows = self.index.search(vectors, k)
+            similarities[:, most:], rows[:, most:] = np.finfo(np.float32).min, -1
+            return similarities, rows
+
+    monkeypatch.setattr("tasks.gallery.gallery.read_index", Approximate)
+    ask(run, mode="query", input=run.parents[2] / "earth" / "val", output=tmp_path)
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    for line in (json.loads(line, parse_constant=pytest.fail) for line in lines):
+        assert len(line["neighbours"]) == most
+        assert (line["retrieval"] == pytest.approx(line["classification"], abs=1e-4)) == (not most)
+    ask(run, mode="evaluate", output=tmp_path)
+    found = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert (found["retrieval"] == pytest.approx(found["classification"], abs=1e-3)) == (not most)
+
+
 # --- refusals ------------------------------------------------------------------------------------------
 
 
@@ -371,3 +400,5 @@ def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
     refused(run, "index=tree is neither", mode="build", index="tree", folder=tmp_path / "new")
     (tmp_path / "torn.jpg").write_bytes(b"")
     refused(run, "none of the 1 files could be read", mode="query", input=tmp_path / "torn.jpg", output=tmp_path)
+    inside = tmp_path / "located"  # or the next query would be asked where the maps were taken
+    refused(run, f"lies inside input={tmp_path}", mode="query", input=tmp_path, output=inside)

@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.gallery import blocks
@@ -248,3 +250,26 @@ def test_an_interrupted_removal_leaves_a_whole_gallery(
         assert all(ours[name] == wanted[name] for name in ours if not name.endswith((".faiss", ".ivfdata")))
     assert 10 < moment < 99
     assert interrupted == {72, len(opened(run, folder))}
+
+
+def test_photos_have_names_of_any_bytes_but_a_line_feed(run: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Bytes that are not UTF-8, and characters that end a line elsewhere."""
+    photo = (run.parents[2] / "earth" / "val" / "000000.jpg").read_bytes()
+    names = [b"\xff.jpg", "a\u2028b.jpg".encode(), "c\x85d.jpg".encode(), b"e\rf.jpg", b"g.jpg"]
+    image, exif = Image.open(BytesIO(photo)), Image.Exif()
+    exif.get_ifd(0x8825).update({1: "N", 2: (10.0, 0.0, 0.0), 3: "E", 4: (20.0, 0.0, 0.0)})
+    (photos := tmp_path / "photos").mkdir()
+    for name in names:
+        image.save(photos / os.fsdecode(name), exif=exif)
+    folder, paths = tmp_path / "gallery", [str(photos / os.fsdecode(name)) for name in names]
+    ask(run, mode="build", folder=folder, source=photos)
+    assert sorted(opened(run, folder).paths) == sorted(paths)
+    refused(run, "these 5 photos are in the gallery", mode="add", folder=folder, source=photos)
+    ask(run, mode="query", folder=folder, input=photos, output=tmp_path / "out", k=5)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert sorted(line["file"] for line in lines) == sorted(paths)
+    (listed := tmp_path / "gone.txt").write_bytes(b"\n".join(map(os.fsencode, paths[:4])))
+    ask(run, mode="remove", folder=folder, source=listed)
+    assert opened(run, folder).paths == paths[4:]
+    image.save(photos / "h\ni.jpg", exif=exif)
+    refused(run, "has a line feed in its name", mode="add", folder=folder, source=photos)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -18,6 +19,7 @@ from data.geo.s2 import cell_corners
 from data.geo.sphere import great_circle_km, positions_of, unit_vectors
 from tasks.engine.config import load_config
 from tasks.gallery.density import densest, neighbour_weights
+from tasks.geo.maps import with_map
 from tasks.geo.model import CellTable, GeoLocator
 from tasks.geo.task import GeoTask, error_metrics
 from tests.data.geo.test_s2 import cells_at
@@ -171,6 +173,13 @@ def test_embeddings_have_length_one_and_need_no_head(hierarchy: Hierarchy) -> No
     vectors = model.image_vectors(model.preprocess(images))
     assert vectors.shape == (2, 256)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+
+
+def test_the_page_of_a_large_photo_fits_into_memory() -> None:
+    page = with_map(Image.new("RGB", (3000, 4000), "red"), {"latitude": 10.0, "longitude": 20.0})
+    assert page.size == (4096, 4096)
+    assert page.getpixel((2048, 1024)) == (255, 0, 0)
+    assert page.getpixel((100, 1024)) == (255, 255, 255)  # beside the photo, whose sides keep their ratio
 
 
 # --- density -------------------------------------------------------------------------------------------

@@ -226,6 +226,9 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     (answer,) = load(folder).predict(photo)
     assert list(answer.to_dict()) == TASKS
     assert answer.draw().width >= 480
+    (none,) = load(folder, threshold=0.99).predict(photo)
+    keys = ("detections", "classes", "attributes")
+    assert [none.to_dict()[task][key] for task, key in zip(TASKS, keys, strict=True)] == [[], [], []]
     result = subprocess.run(
         [sys.executable, folder / "example.py", photo], capture_output=True, text=True, timeout=120, check=False
     )
@@ -274,6 +277,24 @@ def test_a_file_of_each_task(patched: Path, run: Path, tmp_path: Path) -> None:
     assert shared[0] == shared[1]
     other = export([f"ckpt={run}", "part=faces", "format=onnx", f"output={tmp_path / 'other'}", "max_drop=100"])
     assert json.loads((other / "model.json").read_text())["provenance"]["shared_sha256"] != shared[0]
+
+
+def test_a_teacher_is_given_to_the_tasks_that_learn_from_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tasks with a file each, too: detection learns from none, and would refuse it."""
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["multitask"]["share"] = "norm"
+    torch.save(content, tmp_path / "norm.ckpt")
+    asked: dict[str, str | None] = {}
+
+    def note(config: dict[str, Any]) -> Path:
+        asked[config["part"]] = config["teacher"]
+        return tmp_path / config["part"]
+
+    monkeypatch.setattr("tasks.export.together.export", note)
+    assert export([f"ckpt={tmp_path / 'norm.ckpt'}", "part=all", "format=onnx", "teacher=mine.csv"]) == tmp_path
+    assert asked == {"detection": None, "dogs": "mine.csv", "faces": "mine.csv"}
 
 
 def test_what_one_file_cannot_hold(run: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from data.inputs import read_input
 from tasks.compare.runs import read_runs
 from tasks.detection.answers import numpy_nms
 from tests.benchmarks.compare import write_run
@@ -27,6 +28,7 @@ from tests.tasks.web.conftest import (
     python,
     rows,
     select,
+    settled,
 )
 
 
@@ -115,6 +117,44 @@ def test_images_become_the_input_that_pillow_makes(scripted: Page) -> None:
         np.testing.assert_array_equal(np.array(got).reshape(size, size, 3), wanted)
 
 
+@pytest.fixture(scope="module")
+def transparent(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images whose colours are at random below what is opaque, half transparent and transparent."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("transparent")
+    colours = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
+    opacity = Image.fromarray(rng.choice(np.array([0, 1, 128, 255], np.uint8), (40, 60)))
+    for mode in ("RGB", "L"):
+        image = colours.convert(mode)
+        image.putalpha(opacity)
+        image.save(folder / f"{mode}.png")
+        image.save(folder / f"{mode}.webp", lossless=True, exact=True)
+    colours.quantize(8).save(folder / "palette.png", transparency=3)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("webgl", [True, False])
+def test_transparency_is_left_out_as_in_python(
+    webgl: bool, transparent: list[Path], whole: Path, launch: Callable[..., Browser]
+) -> None:
+    """Without WebGL, what is opaque is as in Python."""
+    none = "HTMLCanvasElement.prototype.getContext = ((get) => function (kind, ...more) {" + (
+        'return kind === "webgl" ? null : get.call(this, kind, ...more); })(HTMLCanvasElement.prototype.getContext);'
+    )
+    pixels = "() => Array.from(frame.getImageData(0, 0, frame.canvas.width, frame.canvas.height).data)"
+    with (
+        launch("--enable-unsafe-swiftshader") as own,
+        opened(own, whole.as_uri(), bypass_csp=True, script="" if webgl else none) as tab,
+    ):
+        answered(tab)
+        for path in transparent:
+            tab.set_input_files("#file", path)
+            settled(tab)
+            wanted, (height, width) = read_input(path)
+            got = np.array(tab.evaluate(pixels), np.uint8).reshape(height, width, 4)
+            seen = np.full((height, width), webgl) | (np.asarray(Image.open(path).convert("RGBA"))[..., 3] == 255)
+            np.testing.assert_array_equal(got[seen][:, :3], wanted[seen], path.name)
+
+
 def test_each_task_is_shown(exports: dict[str, Path], tab: Page, photo: Path) -> None:
     names = {name.partition("-")[0]: name for name in EXPORTS}  # of one export of each task
     exports = {task: exports[name] for task, name in names.items()}
@@ -163,6 +203,33 @@ def test_camera_frames_are_answered(
             seen = panel.locator("pre").text_content() or ""
             expect(panel.locator("pre")).not_to_have_text(seen)
         tab.click("#camera")
+        expect(tab.locator("#camera")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_camera_that_is_asked_for_twice_is_on_once(whole: Path, launch: Callable[..., Browser]) -> None:
+    """And not at all where a photo was chosen meanwhile."""
+    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    script = """window.cameras = [];
+        const given = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+        if (given) navigator.mediaDevices.getUserMedia = async (wanted) => {
+            const camera = await given(wanted);
+            cameras.push(camera);
+            return camera;
+        };"""
+    on = "() => cameras.map((camera) => camera.getTracks().some((track) => track.readyState === 'live'))"
+    with launch(*fake) as own, opened(own, whole.as_uri(), bypass_csp=True, script=script) as tab:
+        answered(tab)
+        tab.evaluate("() => { byId('camera').click(); byId('camera').click(); }")
+        expect(tab.locator("#camera")).to_have_attribute("aria-pressed", "true")
+        tab.wait_for_function("() => cameras.length === 2")
+        assert sorted(tab.evaluate(on)) == [False, True]
+        expect(tab.locator("#message")).to_be_hidden()
+        tab.click("#camera")
+        assert tab.evaluate(on) == [False, False]
+        tab.evaluate("() => { byId('camera').click(); byId('samples').firstChild.click(); }")
+        tab.wait_for_function("() => cameras.length === 3")
+        settled(tab)
+        assert tab.evaluate(on) == [False, False, False]
         expect(tab.locator("#camera")).to_have_attribute("aria-pressed", "false")
 
 

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -85,6 +87,19 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0
         watchdog.cancel()
+
+
+def test_a_browser_that_goes_away_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "page.html").write_bytes(bytes(1 << 25))  # more than waits on the way
+    with server(path, "localhost", 0) as running:
+        running.daemon_threads = False  # so that the end waits for their answers
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with socket.create_connection(running.server_address[:2]) as browser:
+            browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            browser.recv(1000)
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends it at once
+        running.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 @contextmanager
@@ -221,6 +236,8 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
     (torn := changed(dogs, tmp_path / "torn") / "model.json").write_text('{"format": "onn')
     lacking = changed(dogs, tmp_path / "lacking", input={"size": 96})
     other = changed(dogs, tmp_path / "other", sha256="0" * 64)
+    given = json.loads((dogs / "model.json").read_text())["input"]
+    endless = changed(dogs, tmp_path / "endless", input=given | {"size": float("inf")})
     pipe = changed(dogs, tmp_path / "pipe")
     (pipe / "model.json").unlink()
     os.mkfifo(pipe / "model.json")
@@ -236,6 +253,7 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
         ([f"exports={limits}"], "is damaged; export again"),
         ([f"exports={torn.parent}"], "is damaged; export again"),
         ([f"exports={lacking}"], "is damaged; export again"),
+        ([f"exports={endless}"], "is damaged; export again"),
         ([f"exports={pipe}"], "is damaged; export again"),
         ([f"exports={headless.parent}"], "there is no"),
         ([f"exports={other}"], "is not the file that model.json describes"),
