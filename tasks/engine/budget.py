@@ -114,7 +114,7 @@ class Budget(Callback):
             left = (trainer.estimated_stepping_batches - step) * seconds
             if self.limit is not None:
                 left = self.limit - self.elapsed
-            Console().print(f"{seconds:.2f} s a step; about {duration(left)} of training left")
+            Console().print(f"{seconds:.2f} s per step; about {duration(left)} of training left")
             self.first_step = -1, now
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:

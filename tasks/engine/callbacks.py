@@ -178,7 +178,7 @@ class RunReport(Callback):
         """Stops the run where a loss was not finite; not at each step, which would stall a GPU."""
         if self.losses.total is not None and not torch.isfinite(self.losses.total):
             raise UserError(
-                f"{module.nonfinite_loss()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
+                f"{module.nonfinite_loss()} is not finite at step {trainer.global_step}; lower trainer.lr, or try "
                 "trainer.precision=32"
             )
 

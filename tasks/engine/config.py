@@ -172,7 +172,7 @@ def _saved_parts(parts: Any, config: Mapping[str, Any], source: str | Path) -> d
     found = {name: saved_config(part, source) for name, part in parts.items()}
     for name, part in found.items():
         if part["task"]["name"] != name or "parts" in part or part["backbone"] != config["backbone"]:
-            raise UserError(f"{source} is damaged: its part {name} is none of this run")
+            raise UserError(f"{source} is damaged: its part {name} does not belong to this run")
     return found
 
 
@@ -257,7 +257,7 @@ def run_config(run: str | Path) -> dict[str, Any]:
     """
     file = Path(run) / "config.yaml"
     if not file.is_file():
-        raise UserError(f"resume={run}: this is not the folder of a run, it has no config.yaml")
+        raise UserError(f"resume={run}: this is not a run folder; it has no config.yaml")
     return saved_config(read_plain_yaml(file), file)
 
 

@@ -98,7 +98,7 @@ def of_jobs() -> Iterator[None]:
         told = [line for line in str(error).splitlines() if line.startswith("error: ")]
         if not told:
             raise
-        raise UserError(f"a job of the sweep ended: {told[-1].removeprefix('error: ')}") from error
+        raise UserError(f"a job of the sweep failed: {told[-1].removeprefix('error: ')}") from error
 
 
 def join_job() -> None:

@@ -43,19 +43,20 @@ def _curve(points: Sequence[Point], sign: int) -> str:
         return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (
-            f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "
-            "shorter training, will do better"
+            f"overfitting: the best metric was at {best.done:.0%} of the training, while the loss kept falling; use "
+            "more images or train for less time"
         )
     for share, most, when in GAINS:
         before = [sign * p.primary for p in points[:-1] if p.done <= max(share * last.done, points[0].done)]
         gain = (sign * last.primary - max(before)) / scale
         if gain > most:
             return (
-                f"still improving: {gain:.0%} of the result came {when}; a longer training (trainer.minutes, "
-                "trainer.steps) will do better"
+                f"still improving: {gain:.0%} of the result was gained {when}; train longer "
+                "(trainer.minutes, trainer.steps)"
             )
     return (
-        "levelled off: a longer training will add little; more images, a higher task.resolution or backbone.alpha may"
+        "levelled off: longer training will add little; more images, a higher task.resolution or a larger "
+        "backbone.alpha may help"
     )
 
 
@@ -70,4 +71,4 @@ def _few_examples(examples: Mapping[str, int], by_class: Mapping[str, float]) ->
     if not few or len(few) == len(examples):
         return ""
     named = ", ".join(f"{name} ({examples[name]})" for name in few[:5])
-    return f"few examples: {named}{' and others' if len(few) > 5 else ''}; more images of these will help most"
+    return f"few examples: {named}{' and others' if len(few) > 5 else ''}; more images of these classes will help most"

@@ -106,7 +106,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
     own, given = split(overrides)
     for key in map(key_of, own):
         if key == "data.root" or (key == "data" and "data=joint" not in own):
-            raise UserError(f"{key}=... is of one task: give it under its name, as dogs.{key}=...")
+            raise UserError(f"{key}=... belongs to one task: put the task's name in front, as in dogs.{key}=...")
     config = load_config([o for o in own if not _of_parts(o)], name)
     resume = [o.partition("=")[2] for o in own if o.startswith("resume=")]
     saved = run_config(resume[-1])["parts"] if resume else {}
@@ -156,14 +156,14 @@ def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[st
     names, offered = settings["tasks"] or [], [o for o in options("task") if o != JOINT]
     if len(names) < 2:
         raise UserError(
-            f"multitask.tasks={'null' if not names else f'[{names[0]}]'}: name two tasks or more, of "
+            f"multitask.tasks={'null' if not names else f'[{names[0]}]'}: name at least two of "
             f"{', '.join(offered)}"
         )
     for name in names:
         if name not in offered:
             raise UserError(f"multitask.tasks: there is no task {name!r:.40}; choose from {', '.join(offered)}")
         if names.count(name) > 1:
-            raise UserError(f"multitask.tasks names {name} twice; a task has one head")
+            raise UserError(f"multitask.tasks names {name} twice; each task can be named once")
     for name in given:
         if name not in names:
             raise UserError(f"{name}.{key_of(given[name][0])}: {name} is not among multitask.tasks=[{','.join(names)}]")
@@ -180,7 +180,7 @@ def _check_own(task: str, own: Sequence[str]) -> None:
     for key in map(key_of, own):
         group, _, name = key.partition(".")
         if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
-            raise UserError(f"{task}.{key} cannot be set: all tasks of a run have it in common, as {key}=...")
+            raise UserError(f"{task}.{key} cannot be set for one task: it is common to all tasks, as {key}=...")
 
 
 def _part(task: str, overrides: Sequence[str], resumed: bool) -> tuple[dict[str, Any], Layout | None]:
@@ -211,18 +211,18 @@ def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], 
     """
     added, run, settings = config["multitask"]["add"], config["ckpt"], config["multitask"]
     if not run:
-        raise UserError(f"multitask.add={added}: say by ckpt=<run folder> to which run of several tasks")
+        raise UserError(f"multitask.add={added}: give the multi-task run to add it to, ckpt=<run folder>")
     try:
         base = run_config(run)
     except UserError as error:
         raise UserError(str(error).replace("resume=", "ckpt=", 1)) from error
     if "parts" not in base:
-        raise UserError(f"multitask.add={added}: ckpt={run} is a run of task={base['task']['name']} alone")
+        raise UserError(f"multitask.add={added}: ckpt={run} is a run of one task, task={base['task']['name']}")
     if added in base["parts"]:
-        raise UserError(f"multitask.add={added}: the run {run} has this task already")
+        raise UserError(f"multitask.add={added}: the run {run} already has this task")
     if settings["tasks"] or any(key_of(o).startswith("backbone") for o in own):
         raise UserError(
-            "multitask.add: the other tasks and the backbone are those of ckpt=<run folder>; leave them out"
+            "multitask.add: the other tasks and the backbone come from ckpt=<run folder>; do not give them again"
         )
     before = base["multitask"]
     patch = next(kind for kind in (settings["share"], before["share"], "norm") if kind != "all")

@@ -34,19 +34,19 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
     if not launched():
         if int(tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             raise UserError(
-                f"srun started this {tasks} times: give it --ntasks-per-node=1, and torchrun as its command"
+                f"srun started this command {tasks} times: use --ntasks-per-node=1 and start torchrun"
             )
         if nodes > 1:
-            raise UserError(f"trainer.num_nodes={nodes}: start the run by torchrun on each node, or by hydra/launcher")
+            raise UserError(f"trainer.num_nodes={nodes}: start it with torchrun on each node, or with hydra/launcher")
         return
     world = int(os.environ["WORLD_SIZE"])
     if devices == "auto" or nodes * devices != world:
         raise UserError(
-            f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set their number "
-            "on each node as trainer.devices"
+            f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set "
+            "trainer.devices to the number of processes on each node"
         )
     if not name:
-        raise UserError("name=<name> is needed where torchrun starts the processes, which all write to its folder")
+        raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
 
 
 class RankWatch(threading.Thread):
@@ -72,7 +72,7 @@ class RankWatch(threading.Thread):
                 launched.clear()
             lost = self.lost()
             if lost:
-                self.words = f"{lost}, and so this run does; go on with: {self.go_on}"
+                self.words = f"{lost}, so this run ends too; resume with: {self.go_on}"
                 self.end()
                 self.noticed.set()
                 if not self.over.wait(GRACE):

@@ -45,12 +45,12 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
             continue
         if root is None:
             raise UserError(
-                f"data.{name}={value} is not below data.root, where alone a file's word is taken; give root=<folder> "
-                "to read what has the same last part there"
+                f"data.{name}={value} is outside data.root, and paths from a file are used only inside it; give "
+                "root=<folder> to read the file or folder of the same name there"
             )
         inside = [PurePath(v).name if isinstance(v, str) and _outside(v) else v for v in values]
         if any(isinstance(v, str) and _outside(v) for v in inside):
-            raise UserError(f"data.{name}={value} has no last part that could be below root={root}")
+            raise UserError(f"data.{name}={value} has no file name that could be in root={root}")
         found[name] = inside if isinstance(value, list) else inside[0]
     return found
 
@@ -96,10 +96,11 @@ def _resumed(
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
             raise UserError(
-                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can"
+                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only settings of trainer, data and "
+                "logger can"
             )
         if key in FIXED and _get(config, key) != _get(saved, key):
-            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: its optimizer goes on")
+            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: the optimizer is kept")
         if key == "trainer.weight_decay" and bool(_get(config, key)) != bool(_get(saved, key)):
             raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, _get(config, key))
@@ -113,8 +114,8 @@ def _resumed(
     if names:
         again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={_get(saved, key)}" for key in names)])
         raise UserError(
-            f"{folder / 'config.yaml'} names what is used only on your word, as a run folder may be another's; "
-            f"if it is right, say so: {again}"
+            f"{folder / 'config.yaml'} names values that are used only if you confirm them, as the run folder may "
+            f"come from someone else; to confirm: {again}"
         )
     own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
     if own:
@@ -178,7 +179,7 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
 
 def _unsaid(file: Path, key: str, value: Any) -> UserError:
     again = shlex.quote(f"{key}={value}")
-    return UserError(f"{file} names {again}, used only on your word; if it is right, add it to resume=")
+    return UserError(f"{file} names {again}, which is used only if you confirm it: add it to resume=")
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

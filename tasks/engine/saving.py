@@ -115,11 +115,11 @@ def last_checkpoint(folder: Path, task: str) -> Path | None:
         if previous.exists() and is_whole(previous):
             path = previous
             why = "is damaged" if last.exists() else "is not there"
-            log.warning("%s %s; going on from the one before, %s", last, why, previous.name)
+            log.warning("%s %s; resuming from the checkpoint before it, %s", last, why, previous.name)
         elif not last.exists():
             return None
         else:
-            raise UserError(f"{last} is damaged, and there is no {PREVIOUS} that could be used; start a new run")
+            raise UserError(f"{last} is damaged, and there is no usable {PREVIOUS}; start a new run")
     load_checkpoint(path, task=task)
     return path
 

@@ -26,7 +26,7 @@ class Stopped(SystemExit):
         self.folder = folder  # of the run to go on with
 
     def __str__(self) -> str:
-        again = f"; go on with: {resume_command(self.folder)}" if self.folder else ""
+        again = f"; resume with: {resume_command(self.folder)}" if self.folder else ""
         return f"stopped by {signal.Signals(self.number).name}{again}"
 
 
@@ -79,7 +79,8 @@ class Stop:
                 self.stop()
             if self.validating:
                 name = signal.Signals(number).name
-                print(f"{name}: stopping after this validation; a second one ends at once", file=sys.stderr, flush=True)
+                words = f"{name}: stopping after this validation; a second signal ends the run at once"
+                print(words, file=sys.stderr, flush=True)
         elif time.monotonic() - self.came > TWICE:
             self.end_processes()
             os._exit(128 + number)

@@ -66,9 +66,12 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "Sui
     """
     if root is None:
         for task in tasks_of(config).values():
-            log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
+            log.info("reading data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
     elif "parts" in config:
-        raise UserError(f"root={root} is of one task; measure the run where its data sets lie, or its tasks one by one")
+        raise UserError(
+            f"root={root} applies to one task; evaluate a multi-task run with its data sets where they were, or its "
+            "tasks one by one"
+        )
     untaught = config | {"teacher": None}
     if "parts" in config:
         untaught["parts"] = {name: part | {"teacher": None} for name, part in config["parts"].items()}

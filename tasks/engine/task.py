@@ -215,8 +215,8 @@ class TaskModule(Module):
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
         if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
             raise UserError(
-                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not say which of "
-                "its layers are early; leave it out"
+                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not define its "
+                "early layers; leave this setting out"
             )
         if normalization := self.settled.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
@@ -371,10 +371,10 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     """
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
-        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
+        raise UserError("the file contains only a backbone; start a task from it with backbone.weights=<file>")
     config = copy.deepcopy(suite["config"])
     if teacher is not None and not any("distill" in own for own in tasks_of(config).values()):
-        raise UserError(f"teacher={teacher}: task={suite['task']} learns from no teacher")
+        raise UserError(f"teacher={teacher}: task={suite['task']} does not use a teacher")
     for own in (config, *tasks_of(config).values()):
         own["trainer"]["compile"] = False  # it pays where one trains
     if "parts" in config:
@@ -386,7 +386,7 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise UserError(
-            f"the checkpoint's weights, labels and settings do not fit: {first_line(error):.200}"
+            f"the checkpoint's weights, labels and settings do not match: {first_line(error):.200}"
         ) from error
     for part in module.modules():
         if isinstance(part, TaskModule):

@@ -122,10 +122,10 @@ def new_folder(config: dict[str, Any]) -> Path:
                 os.environ[RUN_FOLDER] = str(folder)  # a process that was killed before it began has left it
                 return folder
             if config["name"]:
-                raise UserError(f"{folder} exists; choose another name, or go on with resume={folder}") from error
+                raise UserError(f"{folder} exists; choose another name, or resume it with resume={folder}") from error
             folder = folder.with_name(f"{name}-{(suffix := suffix + 1)}")
         except OSError as error:
-            raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+            raise UserError(f"the run folder {folder} cannot be created: {error.strerror}") from error
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
         return
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
-        raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
+        raise UserError(f"{linked} is a link; a run writes only in its own folder: replace it by what it points to")
     try:
         file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115  # closed below
     except OSError as error:
@@ -154,7 +154,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             raise UserError(f"another process is training the run {folder}; stop it first, or wait") from error
         except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s): start no second run in it", folder, error.strerror)
+            log.warning("%s cannot be locked (%s): do not start a second run in it", folder, error.strerror)
         yield
 
 
@@ -296,7 +296,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
         if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
             raise Stopped(STOP.number, run) from None
         if isinstance(error, OSError | UserError) and not folder.is_dir():
-            raise UserError(f"the run folder {folder} is no longer there") from error
+            raise UserError(f"the run folder {folder} no longer exists") from error
         raise
     finally:
         watch.over.set()

@@ -149,7 +149,7 @@ def test_stages_follow_each_other_and_resume(dogs: Path, tmp_path: Path) -> None
 
     first = (folder / "1_noisy" / "metrics.json").read_bytes()
     shutil.rmtree(folder / "2_clean")
-    with pytest.raises(UserError, match="used only on your word"):
+    with pytest.raises(UserError, match="used only if you confirm"):
         execute([f"resume={folder}"])
     again = execute([f"resume={folder}", weights])
     assert again["state"] == "finished"

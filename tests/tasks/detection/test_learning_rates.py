@@ -105,5 +105,5 @@ def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, 
 def test_a_run_of_another_backbone_is_no_start(scenes: Path, tmp_path: Path) -> None:
     given = [*TINY, f"data.root={scenes}"]
     run = untrained(tmp_path / "run", *given)
-    with pytest.raises(UserError, match="its backbone is another one; give the backbone settings that it has"):
+    with pytest.raises(UserError, match="its backbone differs; give the same backbone settings"):
         prepare(load_config([*given, "backbone.alpha=0.5", f"ckpt={run}"]))

@@ -181,7 +181,7 @@ def test_a_part_goes_on_as_a_run_of_its_own(
     small = [o for o in given(sets, "faces") if not o.startswith(("task=", "multitask.", "faces."))]
     content = execute(["task=faces", *small, *sets["faces"], f"ckpt={folder}", f"paths.runs={tmp_path}"])
     assert content["state"] == "finished"
-    assert "start fresh" not in capsys.readouterr().err
+    assert "keep their initial values" not in capsys.readouterr().err
 
 
 def test_a_part_for_a_device(patched: Path, tmp_path: Path) -> None:
@@ -316,13 +316,13 @@ def test_an_added_task_leaves_the_others_as_they_are(
     tested = {row[1].strip(): float(row[2]) for row in rows}
     assert {"mean", "dogs/top1", "faces/map", "embedding/tar_far1e-2"} <= tested.keys()
     assert np.isfinite(tested["mean"])
-    with pytest.raises(UserError, match="has this task already"):
+    with pytest.raises(UserError, match="already has this task"):
         execute([*small, "multitask.add=dogs", f"ckpt={base}"])
 
 
 def test_a_loss_that_is_not_finite_is_named(sets: dict[str, list[str]], tmp_path: Path) -> None:
     options = [*given(sets, "dogs", "faces"), "multitask.weights=[1,1e39]", f"paths.runs={tmp_path}"]
-    with pytest.raises(UserError, match="the loss of faces is not finite by step"):
+    with pytest.raises(UserError, match="the loss of faces is not finite at step"):
         execute(options)
 
 
