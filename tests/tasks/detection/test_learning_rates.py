@@ -66,7 +66,7 @@ def test_early_layers_keep_their_weights(
 def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: str) -> None:
     given = ["task=detection", "detector=ssd", f"backbone={backbone}", f"backbone.name={name}"]
     config = load_config([*given, "trainer.freeze_early_layers=true"])
-    with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not say") as error:
+    with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not define") as error:
         DetectionTask(config, ["a", "b"])
     assert "\n" not in str(error.value)
     DetectionTask(config, ["a", "b"], load_weights=False)  # a checkpoint of a run that had it is read

@@ -23,7 +23,7 @@ def test_only_data_root_is_read_on_a_files_word(value: str) -> None:
     """Patterns of shards are expanded before."""
     data = load_config(["data=coco"])["data"]
     for setting in (value, [value]):
-        with pytest.raises(UserError, match="is not below data"):
+        with pytest.raises(UserError, match="is outside data"):
             below_root(data | {"val_images": setting}, None)
     assert below_root(data | {"val_images": value}, "here")["val_images"] == Path(value).name
 
@@ -86,5 +86,5 @@ def test_data_of_a_planned_task_is_elsewhere_on_its_own_word_alone() -> None:
     config, _ = composed([*JOINT, "dogs.data.web=/web"])
     assert with_stage_data(config, ["dogs.data.web=/web"])["parts"]["dogs"]["data"]["web"] == "/web"
     for given in ([], ["data.web=/web"], ["faces.data.web=/web"]):
-        with pytest.raises(UserError, match=r"data\.web=/web is not below data\.root"):
+        with pytest.raises(UserError, match=r"data\.web=/web is outside data\.root"):
             with_stage_data(config, given)

@@ -156,7 +156,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     previous.write_bytes(b"PK")
     assert last_checkpoint(folder, "detection") is None
     last.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"last\.ckpt is damaged, and there is no previous\.ckpt"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, and there is no usable previous\.ckpt"):
         last_checkpoint(folder, "detection")
 
 
