@@ -35,12 +35,12 @@ def predict(config: dict[str, Any]) -> None:
         predict_video(config, source)
         return
     if config["every"] > 1:
-        raise UserError(f"every={config['every']} is for videos; input={config['input']} is none")
+        raise UserError(f"every={config['every']} is for videos; input={config['input']} is not a video")
     files = find_images(config["input"])
     output = Path(config["output"])
     targets = dict(zip(files, output_paths(files, output, f".{config['format']}"), strict=True))
     if Path(config["input"]).is_dir() and output.resolve().is_relative_to(Path(config["input"]).resolve()):
-        raise UserError(f"output={output} lies inside input={config['input']}; choose a folder elsewhere")
+        raise UserError(f"output={output} is inside input={config['input']}; choose a folder elsewhere")
 
     from rich.progress import track
 
@@ -140,7 +140,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
         target.unlink(missing_ok=True)  # none was made without a frame
         raise UserError(f"input={config['input']}: none of its frames can be decoded")
     rate = (number + 1) / (time.monotonic() - start)
-    words = f"{number + 1} frames, {done} of them answered, {rate:.1f} frames/s; see {target} and predictions.jsonl"
+    words = f"{number + 1} frames, {done} of them predicted, {rate:.1f} frames/s; see {target} and predictions.jsonl"
     Console().print(f"{words} beside it", soft_wrap=True)
     if reader.damaged:
         Console().print(f"{reader.damaged} parts of the video could not be decoded")
@@ -189,7 +189,7 @@ def test_weights(overrides: Sequence[str]) -> None:
         config["data"]["val"] = config["data"]["train"]
     data, module = prepare(config, draw=False)
     if not module.head_is_pretrained:
-        raise UserError("the weights have no classifier of the data's classes; train, and give ckpt=<run>")
+        raise UserError("the weights have no classifier for the classes of the data; train a model and give ckpt=<run>")
     metrics = evaluate(module.eval(), data)
     Console().print(f"{data.num_images('test'):g} images of {config['data']['root']}", soft_wrap=True)
     show_metrics(module, metrics)

@@ -36,7 +36,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
         file = {"name": str(file.get("url", "")).rpartition("/")[2], **file}
         done, path = root / ".prepared" / file["name"], root / file["name"]
         if done.exists():
-            console.print(f"{file['name']} is there")
+            console.print(f"{file['name']} is already there")
             continue
         if not path.exists() and "url" not in file:
             missing.append(path)
@@ -56,7 +56,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
         steps = [*source["steps"], f"put into {root}: {', '.join(p.name for p in missing)}", "run this command again"]
         for number, step in enumerate(steps, start=1):
             console.print(f"{number}. {step}", soft_wrap=True, highlight=False)
-        raise UserError(f"data={name}: {len(missing)} files must be fetched by hand, as the steps above say")
+        raise UserError(f"data={name}: {len(missing)} files must be downloaded by hand; see the steps above")
     console.print(f"ready: {root}", soft_wrap=True)
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         config = load_config(arguments("prepare"), "prepare")
         name, known = config["groups"]["data"], sources()
         if name not in known:
-            raise UserError(f"data={name} is not fetched from anywhere; choose from {', '.join(known)}")
+            raise UserError(f"data={name} cannot be downloaded; choose from {', '.join(known)}")
         prepare(name, known[name], Path(config["data"]["root"]), config["keep"])
 
 

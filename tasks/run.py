@@ -109,7 +109,7 @@ def run() -> None:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         several = f"task={JOINT}" in overrides
         if hydras and not flags:
-            raise UserError(f"{hydras[0]} is of a sweep: add -m")
+            raise UserError(f"{hydras[0]} applies to a sweep only: add -m")
         if SWEEP & set(flags):
             check_plugins(hydras)
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts

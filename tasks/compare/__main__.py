@@ -138,7 +138,8 @@ def compare(config: dict[str, Any]) -> None:
         console.print(table)
     done = [run for run in runs if run.finished]
     console.print(
-        f"{len(done)} finished of {len(runs)} runs; ★: no run of its group is as good for as few multiply-adds"
+        f"{len(done)} of {len(runs)} runs finished; ★: Pareto-optimal, no run in the same table is as good with fewer "
+        "multiply-adds"
     )
     output = Path(config["output"] or config["runs"])
     output.mkdir(parents=True, exist_ok=True)

@@ -99,9 +99,9 @@ def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
     """
     tasks = checkpoint["suite"].get("config", {}).get("parts", {})
     if not tasks and part not in ("model", "backbone"):
-        raise UserError(f"part={part}: the run is of one task; choose from model, backbone")
+        raise UserError(f"part={part}: the run has one task; choose from model, backbone")
     if tasks and part == "model":
-        raise UserError(f"the run is of several tasks: say which by part=, all or one of {', '.join(tasks)}")
+        raise UserError(f"the run has several tasks: set part= to all or to one of {', '.join(tasks)}")
     if tasks and part == "backbone":
         return part_checkpoint(checkpoint, next(iter(tasks)))
     return part_checkpoint(checkpoint, part) if tasks else checkpoint
@@ -125,7 +125,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
 
     settings = checkpoint["suite"]["config"]["backbone"]
     if "alpha" not in settings:
-        raise UserError("part=backbone is of backbone=mobilenet_v1; another library's backbones it has itself")
+        raise UserError("part=backbone works only with backbone=mobilenet_v1")
     resolution = checkpoint["suite"]["resolution"]
     with atomic_folder(target, config["overwrite"]) as folder:
         file = folder / "backbone.safetensors"
@@ -141,7 +141,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
         facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
     where = target / "backbone.safetensors"
-    Console().print(f"wrote {where}: start a task from it by backbone.weights={where}", soft_wrap=True)
+    Console().print(f"wrote {where}: start a task from it with backbone.weights={where}", soft_wrap=True)
     return target
 
 
@@ -180,7 +180,7 @@ def calibration(data: SuiteData, count: int) -> list[Tensor]:
             if len(found) >= count:
                 break
     except (UserError, OSError) as error:
-        raise UserError(f"int8 takes its ranges from training images, and there are none: {error}") from error
+        raise UserError(f"int8 needs training images for its ranges, and there are none: {error}") from error
     return found[:count]
 
 
@@ -195,7 +195,7 @@ def compared(
 ) -> dict[str, Any]:
     """The metrics in model.json; the drop is in points, hundredths of the primary metric."""
     if images < 200:
-        log.warning("there are only %d validation images, on which the metrics say little", images)
+        log.warning("only %d validation images: the metrics are not reliable", images)
     limit = config["max_drop"]
     return {
         "primary": module.primary,

@@ -59,12 +59,12 @@ def export_all(config: dict[str, Any]) -> Path:
     checkpoint = load_checkpoint(path)
     settings = checkpoint["suite"].get("config", {})
     if not settings.get("parts"):
-        raise UserError(f"part=all is of runs of several tasks; {path} is of one")
+        raise UserError(f"part=all is for multi-task runs; {path} has one task")
     patched = {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}
     if patched and config["format"] != "torch":
         return export_each(config, list(settings["parts"]))
     if config["quantize"] == "int8_qat":
-        raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
+        raise UserError("quantize=int8_qat trains one task: export each with part=<task>, or use quantize=int8")
     learners = [name for name, part in settings["parts"].items() if "distill" in part]
     asked = learners or settings["parts"]  # restore says so where no task learns from a teacher
     teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
@@ -182,7 +182,7 @@ def check_sides(modules: dict[str, TaskModule]) -> None:
     if len({*sides.values()}) > 1:
         words = ", ".join(f"{name} {side} px" for name, side in sides.items())
         raise UserError(
-            f"part=all needs one input side, as task.resolution=... gives all tasks: {words}; or choose format=torch"
+            f"part=all needs the same input size for all tasks (task.resolution=...), not {words}; or use format=torch"
         )
 
 
@@ -211,7 +211,7 @@ def common_view(modules: dict[str, TaskModule]) -> float | None:
     """The share of the shorter side in the view that all tasks have; None, the whole image, where they have several."""
     views = {module.config["data"].get("center_crop") for module in modules.values()}
     if len(views) > 1:
-        log.warning("the tasks look at unlike parts of an image (data.center_crop); the file is given the whole image")
+        log.warning("the tasks have different values of data.center_crop; the file takes the whole image")
     return views.pop() if len(views) == 1 else None
 
 

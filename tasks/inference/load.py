@@ -35,7 +35,7 @@ def load(
             from tasks.inference.exported import ExportedModel
 
             if only is not None:
-                raise UserError(f"only={','.join(only)} is of runs of several tasks; {path} is an export")
+                raise UserError(f"only={','.join(only)} is for multi-task runs; {path} is an export")
             return ExportedModel(path, spec, threshold)
     elif path.is_dir() and not ((path / "checkpoints").is_dir() or (path / FILE).is_file()):
         raise UserError(f"{path} is neither a run folder, which has checkpoints, nor an export, which has model.json")

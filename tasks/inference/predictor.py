@@ -72,7 +72,7 @@ class Predictor(ABC):
             UserError: none can be read, or the task compares no images.
         """
         if not self.result_type.compares:
-            raise UserError(f"task={self.task} compares no images; leave out reference")
+            raise UserError(f"task={self.task} does not compare images; leave out reference")
         self.references = None
         rows = [(name, result.embedding) for name, result in self._results(self._read(images, True, BATCH), BATCH)]
         if not rows:

@@ -110,7 +110,7 @@ class Reader:
             raise UserError(f"input={source.name} cannot be opened: {reason or error}") from error
         if not self.container.streams.video:
             self.container.close()
-            raise UserError(f"input={source.name} has no pictures")
+            raise UserError(f"input={source.name} has no frames")
         self.stream = self.container.streams.video[0]
         self._check(self.stream.width, self.stream.height)
         self.stream.thread_type = "AUTO"

@@ -50,7 +50,7 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
     forms = list(dict.fromkeys(export.spec["format"] for export in exports))
     linked = config["runtime"] == "link"
     if config["webgpu"] and "onnx" not in forms:
-        raise UserError("webgpu=true runs format=onnx alone, and no export is of that format")
+        raise UserError("webgpu=true runs only format=onnx, and no export has that format")
     content: dict[str, Any] = {
         "runtimes": {form: described(form, config) for form in forms},
         "webgpu": config["webgpu"],

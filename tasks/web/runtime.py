@@ -63,7 +63,7 @@ class Runtime:
         manual = f"or npm install {self.release} elsewhere and give its node_modules as runtime_folder="
         npm = shutil.which("npm")
         if not npm:
-            raise UserError(f"the browser's runtime is fetched by npm, which is not installed: get Node.js, {manual}")
+            raise UserError(f"the runtime is downloaded with npm, which is not installed: install Node.js, {manual}")
         with tempfile.TemporaryDirectory() as folder:
             command = [npm, "pack", self.release, "--ignore-scripts", "--silent"]
             try:

@@ -152,7 +152,7 @@ def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([LOCAL], "hydra/launcher=submitit_local is of a sweep: add -m"),
+        ([LOCAL], "hydra/launcher=submitit_local applies to a sweep only: add -m"),
         (["-m", "hydra/launcher=cloud"], "choose from basic, "),
         (["trainer.num_nodes=2"], "start it with torchrun on each node"),
         (["trainer.devices=0"], "choose from auto, [1, 1000000]"),
