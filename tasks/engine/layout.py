@@ -41,6 +41,6 @@ def _value(value: Any) -> str:
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str):
         if "${" in value:  # would be replaced by a setting or a variable of the environment
-            raise UserError(f"data.root has a file or folder named {value!r}: rename it, or choose another by data=")
+            raise UserError(f"data.root has a file or folder named {value!r}: rename it, or choose another with data=")
         return quoted(value)
     return "null" if value is None else str(value).lower()

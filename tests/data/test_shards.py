@@ -299,7 +299,7 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
         data(shards, train=address, classes="classes.txt").num_images("train")
     for path in shards.glob("train-*.tar"):
         write_shard(path, [{"jpg": b"torn", "cls": str(i).encode()} for i in range(4)])
-    with pytest.raises(UserError, match=r"no image of the 4 shards can be trained on: .*not an image"):
+    with pytest.raises(UserError, match=r"the 4 shards have no image that can be used for training: .*not an image"):
         next(iter(data(shards).train_dataloader()))
 
 
