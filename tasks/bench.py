@@ -1,4 +1,4 @@
-"""python -m tasks.bench ckpt=<run or checkpoint> export=<folder>: how fast, and how large, on this machine."""
+"""python -m tasks.bench ckpt=<run or checkpoint> export=<folder>: speed, memory and size on this machine."""
 
 import json
 from dataclasses import asdict

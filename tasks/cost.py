@@ -34,7 +34,7 @@ def measure(config: dict[str, Any]) -> None:
 
 
 def show_parts(parts: dict[str, Any]) -> None:
-    """Prints what each task of several costs beside what they share."""
+    """Prints what each of several tasks costs by itself, without the layers that they share."""
     from rich.table import Table
 
     from backbones.console import Console

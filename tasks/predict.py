@@ -1,6 +1,6 @@
 """python -m tasks.predict ckpt=<run, checkpoint or export> input=<file | folder | glob | video | camera>.
 
-mode=test measures instead.
+mode=test evaluates instead.
 """
 
 import json
@@ -77,7 +77,7 @@ def predict(config: dict[str, Any]) -> None:
 
 
 def open_model(config: dict[str, Any]) -> "Predictor":
-    """The model that answers, with what it compares with."""
+    """The model, with the references that it compares images with."""
     from data.image_file import limit_pixels
     from tasks.engine.start import set_up_logging
 
@@ -104,7 +104,7 @@ def open_lines(output: Path) -> IO[str]:
 
 
 def predict_video(config: dict[str, Any], source: "Source") -> None:
-    """Answers a video's frames until it ends or is stopped by hand; what was written until then can be played."""
+    """Runs the model on the frames of a video until it ends or the user stops it; what is written can be played."""
     from rich.progress import track
 
     from backbones.console import Console
@@ -170,7 +170,7 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
 
 
 def test_weights(overrides: Sequence[str]) -> None:
-    """Measures a classifier that comes with `backbone.weights` on the test split of `data.root`, or on all images where
+    """Evaluates the pretrained classifier in `backbone.weights` on the test split of `data.root`, or on all images if
     there are no splits, without training.
 
     Raises:

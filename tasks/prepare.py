@@ -1,4 +1,4 @@
-"""python -m tasks.prepare data=<name>: fetches a public data set, checks it and unpacks it where data.root says."""
+"""python -m tasks.prepare data=<name>: downloads a public data set, checks it and unpacks it in data.root."""
 
 import os
 from pathlib import Path
@@ -25,10 +25,10 @@ def sources() -> dict[str, Any]:
 
 
 def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: float = 5.0) -> None:
-    """Brings what is missing of a data set to root. What was fetched, or unpacked, is not done again.
+    """Downloads and unpacks the missing files of a data set to root; what is done already is skipped.
 
     Raises:
-        UserError: a file cannot be obtained or unpacked, is not the published one, or must be fetched by hand.
+        UserError: a file cannot be obtained or unpacked, is not the published one, or must be downloaded by hand.
     """
     console.print(source["terms"], soft_wrap=True)
     missing = []
@@ -61,7 +61,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
 
 
 def fetch(file: dict[str, Any], path: Path, pause: float) -> None:
-    """Downloads a file, or checks one that lies there already."""
+    """Downloads a file, or checks one that is already there."""
     if path.exists():
         console.print(f"checking {path.name}")
         if not matches(path, file["digest"]):

@@ -40,9 +40,9 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
-    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (what it
-    settled on) and metrics. It is not trusted: only tensors and plain values are read, and all of `suite` is
-    checked; what it says of settings names options, whose meaning is this machine's.
+    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (the
+    values chosen for settings that were null) and metrics. It is not trusted: only tensors and plain values are read,
+    and all of `suite` is checked; its settings name options, whose meaning is read from this machine's conf/.
 
     Raises:
         UserError: it is absent, damaged, not of this suite or version, or of another task than `task`.
@@ -106,7 +106,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's description of itself, with the type of each entry checked.
 
     Raises:
-        UserError: some part is not.
+        UserError: an entry has a wrong type or value.
     """
     checked = {"version": suite["version"], "task": suite["task"]}
     if checked["task"] == "backbone":
@@ -143,7 +143,7 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
 
 
 def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the backbone of a checkpoint settled on; nothing if it is of another kind than that of `config`.
+    """The values that the backbone of a checkpoint chose for null settings; none if `config` has another backbone.
 
     Raises:
         UserError: the file cannot be read.
@@ -156,10 +156,10 @@ def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
+    """Copies every tensor of `state` that fits into the module, and logs which tensors keep their initial values.
 
     Raises:
-        UserError: nothing fits, or nothing of the backbone: it learns as one with weights does, slowly and in part.
+        UserError: nothing fits, or nothing of the backbone, which would be trained as a pretrained one all the same.
     """
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}

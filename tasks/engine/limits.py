@@ -1,4 +1,4 @@
-"""Says after a training what limited its result, from the curves of loss and metric and the number of examples."""
+"""Says what limited the result of a training, from the curves of loss and metric and the number of examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def what_limited(
     examples: Mapping[str, int] | None = None,
     by_class: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """Sentences on a finished training, none where nothing stands out. `examples` of training and the metric `by_class`
+    """Sentences about a finished training; none if nothing stands out. `examples` of training and the metric `by_class`
     are by the names of the classes.
     """
     points = [p for p in history if math.isfinite(p.primary)]

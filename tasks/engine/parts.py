@@ -1,7 +1,7 @@
-"""Composes a run of several tasks: each as its own run would be, then what they have in common. Nothing here imports
-torch.
+"""Composes the configuration of a multi-task run: each task as in its own run, then what they have in common. Nothing
+here imports torch.
 
-The configuration of such a run has under `parts` one of each task, which is the configuration of a single run.
+Its `parts` has the configuration of each task, which has the form of a single-task run's.
 """
 
 import copy
@@ -32,7 +32,7 @@ def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, 
     """The configuration that overrides describe, of one task or several, and what data sets were recognised as.
 
     Raises:
-        UserError: as `load_config` and `recognized`, or the tasks do not go together.
+        UserError: as `load_config` and `recognized`, or the tasks cannot be combined.
     """
     if is_joint(overrides):
         return _joint(overrides, name)
@@ -87,7 +87,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def for_parts(overrides: Sequence[str]) -> list[str]:
-    """Those of a run's own overrides that apply to each of its tasks as well."""
+    """The overrides of a run that apply to each of its tasks as well."""
     found = [o for o in overrides if key_of(o).partition(".")[0] not in APART or key_of(o).startswith("task.")]
     return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
@@ -132,7 +132,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
 
 
 def for_hydra(override: str) -> str:
-    """An override as Hydra's sweeps take it, which know the run's settings alone: others are added, in one word."""
+    """An override in the form that Hydra's sweeps accept: those of tasks, which they do not know, as one added key."""
     key, equals, value = override.partition("=")
     hidden = part_of(key) or _of_parts(override)
     return f"+{key.replace('.', '$')}{equals}{value}" if hidden else override

@@ -28,7 +28,7 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
     """Checks that a run's `trainer` settings fit the processes that were started.
 
     Raises:
-        UserError: they do not, or the processes have no name that tells them the folder to write to.
+        UserError: they do not, or the run has no name, which tells the processes the folder to write to.
     """
     nodes, devices = settings["num_nodes"], settings["devices"]
     if not launched():
@@ -50,11 +50,11 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
 
 
 class RankWatch(threading.Thread):
-    """Notices that a process that `launcher` started, or the one that started this, ended before its time. `words` then
-    say so, and where training is not `over` in time, this process is ended: a GPU waits for half an hour.
+    """Watches the processes that `launcher` started, or the one that started this one. If one of them ends too early,
+    `words` says so, and if training is not `over` soon after, this process ends: a GPU would wait for half an hour.
 
-    It takes the processes that were started over to `started`: Lightning watches those on its own list, and would kill
-    this one without a word.
+    It moves the started processes to the list `started`: Lightning watches those on its own list, and would kill this
+    process without a message.
     """
 
     def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:

@@ -1,7 +1,7 @@
 """Validates the settings of run folders and checkpoints, which are not trusted.
 
-Of the paths and addresses that a file names, data.root alone is read. What would ask a teacher, or read, write or fetch
-anything else, is used where the command line says it too.
+Of the paths and addresses that a file names, only data.root is read. A teacher, and whatever else would be read,
+written or downloaded, is used only if the command line names it too.
 """
 
 import shlex
@@ -29,8 +29,8 @@ def is_staged(folder: str) -> bool:
 
 
 def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
-    """The data settings of a file, reading below `root`, or the file's own data.root, and nowhere else. With a `root`,
-    what was an absolute path or an address is its last part there.
+    """The data settings of a file, restricted to `root` or, if that is None, to the file's own data.root. With a
+    `root`, an absolute path or an address becomes its last part in `root`.
 
     Raises:
         UserError: without one, a setting names an absolute path, an address, or what is above data.root; with one, it
@@ -124,8 +124,7 @@ def _resumed(
 
 
 def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides that go on with the run that `overrides` began: those that a run folder's own word does not count
-    for are given again.
+    """The overrides that resume the run that `overrides` began, with those that a run folder alone may not set.
     """
     again = []
     for override in overrides:
@@ -139,7 +138,7 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
     """The stages of a run and the settings that it was started with, of its stages.yaml.
 
     Raises:
-        UserError: it cannot be read, or alone names what is used only on the word of those `given`.
+        UserError: it cannot be read, or has values that are used only if those `given` confirm them.
     """
     plan = read_plain_yaml(file)
     known = isinstance(plan, dict) and shaped(plan.get("stages"), "stages") and shaped(plan.get("overrides"), "names")
@@ -159,11 +158,11 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
 
 
 def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequence[str], file: Path) -> None:
-    """Refuses the configuration that `overrides` of an untrusted plan compose where it, or one of its tasks', has what
-    is used on the word of those `given` alone. What options of conf/ say is this machine's own.
+    """Refuses a configuration composed from `overrides` of an untrusted plan if it, or that of one of its tasks, has
+    values that are used only if those `given` confirm them. Values from options in conf/ are trusted.
 
     Raises:
-        UserError: neither those given nor an option say it.
+        UserError: neither those given nor an option have such a value.
     """
     said = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
     recipes = [[f"experiment={o.partition('=')[2]}"] for o in overrides if key_of(o).rpartition(".")[2] == "experiment"]

@@ -42,8 +42,8 @@ def set_up_logging() -> None:
 
 
 def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
-    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False. With
-    None nothing is prepared.
+    """The data set of a configuration, prepared; a demo's is generated if it is absent, unless `draw` is False. With
+    None, nothing is prepared.
     """
     from backbones.base import scaled_resolution
 
@@ -59,7 +59,7 @@ def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
 
 def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "SuiteData":
     """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
-    own data.root, which is said. Nothing is drawn, fetched, or read elsewhere on a checkpoint's word.
+    own data.root, which is logged. Nothing is generated, downloaded or read elsewhere because a checkpoint names it.
 
     Raises:
         UserError: it names files outside of data.root, and no root is given.

@@ -57,7 +57,7 @@ RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the
 
 
 def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
-    """A Trainer for the settings; without a folder it keeps nothing."""
+    """A Trainer for the settings; without a folder it writes nothing."""
     quiet_lightning()
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
@@ -100,7 +100,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
 
 
 def new_folder(config: dict[str, Any]) -> Path:
-    """Makes the run folder runs/<task>/<name>.
+    """Creates the run folder runs/<task>/<name>.
 
     Raises:
         UserError: it exists already, or cannot be written.
@@ -130,14 +130,13 @@ def new_folder(config: dict[str, Any]) -> Path:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Holds a run's folder, until the process ends however it does.
+    """Locks a run folder until the process ends, in whatever way.
 
-    By a record lock, which processes that are forked from this one do not share: a killed run's loaders may live on
-    for seconds.
+    It uses a record lock, which forked processes do not share: the loaders of a killed run may live for some seconds.
 
     Raises:
-        UserError: another process holds it, it cannot be written, or a folder in it is a link: a run that is resumed
-            may be another's, and what it writes stays in it.
+        UserError: another process has locked it, it cannot be written, or a folder in it is a link: a resumed run may
+            come from someone else, and must not write elsewhere.
     """
     if not first_process():  # for which the folder need not be there yet
         yield
@@ -164,15 +163,15 @@ def _unfollowed(path: str, flags: int) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process had not finished writing to the run's folder, which is held."""
+    """Removes files that a killed process had not finished writing to the run's folder, which is locked."""
     for pattern in (".*.part", "checkpoints/.*.part"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
-    """The data and the module of a configuration, known to be good; `ckpt` is the checkpoint that goes on, and a demo's
-    data is drawn where it is absent if `draw` says so. Nothing is made in the run's folder.
+    """The data and the module of a configuration, checked. `ckpt` is the checkpoint of a run to resume; with `draw`, a
+    demo's data is generated if it is absent. Nothing is written to the run folder.
 
     Raises:
         UserError: something in the settings, the data, the weights or the hardware must be put right first.
@@ -200,13 +199,13 @@ def train(
     draw: bool = True,
     layout: str = "",
 ) -> dict[str, Any]:
-    """Trains in `folder`, or in one of its own, and returns what metrics.json holds. A demo's data is drawn where it is
-    absent, unless a run is resumed, whose folder is not trusted, and `overrides` do not say where. `layout` is
-    what the data was recognised as.
+    """Trains in `folder`, or in a new one, and returns the content of metrics.json. A demo's data is generated if it is
+    absent, but not for a resumed run, whose folder is not trusted, unless `overrides` name data.root. `layout`
+    describes the recognised data format.
 
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
-        Stopped: a signal came.
+        Stopped: a signal arrived.
     """
     setup()
     quiet_writers()
@@ -242,7 +241,7 @@ def fit(
     differing: dict[str, Any],
     ckpt: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains, from `ckpt` on, in a folder that is held; returns what metrics.json holds."""
+    """Trains, from `ckpt` on, in a locked folder; returns the content of metrics.json."""
     facts = describe(config, folder, data, module, differing)
     budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
@@ -276,7 +275,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
     """Trains.
 
     Raises:
-        Stopped: a signal came.
+        Stopped: a signal arrived.
         UserError: the checkpoint is damaged, another process of the run ended, or the folder is gone.
     """
     run = folder.parent if is_staged(str(folder.parent)) else folder
