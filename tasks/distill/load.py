@@ -66,10 +66,10 @@ def load_teacher(
 
 
 def teacher_labels(source: str) -> list[str]:
-    """The names of what a checkpoint or table knows.
+    """The names of the outputs of a checkpoint or table.
 
     Raises:
-        UserError: it says none.
+        UserError: it has no names.
     """
     if source.endswith((".csv", ".npz")):
         return _read_table(Path(source))[1]

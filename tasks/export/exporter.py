@@ -92,7 +92,7 @@ def export(config: dict[str, Any]) -> Path:
 
 
 def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
-    """The checkpoint of what is exported: of a run of several tasks, of one of them.
+    """The checkpoint to export: for a multi-task run, that of one of its tasks.
 
     Raises:
         UserError: there is no such part.
@@ -108,7 +108,7 @@ def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def shared_sha256(state: Mapping[str, Tensor]) -> str:
-    """Of the weights that several tasks of a run have; equal in files of one backbone."""
+    """The digest of the weights that several tasks of a run share; the same for all files with that backbone."""
     owners: dict[int, list[str]] = {}
     for name, tensor in state.items():
         owners.setdefault(tensor.data_ptr(), []).append(name)
@@ -120,7 +120,7 @@ def shared_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
-    """Writes the backbone alone, and sees that `backbone.weights` takes it and gives the same maps."""
+    """Writes only the backbone, and checks that `backbone.weights` loads it with the same feature maps."""
     from tasks.export.to_torch import write_backbone
 
     settings = checkpoint["suite"]["config"]["backbone"]
@@ -146,7 +146,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
 
 
 def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
-    """The data set of the run, where it lies now."""
+    """The data set of the run, at its present location."""
     # processes must not be forked beside the runtimes' threads
     data = saved_data(module.config, config["root"], workers=0)
     if module.closed_set:
@@ -261,7 +261,7 @@ def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int
 
 
 def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
-    """Writes what lies beside the file."""
+    """Writes the other files of the export's folder."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())

@@ -156,7 +156,7 @@ def finish(
     parts: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Writes what lies beside the file."""
+    """Writes the other files of the export's folder."""
     file = folder / spec.file
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
@@ -177,7 +177,7 @@ def finish(
 
 
 def check_sides(modules: dict[str, TaskModule]) -> None:
-    """Raises UserError if the inputs of the tasks are of several sizes."""
+    """Raises UserError if the tasks have different input sizes."""
     sides = {name: module.resolution for name, module in modules.items()}
     if len({*sides.values()}) > 1:
         words = ", ".join(f"{name} {side} px" for name, side in sides.items())
