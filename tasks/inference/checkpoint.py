@@ -1,4 +1,4 @@
-"""Predicts with a checkpoint, by PyTorch."""
+"""Predicts with a checkpoint, in PyTorch."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ class CheckpointModel(Predictor):
 
 
 class JointPredictor(Predictor):
-    """Several tasks' models, each of which answers for every image, that is decoded once."""
+    """The models of several tasks, which all run on every image; it is decoded once."""
 
     def __init__(self, parts: dict[str, CheckpointModel]) -> None:
         self.parts, self.task, self.result_type = parts, JOINT, result_type(JOINT)

@@ -52,7 +52,7 @@ def parse(address: str) -> tuple[str, str | None]:
 
 
 def fetch(address: str) -> Path:
-    """The file of a model on the Hub, downloaded once; the copy that is there already where the Hub cannot be reached.
+    """The file of a model on the Hub, downloaded once; if the Hub cannot be reached, the copy in the cache.
 
     Raises:
         UserError: there is no such model, it cannot be obtained, or is larger than a model of this suite.
@@ -195,7 +195,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which folders and addresses are cut to their last part: the rest is of the machine alone."""
+    """A configuration whose folders and addresses are cut to their last part: the rest would reveal this machine's."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):

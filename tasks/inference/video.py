@@ -1,4 +1,4 @@
-"""Videos and cameras: their frames are answered one by one and written as a video, in bounded memory.
+"""Videos and cameras: the model runs on their frames one by one, and a video is written, in bounded memory.
 
 PyAV (FFmpeg), an optional package, reads and writes them. A file is opened by the demuxers of videos alone: others,
 such as those of playlists, would open what a file names.

@@ -40,7 +40,7 @@ def write_page(config: dict[str, Any]) -> Path:
 
 
 def own_samples(exports: Sequence[Export]) -> list[bytes]:
-    """Drawn samples for the exports that were trained on drawn data."""
+    """Generated samples for exports that were trained on a demo's data."""
     kinds = list(dict.fromkeys(DRAWN[export.data] for export in exports if export.data in DRAWN))
     return [sample for draw in kinds for sample in drawn_samples(draw, max(2, COUNT // len(kinds)))]
 

@@ -28,7 +28,7 @@ class Runtime:
         return f"{self.package}@{self.version}"
 
     def files(self, names: tuple[str, ...], folder: str | None) -> list[bytes]:
-        """Files of the package, from the given folder `node_modules`, or from the cache, which the npm client fills.
+        """Files of the package, from the given folder `node_modules`, or from the cache, which npm fills.
 
         Raises:
             UserError: the npm client is missing or fails, or a file is absent or differs from the pinned one.
