@@ -39,8 +39,8 @@ def show_parts(parts: dict[str, Any]) -> None:
 
     from backbones.console import Console
 
-    columns = ("px", "multiply-adds (M)", "own parameters (M)", "MB", "a run of its own (M)")
-    table = Table("task", *columns, title="what each task has for itself")
+    columns = ("px", "multiply-adds (M)", "own parameters (M)", "MB", "single-task run (M)")
+    table = Table("task", *columns, title="parameters that each task does not share")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, facts in parts.items():

@@ -125,8 +125,8 @@ def show(rows: list[Row]) -> None:
         console.print(f"  python -m tasks.run {own[0].settings}", soft_wrap=True, highlight=False)
         console.print()
     console.print(
-        "paper, file: top-1 on ImageNet as the MobileNets paper and the publisher of the file print it, for Keras "
-        "that of the phone file of the same network. here: in the cache already. The licence is that of the weights; "
+        "paper: top-1 on ImageNet in the MobileNets paper. file: top-1 published with the file, for Keras with the "
+        "TensorFlow Lite file of the same network. here: already in the cache. The licence is that of the weights; "
         "ImageNet's images are for research and education.",
         highlight=False,
     )
