@@ -1,4 +1,4 @@
-"""Recognition of dog breeds: trained on the web without having seen the test images there."""
+"""Classification of dog breeds, trained on web images that are not near-duplicates of test images."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class DogsTask(ClassificationTask):
-    """Classification whose web images are compared to the test set before training."""
+    """Classification that compares web images with the test set before training."""
 
     published_classes = 120
 
