@@ -192,8 +192,8 @@ class JointTask(TaskModule):
                 module.training = module not in frozen
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """From `held_from` on, all tasks are normalised by the running statistics, which are used after training, not by
-        those of a single task's batch.
+        """From `held_from` on, all tasks are normalised by the running statistics, which are used after training, and
+        not by those of a single task's batch.
         """
         leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
         assert self.budget
