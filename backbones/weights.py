@@ -169,7 +169,7 @@ def _from_keras(path: Path) -> Weights:
         left -= data.nbytes
         chunk = math.prod(data.chunks or ()) * data.dtype.itemsize  # unpacked whole, be it larger than the data
         if left < 0 or chunk > data.nbytes or data.dtype.kind != "f" or data.external or data.is_virtual:
-            raise UserError(f"backbone.weights: {path} does not itself hold what it says, {name}")
+            raise UserError(f"backbone.weights: {path} does not itself contain {name}")
         array = torch.from_numpy(data[()])
         return array.permute(*axes).contiguous() if axes else array
 

@@ -177,7 +177,7 @@ class SuiteData(Base):
         file: str = SPLITS_FILE,
     ) -> dict[str, str]:
         """The split, train or val, of each key, by `data.splits.draw_splits`."""
-        self.add_choice(f"a fifth drawn for val ({file})")
+        self.add_choice(f"a random fifth for val ({file})")
         return draw_splits(self.root, keys, strata, groups, file, write=not self.read_only)
 
     def add_choice(self, what: str) -> None:

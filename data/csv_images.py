@@ -79,7 +79,7 @@ class CsvData(FacesData):
         if found is None:
             raise UserError(
                 f"{table.path}: no column names images below {table.path.parent}; its columns are {table.names}; "
-                "if they lie there, say which by data.image=<column>"
+                "if there are, set data.image=<column>"
             )
         return found
 
@@ -102,7 +102,7 @@ class CsvData(FacesData):
             names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
             setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
         if not names:
-            raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; say so by {setting}")
+            raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; set {setting}")
         self.add_choice(f"{told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"] and not self.split_name:

@@ -156,5 +156,5 @@ class DemoDogsData(DogsData):
 
     def prepare(self) -> None:
         if not self.root.exists():
-            log.info("drawing dogs of twelve breeds")
+            log.info("generating images of dogs of twelve breeds")
         write_dogs(self.root)

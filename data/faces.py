@@ -185,5 +185,5 @@ class DemoFacesData(CelebAData):
 def draw_faces(root: Path, counts: dict[str, int]) -> None:
     """Draws the demo set, unless `root` holds it."""
     if not root.exists():
-        log.info("drawing %(people)d people, %(images)d images each", counts)
+        log.info("generating faces of %(people)d people, %(images)d images each", counts)
     write_faces(root, **counts)

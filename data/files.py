@@ -95,7 +95,7 @@ def check_apart(wanted: str, output: Path) -> None:
         UserError: `output` lies in it.
     """
     if Path(wanted).is_dir() and output.resolve().is_relative_to(Path(wanted).resolve()):
-        raise UserError(f"output={output} lies inside input={wanted}; choose a folder elsewhere")
+        raise UserError(f"output={output} is inside input={wanted}; choose a folder elsewhere")
 
 
 def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[Path]:

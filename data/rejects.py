@@ -32,6 +32,6 @@ class Rejects:
         kinds = ", ".join(f"{count} {kind} (first: {row})" for kind, (count, row) in self.kinds.items())
         message = f"{self.source}: {self.count} of {total} rows cannot be used: {kinds}"
         if self.count == total or self.count > max_bad * total:
-            raise UserError(f"{message}; data.max_bad={max_bad:g} allows a share of that")
+            raise UserError(f"{message}; a share of data.max_bad={max_bad:g} is allowed")
         if self.count:
             log.warning("%s", message)

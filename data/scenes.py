@@ -20,5 +20,5 @@ class DemoScenesData(CocoData):
 
     def prepare(self) -> None:
         if not self.root.exists():
-            log.info("drawing %(train)d + %(val)d scenes", self.counts)
+            log.info("generating %(train)d + %(val)d scenes", self.counts)
         write_scenes(Path(self.root), **self.counts)

@@ -73,7 +73,7 @@ def draw_splits(
         with atomic_write(root / file, "w") as output:
             json.dump(lists, output, indent=0)
     except OSError:  # a read-only folder: the draw is the same next time, unless images are added
-        log.info("%s cannot be written; every run draws the same splits again", root / file)
+        log.info("%s cannot be written; every run makes the same random split again", root / file)
     return splits
 
 
@@ -84,7 +84,7 @@ def _saved(path: Path) -> dict[str, str]:
     lists = content if isinstance(content, dict) else {}
     train, val = lists.get("train"), lists.get("val")
     if not isinstance(train, list) or not isinstance(val, list):
-        raise UserError(f"{path} should hold the lists train and val; delete it to have them drawn anew")
+        raise UserError(f"{path} should hold the lists train and val; delete it to split the data again")
     return {str(key): "train" for key in train} | {str(key): "val" for key in val}
 
 

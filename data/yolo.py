@@ -98,7 +98,8 @@ class YoloData(AnnotatedData):
         if images and not any(labels):
             raise UserError(f"{path} has {len(images)} images but no txt files of labels")
         if without := labels.count(None):
-            log.info("%s: %d of %d images have no txt file: they count as without objects", path, without, len(images))
+            words = "%s: %d of %d images have no txt file and count as images without objects"
+            log.info(words, path, without, len(images))
         wrong: list[str] = []
         found = [self._annotated(image, label, wrong) for image, label in zip(images, labels, strict=True)]
         left_out(

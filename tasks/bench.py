@@ -1,4 +1,4 @@
-"""python -m tasks.bench ckpt=<run or checkpoint> export=<folder>: how fast, and how large, on this machine."""
+"""python -m tasks.bench ckpt=<run or checkpoint> export=<folder>: speed, memory and size on this machine."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def find_exports(folder: Path) -> list[Path]:
             read_spec(file.parent)
             found.append(file.parent)
     if not found:
-        raise UserError(f"export={folder}: there is no export in it, no model.json of one")
+        raise UserError(f"export={folder}: there is no export in it (no model.json)")
     return found
 
 

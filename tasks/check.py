@@ -1,4 +1,4 @@
-"""python -m tasks.check data.root=<folder>: what a data set holds, what is odd about it, and what to set for it."""
+"""python -m tasks.check data.root=<folder>: reports what a data set contains, its faults, and recommended settings."""
 
 import shlex
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
 
 
 def check(overrides: Sequence[str]) -> "Survey":
-    """Prints the account of a data set and writes its page.
+    """Prints the report on a data set and writes its page.
 
     Raises:
-        UserError: the data cannot be read, or the page not be written.
+        UserError: the data cannot be read, or the page cannot be written.
     """
     given, (overrides, layout) = overrides, with_task(overrides)
     config = load_config(overrides, "check")

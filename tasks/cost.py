@@ -34,13 +34,13 @@ def measure(config: dict[str, Any]) -> None:
 
 
 def show_parts(parts: dict[str, Any]) -> None:
-    """Prints what each task of several costs beside what they share."""
+    """Prints what each of several tasks costs by itself, without the layers that they share."""
     from rich.table import Table
 
     from backbones.console import Console
 
-    columns = ("px", "multiply-adds (M)", "own parameters (M)", "MB", "a run of its own (M)")
-    table = Table("task", *columns, title="what each task has for itself")
+    columns = ("px", "multiply-adds (M)", "own parameters (M)", "MB", "single-task run (M)")
+    table = Table("task", *columns, title="parameters that each task does not share")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, facts in parts.items():

@@ -8,7 +8,7 @@ def main() -> None:
     with one_line_errors():
         what, *given = arguments("hub") or [""]
         if what != "push":
-            raise UserError(f"python -m tasks.hub push ckpt=... repo=...; {what!r} is not one of its commands")
+            raise UserError(f"unknown command {what!r}; use python -m tasks.hub push ckpt=... repo=...")
         config = load_config(given, "hub")
         from tasks.inference.hub import push
 

@@ -1,4 +1,4 @@
-"""python -m tasks.paper: every table of the MobileNets paper and the published phone files, and ours beside them."""
+"""python -m tasks.paper: tables of the MobileNets paper and of its TensorFlow Lite files, with our values beside."""
 
 import copy
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def expanded(rows: Sequence[list[str]]) -> list[list[str]]:
 
 
 def layer_row(layer: nn.Conv2d | nn.Linear, output: Tensor) -> list[str]:
-    """A layer in the paper's words."""
+    """A layer as the paper prints it."""
     if isinstance(layer, nn.Linear):
         return ["FC / s1", f"{layer.in_features}x{layer.out_features}", f"1x1x{layer.in_features}"]
     depthwise = " dw" if layer_type(layer) == "depthwise" else ""
@@ -120,7 +120,7 @@ def layers() -> Table:
 
 
 def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str]]:
-    """A table of models: what is printed, our recount, our metrics where a run is there; and the commands of the
+    """A table of models: the published values, our count, and our metrics if there is a run; and the commands of the
     others.
     """
     printed = " ".join(name.removeprefix("within_").removesuffix("km") for name in table.metrics)
@@ -150,7 +150,7 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
 
 
 def phone_files(runs: Sequence[Run]) -> Table:
-    """The published phone files, float and int8, and our top-1 where a run is of the same network on ImageNet."""
+    """The published TensorFlow Lite files, float and int8, and our top-1 if there is such a run on ImageNet."""
     published_files = published.content()["phone_files"]
     columns = ("float top-1", "ours", "CPU ms", "GPU ms", "MB", "int8 top-1", "CPU ms", "MB")
     title = "MobileNetV1's phone files (TensorFlow Lite's hosted models)"
@@ -171,7 +171,7 @@ def phone_files(runs: Sequence[Run]) -> Table:
 
 
 def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]) -> str:
-    """Our metrics in %, of the best run with this network on this data; empty where there is none."""
+    """Our metrics in %, of the best run with this network on this data; empty if there is none."""
     fitting = []
     for run in runs:
         if not run.finished or (run.task, run.data) != (table.task, table.data):

@@ -1,6 +1,6 @@
 """python -m tasks.predict ckpt=<run, checkpoint or export> input=<file | folder | glob | video | camera>.
 
-mode=test measures instead.
+mode=test evaluates instead.
 """
 
 import json
@@ -35,7 +35,7 @@ def predict(config: dict[str, Any]) -> None:
         predict_video(config, source)
         return
     if config["every"] > 1:
-        raise UserError(f"every={config['every']} is for videos; input={config['input']} is none")
+        raise UserError(f"every={config['every']} is for videos; input={config['input']} is not a video")
     files = find_images(config["input"])
     output = Path(config["output"])
     targets = dict(zip(files, output_paths(files, output, f".{config['format']}"), strict=True))
@@ -76,7 +76,7 @@ def predict(config: dict[str, Any]) -> None:
 
 
 def open_model(config: dict[str, Any]) -> "Predictor":
-    """The model that answers, with what it compares with."""
+    """The model, with the references that it compares images with."""
     from data.image_file import limit_pixels
     from tasks.engine.start import set_up_logging
 
@@ -103,7 +103,7 @@ def open_lines(output: Path) -> IO[str]:
 
 
 def predict_video(config: dict[str, Any], source: "Source") -> None:
-    """Answers a video's frames until it ends or is stopped by hand; what was written until then can be played."""
+    """Runs the model on the frames of a video until it ends or the user stops it; what is written can be played."""
     from rich.progress import track
 
     from backbones.console import Console
@@ -139,7 +139,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
         target.unlink(missing_ok=True)  # none was made without a frame
         raise UserError(f"input={config['input']}: none of its frames can be decoded")
     rate = (number + 1) / (time.monotonic() - start)
-    words = f"{number + 1} frames, {done} of them answered, {rate:.1f} frames/s; see {target} and predictions.jsonl"
+    words = f"{number + 1} frames, {done} of them predicted, {rate:.1f} frames/s; see {target} and predictions.jsonl"
     Console().print(f"{words} beside it", soft_wrap=True)
     if reader.damaged:
         Console().print(f"{reader.damaged} parts of the video could not be decoded")
@@ -169,7 +169,7 @@ def show_metrics(module: Any, metrics: dict[str, float]) -> None:
 
 
 def test_weights(overrides: Sequence[str]) -> None:
-    """Measures a classifier that comes with `backbone.weights` on the test split of `data.root`, or on all images where
+    """Evaluates the pretrained classifier in `backbone.weights` on the test split of `data.root`, or on all images if
     there are no splits, without training.
 
     Raises:
@@ -188,7 +188,7 @@ def test_weights(overrides: Sequence[str]) -> None:
         config["data"]["val"] = config["data"]["train"]
     data, module = prepare(config, draw=False)
     if not module.head_is_pretrained:
-        raise UserError("the weights have no classifier of the data's classes; train, and give ckpt=<run>")
+        raise UserError("the weights have no classifier for the classes of the data; train a model and give ckpt=<run>")
     metrics = evaluate(module.eval(), data)
     Console().print(f"{data.num_images('test'):g} images of {config['data']['root']}", soft_wrap=True)
     show_metrics(module, metrics)

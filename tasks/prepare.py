@@ -1,4 +1,4 @@
-"""python -m tasks.prepare data=<name>: fetches a public data set, checks it and unpacks it where data.root says."""
+"""python -m tasks.prepare data=<name>: downloads a public data set, checks it and unpacks it in data.root."""
 
 import os
 from pathlib import Path
@@ -25,10 +25,10 @@ def sources() -> dict[str, Any]:
 
 
 def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: float = 5.0) -> None:
-    """Brings what is missing of a data set to root. What was fetched, or unpacked, is not done again.
+    """Downloads and unpacks the missing files of a data set to root; what is done already is skipped.
 
     Raises:
-        UserError: a file cannot be obtained or unpacked, is not the published one, or must be fetched by hand.
+        UserError: a file cannot be obtained or unpacked, is not the published one, or must be downloaded by hand.
     """
     console.print(source["terms"], soft_wrap=True)
     missing = []
@@ -36,7 +36,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
         file = {"name": str(file.get("url", "")).rpartition("/")[2], **file}
         done, path = root / ".prepared" / file["name"], root / file["name"]
         if done.exists():
-            console.print(f"{file['name']} is there")
+            console.print(f"{file['name']} is already there")
             continue
         if not path.exists() and "url" not in file:
             missing.append(path)
@@ -56,12 +56,12 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
         steps = [*source["steps"], f"put into {root}: {', '.join(p.name for p in missing)}", "run this command again"]
         for number, step in enumerate(steps, start=1):
             console.print(f"{number}. {step}", soft_wrap=True, highlight=False)
-        raise UserError(f"data={name}: {len(missing)} files must be fetched by hand, as the steps above say")
+        raise UserError(f"data={name}: {len(missing)} files must be downloaded by hand; see the steps above")
     console.print(f"ready: {root}", soft_wrap=True)
 
 
 def fetch(file: dict[str, Any], path: Path, pause: float) -> None:
-    """Downloads a file, or checks one that lies there already."""
+    """Downloads a file, or checks one that is already there."""
     if path.exists():
         console.print(f"checking {path.name}")
         if not matches(path, file["digest"]):
@@ -76,7 +76,7 @@ def main() -> None:
         config = load_config(arguments("prepare"), "prepare")
         name, known = config["groups"]["data"], sources()
         if name not in known:
-            raise UserError(f"data={name} is not fetched from anywhere; choose from {', '.join(known)}")
+            raise UserError(f"data={name} cannot be downloaded; choose from {', '.join(known)}")
         prepare(name, known[name], Path(config["data"]["root"]), config["keep"])
 
 

@@ -29,7 +29,7 @@ SWEEP = {"-m", "--multirun"}
 
 
 def jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep; where a sweeper searches intervals, which it will choose, without those."""
+    """The overrides of each run of a sweep, without those for which a sweeper will choose values from an interval."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except hydra.errors.OverrideParseException as error:
@@ -39,7 +39,7 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 
 def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
-    """Trains what the overrides describe; `again` where the run may have begun before, and then goes on."""
+    """Trains what the overrides describe; with `again`, a run that has begun before is resumed."""
     resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
     staged = bool(resume) and is_staged(resume[-1])
     if staged:
@@ -57,7 +57,7 @@ def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
 
 
 def apart(overrides: list[str], again: bool) -> dict[str, Any]:
-    """As `execute`, of a run that starts processes for further devices."""
+    """Like `execute`, for a run that starts processes for further devices."""
     config = composed(overrides)[0]
     check_names(config)
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
@@ -112,7 +112,7 @@ def run() -> None:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         several = f"task={JOINT}" in overrides
         if hydras and not flags:
-            raise UserError(f"{hydras[0]} is of a sweep: add -m")
+            raise UserError(f"{hydras[0]} applies to a sweep only: add -m")
         if SWEEP & set(flags):
             check_plugins(hydras)
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts

@@ -1,4 +1,4 @@
-"""python -m tasks.zoo: published weights to start from, with cost, accuracy and licence, and which are here already."""
+"""python -m tasks.zoo: pretrained weights, with cost, accuracy and licence, and whether they are in the cache."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ APACHE = "apache-2.0"
 
 @dataclass(frozen=True)
 class Row:
-    """Weights, and what is known of them: metrics in % (of the paper, of the published file), millions of multiply-adds
-    and parameters with the classifier of the data they were trained on.
+    """Published weights: metrics in % (from the paper, and of the published file), and millions of multiply-adds and
+    parameters, including the classifier of the data they were trained on.
     """
 
     source: str
     name: str
-    settings: str  # of tasks.run, which fetches them where they are not here
+    settings: str  # of tasks.run, which downloads them if they are not in the cache
     pixels: int
     paper: float | None
     published: float | None
@@ -125,8 +125,8 @@ def show(rows: list[Row]) -> None:
         console.print(f"  python -m tasks.run {own[0].settings}", soft_wrap=True, highlight=False)
         console.print()
     console.print(
-        "paper, file: top-1 on ImageNet as the MobileNets paper and the publisher of the file print it, for Keras "
-        "that of the phone file of the same network. here: in the cache already. The licence is that of the weights; "
+        "paper: top-1 on ImageNet in the MobileNets paper. file: top-1 published with the file, for Keras with the "
+        "TensorFlow Lite file of the same network. here: already in the cache. The licence is that of the weights; "
         "ImageNet's images are for research and education.",
         highlight=False,
     )

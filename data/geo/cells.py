@@ -166,7 +166,7 @@ class Partition:
         except OSError as error:
             raise UserError(f"cannot read the partition {path}: {error.strerror}") from error
         except (ValueError, OverflowError, UserError) as error:
-            raise UserError(f"{path} is not a sound partition file: {error}") from error
+            raise UserError(f"{path} is not a valid partition file: {error}") from error
 
     @classmethod
     def _parse(cls, text: str) -> Partition:

@@ -33,5 +33,5 @@ class DemoEarthData(GeoData):
 
     def prepare(self) -> None:
         if not self.root.exists():
-            log.info("making %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
+            log.info("generating %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
         write_earth(self.root, **self.counts, **self.look)

@@ -42,7 +42,7 @@ def recognize(root: Path, family: str) -> Layout:
         ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")
     if not found:
-        raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one by data=")
+        raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one with data=")
     return next(iter(found.values()))
 
 

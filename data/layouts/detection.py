@@ -106,9 +106,10 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
     found = {path: content for path, content in contents.items() if isinstance(content, dict) and "names" in content}
     if len(found) > 1:
         first, second = (path.name for path in list(found)[:2])
-        raise UserError(f"{folder.path} has {first} and {second}, both with names: choose one by data=yolo data.yaml=")
+        both = f"{first} and {second}, both with class names"
+        raise UserError(f"{folder.path} has {both}: choose one with data=yolo data.yaml=")
     if name and not found:
-        raise UserError(f"{folder.path / name} does not give the classes' names, as YOLO's data.yaml does")
+        raise UserError(f"{folder.path / name} does not have the class names, as YOLO's data.yaml does")
     return next(((content, path) for path, content in found.items()), ({}, None))
 
 
@@ -216,7 +217,7 @@ def _only(split: str, files: list[Path], setting: str) -> Path:
     wanted = [path for path in files if path.name.startswith("instances")] or files
     if len(wanted) > 1:
         names = " and ".join(path.name for path in wanted[:2])
-        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose by {setting}=")
+        raise UserError(f"{files[0].parent} has {names}, both for {split}: choose one with {setting}=")
     return wanted[0]
 
 

@@ -35,7 +35,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
                 plain = [n for n, sub in place.folders.items() if n.lower() in PARTS and first_images(sub, 1)]
                 if len(plain) > 1:
                     hint = "data=folders data.train=. data.val=null" if place is folder else "data=folders"
-                    raise UserError(f"{place.path}: if {plain[0]} and {plain[1]} are classes, say so by {hint}")
+                    raise UserError(f"{place.path}: if {plain[0]} and {plain[1]} are classes, set {hint}")
             raise UserError(
                 f"{images.path} has images without labels: put those of each class into a folder of its own, "
                 "or name them and their classes in a CSV file"
@@ -136,9 +136,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
     if "train" in splits:
         settings = {"train": None, "val": None, "test": None} | with_val(splits)
         if not settings["val"]:
-            raise UserError(
-                f"{folder.path} has no shards to validate on, only {splits['train']}: say which by data.val="
-            )
+            raise UserError(f"{folder.path} has no shards for validation, only {splits['train']}: set data.val=")
         yield Layout(option, f"WebDataset shards: {said(settings)}", settings)
 
 
@@ -150,7 +148,7 @@ def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
     choices = by_split["train"] or fitting
     if len(choices) > 1:
         raise UserError(
-            f"{folder.path} has the tables {choices[0]} and {choices[1]}: choose by data={option} data.train="
+            f"{folder.path} has the tables {choices[0]} and {choices[1]}: choose one with data={option} data.train="
         )
     if choices:
         splits = named if by_split["train"] else {"train": choices[0]}
@@ -187,7 +185,7 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
 def complain(folder: Folder, truth: Truth) -> None:
     """Raises UserError if a folder has shards without splits, or a table that cannot be trained on."""
     if tars := folder.files(".tar"):
-        raise UserError(f"{folder.path}: which of {tars[0]}, ... are to train on? Say so by data.train= and data.val=")
+        raise UserError(f"{folder.path}: which of {tars[0]}, ... are for training? Set data.train= and data.val=")
     for name in table_names(folder):
         if found := problem(folder.path / name, folder.path, truth):
             raise UserError(found)

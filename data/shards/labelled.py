@@ -63,7 +63,7 @@ class LabelledShards(ShardLoaders):
     def labels(self) -> list[str]:
         if self.classes is None:
             if any(map(is_address, self.shards("train"))):
-                raise UserError("shards at addresses need data.classes=<a file with a class on each line>")
+                raise UserError("remote shards need data.classes=<a file with one class per line>")
             names = self._surveyed[1]
         else:
             names = read_lines(self.root / self.classes)

@@ -115,7 +115,7 @@ class ShardStream(Stream):
                 return
             if not count:
                 example = f": {': '.join(bad[0])}" if bad else ""
-                raise UserError(f"no image of the {len(self.shards)} shards can be trained on{example}")
+                raise UserError(f"the {len(self.shards)} shards have no image that can be used for training{example}")
 
     def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
         by_shard = len(self.shards) >= readers
@@ -233,7 +233,7 @@ class ShardLoaders(SuiteData):
         if self.train_count:
             return self.train_count
         if any(map(is_address, self.shards("train"))):
-            raise UserError("shards at addresses need data.train_count=<how many images they have>")
+            raise UserError("remote shards need data.train_count=<number of images>")
         return self.count_train()
 
     def count_train(self) -> int:

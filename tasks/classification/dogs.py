@@ -1,4 +1,4 @@
-"""Recognition of dog breeds: trained on the web without having seen the test images there."""
+"""Classification of dog breeds, trained on web images that are not near-duplicates of test images."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class DogsTask(ClassificationTask):
-    """Classification whose web images are compared to the test set before training."""
+    """Classification that compares web images with the test set before training."""
 
     published_classes = 120
 
@@ -44,7 +44,7 @@ class DogsTask(ClassificationTask):
         data.leave_out(near)
         if near and isinstance(self.teacher, Cached):
             self.check(data)  # the cache has a row for each image that trains
-        log.info("left out %d web images that are near to test images (cosine over %g)", len(near), threshold)
+        log.info("excluded %d web images as near-duplicates of test images (cosine over %g)", len(near), threshold)
 
     def drop_near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:
         """The web images whose cosine to a test image passes the threshold, by the network as it starts."""

@@ -1,4 +1,4 @@
-"""Finds images that are too near to others, by the similarity of their embeddings."""
+"""Finds near-duplicate images by the similarity of their embeddings."""
 
 from collections.abc import Callable, Iterable
 

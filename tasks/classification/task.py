@@ -67,20 +67,19 @@ class ClassificationTask(DistillableTask):
         if rows is not None and classifier["weight"].shape[1:] == model.head.weight.shape[1:]:
             self.head_is_pretrained = True
             model.head.load_state_dict({name: tensor[rows] for name, tensor in classifier.items()})
-            log.info("starts from the weights' classifier, from its rows of the %d classes of the data", len(rows))
+            log.info("starting from the pretrained classifier's outputs for the %d classes of the data", len(rows))
         elif all(classifier[name].shape == own.shape for name, own in model.head.named_parameters()):
             self.head_is_pretrained = True
             model.head.load_state_dict(classifier)
-            log.info("starts from the weights' classifier, whose %d classes must be in the order of the data's", count)
+            log.info("starting from the pretrained classifier, whose %d classes must be in the data's order", count)
         else:
-            log.info(
-                "the weights' classifier of %d classes is left out: the data has others, %d", count, len(self.labels)
-            )
+            words = "the pretrained classifier of %d classes does not fit the %d classes of the data and is not used"
+            log.info(words, count, len(self.labels))
 
     def check(self, data: SuiteData) -> None:
         super().check(data)
         if self.teacher and self.mixes and not isinstance(self.teacher, Network):
-            raise UserError("distill.cache and tables have whole images only: set task.mixup=0 task.cutmix=0")
+            raise UserError("the cache or table has no outputs for mixed images: set task.mixup=0 task.cutmix=0")
 
     @cached_property
     def mixer(self) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ CAPTIONS = {"predictions.png": "truth left, prediction right", "hard_pairs.png":
 
 
 def order(runs: Sequence[Run], by: str) -> list[Run]:
-    """The best first where `by` is primary, else the smallest first; runs that do not know come last."""
+    """The best first if `by` is primary, else the smallest first; runs without a value come last."""
     name = SORTED.get(by, by)
 
     def key(run: Run) -> tuple[bool, Any]:
@@ -95,7 +95,7 @@ def _cell(value: Any) -> Any:
 
 
 def write_page(runs: Sequence[Run], path: Path) -> None:
-    """The page: one file that needs nothing else."""
+    """Writes the page, a single self-contained file."""
     shown = sorted((r for r in runs if r.finished), key=lambda r: (not r.best, -r.quality))[:MAX_IMAGES]
     entries = []
     for run in runs:
@@ -117,7 +117,7 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
 
 
 def thumbnail(path: Path, width: int = 900) -> str | None:
-    """An image as a data address; None where there is none that can be read."""
+    """An image as a data URL; None if it cannot be read."""
     try:
         with open_image(path) as image:
             small = image.convert("RGB")
@@ -138,7 +138,8 @@ def compare(config: dict[str, Any]) -> None:
         console.print(table)
     done = [run for run in runs if run.finished]
     console.print(
-        f"{len(done)} finished of {len(runs)} runs; ★: no run of its group is as good for as few multiply-adds"
+        f"{len(done)} of {len(runs)} runs finished; ★: Pareto-optimal, no run in the same table is as good with fewer "
+        "multiply-adds"
     )
     output = Path(config["output"] or config["runs"])
     output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Two runs of a task side by side: figures, settings that differ, what each says of the same images."""
+"""Two runs of a task side by side: metrics, settings that differ, and predictions on the same images."""
 
 from pathlib import Path
 from typing import Any

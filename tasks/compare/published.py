@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A published model in the image of a task's trade-off; `value` in 0..1, as our metrics."""
+    """A published model in a task's trade-off plot; `value` in 0..1, as our metrics."""
 
     name: str
     value: float

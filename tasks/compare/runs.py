@@ -103,7 +103,7 @@ def read_run(folder: Path, root: Path) -> Run:
 
 
 def with_parts(run: Run) -> list[Run]:
-    """The run, and of one of several tasks each task's share in it, that stands beside the task's own runs."""
+    """The run; for a multi-task run, each of its tasks too, to be listed beside the task's own runs."""
     found = [run]
     parts = run.content.get("parts")
     for name, facts in parts.items() if isinstance(parts, dict) else ():
@@ -154,7 +154,7 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
 
 
 def browser_latency(folder: Path) -> float | None:
-    """The least median in browser.json, where that lies in the run's folder: what the page of tasks.page measured."""
+    """The smallest median in the run folder's browser.json, which the page of tasks.page measured; None without it."""
     try:
         rows = json.loads(_regular(folder / "browser.json").read_text())["rows"]
         found = [latency for row in rows if (latency := _number(row.get("median_ms"))) is not None and latency > 0]

@@ -1,4 +1,4 @@
-"""The paper's log-linear image: what is gained for how many multiply-adds and parameters."""
+"""The paper's log-linear plot: accuracy against multiply-adds and parameters."""
 
 import fcntl
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ from tasks.compare.published import points
 from tasks.compare.runs import Run, frontier, groups, read_run
 
 INK, MUTED, GRID, OURS, BEATEN, PAPER = "#1f2328", "#59636e", "#e4e7eb", "#2a6fdb", "#9db2d3", "#c2571a"
-SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each image
+SPACED = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)  # inches around each plot
 matplotlib.rcParams["text.parse_math"] = False  # names may hold dollar signs
 COSTS = {"madds_m": "multiply-adds (millions)", "params_m": "parameters (millions)"}
-MOST = 12  # groups of an image
+MOST = 12  # groups in a figure
 
 
 def tradeoff(runs: Sequence[Run], path: Path | IO[bytes]) -> None:

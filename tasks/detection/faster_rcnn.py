@@ -166,7 +166,7 @@ class FasterRCNN(Detector):
     def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
         """The two stages of `postprocess` on tensors of fixed shapes."""
         if not with_nms:
-            raise UserError("detector=faster_rcnn needs suppression between its stages, which format=onnx alone has")
+            raise UserError("detector=faster_rcnn needs NMS between its stages, which only format=onnx supports")
         maps = self(images)
         boxes_BP4, valid_BP = self._proposals(maps)
         scores_NC, boxes_NC4 = self._second_stage(maps, boxes_BP4)

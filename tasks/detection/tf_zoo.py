@@ -91,7 +91,7 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
         tensors = {n.name: n.attr["value"].tensor for n in graph.node if n.op == "Const" and VARIABLE.match(n.name)}
         tensors = {name: tensor for name, tensor in tensors.items() if _plausible(name, tensor)}
         if sum(map(_values, tensors.values())) > MOST_OF_ALL:
-            raise UserError(f"ckpt={path} has more weights than such a model")
+            raise UserError(f"ckpt={path} has more weights than an ssd_mobilenet_v1")
         return {name: make_ndarray(tensor) for name, tensor in tensors.items()}
     except (OSError, tarfile.TarError, EOFError, zlib.error, DecodeError, ValueError, TypeError) as error:
         raise UserError(f"ckpt={path} cannot be read: {error}") from error
@@ -120,7 +120,7 @@ def _graph_bytes(path: Path) -> bytes:
         for member in archive:
             total += member.size  # what comes before the graph is decompressed too
             if total > MAX_BYTES:
-                raise UserError(f"ckpt={path} holds more than such a model")
+                raise UserError(f"ckpt={path} contains more than an ssd_mobilenet_v1")
             if member.isfile() and member.name.endswith(GRAPH):
                 file = archive.extractfile(member)
                 assert file is not None
@@ -164,9 +164,9 @@ def read_tf_zoo(path: Path, labels: Sequence[str], fresh: Mapping[str, Tensor]) 
     kept = [label for label, row in zip(labels, rows, strict=True) if row is not None]
     if any("class_head.predictors" in name for name in state.keys() & fresh.keys()):
         words = f"{len(kept)} of {len(labels)} classes are COCO's ({', '.join(kept[:10]) or 'none'})"
-        log.info("ckpt=%s: %s; the others start fresh", path.name, words)
+        log.info("ckpt=%s: %s; the others keep their initial values", path.name, words)
     else:
-        log.warning("ckpt=%s: only its backbone is used; detector=ssd takes its heads too", path.name)
+        log.warning("ckpt=%s: only its backbone is used; detector=ssd uses its heads too", path.name)
     return state
 
 

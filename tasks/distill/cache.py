@@ -14,7 +14,7 @@ from tasks.distill.teacher import Teacher
 
 
 class Cached(Teacher):
-    """Asks `teacher` for each view of each image once, in this run or an earlier one.
+    """Runs `teacher` once on each view of each image, in this run or an earlier one.
 
     The answers lie in one memory-mapped file (N, V, C + 1) float32 for N images of V views, whose last column is 1
     where the others are known. Its name changes with the teacher, the images and how they are looked at.

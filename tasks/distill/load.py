@@ -54,22 +54,22 @@ def load_teacher(
         try:
             count = teacher(torch.zeros(1, 3, resolution, resolution)).shape[1]
         except Exception as error:  # onnxruntime's own exceptions share no other base
-            raise UserError(f"teacher={source} cannot look at {resolution} pixels: {first_line(error)}") from error
+            raise UserError(f"teacher={source} does not accept {resolution} pixels: {first_line(error)}") from error
     if student.form == "embedding" and count != student.outputs:
         raise UserError(
-            f"teacher={source} gives embeddings of {count}, the student of {student.outputs} numbers; "
+            f"teacher={source} has embeddings of size {count}, the student of size {student.outputs}; "
             f"set task.dim={count}"
         )
     if count != student.outputs:
-        raise UserError(f"teacher={source} knows {count} {student.form}, the data has {student.outputs}")
+        raise UserError(f"teacher={source} has {count} {student.form}, the data has {student.outputs}")
     return teacher
 
 
 def teacher_labels(source: str) -> list[str]:
-    """The names of what a checkpoint or table knows.
+    """The names of the outputs of a checkpoint or table.
 
     Raises:
-        UserError: it says none.
+        UserError: it has no names.
     """
     if source.endswith((".csv", ".npz")):
         return _read_table(Path(source))[1]
@@ -86,12 +86,12 @@ def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
     module = restore(checkpoint)
     network, side = module.model, module.resolution
     if not isinstance(network, PooledNet) or network.form != form:
-        raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose answers are no {form}")
+        raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose outputs are not {form}")
     if form == "attributes" and set(labels) <= set(module.labels):
         order = torch.tensor([module.labels.index(name) for name in labels])
         return Network(lambda x: network(network.preprocess(_resized(x, side)))[:, order], str(order), network)
     if form != "embedding" and module.labels != list(labels):
-        raise UserError(f"teacher={source} knows the {form} {module.labels}, the data has {list(labels)}")
+        raise UserError(f"teacher={source} has the {form} {module.labels}, the data has {list(labels)}")
     return Network(lambda x: network(network.preprocess(_resized(x, side))), str(side), network)
 
 
@@ -222,7 +222,7 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
     assert isinstance(student, PooledNet)
     if not module.asks_teacher:
         raise UserError(
-            f"this needs the run's teacher, which is asked where you name it: teacher={settings['teacher']}"
+            f"this needs the run's teacher, which is used only if you name it: teacher={settings['teacher']}"
         )
     dataset, distill = data.dataset("train"), settings["distill"]
     dataset = dataset.images if isinstance(dataset, People) else dataset
@@ -231,5 +231,5 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
     if distill["cache"] is None or not teacher.by_view:
         return teacher
     if not len(dataset):
-        raise UserError("distill.cache cannot hold answers to streams of images: set distill.cache=null")
+        raise UserError("distill.cache does not work with streams of images: set distill.cache=null")
     return Cached(teacher, Path(distill["cache"]), dataset, student.outputs)

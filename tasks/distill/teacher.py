@@ -28,7 +28,7 @@ class Teacher:
 
     @property
     def direct(self) -> "Teacher":
-        """Itself without a cache, to ask about images of another split."""
+        """The teacher without a cache, for images of another split."""
         return self
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Teacher":
@@ -38,12 +38,12 @@ class Teacher:
         raise NotImplementedError("a teacher answers")
 
     def identity(self) -> str:
-        """Changes with anything that its answers depend on."""
+        """A text that changes with anything that its outputs depend on."""
         raise NotImplementedError("a teacher has an identity")
 
 
 class Network(Teacher):
-    """A network, or a function where it is none of torch's; `source` says what it depends on."""
+    """A network, or a function for one outside of torch; `source` says what its outputs depend on."""
 
     def __init__(self, outputs: Outputs, source: str, network: nn.Module | None = None) -> None:
         self.outputs, self.source, self.network = outputs, source, network

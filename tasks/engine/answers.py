@@ -1,8 +1,8 @@
-"""From a network's outputs to results: plain values, typed views of them, and drawings. Nothing here needs torch.
+"""Turns a network's outputs into results: plain values, typed views of them, and drawings. Nothing here needs torch.
 
-A task whose answers are more than its outputs by name has a class of its own, in its folder's answers.py, which its
-option in conf/task names as `_result_`. Without torch there, an exported file gives the same results as the checkpoint
-it came from.
+A task whose results are more than its outputs by name has its own class, in the answers.py of its folder; its option
+in conf/task names that class as `_result_`. As answers.py needs no torch, an exported file gives the same results as
+its checkpoint.
 """
 
 import copy
@@ -25,7 +25,7 @@ SHOWN = 12  # numbers that are drawn
 
 
 def values(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Every output as it is."""
+    """Every output by its name."""
     rounded = {name: np.round(value.astype(float), 5) for name, value in outputs.items()}
     return {name: value.item() if value.size == 1 else value.tolist() for name, value in rounded.items()}
 
@@ -50,7 +50,7 @@ class Result:
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
-        """The plain values for one image, by `answer` and what this suite knows besides."""
+        """The plain values for one image: those of `answer`, and others that only this suite adds."""
         return cls.answer(outputs, spec, size)
 
     if TYPE_CHECKING:  # `load` cannot say which class its results are of, and so not what else they have
@@ -62,7 +62,7 @@ class Result:
         return copy.deepcopy(self.plain)
 
     def draw(self) -> Image.Image:
-        """The image, upright and at its own size, with the answer drawn on it. A file is read again.
+        """The image, upright and at its own size, with the result drawn on it. A file is read again.
 
         Raises:
             UserError: the file can no longer be read.
@@ -74,12 +74,12 @@ class Result:
         return self.annotate(Image.fromarray(pixels))
 
     def annotate(self, image: Image.Image) -> Image.Image:
-        """The answer drawn on an RGB image, which stays as it is."""
+        """The result drawn on a copy of an RGB image."""
         numbers = [(name, value) for name, value in self.plain.items() if isinstance(value, int | float)]
         return captioned(image, [f"{name} {value:.4g}" for name, value in numbers[:SHOWN]])
 
     def describe(self) -> str | None:
-        """The answer on one line; None where the drawn image says it all."""
+        """The result on one line; None if the drawn image says everything."""
         return None
 
 

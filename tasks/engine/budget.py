@@ -16,11 +16,11 @@ FIRST_VALIDATION = 1 / 3  # of the minutes; it says how long the last one will t
 
 
 class Budget(Callback):
-    """Says how much of the training is done, ends it when its minutes are over, and decides when to validate.
+    """Tracks how much of the training is done, ends it when its minutes are over, and decides when to validate.
 
-    The minutes hold training and validations, not the start of the program; a resumed run has what is left of them. Of
-    several processes the first one's clock counts for all: else their learning rates would differ, and one would stop
-    while the others wait for it.
+    The minutes include training and validation, not the start of the program; a resumed run has the remaining ones.
+    With several processes the clock of the first one counts for all: otherwise their learning rates would differ, and
+    one would stop while the others wait for it.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ class Budget(Callback):
 
     @property
     def next_validation(self) -> float:
-        """From which progress on an epoch's end is followed by a validation."""
+        """The progress from which on the end of an epoch is followed by a validation."""
         if self.limit is None or not self.validations:
             return FIRST_VALIDATION
         count = max(1, min(10, int(VALIDATION_SHARE * self.limit / max(self.validation, 1e-3))))
@@ -105,7 +105,7 @@ class Budget(Callback):
             trainer.should_stop = True
 
     def tell_time(self, trainer: Trainer) -> None:
-        """After some steps, how long the rest will take."""
+        """Prints, after some steps, how long the rest will take."""
         step, now = trainer.global_step, time.monotonic()
         if self.first_step is None:
             self.first_step = step, now
@@ -114,7 +114,7 @@ class Budget(Callback):
             left = (trainer.estimated_stepping_batches - step) * seconds
             if self.limit is not None:
                 left = self.limit - self.elapsed
-            Console().print(f"{seconds:.2f} s a step; about {duration(left)} of training left")
+            Console().print(f"{seconds:.2f} s per step; about {duration(left)} of training left")
             self.first_step = -1, now
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -127,7 +127,7 @@ class Budget(Callback):
 
 
 def duration(seconds: float) -> str:
-    """For a person: 40 s, 7 min, 3 h 20 min."""
+    """A duration in words: 40 s, 7 min, 3 h 20 min."""
     if not math.isfinite(seconds):
         return "an unknown time"
     if seconds < 90:

@@ -45,7 +45,7 @@ class EMA(WeightAveraging):
 
 
 class BadImageCounter(Callback):
-    """Counts the images that could not be read, and stops the run where there are too many."""
+    """Counts the images that could not be read, and stops the run if there are too many."""
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, _: int) -> None:
         self._count(trainer, batch, "train")
@@ -64,7 +64,7 @@ class BadImageCounter(Callback):
 
 
 class PredictionImages(Callback):
-    """At each validation, images with the truth on the left and the prediction on the right."""
+    """Logs images at each validation: ground truth on the left, prediction on the right."""
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int, *_: Any
@@ -89,7 +89,7 @@ class PredictionImages(Callback):
 
 
 class StepSeeds(Callback):
-    """Random numbers of a training step, as dropout's and mixup's, follow from the seed, the rank and the step."""
+    """Makes the random numbers of a training step, such as dropout's, depend on seed, rank and step only."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -126,8 +126,8 @@ class MeanLoss:
 
 
 class RunReport(Callback):
-    """Keeps metrics.json in the run folder: state, best metrics, cost and settings. A resumed run goes on from what
-    the file and the checkpoint say.
+    """Writes metrics.json in the run folder: state, best metrics, cost and settings. A resumed run continues from the
+    values in that file and in the checkpoint.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -175,10 +175,10 @@ class RunReport(Callback):
         self.check(trainer, module)
 
     def check(self, trainer: Trainer, module: TaskModule) -> None:
-        """Stops the run where a loss was not finite; not at each step, which would stall a GPU."""
+        """Stops the run if a loss was not finite. Not called at each step, which would stall a GPU."""
         if self.losses.total is not None and not torch.isfinite(self.losses.total):
             raise UserError(
-                f"{module.nonfinite_loss()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
+                f"{module.nonfinite_loss()} is not finite at step {trainer.global_step}; lower trainer.lr, or try "
                 "trainer.precision=32"
             )
 
@@ -234,7 +234,7 @@ def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object that `write_json` wrote; empty where there is none or it is no such file."""
+    """The object that `write_json` wrote; empty if there is no such file."""
     try:
         check_regular(path)
         content = json.loads(path.read_text())

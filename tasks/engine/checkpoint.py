@@ -40,9 +40,9 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
-    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (what it
-    settled on) and metrics. It is not trusted: only tensors and plain values are read, and all of `suite` is
-    checked; what it says of settings names options, whose meaning is this machine's.
+    """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (the
+    values chosen for settings that were null) and metrics. It is not trusted: only tensors and plain values are read,
+    and all of `suite` is checked; its settings name options, whose meaning is read from this machine's conf/.
 
     Raises:
         UserError: it is absent, damaged, not of this suite or version, or of another task than `task`.
@@ -58,7 +58,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]
     if suite["version"] < CHECKPOINT_VERSION:
         raise UserError(f"{path} was written by an older version of this suite, which cannot be read; train again")
     if not isinstance(name, str) or not name.isidentifier():
-        raise UserError(f"{path} is damaged: it does not say its task")
+        raise UserError(f"{path} is damaged: it does not name its task")
     if task not in (None, name):
         raise UserError(f"{path} is a checkpoint of task={name:.40}, not of task={task}")
     state, size = content.get("state_dict"), path.stat().st_size
@@ -99,14 +99,14 @@ def read_content(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
     except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
-        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from error
+        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
 
 
 def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's description of itself, with the type of each entry checked.
 
     Raises:
-        UserError: some part is not.
+        UserError: an entry has a wrong type or value.
     """
     checked = {"version": suite["version"], "task": suite["task"]}
     if checked["task"] == "backbone":
@@ -119,7 +119,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(metrics, dict) or not numbers:
         raise UserError(f"{path} is damaged: its metrics are not numbers")
     if checked["task"] != config["task"]["name"]:
-        raise UserError(f"{path} is damaged: it is of task={checked['task']:.40} and {config['task']['name']}")
+        raise UserError(f"{path} is damaged: it names two tasks, {checked['task']:.40} and {config['task']['name']}")
     resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
     return checked | {
         "config": config,
@@ -136,14 +136,14 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
         normalization = Normalization.of(settled["normalization"])
         chosen = {k: v for k, v in settled.items() if k != "normalization"}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: it does not say how its backbone normalizes") from error
+        raise UserError(f"{path} is damaged: the normalization of its backbone is missing") from error
     task = next(iter(tasks_of(config).values()))  # any, for several have one backbone
     saved_config(task | {"backbone": config["backbone"] | chosen}, path)
     return chosen | {"normalization": [list(row) for row in normalization]}
 
 
 def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the backbone of a checkpoint settled on; nothing if it is of another kind than that of `config`.
+    """The values that the backbone of a checkpoint chose for null settings; none if `config` has another backbone.
 
     Raises:
         UserError: the file cannot be read.
@@ -156,10 +156,10 @@ def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copies every tensor of `state` that fits into the module, and says which of the module's stay fresh.
+    """Copies every tensor of `state` that fits into the module, and logs which tensors keep their initial values.
 
     Raises:
-        UserError: nothing fits, or nothing of the backbone: it learns as one with weights does, slowly and in part.
+        UserError: nothing fits, or nothing of the backbone, which would be trained as a pretrained one all the same.
     """
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
@@ -167,7 +167,7 @@ def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: s
         raise UserError(f"ckpt={source}: none of its tensors fits this model")
     kernels = {k for k, v in own.items() if "backbone." in k and v.ndim > 1}
     if kernels and not kernels & fitting.keys():
-        raise UserError(f"ckpt={source}: its backbone is another one; give the backbone settings that it has")
+        raise UserError(f"ckpt={source}: its backbone differs; give the same backbone settings")
     module.load_state_dict(fitting, strict=False)
     fresh = []
     for name in sorted(own.keys() - fitting.keys()):
@@ -176,4 +176,5 @@ def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: s
         elif not name.endswith("num_batches_tracked"):
             fresh.append(name)
     if fresh:
-        log.warning("ckpt=%s: %d tensors do not fit and start fresh: %s", source, len(fresh), "; ".join(fresh))
+        words = "ckpt=%s: %d tensors do not fit and keep their initial values: %s"
+        log.warning(words, source, len(fresh), "; ".join(fresh))

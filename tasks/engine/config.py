@@ -38,7 +38,7 @@ RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files m
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with status 2 and one line where the user can put something right."""
+    """Ends the program with status 2 and one line for an error that the user can correct."""
     try:
         yield
     except UserError as error:
@@ -104,10 +104,10 @@ def load_options(choices: Sequence[str], name: str = "config") -> dict[str, Any]
 
 
 def chosen_options(overrides: Sequence[str]) -> dict[str, str]:
-    """The option of each group that a command line means.
+    """The option of each group that a command line selects.
 
     Raises:
-        UserError: one is not offered.
+        UserError: there is no such option.
     """
     return _schema("config", overrides)[0]
 
@@ -141,7 +141,7 @@ def _chosen(options: Mapping[str, str]) -> dict[str, str]:
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
     """The configuration that the file `source` stores: options by name, and settings. It is not trusted, so its
-    options and settings are checked as a command line's are; what it lacks takes today's defaults.
+    options and settings are checked like those of a command line; missing ones get the current defaults.
 
     Raises:
         UserError: it is not a configuration, or names an option, setting or value that is not offered.
@@ -172,7 +172,7 @@ def _saved_parts(parts: Any, config: Mapping[str, Any], source: str | Path) -> d
     found = {name: saved_config(part, source) for name, part in parts.items()}
     for name, part in found.items():
         if part["task"]["name"] != name or "parts" in part or part["backbone"] != config["backbone"]:
-            raise UserError(f"{source} is damaged: its part {name} is none of this run")
+            raise UserError(f"{source} is damaged: its part {name} does not belong to this run")
     return found
 
 
@@ -196,7 +196,7 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted settings that differ from the defaults of the options chosen, without names and places."""
+    """Dotted settings that differ from the defaults of the options chosen, without names and paths."""
     defaults = flatten(_compose("config", as_overrides(config["groups"])))
     found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
     own = {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
@@ -257,7 +257,7 @@ def run_config(run: str | Path) -> dict[str, Any]:
     """
     file = Path(run) / "config.yaml"
     if not file.is_file():
-        raise UserError(f"resume={run}: this is not the folder of a run, it has no config.yaml")
+        raise UserError(f"resume={run}: this is not a run folder; it has no config.yaml")
     return saved_config(read_plain_yaml(file), file)
 
 
@@ -281,7 +281,7 @@ def as_overrides(groups: Mapping[str, str]) -> list[str]:
 
 
 def experiment_groups(override: str) -> set[str]:
-    """The groups of which `override`, if it is an experiment, chooses the option."""
+    """The groups whose option `override` chooses, if it is an experiment."""
     key, _, name = override.partition("=")
     path = CONF / "experiment" / f"{name}.yaml"
     content = yaml.safe_load(path.read_text()) if key == "experiment" and path.is_file() else {}

@@ -28,8 +28,8 @@ def has_native_bf16() -> bool:
 
 
 def use_granted_cores() -> None:
-    """Has torch compute on no more processors than are granted, unless OMP_NUM_THREADS says how many: torch counts
-    those of the machine where a container's quota grants fewer, and its threads would wait for each other.
+    """Limits torch's threads to the processors that are available, unless OMP_NUM_THREADS is set: torch counts all
+    processors of the machine even if a container's quota allows fewer, and its threads would wait for each other.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
@@ -50,8 +50,8 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
 
 
 def measure_latency(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
-    """Time of an image from uint8 to the network's outputs, alone, in float32: the fastest of the rounds, for others
-    may use the machine. After two seconds there are no more rounds. `model` is modified in place; do not reuse it.
+    """Latency of a single image from uint8 to the network's outputs, in float32: the fastest of the rounds, as others
+    may use the machine. No round starts after two seconds. `model` is modified in place; do not reuse it.
     """
     fold_norms(model).to(device)
     image = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8, device=device)

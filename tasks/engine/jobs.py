@@ -26,7 +26,7 @@ RESUBMIT = signal.SIGUSR2  # what submitit has sent before a job's time is over
 
 
 class SweepReport(Callback):
-    """Says where a sweep is written, at its beginning and, where its jobs print to files of their own, at its end."""
+    """Prints where a sweep is written: at its start and, if its jobs print to their own files, at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self.elsewhere = config.hydra.runtime.choices["hydra/launcher"] != "basic"
@@ -62,9 +62,9 @@ def heed_signals() -> None:
 
 @contextmanager
 def on_its_node() -> Iterator[None]:
-    """Gives a job its processes' ranks and the signals as a command has them, and leaves the environment as it was.
+    """Sets a job's ranks and signals as those of a command, and restores the environment afterwards.
 
-    On submitit's signal the run is saved first; then submitit submits the job again, which goes on with the run.
+    On submitit's signal the run is saved first; then submitit submits the job again, which resumes the run.
     """
     environment, resubmit = os.environ.copy(), signal.getsignal(RESUBMIT)
     try:
@@ -86,10 +86,10 @@ def on_its_node() -> Iterator[None]:
 
 @contextmanager
 def of_jobs() -> Iterator[None]:
-    """Raises what a job on another node printed as its error, which a launcher reports with all of its log.
+    """Raises the error that a job on another node printed; a launcher reports it among all of the job's log.
 
     Raises:
-        UserError: a job ended with one.
+        UserError: a job ended with an error.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints, and ends the program
     try:
@@ -98,11 +98,11 @@ def of_jobs() -> Iterator[None]:
         told = [line for line in str(error).splitlines() if line.startswith("error: ")]
         if not told:
             raise
-        raise UserError(f"a job of the sweep ended: {told[-1].removeprefix('error: ')}") from error
+        raise UserError(f"a job of the sweep failed: {told[-1].removeprefix('error: ')}") from error
 
 
 def join_job() -> None:
-    """Tells the processes of a submitit job with several tasks who they are, in torchrun's words."""
+    """Sets torchrun's environment variables in the processes of a submitit job with several tasks."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     from submitit.helpers import TorchDistributedEnvironment
@@ -114,14 +114,14 @@ def join_job() -> None:
 
 
 def begun(config: Mapping[str, Any]) -> Path | None:
-    """The folder of a run of this name that has begun already."""
+    """The folder of the run of this name, if it has begun already."""
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
     return folder if (folder / "config.yaml").exists() or is_staged(str(folder)) else None
 
 
 def execute_apart(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Runs a command in a process of its own, as one that starts further processes must be: these begin with its
-    command line. Returns what metrics.json holds, of the last stage where there are several.
+    """Runs a command in its own process. One that starts further processes needs this, as they start with its command
+    line. Returns the content of metrics.json, of the last stage if there are several.
     """
     with subprocess.Popen([sys.executable, "-m", "tasks.run", *overrides]) as process:
         try:

@@ -1,4 +1,4 @@
-"""Chooses the data option that fits `data.root` where the command line names none. Nothing here imports torch."""
+"""Chooses the data option that fits `data.root` if the command line names none. Nothing here imports torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ CHOSEN_BY = ("data=", "resume=")  # overrides that say which option of conf/data
 
 def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     """The overrides with the data option, and its settings, that their `data.root` is recognised as, and the layout.
-    They come as they are where they have no `data.root`, or say which option it is of.
+    They are returned unchanged if they have no `data.root`, or name the data option.
 
     Raises:
-        UserError: nothing in the folder is known, or an override names an option that there is not.
+        UserError: nothing in the folder is known, or an override names an option that does not exist.
     """
     roots = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("data.root=")]
     if not roots or any(o.startswith(CHOSEN_BY) or "data" in experiment_groups(o) for o in overrides):
@@ -41,6 +41,6 @@ def _value(value: Any) -> str:
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str):
         if "${" in value:  # would be replaced by a setting or a variable of the environment
-            raise UserError(f"data.root has a file or folder named {value!r}: rename it, or choose another by data=")
+            raise UserError(f"data.root has a file or folder named {value!r}: rename it, or choose another with data=")
         return quoted(value)
     return "null" if value is None else str(value).lower()

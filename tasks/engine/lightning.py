@@ -1,4 +1,4 @@
-"""Tasks and data sets as Lightning wants them: plain classes become Lightning's where they meet a Trainer.
+"""Turns tasks and data sets, which are plain classes, into Lightning's when a Trainer takes them.
 
 Importing Lightning takes three times as long as importing torch, and only what trains or measures needs it.
 """
@@ -44,7 +44,7 @@ def _joined(kind: type, base: type) -> Any:
 
 
 def quiet_lightning() -> None:
-    """Lets Lightning say warnings alone, through the handlers of the program; it resets this when it is imported."""
+    """Lets Lightning log warnings only, by the program's handlers; importing Lightning resets this."""
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(chatty)
         logger.setLevel(logging.WARNING)

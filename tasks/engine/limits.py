@@ -1,4 +1,4 @@
-"""Says after a training what limited its result, from the curves of loss and metric and the number of examples."""
+"""Says what limited the result of a training, from the curves of loss and metric and the number of examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ def what_limited(
     by_class: Mapping[str, float] | None = None,
     highest: float | None = 1.0,
 ) -> list[str]:
-    """Sentences on a finished training, none where nothing stands out. `examples` of training and the metric `by_class`
-    are by the names of the classes. `highest` is the value beyond which a metric that is better high cannot go.
+    """Sentences about a finished training; none if nothing stands out. `examples` of training and the metric `by_class`
+    are by the names of the classes. `highest` is the highest possible value of a metric of which more is better.
     """
     points = [p for p in history if math.isfinite(p.primary)]
     told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""
@@ -50,19 +50,20 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
         )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (
-            f"overfitting: the best was at {best.done:.0%} of the training, and the loss fell on; more images, or a "
-            "shorter training, will do better"
+            f"overfitting: the best metric was at {best.done:.0%} of the training, while the loss kept falling; use "
+            "more images or train for less time"
         )
     for share, most, when in GAINS:
         before = [sign * p.primary for p in points[:-1] if p.done <= max(share * last.done, points[0].done)]
         gain = (sign * last.primary - max(before)) / scale
         if gain > most:
             return (
-                f"still improving: {gain:.0%} of the result came {when}; a longer training (trainer.minutes, "
-                "trainer.steps) will do better"
+                f"still improving: {gain:.0%} of the result was gained {when}; train longer "
+                "(trainer.minutes, trainer.steps)"
             )
     return (
-        "levelled off: a longer training will add little; more images, a higher task.resolution or backbone.alpha may"
+        "levelled off: longer training will add little; more images, a higher task.resolution or a larger "
+        "backbone.alpha may help"
     )
 
 
@@ -77,4 +78,4 @@ def _few_examples(examples: Mapping[str, int], by_class: Mapping[str, float]) ->
     if not few or len(few) == len(examples):
         return ""
     named = ", ".join(f"{name} ({examples[name]})" for name in few[:5])
-    return f"few examples: {named}{' and others' if len(few) > 5 else ''}; more images of these will help most"
+    return f"few examples: {named}{' and others' if len(few) > 5 else ''}; more images of these classes will help most"

@@ -67,7 +67,7 @@ class Model(nn.Module):
         raise NotImplementedError("a model defines forward")
 
     def postprocess(self, outputs: Any) -> Any:
-        """The answers in raw outputs: a tensor or a NamedTuple of tensors, all with the batch first."""
+        """The results in raw outputs: a tensor or a NamedTuple of tensors, all with the batch first."""
         return outputs
 
     def loss(self, outputs: Any, *targets: Any) -> Any:
@@ -75,9 +75,9 @@ class Model(nn.Module):
         raise NotImplementedError("a model defines loss")
 
     def export_forward(self, images: Tensor, with_nms: bool) -> dict[str, Tensor]:
-        """What an exported file gives for normalised images, by the names of `export_spec`.
+        """What an exported file returns for normalised images, by the names of `export_spec`.
 
-        A detector leaves non-maximum suppression out where the format has none (`with_nms`).
+        A detector omits non-maximum suppression if the format does not support it (`with_nms`).
         """
         return self.named(self.postprocess(self(images)))
 
@@ -91,7 +91,7 @@ class Model(nn.Module):
         return self.export_spec.result(*outputs.values())
 
     def run_all_layers(self, images: Tensor) -> None:
-        """Every layer once, whatever is in the normalised images: for counting and timing."""
+        """Runs every layer once, whatever the images show, for counting and timing."""
         self(images)
 
     def cost(self, resolution: int) -> Cost:

@@ -1,7 +1,7 @@
-"""Composes a run of several tasks: each as its own run would be, then what they have in common. Nothing here imports
-torch.
+"""Composes the configuration of a multi-task run: each task as in its own run, then what they have in common. Nothing
+here imports torch.
 
-The configuration of such a run has under `parts` one of each task, which is the configuration of a single run.
+Its `parts` has the configuration of each task, which has the form of a single-task run's.
 """
 
 import copy
@@ -32,7 +32,7 @@ def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, 
     """The configuration that overrides describe, of one task or several, and what data sets were recognised as.
 
     Raises:
-        UserError: as `load_config` and `recognized`, or the tasks do not go together.
+        UserError: as `load_config` and `recognized`, or the tasks cannot be combined.
     """
     if is_joint(overrides):
         return _joint(overrides, name)
@@ -87,7 +87,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def for_parts(overrides: Sequence[str]) -> list[str]:
-    """Those of a run's own overrides that apply to each of its tasks as well."""
+    """The overrides of a run that apply to each of its tasks as well."""
     found = [o for o in overrides if key_of(o).partition(".")[0] not in APART or key_of(o).startswith("task.")]
     return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
@@ -106,7 +106,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
     own, given = split(overrides)
     for key in map(key_of, own):
         if key == "data.root" or (key == "data" and "data=joint" not in own):
-            raise UserError(f"{key}=... is of one task: give it under its name, as dogs.{key}=...")
+            raise UserError(f"{key}=... belongs to one task: put the task's name in front, as in dogs.{key}=...")
     config = load_config([o for o in own if not _of_parts(o)], name)
     resume = [o.partition("=")[2] for o in own if o.startswith("resume=")]
     saved = run_config(resume[-1])["parts"] if resume else {}
@@ -132,7 +132,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
 
 
 def for_hydra(override: str) -> str:
-    """An override as Hydra's sweeps take it, which know the run's settings alone: others are added, in one word."""
+    """An override in the form that Hydra's sweeps accept: those of tasks, which they do not know, as one added key."""
     key, equals, value = override.partition("=")
     hidden = part_of(key) or _of_parts(override)
     return f"+{key.replace('.', '$')}{equals}{value}" if hidden else override
@@ -156,14 +156,13 @@ def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[st
     names, offered = settings["tasks"] or [], [o for o in options("task") if o != JOINT]
     if len(names) < 2:
         raise UserError(
-            f"multitask.tasks={'null' if not names else f'[{names[0]}]'}: name two tasks or more, of "
-            f"{', '.join(offered)}"
+            f"multitask.tasks={'null' if not names else f'[{names[0]}]'}: name at least two of {', '.join(offered)}"
         )
     for name in names:
         if name not in offered:
             raise UserError(f"multitask.tasks: there is no task {name!r:.40}; choose from {', '.join(offered)}")
         if names.count(name) > 1:
-            raise UserError(f"multitask.tasks names {name} twice; a task has one head")
+            raise UserError(f"multitask.tasks names {name} twice; each task can be named once")
     for name in given:
         if name not in names:
             raise UserError(f"{name}.{key_of(given[name][0])}: {name} is not among multitask.tasks=[{','.join(names)}]")
@@ -180,7 +179,7 @@ def _check_own(task: str, own: Sequence[str]) -> None:
     for key in map(key_of, own):
         group, _, name = key.partition(".")
         if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
-            raise UserError(f"{task}.{key} cannot be set: all tasks of a run have it in common, as {key}=...")
+            raise UserError(f"{task}.{key} cannot be set for one task: it is common to all tasks, as {key}=...")
 
 
 def _part(task: str, overrides: Sequence[str], resumed: bool) -> tuple[dict[str, Any], Layout | None]:
@@ -211,18 +210,18 @@ def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], 
     """
     added, run, settings = config["multitask"]["add"], config["ckpt"], config["multitask"]
     if not run:
-        raise UserError(f"multitask.add={added}: say by ckpt=<run folder> to which run of several tasks")
+        raise UserError(f"multitask.add={added}: give the multi-task run to add it to, ckpt=<run folder>")
     try:
         base = run_config(run)
     except UserError as error:
         raise UserError(str(error).replace("resume=", "ckpt=", 1)) from error
     if "parts" not in base:
-        raise UserError(f"multitask.add={added}: ckpt={run} is a run of task={base['task']['name']} alone")
+        raise UserError(f"multitask.add={added}: ckpt={run} is a run of one task, task={base['task']['name']}")
     if added in base["parts"]:
-        raise UserError(f"multitask.add={added}: the run {run} has this task already")
+        raise UserError(f"multitask.add={added}: the run {run} already has this task")
     if settings["tasks"] or any(key_of(o).startswith("backbone") for o in own):
         raise UserError(
-            "multitask.add: the other tasks and the backbone are those of ckpt=<run folder>; leave them out"
+            "multitask.add: the other tasks and the backbone come from ckpt=<run folder>; do not give them again"
         )
     before = base["multitask"]
     patch = next(kind for kind in (settings["share"], before["share"], "norm") if kind != "all")

@@ -1,4 +1,4 @@
-"""Figures of matplotlib as images. It is imported where figures are drawn, for it takes a quarter of torch's time."""
+"""Matplotlib figures as images. Import it only where figures are drawn: it takes a quarter of torch's import time."""
 
 import matplotlib
 import numpy as np

@@ -28,33 +28,31 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
     """Checks that a run's `trainer` settings fit the processes that were started.
 
     Raises:
-        UserError: they do not, or the processes have no name that tells them the folder to write to.
+        UserError: they do not, or the run has no name, which tells the processes the folder to write to.
     """
     nodes, devices = settings["num_nodes"], settings["devices"]
     if not launched():
         if int(tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-            raise UserError(
-                f"srun started this {tasks} times: give it --ntasks-per-node=1, and torchrun as its command"
-            )
+            raise UserError(f"srun started this command {tasks} times: use --ntasks-per-node=1 and start torchrun")
         if nodes > 1:
-            raise UserError(f"trainer.num_nodes={nodes}: start the run by torchrun on each node, or by hydra/launcher")
+            raise UserError(f"trainer.num_nodes={nodes}: start it with torchrun on each node, or with hydra/launcher")
         return
     world = int(os.environ["WORLD_SIZE"])
     if devices == "auto" or nodes * devices != world:
         raise UserError(
-            f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set their number "
-            "on each node as trainer.devices"
+            f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set "
+            "trainer.devices to the number of processes on each node"
         )
     if not name:
-        raise UserError("name=<name> is needed where torchrun starts the processes, which all write to its folder")
+        raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
 
 
 class RankWatch(threading.Thread):
-    """Notices that a process that `launcher` started, or the one that started this, ended before its time. `words` then
-    say so, and where training is not `over` in time, this process is ended: a GPU waits for half an hour.
+    """Watches the processes that `launcher` started, or the one that started this one. If one of them ends too early,
+    `words` says so, and if training is not `over` soon after, this process ends: a GPU would wait for half an hour.
 
-    It takes the processes that were started over to `started`: Lightning watches those on its own list, and would kill
-    this one without a word.
+    It moves the started processes to the list `started`: Lightning watches those on its own list, and would kill this
+    process without a message.
     """
 
     def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:
@@ -72,7 +70,7 @@ class RankWatch(threading.Thread):
                 launched.clear()
             lost = self.lost()
             if lost:
-                self.words = f"{lost}, and so this run does; go on with: {self.go_on}"
+                self.words = f"{lost}, so this run ends too; resume with: {self.go_on}"
                 self.end()
                 self.noticed.set()
                 if not self.over.wait(GRACE):

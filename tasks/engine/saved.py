@@ -1,7 +1,7 @@
 """Validates the settings of run folders and checkpoints, which are not trusted.
 
-Of the paths and addresses that a file names, data.root alone is read. What would ask a teacher, or read, write or fetch
-anything else, is used where the command line says it too.
+Of the paths and addresses that a file names, only data.root is read. A teacher, and whatever else would be read,
+written or downloaded, is used only if the command line names it too.
 """
 
 import shlex
@@ -29,8 +29,8 @@ def is_staged(folder: str) -> bool:
 
 
 def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
-    """The data settings of a file, reading below `root`, or the file's own data.root, and nowhere else. With a `root`,
-    what was an absolute path or an address is its last part there.
+    """The data settings of a file, restricted to `root` or, if that is None, to the file's own data.root. With a
+    `root`, an absolute path or an address becomes its last part in `root`.
 
     Raises:
         UserError: without one, a setting names an absolute path, an address, or what is above data.root; with one, it
@@ -45,12 +45,12 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
             continue
         if root is None:
             raise UserError(
-                f"data.{name}={value} is not below data.root, where alone a file's word is taken; give root=<folder> "
-                "to read what has the same last part there"
+                f"data.{name}={value} is outside data.root, and paths from a file are used only inside it; give "
+                "root=<folder> to read the file or folder of the same name there"
             )
         inside = [PurePath(v).name if isinstance(v, str) and _outside(v) else v for v in values]
         if any(isinstance(v, str) and _outside(v) for v in inside):
-            raise UserError(f"data.{name}={value} has no last part that could be below root={root}")
+            raise UserError(f"data.{name}={value} has no file name that could be in root={root}")
         found[name] = inside if isinstance(value, list) else inside[0]
     return found
 
@@ -96,10 +96,11 @@ def _resumed(
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
             raise UserError(
-                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only trainer, data and logger can"
+                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only settings of trainer, data and "
+                "logger can"
             )
         if key in FIXED and _get(config, key) != _get(saved, key):
-            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: its optimizer goes on")
+            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: the optimizer is kept")
         if key == "trainer.weight_decay" and bool(_get(config, key)) != bool(_get(saved, key)):
             raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, _get(config, key))
@@ -113,8 +114,8 @@ def _resumed(
     if names:
         again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={_get(saved, key)}" for key in names)])
         raise UserError(
-            f"{folder / 'config.yaml'} names what is used only on your word, as a run folder may be another's; "
-            f"if it is right, say so: {again}"
+            f"{folder / 'config.yaml'} names values that are used only if you confirm them, as the run folder may "
+            f"come from someone else; to confirm: {again}"
         )
     own = {k: v for k, v in saved["data"].items() if f"data.{k}" not in given or k == "root"}
     if own:
@@ -123,9 +124,7 @@ def _resumed(
 
 
 def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides that go on with the run that `overrides` began: those that a run folder's own word does not count
-    for are given again.
-    """
+    """The overrides that resume the run that `overrides` began, with those that a run folder alone may not set."""
     again = []
     for override in overrides:
         key = key_of(override).removeprefix(f"{part_of(key_of(override))}.")
@@ -138,7 +137,7 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
     """The stages of a run and the settings that it was started with, of its stages.yaml.
 
     Raises:
-        UserError: it cannot be read, or alone names what is used only on the word of those `given`.
+        UserError: it cannot be read, or has values that are used only if those `given` confirm them.
     """
     plan = read_plain_yaml(file)
     known = isinstance(plan, dict) and shaped(plan.get("stages"), "stages") and shaped(plan.get("overrides"), "names")
@@ -158,11 +157,11 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
 
 
 def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequence[str], file: Path) -> None:
-    """Refuses the configuration that `overrides` of an untrusted plan compose where it, or one of its tasks', has what
-    is used on the word of those `given` alone. What options of conf/ say is this machine's own.
+    """Refuses a configuration composed from `overrides` of an untrusted plan if it, or that of one of its tasks, has
+    values that are used only if those `given` confirm them. Values from options in conf/ are trusted.
 
     Raises:
-        UserError: neither those given nor an option say it.
+        UserError: neither those given nor an option have such a value.
     """
     said = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
     recipes = [[f"experiment={o.partition('=')[2]}"] for o in overrides if key_of(o).rpartition(".")[2] == "experiment"]
@@ -178,7 +177,7 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
 
 def _unsaid(file: Path, key: str, value: Any) -> UserError:
     again = shlex.quote(f"{key}={value}")
-    return UserError(f"{file} names {again}, used only on your word; if it is right, add it to resume=")
+    return UserError(f"{file} names {again}, which is used only if you confirm it: add it to resume=")
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

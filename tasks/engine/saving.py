@@ -1,7 +1,7 @@
 """Checkpoints for resuming: last.ckpt, written at the end of epochs and within them, and previous.ckpt, the one before.
 
-A run that goes on equals an undisturbed one to the last bit, on the same machine and in float32: order, augmentation
-and each process's share follow from the seed and the epoch, so that the loaders skip what was used already.
+A resumed run equals an uninterrupted one bit for bit, on the same machine and in float32: order, augmentation and the
+share of each process follow from the seed and the epoch, so that the loaders can skip what was used already.
 """
 
 import logging
@@ -70,7 +70,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def keep(path: Path, copy: Path) -> None:
-    """Gives a file a second name, so that the first is never without one; where links are unknown, another name."""
+    """Gives a file a second name by a hard link, so that it keeps its first; renames it if links are not supported."""
     spare = copy.with_name(f".{copy.name}.{os.getpid()}.part")
     try:
         spare.unlink(missing_ok=True)
@@ -115,20 +115,20 @@ def last_checkpoint(folder: Path, task: str) -> Path | None:
         if previous.exists() and is_whole(previous):
             path = previous
             why = "is damaged" if last.exists() else "is not there"
-            log.warning("%s %s; going on from the one before, %s", last, why, previous.name)
+            log.warning("%s %s; resuming from the checkpoint before it, %s", last, why, previous.name)
         elif not last.exists():
             return None
         else:
-            raise UserError(f"{last} is damaged, and there is no {PREVIOUS} that could be used; start a new run")
+            raise UserError(f"{last} is damaged, and there is no usable {PREVIOUS}; start a new run")
     load_checkpoint(path, task=task)
     return path
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt at the end of each epoch, within one every so many minutes, and where a signal came; then the
-    run ends. Within an epoch the first process alone writes, for it holds all that is needed.
+    """Writes last.ckpt at the end of each epoch, every so many `minutes` within an epoch, and when a signal arrives,
+    after which the run ends. Within an epoch only the first process writes, since it has everything that is needed.
 
-    A signal in an epoch's last step is heeded after its validation and checkpoint.
+    A signal in an epoch's last step takes effect after its validation and checkpoint.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -148,7 +148,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.across = data_of(trainer).batch_size * trainer.world_size
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tells the data where in it training goes on, before a loader is made."""
+        """Tells the data the position at which training continues, before a loader is made."""
         loops, data = checkpoint["loops"]["fit_loop"], data_of(trainer)
         if not same_form(loops, trainer.fit_loop.state_dict()):
             raise ValueError("loops")
@@ -211,8 +211,8 @@ def data_of(trainer: Trainer) -> SuiteData:
 
 
 def refuse_damaged(trainer: Trainer, path: Path) -> None:
-    """Has the trainer refuse a checkpoint whose training state is none, in one line: where Lightning restores it, what
-    is wrong raises nearly anything.
+    """Makes the trainer refuse a checkpoint with a damaged training state in one line: Lightning, restoring one, raises
+    nearly any exception.
     """
     connector: Any = trainer._checkpoint_connector
 
@@ -257,8 +257,8 @@ def check_schedulers(trainer: Trainer) -> None:
 
 
 def use_settings(trainer: Trainer, module: TaskModule) -> None:
-    """Has restored optimizers take the learning rate, weight decay and momentum of the settings, which may be others
-    than those that they were saved with. Where they are the same, nothing changes.
+    """Sets the learning rate, weight decay and momentum of restored optimizers to those of the settings, which may have
+    changed since the checkpoint was saved.
     """
     for optimizer, config in zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True):
         for group, own in zip(optimizer.param_groups, module.hyperparameters, strict=True):

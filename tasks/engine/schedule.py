@@ -8,8 +8,8 @@ FEWEST_EPOCHS, FEWEST_STEPS = 12, 1500  # where no length is given: enough for 1
 
 
 def epochs_of(settings: Mapping[str, Any], steps_per_epoch: float) -> int:
-    """The most epochs that a run's trainer settings mean, for the learning rate's schedule too; -1 where the clock ends
-    it. `steps_per_epoch` is not finite for streams of unknown length.
+    """The number of epochs that the trainer settings give, also for the learning rate's schedule; -1 if the training
+    ends by time. `steps_per_epoch` is not finite for streams of unknown length.
     """
     if settings["minutes"]:
         return -1

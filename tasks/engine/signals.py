@@ -1,5 +1,5 @@
-"""SIGTERM and SIGINT: a run stops at the end of a step and says how to go on. SIGUSR1 under SLURM: as well, and its job
-is queued again. Nothing here imports torch.
+"""SIGTERM and SIGINT stop a run at the end of a step, and it prints how to resume it. SIGUSR1 under SLURM does the same
+and queues the job again. Nothing here imports torch.
 """
 
 import multiprocessing
@@ -23,10 +23,10 @@ class Stopped(SystemExit):
     def __init__(self, number: int, folder: Path | None = None) -> None:
         super().__init__(128 + number)
         self.number = number
-        self.folder = folder  # of the run to go on with
+        self.folder = folder  # of the run to resume
 
     def __str__(self) -> str:
-        again = f"; go on with: {resume_command(self.folder)}" if self.folder else ""
+        again = f"; resume with: {resume_command(self.folder)}" if self.folder else ""
         return f"stopped by {signal.Signals(self.number).name}{again}"
 
 
@@ -35,7 +35,7 @@ def resume_command(folder: Path) -> str:
 
 
 def requeue() -> None:
-    """Has SLURM run this job again, once it is stopped; the command then goes on with the run that it names."""
+    """Makes SLURM run this job again once it has stopped; the command then resumes the run that it names."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else os.environ["SLURM_JOB_ID"]
     try:
@@ -48,8 +48,8 @@ def requeue() -> None:
 
 
 class Stop:
-    """The signal that came, if one did. It raises `Stopped` at once, or where training is `deferred`, leaves that to
-    the end of a step; a second one ends the program wherever it is.
+    """The signal that arrived, if one did. It raises `Stopped` at once or, if `deferred`, at the end of a step;
+    a second one ends the program immediately.
     """
 
     def __init__(self) -> None:
@@ -79,13 +79,14 @@ class Stop:
                 self.stop()
             if self.validating:
                 name = signal.Signals(number).name
-                print(f"{name}: stopping after this validation; a second one ends at once", file=sys.stderr, flush=True)
+                words = f"{name}: stopping after this validation; a second signal ends the run at once"
+                print(words, file=sys.stderr, flush=True)
         elif time.monotonic() - self.came > TWICE:
             self.end_processes()
             os._exit(128 + number)
 
     def stop(self) -> None:
-        """Raises `Stopped` where a signal came."""
+        """Raises `Stopped` if a signal has arrived."""
         if self.number is not None:
             self.end_ranks()
             raise Stopped(self.number)

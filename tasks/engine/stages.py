@@ -1,4 +1,4 @@
-"""Runs whose stages follow each other, each from the best weights of the one before: `stages` of an experiment."""
+"""Runs in stages, each starting from the best weights of the one before: `stages` of an experiment."""
 
 import json
 from collections.abc import Sequence
@@ -66,13 +66,13 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Settings of the command line hold for all stages and override the experiment's."""
+    """Settings of the command line apply to all stages and override the experiment's."""
     groups = [o for o in overrides if o.startswith("experiment=")]
     return [*groups, *stage, *(o for o in overrides if o not in groups and not o.startswith(("name=", "resume=")))]
 
 
 def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """A stage's settings, of whose data, or that of each of its tasks, a run folder's plan may name what lies below
+    """A stage's settings, with the data settings of an untrusted plan, or of each of its tasks, restricted to
     data.root.
     """
     own, parts = split(given)
@@ -85,7 +85,7 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
 
 
 def finished(place: Path) -> dict[str, Any]:
-    """The metrics.json of a stage that came to its end, else nothing."""
+    """The metrics.json of a finished stage; empty for any other."""
     try:
         check_regular(place / "metrics.json")
         content = json.loads((place / "metrics.json").read_text())

@@ -42,8 +42,8 @@ def set_up_logging() -> None:
 
 
 def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
-    """The data set of a configuration, prepared; a demo's is generated where it is absent, unless `draw` is False. With
-    None nothing is prepared.
+    """The data set of a configuration, prepared; a demo's is generated if it is absent, unless `draw` is False. With
+    None, nothing is prepared.
     """
     from backbones.base import scaled_resolution
 
@@ -59,16 +59,19 @@ def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
 
 def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "SuiteData":
     """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
-    own data.root, which is said. Nothing is drawn, fetched, or read elsewhere on a checkpoint's word.
+    own data.root, which is logged. Nothing is generated, downloaded or read elsewhere because a checkpoint names it.
 
     Raises:
         UserError: it names files outside of data.root, and no root is given.
     """
     if root is None:
         for task in tasks_of(config).values():
-            log.info("reads data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
+            log.info("reading data.root=%s, as the checkpoint says; root=<folder> reads another", task["data"]["root"])
     elif "parts" in config:
-        raise UserError(f"root={root} is of one task; measure the run where its data sets lie, or its tasks one by one")
+        raise UserError(
+            f"root={root} applies to one task; evaluate a multi-task run with its data sets where they were, or its "
+            "tasks one by one"
+        )
     untaught = config | {"teacher": None}
     if "parts" in config:
         untaught["parts"] = {name: part | {"teacher": None} for name, part in config["parts"].items()}

@@ -33,12 +33,12 @@ PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets 
 
 
 class TaskModule(Module):
-    """A deployable `model` with the way it is trained and measured.
+    """A deployable `model` with its training and evaluation.
 
     A task defines `build_model`, `build_metrics`, `compute_losses`, `update_metrics`, `compute_metrics`,
-    `reset_metrics` and `ground_truth`. What is said and drawn of an image follows from its option in conf/task (see
-    tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning): whoever predicts,
-    exports or counts imports neither Lightning nor metrics.
+    `reset_metrics` and `ground_truth`. The results of an image, and their drawing, follow from its option in conf/task
+    (see tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning): prediction,
+    export and the counting of costs import neither Lightning nor metrics.
     """
 
     primary: ClassVar[str]  # the metric that selects the best checkpoint
@@ -61,8 +61,8 @@ class TaskModule(Module):
         settled: Mapping[str, Any] | None = None,
         join: Callable[[Backbone], Backbone] | None = None,
     ) -> None:
-        """`settled` is what a backbone settled on before (see `build_backbone`), for one that loads no weights. `join`
-        makes a backbone share layers with those of other tasks, in a run of several.
+        """`settled` has the values that a backbone chose before for null settings (see `build_backbone`), for one that
+        loads no weights. `join` makes a backbone share layers with those of other tasks, in a multi-task run.
         """
         super().__init__()
         wanted = config["task"].get("num_classes")  # of tasks that have classes
@@ -113,14 +113,14 @@ class TaskModule(Module):
         raise NotImplementedError("a task defines build_model")
 
     def build_metrics(self) -> None:
-        """Makes what measures, when a Trainer takes the task: once, before any of the methods below."""
+        """Creates the metrics when a Trainer takes the task: once, before any of the methods below."""
 
     def compute_losses(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is minimised."""
         raise NotImplementedError("a task defines compute_losses")
 
     def update_metrics(self, batch: Any) -> None:
-        """Takes a validation batch into the metrics."""
+        """Adds a validation batch to the metrics."""
         raise NotImplementedError("a task defines update_metrics")
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
@@ -128,7 +128,7 @@ class TaskModule(Module):
         raise NotImplementedError("a task defines compute_metrics")
 
     def reset_metrics(self) -> None:
-        """Forgets the batches that were measured."""
+        """Resets the metrics."""
         raise NotImplementedError("a task defines reset_metrics")
 
     def figures(self) -> dict[str, Tensor]:
@@ -136,8 +136,8 @@ class TaskModule(Module):
         return {}
 
     def prepare_image(self, image: Tensor) -> Tensor:
-        """What validation and the model see of a decoded image (3, H, W) uint8: (3, R, R). The central square where
-        `data.center_crop` says how much of the shorter side it has, else the whole image, squeezed.
+        """The model's input (3, R, R) for a decoded image (3, H, W) uint8: the central square if `data.center_crop`
+        gives its side as a share of the shorter one, else the whole image, resized without keeping its proportions.
         """
         share = self.config["data"].get("center_crop")
         return center_view(image, share, self.resolution) if share else resize_square(image, self.resolution)
@@ -184,7 +184,7 @@ class TaskModule(Module):
         return {}
 
     def ground_truth(self, batch: Any) -> list[dict[str, Any]]:
-        """The labels of a batch in the form of `predict`'s answers."""
+        """The labels of a batch in the form of `predict`'s results."""
         raise NotImplementedError("a task defines ground_truth")
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
@@ -197,12 +197,12 @@ class TaskModule(Module):
         return state
 
     def settled_before(self) -> dict[str, Any]:
-        """What the backbone of `ckpt` settled on, which its weights need again."""
+        """The values that the backbone of `ckpt` chose for null settings, which its weights need again."""
         return settled_of(self.config["ckpt"], self.config)
 
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
-        """The configured backbone with maps at `strides`. What it settles on, its normalization and settings that
-        were left open, is kept in `settled`; the configuration stays as it was composed.
+        """The configured backbone with feature maps at `strides`. Its normalization, and the values that it chooses for
+        null settings, are kept in `settled`; the configuration is not changed.
         """
         settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
         settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
@@ -215,8 +215,8 @@ class TaskModule(Module):
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
         if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
             raise UserError(
-                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not say which of "
-                "its layers are early; leave it out"
+                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not define its "
+                "early layers; leave this setting out"
             )
         if normalization := self.settled.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
@@ -271,8 +271,8 @@ class TaskModule(Module):
         self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
 
     def set_backbone_frozen(self, held: bool) -> None:
-        """Freezes the backbone, its normalization's statistics too, or lets it learn again. Where its early layers stay
-        frozen, their statistics adapt all the same: with those of ImageNet AP fell by a fifth on playing cards.
+        """Freezes the backbone, including its normalization's statistics, or unfreezes it. If its early layers stay
+        frozen, their statistics adapt all the same: with those of ImageNet, AP fell by a fifth on playing cards.
         """
         backbone = self.model.backbone
         assert isinstance(backbone, Backbone)
@@ -284,7 +284,7 @@ class TaskModule(Module):
                 layer.requires_grad_(False)
 
     def backbone_share(self) -> float:
-        """The backbone's learning rate as a share of the rest's."""
+        """The backbone's learning rate relative to that of the other layers."""
         share = self.config["trainer"]["backbone_lr_scale"]
         if share is None:
             return PRETRAINED_SHARE if self.has_weights else 1.0
@@ -363,18 +363,18 @@ def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str,
 
 def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
     """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
-    asked only where it is given here, and its answers are not cached.
+    used only if it is given here, and without a cache.
 
     Raises:
-        UserError: it holds a backbone alone, or weights of another network than its settings describe; a teacher is
-            given to a task that learns from none.
+        UserError: it contains only a backbone, or weights of another network than its settings describe; a teacher is
+            given to a task that does not use one.
     """
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
-        raise UserError("the file holds a backbone alone; start a task from it by backbone.weights=<file>")
+        raise UserError("the file contains only a backbone; start a task from it with backbone.weights=<file>")
     config = copy.deepcopy(suite["config"])
     if teacher is not None and not any("distill" in own for own in tasks_of(config).values()):
-        raise UserError(f"teacher={teacher}: task={suite['task']} learns from no teacher")
+        raise UserError(f"teacher={teacher}: task={suite['task']} does not use a teacher")
     for own in (config, *tasks_of(config).values()):
         own["trainer"]["compile"] = False  # it pays where one trains
     if "parts" in config:
@@ -386,7 +386,7 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise UserError(
-            f"the checkpoint's weights, labels and settings do not fit: {first_line(error):.200}"
+            f"the checkpoint's weights, labels and settings do not match: {first_line(error):.200}"
         ) from error
     for part in module.modules():
         if isinstance(part, TaskModule):

@@ -14,11 +14,11 @@ from tasks.engine.parts import tasks_of
 
 COMMON = ("final/primary", "metric/primary", "cost/madds_m", "cost/params_m", "speed/latency_ms", "train/loss")
 LAYOUT = {
-    "How well": {"primary metric": ["Multiline", ["^metric/primary$"]], "loss": ["Multiline", ["^train/loss$"]]},
-    "At which cost": {
+    "accuracy": {"primary metric": ["Multiline", ["^metric/primary$"]], "loss": ["Multiline", ["^train/loss$"]]},
+    "cost": {
         "multiply-adds (M)": ["Multiline", ["^cost/madds_m$"]],
         "parameters (M)": ["Multiline", ["^cost/params_m$"]],
-        "latency of an image (ms)": ["Multiline", ["^speed/latency_ms$"]],
+        "latency per image (ms)": ["Multiline", ["^speed/latency_ms$"]],
     },
 }
 

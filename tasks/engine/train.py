@@ -57,7 +57,7 @@ RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the
 
 
 def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequence[Callback]) -> Trainer:
-    """A Trainer for the settings; without a folder it keeps nothing."""
+    """A Trainer for the settings; without a folder it writes nothing."""
     quiet_lightning()
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
@@ -100,7 +100,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
 
 
 def new_folder(config: dict[str, Any]) -> Path:
-    """Makes the run folder runs/<task>/<name>.
+    """Creates the run folder runs/<task>/<name>.
 
     Raises:
         UserError: it exists already, or cannot be written.
@@ -122,28 +122,27 @@ def new_folder(config: dict[str, Any]) -> Path:
                 os.environ[RUN_FOLDER] = str(folder)  # a process that was killed before it began has left it
                 return folder
             if config["name"]:
-                raise UserError(f"{folder} exists; choose another name, or go on with resume={folder}") from error
+                raise UserError(f"{folder} exists; choose another name, or resume it with resume={folder}") from error
             folder = folder.with_name(f"{name}-{(suffix := suffix + 1)}")
         except OSError as error:
-            raise UserError(f"the run folder {folder} cannot be made: {error.strerror}") from error
+            raise UserError(f"the run folder {folder} cannot be created: {error.strerror}") from error
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Holds a run's folder, until the process ends however it does.
+    """Locks a run folder until the process ends, in whatever way.
 
-    By a record lock, which processes that are forked from this one do not share: a killed run's loaders may live on
-    for seconds.
+    It uses a record lock, which forked processes do not share: the loaders of a killed run may live for some seconds.
 
     Raises:
-        UserError: another process holds it, it cannot be written, or a folder in it is a link: a run that is resumed
-            may be another's, and what it writes stays in it.
+        UserError: another process has locked it, it cannot be written, or a folder in it is a link: a resumed run may
+            come from someone else, and must not write elsewhere.
     """
     if not first_process():  # for which the folder need not be there yet
         yield
         return
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
-        raise UserError(f"{linked} is a link; a run writes in its own folder alone: put there what it leads to")
+        raise UserError(f"{linked} is a link; a run writes only in its own folder: replace it by what it points to")
     try:
         file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115  # closed below
     except OSError as error:
@@ -154,7 +153,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             raise UserError(f"another process is training the run {folder}; stop it first, or wait") from error
         except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s): start no second run in it", folder, error.strerror)
+            log.warning("%s cannot be locked (%s): do not start a second run in it", folder, error.strerror)
         yield
 
 
@@ -164,15 +163,15 @@ def _unfollowed(path: str, flags: int) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process had not finished writing to the run's folder, which is held."""
+    """Removes files that a killed process had not finished writing to the run's folder, which is locked."""
     for pattern in (".*.part", "checkpoints/.*.part"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
-    """The data and the module of a configuration, known to be good; `ckpt` is the checkpoint that goes on, and a demo's
-    data is drawn where it is absent if `draw` says so. Nothing is made in the run's folder.
+    """The data and the module of a configuration, checked. `ckpt` is the checkpoint of a run to resume; with `draw`, a
+    demo's data is generated if it is absent. Nothing is written to the run folder.
 
     Raises:
         UserError: something in the settings, the data, the weights or the hardware must be put right first.
@@ -200,13 +199,13 @@ def train(
     draw: bool = True,
     layout: str = "",
 ) -> dict[str, Any]:
-    """Trains in `folder`, or in one of its own, and returns what metrics.json holds. A demo's data is drawn where it is
-    absent, unless a run is resumed, whose folder is not trusted, and `overrides` do not say where. `layout` is
-    what the data was recognised as.
+    """Trains in `folder`, or in a new one, and returns the content of metrics.json. A demo's data is generated if it is
+    absent, but not for a resumed run, whose folder is not trusted, unless `overrides` name data.root. `layout`
+    describes the recognised data format.
 
     Raises:
         UserError: something in the settings, the data or the file system must be put right first.
-        Stopped: a signal came.
+        Stopped: a signal arrived.
     """
     setup()
     quiet_writers()
@@ -242,7 +241,7 @@ def fit(
     differing: dict[str, Any],
     ckpt: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains, from `ckpt` on, in a folder that is held; returns what metrics.json holds."""
+    """Trains, from `ckpt` on, in a locked folder; returns the content of metrics.json."""
     facts = describe(config, folder, data, module, differing)
     budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
@@ -277,7 +276,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
     """Trains.
 
     Raises:
-        Stopped: a signal came.
+        Stopped: a signal arrived.
         UserError: the checkpoint is damaged, another process of the run ended, or the folder is gone.
     """
     run = folder.parent if is_staged(str(folder.parent)) else folder
@@ -297,7 +296,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
         if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
             raise Stopped(STOP.number, run) from None
         if isinstance(error, OSError | UserError) and not folder.is_dir():
-            raise UserError(f"the run folder {folder} is no longer there") from error
+            raise UserError(f"the run folder {folder} no longer exists") from error
         raise
     finally:
         watch.over.set()

@@ -1,1 +1,1 @@
-"""ExportSpec checkpoints to files for devices, and verifies them."""
+"""Exports checkpoints to files for devices, and verifies them."""

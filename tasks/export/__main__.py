@@ -13,9 +13,9 @@ def execute(overrides: Sequence[str]) -> Path:
     config = load_config(overrides, "export")
     form = FORMATS[config["format"]]
     if config["quantize"] != "none" and not form.int8:
-        raise UserError(f"quantize={config['quantize']}: format={form.name} holds the weights as they are")
+        raise UserError(f"quantize={config['quantize']}: format={form.name} cannot be quantized")
     if config["part"] == "backbone" and form.name != "torch":
-        raise UserError(f"part=backbone is of format=torch; format={form.name} holds complete models")
+        raise UserError(f"part=backbone needs format=torch; format={form.name} contains complete models")
     form.module()  # a missing package is said before anything is loaded
     if config["part"] == "all":
         from tasks.export.together import export_all

@@ -29,14 +29,14 @@ SETTINGS = {  # of the configuration, and what they are called
     "seed": "seed",
 }
 GENERAL = (
-    "Measure the model on images of the place where it will be used before anything depends on it: its scores are no "
+    "Measure the model on images of the place where it will be used before anything depends on it: its scores are not "
     "probabilities there, and its errors differ between groups of images and of people. No decision about a person "
     "should rest on it alone."
 )
 
 
 def code(text: object) -> str:
-    """A name of whatever origin as a code span on one line, in a table too."""
+    """A name from any source as a code span on one line, safe in a table too."""
     words = " ".join(plain(str(text)).split())
     words = words.replace("`", "'").replace("|", "\N{BROKEN BAR}")
     cut = f"{words[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}" if len(words) > LONGEST else words
@@ -113,7 +113,7 @@ def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def data_name(facts: Mapping[str, Any]) -> str:
-    """The option of conf/data, and the last part of the folder: where it lay is nobody's concern."""
+    """The option of conf/data, and the last part of the folder, which does not reveal where it is."""
     config = facts["provenance"]["config"]
     folder = str(config["data"].get("root") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
     option = config["groups"]["data"]
@@ -152,7 +152,7 @@ def metrics(facts: Mapping[str, Any]) -> str:
         mark = f"**{code(name)}**" if name == found["primary"] else code(name)
         lines.append(f"| {mark} | {' | '.join(f'{v:.4f}' for v in values)} |")
     count = f"{found['images']} validation images" if found.get("images") else "The run's validation images"
-    chosen = "the checkpoint was chosen by the metric in bold, so that new images will do a little worse"
+    chosen = "the checkpoint was selected by the metric in bold, so results on new images will be a little worse"
     return "\n".join(lines) + f"\n\n{count} of {code(data_name(facts))}; {chosen}."
 
 
@@ -164,8 +164,8 @@ def cost(facts: Mapping[str, Any]) -> str:
         words += (
             f"\n\nAn image takes {latency['median_ms']:.2f} ms (median of {latency['calls']}; 95 % below "
             f"{latency['p95_ms']:.2f} ms), alone, from pixels in memory to outputs, by {code(latency['runtime'])} with "
-            f"{latency['threads']} threads on {code(latency['machine'])}, while it may have had other work to do. "
-            "On another device it takes another time: `python -m tasks.bench` measures it."
+            f"{latency['threads']} threads on {code(latency['machine'])}, which may have been running other programs. "
+            "Other devices differ: `python -m tasks.bench` measures the time on yours."
         )
     return words
 
@@ -182,19 +182,19 @@ def trained_on(facts: Mapping[str, Any]) -> str:
         value = (config.get(group, {}) if group else config).get(name)
         if value is not None:
             lines.append(f"- {words}: {code(value)}")
-    return "\n".join(lines) + "\n\n" + "The images' own terms hold for what was learned from them."
+    return "\n".join(lines) + "\n\n" + "The terms of the images apply to what was learned from them."
 
 
 def limits(facts: Mapping[str, Any]) -> str:
     config, found = facts["provenance"]["config"], facts["metrics"]
     lines = []
     if is_demo(config):
-        lines.append("It was trained on drawn pictures, to show how the suite works: it knows no photographs.")
+        lines.append("It was trained on generated pictures, to show how the suite works, not on photographs.")
     if found.get("images") and found["images"] < 200:
-        lines.append(f"It was measured on {found['images']} images only, which says little.")
+        lines.append(f"It was measured on {found['images']} images only: the metrics are not reliable.")
     if facts.get("note"):
         lines.append(f"{facts['note']}.")
     if facts["labels"]:
-        lines.append("It knows the classes above and no others; what it never saw, it may still call one of them.")
-    lines.append("It was measured on images like those it was trained on; others were not tried.")
+        lines.append("It knows only the classes above, and may assign one of them to anything else.")
+    lines.append("It was evaluated only on images like those it was trained on.")
     return "\n".join(f"- {line}" for line in lines)

@@ -92,23 +92,23 @@ def export(config: dict[str, Any]) -> Path:
 
 
 def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
-    """The checkpoint of what is exported: of a run of several tasks, of one of them.
+    """The checkpoint to export: for a multi-task run, that of one of its tasks.
 
     Raises:
         UserError: there is no such part.
     """
     tasks = checkpoint["suite"].get("config", {}).get("parts", {})
     if not tasks and part not in ("model", "backbone"):
-        raise UserError(f"part={part}: the run is of one task; choose from model, backbone")
+        raise UserError(f"part={part}: the run has one task; choose from model, backbone")
     if tasks and part == "model":
-        raise UserError(f"the run is of several tasks: say which by part=, all or one of {', '.join(tasks)}")
+        raise UserError(f"the run has several tasks: set part= to all or to one of {', '.join(tasks)}")
     if tasks and part == "backbone":
         return part_checkpoint(checkpoint, next(iter(tasks)))
     return part_checkpoint(checkpoint, part) if tasks else checkpoint
 
 
 def shared_sha256(state: Mapping[str, Tensor]) -> str:
-    """Of the weights that several tasks of a run have; equal in files of one backbone."""
+    """The digest of the weights that several tasks of a run share; the same for all files with that backbone."""
     owners: dict[int, list[str]] = {}
     for name, tensor in state.items():
         owners.setdefault(tensor.data_ptr(), []).append(name)
@@ -120,12 +120,12 @@ def shared_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
-    """Writes the backbone alone, and sees that `backbone.weights` takes it and gives the same maps."""
+    """Writes only the backbone, and checks that `backbone.weights` loads it with the same feature maps."""
     from tasks.export.to_torch import write_backbone
 
     settings = checkpoint["suite"]["config"]["backbone"]
     if "alpha" not in settings:
-        raise UserError("part=backbone is of backbone=mobilenet_v1; another library's backbones it has itself")
+        raise UserError("part=backbone works only with backbone=mobilenet_v1")
     resolution = checkpoint["suite"]["resolution"]
     with atomic_folder(target, config["overwrite"]) as folder:
         file = folder / "backbone.safetensors"
@@ -141,12 +141,12 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
         facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
     where = target / "backbone.safetensors"
-    Console().print(f"wrote {where}: start a task from it by backbone.weights={where}", soft_wrap=True)
+    Console().print(f"wrote {where}: start a task from it with backbone.weights={where}", soft_wrap=True)
     return target
 
 
 def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
-    """The data set of the run, where it lies now."""
+    """The data set of the run, at its present location."""
     # processes must not be forked beside the runtimes' threads
     data = saved_data(module.config, config["root"], workers=0)
     if module.closed_set:
@@ -180,7 +180,7 @@ def calibration(data: SuiteData, count: int) -> list[Tensor]:
             if len(found) >= count:
                 break
     except (UserError, OSError) as error:
-        raise UserError(f"int8 takes its ranges from training images, and there are none: {error}") from error
+        raise UserError(f"int8 needs training images for its ranges, and there are none: {error}") from error
     return found[:count]
 
 
@@ -195,7 +195,7 @@ def compared(
 ) -> dict[str, Any]:
     """The metrics in model.json; the drop is in points, hundredths of the primary metric."""
     if images < 200:
-        log.warning("there are only %d validation images, on which the metrics say little", images)
+        log.warning("only %d validation images: the metrics are not reliable", images)
     limit = config["max_drop"]
     return {
         "primary": module.primary,
@@ -261,7 +261,7 @@ def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int
 
 
 def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
-    """Writes what lies beside the file."""
+    """Writes the other files of the export's folder."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())

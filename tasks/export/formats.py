@@ -1,4 +1,4 @@
-"""The formats: what each is called, needs and can hold."""
+"""The formats: name, required packages and capabilities."""
 
 import importlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The network as a device sees it: from pixels, normalisation included, to named answers."""
+"""The network as it is exported: from pixels, including normalisation, to named outputs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +32,14 @@ class Graph(nn.Module):
         return x.permute(0, 3, 1, 2) if self.layout == "uint8_nhwc" else x
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
-        """The answers by name."""
+        """The outputs by name."""
         return self.model.export_forward(self.normalised(images), self.with_nms)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(images).values())
 
     def example(self, batch: int, resolution: int) -> Tensor:
-        """An input of the right shape, with pixels at random."""
+        """An input of the right shape with random pixels."""
         pixels = torch.randint(0, 256, (batch, resolution, resolution, 3), dtype=torch.uint8)
         return self.pixels(pixels.permute(0, 3, 1, 2))
 

@@ -1,4 +1,4 @@
-"""An export's folder: the file, model.json, example.py and README.md, written whole or not at all."""
+"""An export's folder: the file, model.json, example.py and README.md, written completely or not at all."""
 
 import hashlib
 import inspect
@@ -86,7 +86,7 @@ class Spec:
 
 
 def example(spec: Spec, functions: Sequence[Callable[..., Any]], run: str, runtime: str) -> str:
-    """The text of example.py, whose last function makes the answer of the outputs."""
+    """The text of example.py; its last function turns the outputs into the result."""
     text = "\n".join(("", *map(inspect.getsource, functions))).replace("\n\n\n\n", "\n\n\n")
     return EXAMPLE.format(file=spec.file, runtime=runtime, run=run, answer=text, name=functions[-1].__name__)
 

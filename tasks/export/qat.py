@@ -1,4 +1,4 @@
-"""Training on with int8's rounding in the way, so that the weights learn to bear it (Jacob et al. 2018)."""
+"""Quantization-aware training: training continues with int8 rounding, so that the weights adapt (Jacob et al. 2018)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def int8_layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear, nn.M
 
 @contextmanager
 def rounding(model: nn.Module) -> Iterator[None]:
-    """Inside, convolutions and fully connected layers compute as int8 would, but for the sums."""
+    """In this context, convolutions and fully connected layers compute as in int8, except for their sums."""
     layers = int8_layers(model)
     hooks = [end.register_forward_hook(Ranges()) for _, _, end in layers]
     for _, layer, _ in layers:

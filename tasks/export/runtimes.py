@@ -26,7 +26,7 @@ def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what native libraries print off the terminal, but for an error's sake."""
+    """Hides what native libraries print, unless there is an error."""
     with tempfile.TemporaryFile() as log:
         kept = {number: os.dup(number) for number in (1, 2)}
         try:
@@ -64,7 +64,7 @@ class OnnxRunner:
 
 
 class LiteRTRunner:
-    """A LiteRT file, run on inputs of any batch, as many images at a time as it takes."""
+    """A LiteRT file, run on inputs of any batch, in batches of the size that it takes."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -84,7 +84,7 @@ class LiteRTRunner:
 
 
 class ExecuTorchRunner:
-    """An ExecuTorch program, run on inputs of any batch, as many images at a time as it takes."""
+    """An ExecuTorch program, run on inputs of any batch, in batches of the size that it takes."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool

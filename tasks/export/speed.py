@@ -32,7 +32,7 @@ STATM = Path("/proc/self/statm")
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to measure: a checkpoint as PyTorch runs it, eager or compiled, or an export's folder."""
+    """Something to measure: a checkpoint run in PyTorch, eager or compiled, or an export's folder."""
 
     name: str
     path: str

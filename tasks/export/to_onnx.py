@@ -1,4 +1,4 @@
-"""ONNX files, and ONNX Runtime to run them. The batch is free, and suppression is inside."""
+"""ONNX files, and ONNX Runtime to run them. The batch size is free, and non-maximum suppression is part of the file."""
 
 import logging
 import tempfile
@@ -50,7 +50,7 @@ def write(job: Job) -> None:
 
 
 def remove_metadata(graph: Any) -> None:
-    """Removes what the exporter says of the origin of an onnx.GraphProto: stack traces name this machine's folders."""
+    """Removes the exporter's stack traces from an onnx.GraphProto: they name folders of this machine."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
 

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors, to go on with in this suite; and backbones alone, to start another task from."""
+"""Checkpoints as safetensors, for use in this suite; and backbones, from which another task can start."""
 
 import json
 from pathlib import Path

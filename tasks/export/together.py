@@ -59,7 +59,7 @@ def export_all(config: dict[str, Any]) -> Path:
     checkpoint = load_checkpoint(path)
     settings = checkpoint["suite"].get("config", {})
     if not settings.get("parts"):
-        raise UserError(f"part=all is of runs of several tasks; {path} is of one")
+        raise UserError(f"part=all is for multi-task runs; {path} has one task")
     learners = [name for name, part in settings["parts"].items() if "distill" in part]
     asked = learners or settings["parts"]  # restore says so where no task learns from a teacher
     teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
@@ -67,7 +67,7 @@ def export_all(config: dict[str, Any]) -> Path:
     if patched and config["format"] != "torch":
         return export_each(config, teachers)
     if config["quantize"] == "int8_qat":
-        raise UserError("quantize=int8_qat trains one task on: export each by part=<task>, or choose quantize=int8")
+        raise UserError("quantize=int8_qat trains one task: export each with part=<task>, or use quantize=int8")
     modules = {name: restore(part_checkpoint(checkpoint, name), teacher) for name, teacher in teachers.items()}
     write = write_weights if config["format"] == "torch" else write_one_pass
     seed_everything(settings["seed"], verbose=False)
@@ -156,7 +156,7 @@ def finish(
     parts: dict[str, dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Writes what lies beside the file."""
+    """Writes the other files of the export's folder."""
     file = folder / spec.file
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
@@ -177,12 +177,12 @@ def finish(
 
 
 def check_sides(modules: dict[str, TaskModule]) -> None:
-    """Raises UserError if the inputs of the tasks are of several sizes."""
+    """Raises UserError if the tasks have different input sizes."""
     sides = {name: module.resolution for name, module in modules.items()}
     if len({*sides.values()}) > 1:
         words = ", ".join(f"{name} {side} px" for name, side in sides.items())
         raise UserError(
-            f"part=all needs one input side, as task.resolution=... gives all tasks: {words}; or choose format=torch"
+            f"part=all needs the same input size for all tasks (task.resolution=...), not {words}; or use format=torch"
         )
 
 
@@ -211,7 +211,7 @@ def common_view(modules: dict[str, TaskModule]) -> float | None:
     """The share of the shorter side in the view that all tasks have; None, the whole image, where they have several."""
     views = {module.config["data"].get("center_crop") for module in modules.values()}
     if len(views) > 1:
-        log.warning("the tasks look at unlike parts of an image (data.center_crop); the file is given the whole image")
+        log.warning("the tasks have different values of data.center_crop; the file takes the whole image")
     return views.pop() if len(views) == 1 else None
 
 

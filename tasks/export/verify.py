@@ -24,7 +24,7 @@ Runner = Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
 
 
 class RuntimeModel(Model):
-    """Answers in the model's place with what the exported file says, so that a task measures the file."""
+    """Returns the outputs of the exported file in place of the model's, so that a task evaluates the file."""
 
     def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
         nn.Module.__init__(self)  # there is no backbone
@@ -109,7 +109,7 @@ def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict
 
 @torch.inference_mode()
 def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[tuple[str, float]]:
-    """The layers that lose most by int8, with the error relative to the output's size that each alone makes."""
+    """The layers that lose most in int8, each with the error relative to the output's size that it causes by itself."""
     model = graph.model
     before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
     losses = []

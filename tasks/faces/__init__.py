@@ -1,1 +1,1 @@
-"""Face attributes and face embeddings."""
+"""Face attributes."""

@@ -1,4 +1,4 @@
-"""Predicts with a checkpoint, by PyTorch."""
+"""Predicts with a checkpoint, in PyTorch."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ class CheckpointModel(Predictor):
 
 
 class JointPredictor(Predictor):
-    """Several tasks' models, each of which answers for every image, that is decoded once."""
+    """The models of several tasks, which all run on every image; it is decoded once."""
 
     def __init__(self, parts: dict[str, CheckpointModel]) -> None:
         self.parts, self.task, self.result_type = parts, JOINT, result_type(JOINT)
@@ -58,7 +58,7 @@ class JointPredictor(Predictor):
         return [dict(zip(self.parts, rows, strict=True)) for rows in zip(*own, strict=True)]
 
     def set_references(self, images: Iterable[ImageInput]) -> None:
-        raise UserError("reference is of task=embedding; export that task of the run, and compare with its file")
+        raise UserError("reference is for task=embedding; export that task of the run and use its export")
 
 
 def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | None) -> Predictor:
@@ -70,7 +70,7 @@ def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | N
     checkpoint = load_checkpoint(path)
     tasks = list(checkpoint["suite"].get("config", {}).get("parts", ()))
     if only is not None and not tasks:
-        raise UserError(f"only={','.join(only)} is of runs of several tasks; {path} is of one")
+        raise UserError(f"only={','.join(only)} is for multi-task runs; {path} has one task")
     if not tasks:
         return CheckpointModel(checkpoint, threshold)
     return JointPredictor({n: CheckpointModel(part_checkpoint(checkpoint, n), threshold) for n in only or tasks})

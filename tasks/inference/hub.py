@@ -52,7 +52,7 @@ def parse(address: str) -> tuple[str, str | None]:
 
 
 def fetch(address: str) -> Path:
-    """The file of a model on the Hub, downloaded once; the copy that is there already where the Hub cannot be reached.
+    """The file of a model on the Hub, downloaded once; if the Hub cannot be reached, the copy in the cache.
 
     Raises:
         UserError: there is no such model, it cannot be obtained, or is larger than a model of this suite.
@@ -71,11 +71,11 @@ def fetch(address: str) -> Path:
         except Exception as error:  # offline, or no connection: of the HTTP library's own kinds
             copy = try_to_load_from_cache(repo, FILE, revision=revision)
             if not isinstance(copy, str):
-                raise UserError(f"{address} cannot be reached, and there is no copy of it here: {error}") from error
-            log.warning("%s cannot be reached; the copy that is here is used", address)
+                raise UserError(f"{address} cannot be reached, and the cache has no copy of it: {error}") from error
+            log.warning("%s cannot be reached; using the copy in the cache", address)
             return Path(copy)
         if facts.size is None or facts.size > MAX_BYTES:
-            raise UserError(f"{address} is larger than the {MAX_BYTES} bytes that a model may have, or says no size")
+            raise UserError(f"{address} is larger than the limit of {MAX_BYTES} bytes, or its size is not known")
         return Path(hf_hub_download(repo, FILE, revision=revision, tqdm_class=bar(address, facts.size)))
 
 
@@ -108,7 +108,7 @@ def one_line(what: str) -> Iterator[None]:
         raise UserError(f"{what}: there is no such repository, or it needs a login: hf auth login") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        hint = "; log in by: hf auth login" if status in (401, 403) else ""
+        hint = "; log in with: hf auth login" if status in (401, 403) else ""
         raise UserError(f"{what}: the Hub answers {status}{hint}") from error
     except Exception as error:  # of many kinds, the HTTP library's own
         raise UserError(f"{what}: {first_line(error):.200}") from error
@@ -161,11 +161,11 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
         raise UserError(f"ckpt={path}: format={form} is not published; give its run, or export it with format=torch")
     own, weights = source / CARD, find_checkpoint(source)
     if linked := next((p for p in (own, weights) if source.is_dir() and not is_within(p, source)), None):
-        raise UserError(f"{linked} is a link out of {source}, and what it leads to is not published")
+        raise UserError(f"{linked} is a link out of {source}, and its target is not published")
     checkpoint = load_checkpoint(weights)
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
-        raise UserError(f"ckpt={path} is a backbone alone; complete models are published")
+        raise UserError(f"ckpt={path} contains only a backbone; only complete models are published")
     kept = own.read_bytes() if export and own.is_file() and own.stat().st_size <= MAX_CARD else None
     (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
     header = {"suite": json.dumps(suite | {"config": without_places(suite["config"])}), "input": "uint8_nhwc"}
@@ -195,7 +195,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which folders and addresses are cut to their last part: the rest is of the machine alone."""
+    """A configuration whose folders and addresses are cut to their last part: the rest would reveal this machine's."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):

@@ -15,9 +15,9 @@ def load(
     """A trained model, ready for `predict`: of a run folder, a checkpoint (.ckpt, .safetensors), an export's folder, or
     the Hugging Face Hub, hub://<owner>/<name>.
 
-    A checkpoint runs by PyTorch, on the GPU if there is one; an export by its own runtime, without torch. `threshold`
-    is the lowest score to report; the model's own where None. A run of several tasks answers with all of them, or
-    `only` with those named; `result.parts` are their results.
+    A checkpoint runs in PyTorch, on the GPU if there is one; an export in its own runtime, without torch. `threshold`
+    is the lowest score to report, by default the model's own. A multi-task run predicts with all of its tasks, or with
+    those named in `only`; `result.parts` has their results.
 
     Raises:
         UserError: it is none of these, damaged, cannot be downloaded, or its runtime is not installed.
@@ -35,7 +35,7 @@ def load(
             from tasks.inference.exported import ExportedModel
 
             if only is not None:
-                raise UserError(f"only={','.join(only)} is of runs of several tasks; {path} is an export")
+                raise UserError(f"only={','.join(only)} is for multi-task runs; {path} is an export")
             return ExportedModel(path, spec, threshold)
     elif path.is_dir() and not ((path / "checkpoints").is_dir() or (path / FILE).is_file()):
         raise UserError(f"{path} is neither a run folder, which has checkpoints, nor an export, which has model.json")

@@ -46,15 +46,15 @@ class Predictor(ABC):
     def predict(
         self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = BATCH, skip_unreadable: bool = False
     ) -> Iterator[Result]:
-        """A result for each image, in order, while they are asked for: `list(...)` gives all. Of `images`, more than a
-        batch is read ahead.
+        """A generator of the result of each image, in order; `list(...)` computes all. More than a batch of `images` is
+        read ahead.
 
         An image is a file name, an RGB array (H, W, 3) uint8 or a PIL image; sizes may differ. Files and PIL images are
-        turned as their EXIF orientation says. An image that cannot be read ends it, or with `skip_unreadable` is named
-        in a warning and has no result.
+        rotated by their EXIF orientation. An image that cannot be read raises an error or, with `skip_unreadable`, is
+        named in a warning and has no result.
 
         Raises:
-            UserError: an image cannot be read, or is none.
+            UserError: an image cannot be read, or is not an image.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
@@ -65,14 +65,14 @@ class Predictor(ABC):
         return (result for _, result in self._results(self._read(images, skip_unreadable, batch_size), batch_size))
 
     def set_references(self, images: Iterable[ImageInput]) -> None:
-        """Images that later results are compared with: these have the most similar ones as `matches`. Unreadable ones
-        are left out.
+        """Sets images that later results are compared with: their `matches` are the most similar of these. Unreadable
+        ones are skipped.
 
         Raises:
-            UserError: none can be read, or the task compares no images.
+            UserError: none can be read, or the task does not compare images.
         """
         if not self.result_type.compares:
-            raise UserError(f"task={self.task} compares no images; leave out reference")
+            raise UserError(f"task={self.task} does not compare images; leave out reference")
         self.references = None
         rows = [(name, result.embedding) for name, result in self._results(self._read(images, True, BATCH), BATCH)]
         if not rows:
@@ -98,7 +98,7 @@ class Predictor(ABC):
                 yield image.name, result
 
     def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Decoded]:
-        """The images, of which those in files are decoded by threads while the model answers those before them."""
+        """The images; files are decoded by threads while the model runs on the images before them."""
         threads = usable_cores()
         numbered = enumerate(images, start=1)
         # a caller may change what is in memory as soon as the next image is asked for
@@ -117,7 +117,7 @@ class Predictor(ABC):
         return item if isinstance(item, Decoded | BadImage | UserError) else self._decode(*item)
 
     def _decode(self, number: int, source: ImageInput) -> Decoded | BadImage | UserError:
-        """An image as the model wants it, or what is wrong with it, to be raised in its turn."""
+        """An image prepared for the model, or the error to raise when its turn comes."""
         name = str(source) if isinstance(source, str | os.PathLike) else f"image {number}"
         try:
             pixels, size = read_input(source, self.view_side, name)

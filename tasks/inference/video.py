@@ -1,4 +1,4 @@
-"""Videos and cameras: their frames are answered one by one and written as a video, in bounded memory.
+"""Videos and cameras: the model runs on their frames one by one, and a video is written, in bounded memory.
 
 PyAV (FFmpeg), an optional package, reads and writes them. A file is opened by the demuxers of videos alone: others,
 such as those of playlists, would open what a file names.
@@ -110,7 +110,7 @@ class Reader:
             raise UserError(f"input={source.name} cannot be opened: {reason or error}") from error
         if not self.container.streams.video:
             self.container.close()
-            raise UserError(f"input={source.name} has no pictures")
+            raise UserError(f"input={source.name} has no frames")
         self.stream = self.container.streams.video[0]
         self._check(self.stream.width, self.stream.height)
         self.stream.thread_type = "AUTO"

@@ -1,1 +1,1 @@
-"""What a data set holds and what is odd about it: python -m tasks.check."""
+"""The content of a data set and its faults: python -m tasks.check."""

@@ -13,7 +13,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
     for split, other in contents.same.items():
         if other == "train":
             words = [Example(None, f"{split} has the same images as train")]
-            hint = "its metrics say nothing about new images: give it others"
+            hint = "its metrics say nothing about new images: use other images"
             yield from finding("no_split", f"splits without images of their own: {split}", words, hint)
     if not contents.names:
         return
@@ -27,13 +27,13 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
     unused = those(lambda i: not train[i] and not held[i])
     yield from finding("unused", "classes without any example", unused, "leave them out of the list of classes")
     unknown = those(lambda i: not train[i] and held[i])
-    yield from finding("untrained", "classes that are in val or test but not in train", unknown, "draw the splits anew")
+    yield from finding("untrained", "classes that are in val or test but not in train", unknown, "split the data again")
     few = those(lambda i: 0 < train[i] < FEW)
-    yield from finding("few", f"classes with fewer than {FEW} examples in train", few, "add some, or join classes")
+    yield from finding("few", f"classes with fewer than {FEW} examples in train", few, "add some, or merge classes")
     unmeasured = those(lambda i: train[i] >= FEW and not held[i]) if later else []
-    yield from finding("unmeasured", "classes that no val or test image shows", unmeasured, "draw the splits anew")
+    yield from finding("unmeasured", "classes without any val or test example", unmeasured, "split the data again")
     groups: dict[str, list[str]] = {}
     for name in contents.names:
         groups.setdefault("".join(filter(str.isalnum, name.lower())), []).append(name)
     alike = [Example(None, ", ".join(map(repr, own))) for key, own in groups.items() if key and len(own) > 1]
-    yield from finding("names", "classes with nearly the same name", alike, "join them if they are the same")
+    yield from finding("names", "classes with nearly the same name", alike, "merge them if they are the same")

@@ -36,7 +36,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         (across if len(where) > 1 else within).append(example)
         if contents.boxes is None and len({tuple(contents.label[contents.labels_of(i)]) for i in rows}) > 1:
             differing.append(Example(example.path, _labels(contents, rows), other=example.other))
-    hint = "keep each in one split, or the metrics are those of images that were trained on"
+    hint = "keep each in one split, or the metrics are measured on images that were trained on"
     yield from finding("two_splits", "images that are in two splits", across, hint)
     yield from finding("differing", "images with copies of another label", differing, "decide which label is right")
     yield from finding("copies", "images with copies in the same split", within, "keep one of each", False)
@@ -45,8 +45,8 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         for i, j in near(contents.split, infos)
         if infos[i].digest != infos[j].digest
     ]
-    hint = "frames of one film, or one scene twice, belong in one split, or the metrics are too good"
-    yield from finding("near", "images that look like one of another split", alike, hint)
+    hint = "keep frames of one video, or photos of one scene, in one split, or the metrics are too good"
+    yield from finding("near", "images that are nearly the same as one in another split", alike, hint)
 
 
 def _labels(contents: Contents, rows: Sequence[int]) -> str:

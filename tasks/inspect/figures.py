@@ -31,9 +31,9 @@ def by_split(survey: Survey) -> list[tuple[str, list[str]]]:
         counts = [contents.count(s, objects=True) for s in splits]
         rows.append(("labels" if contents.boxes is None else "boxes", [f"{n:,}" for n in counts]))
         if contents.boxes is not None:
-            rows.append(("an image", [f"{n / max(1, i):.1f}" for n, i in zip(counts, images, strict=True)]))
+            rows.append(("boxes per image", [f"{n / max(1, i):.1f}" for n, i in zip(counts, images, strict=True)]))
         rows.append(("classes", [f"{(contents.per_class(s) > 0).sum():,}" for s in splits]))
-    words = {i: f"as {contents.same[s]}" for i, s in enumerate(splits) if s in contents.same}
+    words = {i: f"same as {contents.same[s]}" for i, s in enumerate(splits) if s in contents.same}
     return [(name, [words.get(i, value) for i, value in enumerate(row)]) for name, row in rows]
 
 
@@ -58,12 +58,12 @@ def histograms(survey: Survey) -> list[Histogram]:
     """Histograms of the images' longer sides, and in detection of the boxes."""
     contents = survey.contents
     longer = np.array([max(i.width, i.height) for i in survey.infos if i.width])
-    found = [Histogram("longer side of the images, pixels", _binned(longer, SIZES, "{:g}"))]
+    found = [Histogram("longer side of images, pixels", _binned(longer, SIZES, "{:g}"))]
     if contents.boxes is not None:
         sides = box_sides(contents, survey.infos)
-        found.append(Histogram("side of train's boxes, of their image's", _binned(sides, SIDES, "{:.0%}")))
+        found.append(Histogram("size of train boxes, of the image side", _binned(sides, SIDES, "{:.0%}")))
         own = np.bincount(contents.row[~contents.crowd], minlength=len(contents.paths))
-        found.append(Histogram("boxes of an image", _binned(own, OBJECTS, "{:g}")))
+        found.append(Histogram("boxes per image", _binned(own, OBJECTS, "{:g}")))
     return [h for h in found if h.bars]
 
 

@@ -27,7 +27,7 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         yield from _empty(contents)
     # the readers' warnings, except those on boxes, which are reported above
     words = [w for w in contents.warnings if ": dropped " not in w]
-    hint = "correct them; what they label is left out"
+    hint = "correct them; their labels are not used"
     yield from finding("warnings", "warnings of the reader", [Example(None, w) for w in words], hint)
 
 
@@ -40,7 +40,7 @@ def _dropped(contents: Contents) -> Iterator[Finding]:
             if why == reason:
                 found.setdefault(path, []).append(box)
         examples = [Example(path, _corners(boxes[0]), tuple(boxes)) for path, boxes in found.items()]
-        hint = "correct or remove them; they are left out"
+        hint = "correct or remove them; they are not used"
         yield from finding(reason, f"boxes {reason}", examples, hint, count=count)
 
 
@@ -55,8 +55,8 @@ def _sizes(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
         wide, high = contents.notes.sizes.get(path, (0, 0))
         if not s.problem and min(wide, high) > 0 and (wide, high) != (s.width, s.height):
             examples.append(Example(path, f"{wide:g} x {high:g} annotated, {s.width} x {s.height} found"))
-    hint = "the image was resized or turned after it was labelled: its boxes do not fit"
-    yield from finding("size", "images of another size than annotated", examples, hint)
+    hint = "the image was resized or rotated after it was labelled: its boxes do not fit"
+    yield from finding("size", "images whose size differs from the annotated one", examples, hint)
 
 
 def _over(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
@@ -66,7 +66,8 @@ def _over(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
     known = (sizes > 0).all(axis=1)
     over = np.maximum(-contents.boxes[:, :2], contents.boxes[:, 2:] - sizes).max(axis=1, initial=0)
     examples = _examples(contents, known & (over > OVER), lambda k: f"{over[k]:.0f} pixels over the edge")
-    yield from finding("over", f"boxes more than {OVER:g} pixels over the edge", examples, "they are cut at it", False)
+    title = f"boxes over {OVER:g} pixels outside their image"
+    yield from finding("over", title, examples, "they are clipped to the image", False)
 
 
 def _twice(contents: Contents) -> Iterator[Finding]:
@@ -80,8 +81,8 @@ def _twice(contents: Contents) -> Iterator[Finding]:
     like = np.zeros(len(order), bool)
     like[1:] = label[1:] == label[:-1]
     for kind, title, chosen, hint in (
-        ("box_twice", "boxes that come twice", same & like, "remove one of each"),
-        ("two_classes", "boxes that come with two classes", same & ~like, "decide which class is right"),
+        ("box_twice", "duplicate boxes", same & like, "remove one of each"),
+        ("two_classes", "identical boxes with two classes", same & ~like, "decide which class is right"),
     ):
         flags = np.zeros(len(order), bool)
         flags[order[chosen]] = True

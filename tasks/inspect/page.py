@@ -47,7 +47,7 @@ def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> It
     kinds = f"kinds of faults: {faults}" if faults else "no faults"
     yield f"<p class=muted>{text(told)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"
     if survey.decoded < images:
-        words = f"Only {survey.decoded:,} images were decoded: faults of pixels and similar images are among these."
+        words = f"Only {survey.decoded:,} images were decoded and checked for faults of pixels and near-duplicates."
         yield f"<p class=muted>{words}</p>"
     yield f"<section><h2>At a glance</h2>{_glance(survey)}</section>"
     if survey.advice:
@@ -57,12 +57,12 @@ def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> It
         yield f"<section><h2>Advice</h2><ul>{items}</ul></section>"
     if odd := oddest(survey.findings):
         figures = "".join(map(pictures.figure, odd))
-        yield f"<section><h2>The oddest first</h2><div class=pictures>{figures}</div></section>"
+        yield f"<section><h2>Images with the most faults</h2><div class=pictures>{figures}</div></section>"
     for finding in survey.findings:
         yield _finding(finding, pictures)
     if usual := typical(survey.contents):
         figures = "".join(map(pictures.figure, usual))
-        yield f"<section><h2>As they are</h2><div class=pictures>{figures}</div></section>"
+        yield f"<section><h2>Sample images</h2><div class=pictures>{figures}</div></section>"
 
 
 def _glance(survey: Survey) -> str:

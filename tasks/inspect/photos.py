@@ -77,12 +77,12 @@ def _flat(path: Path, info: FileInfo) -> str:
 TESTS: tuple[tuple[str, str, Test, str, bool], ...] = (
     ("missing", "images that do not exist", _absent, "correct their names in the annotations, or copy the files", True),
     ("unreadable", "images that cannot be read", _unreadable, "replace them, or remove them with their labels", True),
-    ("truncated", "JPEGs that end early", _truncated, "fetch them again; the rows that are there are used", True),
-    ("flat", "images of a single colour", _flat, "look whether something went wrong when they were made", True),
-    ("tiny", f"images with a side under {LEAST_SIDE} pixels", _tiny, "look whether they are thumbnails", True),
+    ("truncated", "JPEGs that end early", _truncated, "download them again; the rows that exist are used", True),
+    ("flat", "images of a single colour", _flat, "check whether something went wrong when they were made", True),
+    ("tiny", f"images with a side under {LEAST_SIDE} pixels", _tiny, "check whether they are thumbnails", True),
     ("long", f"images over {LONG:g} times as long as wide", _long, "cut them: they are resized to a square", False),
     ("misnamed", "files of another format than their suffix", _misnamed, "they are read by their content", False),
-    ("mode", "images of unusual pixels", _mode, "convert them to RGB if that is not what is meant", False),
+    ("mode", "images of unusual pixels", _mode, "convert them to RGB if this is not intended", False),
 )
 
 
@@ -92,10 +92,10 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
-    hint = "YOLO's boxes are read as of the turned image, others as of the stored one: see whether they fit"
+    hint = "YOLO boxes refer to the rotated image, others to the stored one: see whether they fit"
     if contents.boxes is None:
-        hint = "they are turned upright where they are read"
-    yield from finding("rotated", "images that EXIF turns", rotated, hint, contents.boxes is not None)
+        hint = "they are rotated upright when they are read"
+    yield from finding("rotated", "images with an EXIF rotation", rotated, hint, contents.boxes is not None)
     lone = [Example(path, "no split lists it") for path in _unlisted(contents.paths)]
     yield from finding("unlisted", "images that no split lists", lone, "they are not used", False)
 

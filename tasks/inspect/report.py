@@ -31,9 +31,9 @@ def show(survey: Survey, root: Path, told: str) -> None:
     for histogram in histograms(survey):
         console.print(histogram.title, style="bold")
         console.print(_bars(histogram))
-    console.print(_odd(survey.findings) if survey.findings else "nothing is odd")
+    console.print(_odd(survey.findings) if survey.findings else "no findings")
     if survey.decoded < len(set(contents.paths)):
-        console.print(f"only {survey.decoded:,} images were decoded: faults of pixels are among these")
+        console.print(f"only {survey.decoded:,} images were decoded and checked for faults of pixels")
     for advice in survey.advice:
         console.print(f"{advice.settings}: {advice.why}" if advice.settings else advice.why)
 
@@ -52,7 +52,7 @@ def _bars(histogram: Histogram) -> Table:
 
 
 def _odd(findings: list[Finding]) -> Table:
-    table = _table("", "what is odd", "for example")
+    table = _table("", "finding", "for example")
     table.columns[0].justify = "right"
     table.columns[1].min_width = 34
     table.columns[2].no_wrap = True

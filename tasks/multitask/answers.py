@@ -1,4 +1,4 @@
-"""The answers of several tasks to one image."""
+"""The results of several tasks for one image."""
 
 import math
 from functools import cached_property
@@ -11,7 +11,7 @@ from tasks.engine.options import result_type
 
 
 def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Each task's answer from its outputs, which are named <task>.<output>."""
+    """Each task's result from its outputs, which are named <task>.<output>."""
     found = {}
     for task, part in spec["parts"].items():
         own = {name.removeprefix(f"{task}."): x for name, x in outputs.items() if name.startswith(f"{task}.")}
@@ -41,7 +41,7 @@ class JointResult(Result):
         return {task: result_type(task)(plain, self.source, names(task)) for task, plain in self.plain.items()}
 
     def annotate(self, image: Image.Image) -> Image.Image:
-        """The image with each task's answer, in rows: some enlarge it, and words would cover each other."""
+        """The image once per task with its result, in rows, as the drawings of some tasks would overlap."""
         drawn = [result.annotate(image) for result in self.parts.values()]
         columns = math.ceil(math.sqrt(len(drawn)))
         width, height = (max(side) for side in zip(*(picture.size for picture in drawn), strict=True))

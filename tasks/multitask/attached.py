@@ -1,4 +1,4 @@
-"""The trainer that a task of several sees, whose data, folder and TensorBoard tags are the task's own."""
+"""The trainer as one task of a multi-task run sees it: with the task's own data, folder and TensorBoard tags."""
 
 from pathlib import Path
 from typing import Any

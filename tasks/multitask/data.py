@@ -1,4 +1,4 @@
-"""The data of several tasks: their batches one after the other, as a schedule says."""
+"""The data of several tasks: their batches one after the other, in the order of a schedule."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ class JointBatch:
 
     @property
     def images(self) -> range:
-        """As many as there are images; for counting."""
+        """A range as long as there are images, for counting them."""
         return range(sum(len(batch.images) for _, batch in self.rows))
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
@@ -47,7 +47,7 @@ class JointBatch:
 
 @dataclass(frozen=True)
 class Named:
-    """Collates a task's samples to a batch that says its task."""
+    """Collates a task's samples to a batch that names the task."""
 
     name: str
     collate: Any
@@ -81,7 +81,7 @@ class JointLoader:
             yield JointBatch([(names[task], next(streams[task])) for task in row])
 
     def _batches(self, loader: DataLoader, given: int, epoch: int) -> Iterator[Any]:
-        """The batches that a task has in an epoch, less those that were given before. A stream reads and drops them."""
+        """The batches of a task in an epoch, without those used before a resume, which a stream reads and drops."""
         first = 0
         if isinstance(loader.sampler, ShuffledEpochs):
             assert loader.batch_size
@@ -103,7 +103,7 @@ class JointLoader:
 
 
 def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
-    """Says which pass over a loader is next: the order of its samples follows from it."""
+    """Sets the number of the next pass over a loader, from which the order of its samples follows."""
     place = epoch * PASSES + number
     if isinstance(loader.sampler, ShuffledEpochs):
         loader.sampler.epoch = place
@@ -114,7 +114,7 @@ def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
 
 
 def end_processes(loader: DataLoader) -> None:
-    """Ends those of a loader, which start anew where it is read again."""
+    """Ends a loader's processes; they start anew when it is read again."""
     if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
         loader._iterator._shutdown_workers()
     loader._iterator = None
@@ -187,7 +187,7 @@ class JointData(SuiteData):
         return sum(data.num_images(split) for data in self.parts.values())
 
     def train_batches(self) -> float:
-        """Steps of an epoch, which has as many images as all data sets together; each step has a batch of each task."""
+        """Steps of an epoch, which has about as many batches as all data sets together, one per task in each step."""
         return sum(data.train_batches() for data in self.parts.values()) / len(self.parts)
 
     def train_dataloader(self) -> JointLoader:
@@ -228,7 +228,7 @@ class JointData(SuiteData):
         return loader
 
     def teardown(self, stage: str) -> None:
-        """Ends the loader processes, which would outlive the run: its loaders are held in iterators that wait."""
+        """Ends the loader processes, which would outlive the run, as waiting iterators keep its loaders."""
         for loader in self.loaders:
             end_processes(loader)
         self.loaders = []

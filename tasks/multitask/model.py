@@ -41,7 +41,7 @@ class JointModel(Model):
 
 
 def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """The parameters of each of some modules that no other one has."""
+    """The parameters of each module that no other one of the modules has."""
     owners: dict[nn.Parameter, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters():

@@ -11,7 +11,7 @@ from tasks.engine.model import ExportSpec, Model
 
 
 class Maps(nn.Module):
-    """Stands in a backbone's place, and gives the maps that were found before."""
+    """Replaces a backbone, and returns feature maps that were computed before."""
 
     def __init__(self) -> None:
         super().__init__()

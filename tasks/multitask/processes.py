@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def leave_out_averages(trainer: Any) -> None:
-    """Has DistributedDataParallel average nothing by itself, in a Lightning Trainer."""
+    """Turns off DistributedDataParallel's own averaging of gradients, in a Lightning Trainer."""
     from torch.nn.parallel import DistributedDataParallel
 
     if isinstance(trainer.model, DistributedDataParallel):
@@ -33,7 +33,7 @@ def average_gradients(module: nn.Module, processes: int) -> None:
 
 
 def _together(tensors: Sequence[Tensor], change: Callable[[Tensor], object]) -> None:
-    """Changes tensors in place, by kind of number, as one."""
+    """Changes tensors in place, all of a data type as one flat tensor."""
     for kind in {t.dtype for t in tensors}:
         own = [t for t in tensors if t.dtype == kind]
         flat = torch.cat([t.flatten() for t in own])

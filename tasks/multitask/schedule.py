@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 def shares(images: Sequence[float], temperature: float) -> npt.NDArray[np.float64]:
-    """The share of the batches (K,) that each of K tasks has: alike at temperature 0, as its images at 1."""
+    """The share of the batches (K,) of each of K tasks: equal at temperature 0, proportional to its images at 1."""
     powers = np.asarray(images, np.float64) ** temperature
     return np.asarray(powers / powers.sum())
 

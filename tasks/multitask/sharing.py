@@ -1,4 +1,4 @@
-"""Ties the backbones of several tasks to one set of weights, but for what each task has for itself.
+"""Ties the backbones of several tasks to one set of weights, except for the layers that each task has for itself.
 
 A task's own batch normalization, or depthwise kernels too, patch the layers that all have in common (Mudrakarta et al.
 2018, arXiv 1810.10703; Bilen and Vedaldi 2017, arXiv 1701.07275).
@@ -65,14 +65,14 @@ class Sharing:
 
 
 def _first_batch(first: Backbone, network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Does what `first` does before its first batch, if another task's batch comes before."""
+    """Does what `first` does before its first batch, if the batch of another task comes first."""
     if network.training:
         for hook in list(first._forward_pre_hooks.values()):
             hook(first, inputs)
 
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules have the same parts of the same shapes; a list of blocks may be longer than another."""
+    """Whether two modules have the same parts of the same shapes; one list of blocks may be longer than the other."""
     if isinstance(one, nn.ModuleList):
         return type(one) is type(other)
     shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (one, other)]

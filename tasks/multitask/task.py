@@ -100,7 +100,7 @@ class JointTask(TaskModule):
         return JointModel({n: p.model for n, p in parts.items()}, {n: p.resolution for n, p in parts.items()})
 
     def each(self, trained: bool = False) -> Iterator[tuple[str, TaskModule]]:
-        """The tasks by name; those alone that are `trained`, if so."""
+        """The tasks by name, or only the trained ones."""
         for name in self.trained if trained else self.names:
             yield name, cast(TaskModule, self.parts[name])
 
@@ -183,7 +183,7 @@ class JointTask(TaskModule):
                 part.set_backbone_frozen(held)
 
     def _hold_others(self) -> None:
-        """Tasks that are not trained stay as they are, statistics of their normalization too; as do shared ones."""
+        """Keeps tasks that are not trained, and shared layers, unchanged, including their normalization statistics."""
         for _, part in self.each():
             part.eval()
         frozen = {m for name, part in self.each() if name not in self.trained for m in part.modules()}
@@ -192,8 +192,8 @@ class JointTask(TaskModule):
                 module.training = module not in frozen
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """From `held_from` on, all tasks are normalised by the statistics that are used afterwards: those of a
-        single task's batch are no such.
+        """From `held_from` on, all tasks are normalised by the running statistics, which are used after training, and
+        not by those of a single task's batch.
         """
         leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
         assert self.budget
@@ -204,12 +204,12 @@ class JointTask(TaskModule):
 
     @property
     def held_from(self) -> float:
-        """The share of the training after which shared statistics are held; weights come with some that are of use."""
+        """The share of the training after which shared statistics are frozen; pretrained ones are from the start."""
         share = self.config["multitask"]["hold_statistics"]
         return (0.0 if self.has_weights else 0.5) if share is None else float(share)
 
     def shared_norms(self) -> set[nn.Module]:
-        """Batch normalization that two tasks or more go through."""
+        """The batch normalization layers that two or more tasks share."""
         owners: dict[nn.Module, int] = {}
         for _, part in self.each():
             for layer in {m for m in part.modules() if isinstance(m, _BatchNorm)}:
@@ -237,7 +237,7 @@ class JointTask(TaskModule):
         return total
 
     def balanced(self, name: str, loss: Tensor) -> Tensor:
-        """A task's loss with its weight: the one given, and the one that is learned."""
+        """A task's loss with its weight from the settings and its learned weight."""
         settings, place = self.config["multitask"], self.names.index(name)
         if settings["weights"]:
             loss = loss * settings["weights"][place]
@@ -246,7 +246,7 @@ class JointTask(TaskModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """After a gradient scaler's part, unlike the end of `training_step`."""
+        """Clips gradients here, after a gradient scaler, and not at the end of `training_step`, before it."""
         nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["grad_clip"])
 
     def nonfinite_loss(self) -> str:
@@ -275,8 +275,8 @@ class JointTask(TaskModule):
         return {"mean": self.mean(found)} | found
 
     def mean(self, metrics: Mapping[str, float]) -> float:
-        """The mean of the tasks' primary metrics, each as a share of its reference; where none is given of 1, and of an
-        error x (lower is better) it is 1 / (1 + x).
+        """The mean of the tasks' primary metrics, each as a share of its reference, by default 1. An error x (lower is
+        better) counts as reference / x, without a reference as 1 / (1 + x).
         """
         references = self.config["multitask"]["references"] or [None] * len(self.names)
         found = []
@@ -293,14 +293,14 @@ class JointTask(TaskModule):
             part.reset_metrics()
 
     def figures(self) -> dict[str, Tensor]:
-        """None of the run: each task's go to its own folder."""
+        """Writes each task's figures to its own folder; the run has none."""
         for _, part in self.each(trained=True):
             for name, image in part.figures().items():
                 log_image(part.trainer, name, image)
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is shared has the run's learning rate and weight decay, the rest of a task its own."""
+        """Shared layers have the run's learning rate and weight decay, the other layers those of their task."""
         spared, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
         owner = {parameter: name for name, found in own.items() for parameter in found}
         backbone = {p for _, part in self.each() for p in part.model.backbone.parameters()}
@@ -316,7 +316,7 @@ class JointTask(TaskModule):
         return grouped(rows)
 
     def facts(self) -> dict[str, Any]:
-        """The entry of each task in metrics.json: as of a run of its own, and its own parameters."""
+        """The entry of each task in metrics.json: as in a single-task run, and its own parameters."""
         own = own_parameters(dict(self.parts.items()))
         parts = {}
         for name, part in self.each():
@@ -333,4 +333,4 @@ class JointTask(TaskModule):
         return {"parts": parts}
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
-        raise UserError("a run of several tasks predicts with each of them on its own view of an image")
+        raise UserError("a multi-task run predicts with each of its tasks, on its own view of an image")

@@ -40,7 +40,7 @@ def write_page(config: dict[str, Any]) -> Path:
 
 
 def own_samples(exports: Sequence[Export]) -> list[bytes]:
-    """Drawn samples for the exports that were trained on drawn data."""
+    """Generated samples for exports that were trained on a demo's data."""
     kinds = list(dict.fromkeys(DRAWN[export.data] for export in exports if export.data in DRAWN))
     return [sample for draw in kinds for sample in drawn_samples(draw, max(2, COUNT // len(kinds)))]
 
@@ -50,7 +50,7 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
     forms = list(dict.fromkeys(export.spec["format"] for export in exports))
     linked = config["runtime"] == "link"
     if config["webgpu"] and "onnx" not in forms:
-        raise UserError("webgpu=true runs format=onnx alone, and no export is of that format")
+        raise UserError("webgpu=true runs only format=onnx, and no export has that format")
     content: dict[str, Any] = {
         "runtimes": {form: described(form, config) for form in forms},
         "webgpu": config["webgpu"],

@@ -28,7 +28,7 @@ class Runtime:
         return f"{self.package}@{self.version}"
 
     def files(self, names: tuple[str, ...], folder: str | None) -> list[bytes]:
-        """Files of the package, from the given folder `node_modules`, or from the cache, which the npm client fills.
+        """Files of the package, from the given folder `node_modules`, or from the cache, which npm fills.
 
         Raises:
             UserError: the npm client is missing or fails, or a file is absent or differs from the pinned one.
@@ -63,7 +63,7 @@ class Runtime:
         manual = f"or npm install {self.release} elsewhere and give its node_modules as runtime_folder="
         npm = shutil.which("npm")
         if not npm:
-            raise UserError(f"the browser's runtime is fetched by npm, which is not installed: get Node.js, {manual}")
+            raise UserError(f"the runtime is downloaded with npm, which is not installed: install Node.js, {manual}")
         with tempfile.TemporaryDirectory() as folder:
             command = [npm, "pack", self.release, "--ignore-scripts", "--silent"]
             try:

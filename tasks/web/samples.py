@@ -46,7 +46,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def drawn_samples(draw: Callable[[int, Generator], Image.Image], count: int) -> list[bytes]:
-    """Images like those of a drawn data set; `draw` is one of `DRAWN`."""
+    """Images like those of a demo's data set; `draw` is one of `DRAWN`."""
     return [jpeg(draw(i, np.random.default_rng([SEED, i]))) for i in range(count)]
 
 

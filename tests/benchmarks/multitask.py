@@ -88,7 +88,7 @@ class Runs:
             )
             if done.returncode:
                 raise SystemExit(f"{task} {name}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
-            told = re.search(r"([\d.]+) s a step", done.stdout)
+            told = re.search(r"([\d.]+) s per step", done.stdout)
             (folder / "step.txt").write_text(told[1] if told else "nan")
         found: dict[str, Any] = json.loads(content.read_text()) | {"speed": float((folder / "step.txt").read_text())}
         if found["step"] != steps:

@@ -103,13 +103,13 @@ def names_twice(root: Path) -> None:
         (labels_alone, (), "it has no images but 4 .xml files; its layout is not known"),
         (images_alone, (), "it has 4 images in images, but no files of labels; its layout is not known"),
         (two_formats, (), "can be read in several ways: choose data=coco (COCO) or data=yolo (YOLO)"),
-        (two_yamls, (), "has coco8.yaml and data.yaml, both with names: choose one by data=yolo data.yaml="),
+        (two_yamls, (), "has coco8.yaml and data.yaml, both with class names: choose one with data=yolo data.yaml="),
         (class_beyond_names, (), "val0.txt has an object of class 7; the names are of 2 classes, 0 to 1"),
         (names_twice, (), "data.yaml has two classes of the name 'cat'"),
         (split_without_labels, (), "images/val has 4 images but no txt files of labels"),
         (missing_column, (), "boxes.csv has no column of ymax (one of ymax, y_max, y2, bottom); it has filename, "),
         (images_of_another_folder, (), "boxes.csv names 4 images, of which none lies below"),
-        (two_coco_files, (), "has one.json and two.json, both for train: choose by data=coco data.train_json="),
+        (two_coco_files, (), "has one.json and two.json, both for train: choose one with data=coco data.train_json="),
         (images_gone, (), "none of the 4 images of the val split exist, such as "),
         (yolo_set, ("data.val=images/vall",), "there is no file or folder"),
         (voc_with_lists, ("data.val=vall",), "there is no list"),
@@ -166,7 +166,7 @@ def test_rows_that_are_no_objects_are_left_out(tmp_path: Path, caplog: pytest.Lo
         records = read(tmp_path).records("train")
     assert [len(r.boxes) for r in records] == [1, 0, 1, 1]
     assert "left out 3 of 6 rows of labels that are not: class x y width height" in caplog.text
-    assert "1 of 4 images have no txt file: they count as without objects" in caplog.text
+    assert "1 of 4 images have no txt file and count as images without objects" in caplog.text
 
 
 def test_classes_that_train_lacks_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

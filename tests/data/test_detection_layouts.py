@@ -27,7 +27,7 @@ def test_a_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
     train, val = ({r.path for r in records[split]} for split in ("train", "val"))
     assert not train & val
     if splits is DRAWN:
-        assert "a fifth drawn for val (splits.json)" in data.choices
+        assert "a random fifth for val (splits.json)" in data.choices
         assert {kind(path.stem) for path in val} == {*CLASSES}
         again = read(tmp_path)
         assert [r.path for r in again.records("val")] == [r.path for r in records["val"]]

@@ -255,7 +255,7 @@ def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path) ->
     table(tmp_path, "images.csv", "image,sender_id,label", *rows)
     _, data = opened("classification", tmp_path)
     assert (
-        "classes in label, data.group=sender_id would keep each sender_id in one split, a fifth drawn" in data.choices
+        "classes in label, data.group=sender_id would keep each sender_id in one split, a random fifth" in data.choices
     )
     _, data = opened("classification", tmp_path, "data.group=sender_id")  # another draw than that without groups
     senders = {split: {int(s.path.stem) // 3 for s in found} for split, found in samples(data).items()}
@@ -328,7 +328,7 @@ def test_a_run_by_the_root_alone(task: str, tmp_path: Path, capsys: pytest.Captu
     quick = ("trainer.precision=32", "trainer.log_every=1", "trainer.progress_bar=false", "logger.images=0")
     content = execute([f"task={task}", f"data.root={root}", *tiny, *quick, *more, f"paths.runs={tmp_path / 'runs'}"])
     assert content["state"] == "finished"
-    told = r"^data: .* train, \d+ val images, .*a fifth drawn for val \(splits\.json\) \(data=\w+\)$"
+    told = r"^data: .* train, \d+ val images, .*a random fifth for val \(splits\.json\) \(data=\w+\)$"
     assert re.search(told, capsys.readouterr().out, flags=re.M)
     kept = json.loads((root / "splits.json").read_text())
     assert all(kept.values())

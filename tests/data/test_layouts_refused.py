@@ -75,18 +75,18 @@ def unnamed_shards(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (empty, r"it has no images but 1 \.txt files; its layout is not known: choose one by data="),
+        (empty, r"it has no images but 1 \.txt files; its layout is not known: choose one with data="),
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
-        (no_column, r"labels\.csv: which column has classes\? It has image, age; say so by data\.target="),
+        (no_column, r"labels\.csv: which column has classes\? It has image, age; set data\.target="),
         (mixed, r"in several ways: choose data=folders \(a folder for each class: .*\) or data=csv \(a table: .*\)"),
-        (two_tables, r"has the tables a\.csv and b\.csv: choose by data=csv data\.train="),
+        (two_tables, r"has the tables a\.csv and b\.csv: choose one with data=csv data\.train="),
         (flat_val, "val has no folder for each class, as train has"),
         (strange_class, "val has a class that train lacks: c"),
         (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
         (strange_row, r"val\.tsv has a class that train lacks: 7"),
         (few_have_images, r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); data\.max_bad="),
-        (unnamed_shards, r"which of 000\.tar, \.\.\. are to train on\? Say so by data\.train="),
+        (unnamed_shards, r"which of 000\.tar, \.\.\. are for training\? Set data\.train="),
     ],
 )
 def test_one_line_says_what_is_wrong(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:

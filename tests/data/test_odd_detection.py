@@ -380,7 +380,7 @@ def test_yolos_val_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     data = read(tmp_path)
     assert [len(data.records(split)) for split in ("train", "val")] == [4, 2]
     assert "data.yaml: val: ../valid/images is not there" in caplog.text
-    assert "a fifth drawn for val" in data.choices
+    assert "a random fifth for val" in data.choices
 
 
 def test_a_lone_list_of_val(tmp_path: Path) -> None:

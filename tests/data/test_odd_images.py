@@ -68,7 +68,7 @@ def test_classes_that_are_called_images_and_labels(folders: list[str], setting: 
     """They might be images and their masks: the user says."""
     tree(tmp_path, *folders, classes=["images", "labels"], count=5)
     hint = " ".join(["data=folders", *setting])
-    with pytest.raises(UserError, match=f"if images and labels are classes, say so by {hint}$"):
+    with pytest.raises(UserError, match=f"if images and labels are classes, set {hint}$"):
         opened("classification", tmp_path)
     option = ["task=classification", "data=folders", *setting]
     data = build_data(load_config([*option, f"data.root={tmp_path}"]))
@@ -98,7 +98,7 @@ def test_a_column_that_is_none_of_splits(values: list[str], tmp_path: Path) -> N
     table(tmp_path, "all.csv", "name,label,split", *(f"{i}.png,{i % 2},{values[i]}" for i in range(10)))
     _, data = opened("classification", tmp_path)
     assert counts(data) == [8, 2, 2]
-    assert "a fifth drawn for val" in data.choices
+    assert "a random fifth for val" in data.choices
 
 
 def test_a_column_of_test_alone(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, t
     arguments = [f"ckpt={tmp_path / 'e'}", f"input={image}", f"output={tmp_path / 'out'}"]
     with pytest.raises(UserError, match="reference: none of these images can be read"):
         predict(load_config([*arguments, f"reference={tmp_path / 'torn.jpg'}"], "predict"))
-    with pytest.raises(UserError, match="task=detection compares no images"):
+    with pytest.raises(UserError, match="task=detection does not compare images"):
         load(exported(detector)).set_references([image])
 
 

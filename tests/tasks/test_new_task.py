@@ -80,7 +80,7 @@ task:
     resolution: "[32, 2048]"
 """
 EXPERIMENT = """# @package _global_
-# Measured: no, for want of a reason.
+# Measured: no (this is an example).
 defaults: [override /task: brightness]
 trainer: {max_epochs: 1}
 """

@@ -47,7 +47,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", f"input={tmp_path / 'a.jpg'}")
     assert result.returncode == 2
-    assert result.stderr.strip().endswith("it is damaged, or no checkpoint")
+    assert result.stderr.strip().endswith("it is damaged, or not a checkpoint")
     assert "weights_only" not in result.stderr
 
 

@@ -214,7 +214,7 @@ def test_a_data_set_is_prepared_once(server: str, tmp_path: Path, capsys: pytest
     asked = len(Server.asked)
     prepare("made", source, tmp_path, keep=False)
     assert len(Server.asked) == asked
-    assert "images.tar is there" in capsys.readouterr().out
+    assert "images.tar is already there" in capsys.readouterr().out
 
 
 def test_files_behind_a_licence_are_asked_for_and_then_used(
@@ -223,7 +223,7 @@ def test_files_behind_a_licence_are_asked_for_and_then_used(
     source = {**made(server), "steps": ["accept the terms"]}
     for file in source["files"][2:]:
         file["name"] = file.pop("url").rpartition("/")[2]
-    with pytest.raises(UserError, match="data=made: 2 files must be fetched by hand, as the steps above say"):
+    with pytest.raises(UserError, match="data=made: 2 files must be downloaded by hand; see the steps above"):
         prepare("made", source, tmp_path, keep=True, pause=0)
     steps = capsys.readouterr().out.splitlines()[-3:]
     assert steps == ["1. accept the terms", f"2. put into {tmp_path}: train.tar, list.csv", "3. run this command again"]
@@ -254,7 +254,7 @@ def test_every_source_is_a_data_set_that_knows_where_it_lies() -> None:
 
 def test_what_nobody_publishes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for given, words in (
-        (["data=demo_scenes"], "error: data=demo_scenes is not fetched from anywhere; choose from dogs, coco"),
+        (["data=demo_scenes"], "error: data=demo_scenes cannot be downloaded; choose from dogs, coco"),
         ([], "data"),
         (["data=cocoa"], "error: data=cocoa: choose from "),
     ):

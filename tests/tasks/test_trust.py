@@ -356,7 +356,7 @@ def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, d
     for words, change in evil.items():
         change()
         (run / "config.yaml").write_text(yaml.safe_dump(config))
-        with pytest.raises(UserError, match="used only on your word") as error:
+        with pytest.raises(UserError, match="used only if you confirm") as error:
             execute([f"resume={run}"])
         assert words in str(error.value)
         config.clear()
@@ -371,7 +371,7 @@ def test_a_teacher_is_asked_only_where_it_is_named(tmp_path: Path) -> None:
     assert not module.asks_teacher
     module = restore(load_checkpoint(file), "mine.onnx")
     assert (module.config["teacher"], module.config["distill"]["cache"]) == ("mine.onnx", None)
-    with pytest.raises(UserError, match=r"teacher=mine\.onnx: task=detection learns from no teacher"):
+    with pytest.raises(UserError, match=r"teacher=mine\.onnx: task=detection does not use a teacher"):
         restore(written("detector=pan"), "mine.onnx")
 
 

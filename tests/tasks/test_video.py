@@ -82,7 +82,7 @@ def test_a_video_becomes_a_video(model: str, clip: Path, tmp_path: Path, capsys:
     changed = [np.abs(a.astype(int) - b).max(axis=2) > 60 for a, b in zip(frames, before, strict=True)]
     assert all(c[:12].any() for c in changed)  # the answer, at the top
     assert all(c[-12:].any() for c in changed[1:])  # the rate, at the bottom
-    assert "20 frames, 20 of them answered, " in capsys.readouterr().out
+    assert "20 frames, 20 of them predicted, " in capsys.readouterr().out
 
 
 def test_every_so_manieth_frame_is_answered(clip: Path, tmp_path: Path) -> None:

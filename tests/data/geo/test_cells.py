@@ -195,7 +195,7 @@ def test_damaged_file_is_refused(old: str, new: str, message: str, tmp_path: Pat
     with pytest.raises(UserError) as caught:
         Partition.load(path)
     assert message in str(caught.value)
-    assert str(caught.value).startswith(f"{path} is not a sound partition file: ")
+    assert str(caught.value).startswith(f"{path} is not a valid partition file: ")
     assert "\n" not in str(caught.value)
 
 
@@ -205,7 +205,7 @@ def test_truncated_and_missing_files_are_refused(photos: tuple[np.ndarray, np.nd
     whole = path.read_bytes()
     for length in (0, 10, 150, len(whole) // 2, len(whole) - 3, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="is not a sound partition file"):
+        with pytest.raises(UserError, match="is not a valid partition file"):
             Partition.load(path)
     with pytest.raises(UserError, match=r"cannot read the partition .*none\.csv: No such file or directory"):
         Partition.load(tmp_path / "none.csv")

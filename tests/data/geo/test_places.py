@@ -181,7 +181,7 @@ def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
     given = data(root, partition=[str(tmp_path / "cells-0.csv"), str(tmp_path / "cells-1.csv")])
     assert given.labels == made.labels
     (tmp_path / "torn.csv").write_text((tmp_path / "cells-0.csv").read_text()[:-9])
-    for name, words in (("torn.csv", "is not a sound partition file"), ("none.csv", "cannot read the partition")):
+    for name, words in (("torn.csv", "is not a valid partition file"), ("none.csv", "cannot read the partition")):
         with pytest.raises(UserError, match=words) as error:
             _ = data(root, partition=str(tmp_path / name)).labels
         assert "\n" not in str(error.value)

@@ -46,5 +46,5 @@ def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.Cap
     assert "9 images of" in capsys.readouterr().out  # all, where there are no splits
     assert not (tmp_path / "val" / "splits.json").exists()
     (tmp_path / "val" / "tabby").rename(tmp_path / "val" / "my cat")
-    with pytest.raises(UserError, match="no classifier of the data's classes; train"):
+    with pytest.raises(UserError, match="no classifier for the classes of the data; train"):
         predict.test_weights(settings)

@@ -89,7 +89,7 @@ def test_equal_points_are_kept_once() -> None:
 def test_the_command(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert compare(monkeypatch, f"runs={generated}", f"output={tmp_path}", "sort=madds") == 0
     printed = capsys.readouterr().out
-    assert "37 finished of 42 runs" in printed
+    assert "37 of 42 runs finished" in printed
     section = printed[printed.index("dogs on demo_dogs") : printed.index("geo on earth")]
     rows = [cells for line in section.splitlines() if len(cells := line.split()) > 7 and cells[0] != "run"]
     shown = [float(cells[-6]) for cells in rows]
@@ -263,7 +263,7 @@ def test_an_odd_run_is_broken_and_the_others_are_compared(
     for name in (*ODD, *texts, "nested", "pipe"):
         assert states[f"dogs/{name}"].startswith("broken: "), name
     assert compare(monkeypatch, f"runs={tmp_path}", f"output={tmp_path / 'out'}") == 0
-    assert f"3 finished of {5 + len(ODD) + len(texts)} runs" in capsys.readouterr().out
+    assert f"3 of {5 + len(ODD) + len(texts)} runs finished" in capsys.readouterr().out
 
 
 def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

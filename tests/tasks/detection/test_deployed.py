@@ -122,5 +122,5 @@ def test_shared_towers_on_phones(form: str, quantize: bool, tmp_path: Path) -> N
 
 def test_two_stages_need_suppression_inside() -> None:
     model = detector(FasterRCNN)
-    with pytest.raises(UserError, match="which format=onnx alone has"):
+    with pytest.raises(UserError, match="which only format=onnx supports"):
         model.export_forward(model.preprocess(images(1)), with_nms=False)

@@ -66,7 +66,7 @@ def test_early_layers_keep_their_weights(
 def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: str) -> None:
     given = ["task=detection", "detector=ssd", f"backbone={backbone}", f"backbone.name={name}"]
     config = load_config([*given, "trainer.freeze_early_layers=true"])
-    with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not say") as error:
+    with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not define") as error:
         DetectionTask(config, ["a", "b"])
     assert "\n" not in str(error.value)
     DetectionTask(config, ["a", "b"], load_weights=False)  # a checkpoint of a run that had it is read
@@ -105,5 +105,5 @@ def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, 
 def test_a_run_of_another_backbone_is_no_start(scenes: Path, tmp_path: Path) -> None:
     given = [*TINY, f"data.root={scenes}"]
     run = untrained(tmp_path / "run", *given)
-    with pytest.raises(UserError, match="its backbone is another one; give the backbone settings that it has"):
+    with pytest.raises(UserError, match="its backbone differs; give the same backbone settings"):
         prepare(load_config([*given, "backbone.alpha=0.5", f"ckpt={run}"]))

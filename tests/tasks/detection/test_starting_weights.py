@@ -161,7 +161,7 @@ def test_classes_are_kept_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     variables = zoo_file(tmp_path / "ssd.tar.gz")
     with caplog.at_level(logging.INFO):
         module = starting(tmp_path / "ssd.tar.gz", ["raccoon", "Traffic_light", "person"])
-    assert "2 of 3 classes are COCO's (Traffic_light, person); the others start fresh" in caplog.text
+    assert "2 of 3 classes are COCO's (Traffic_light, person); the others keep their initial values" in caplog.text
     bias = module.model.class_head.predictors[0].bias.detach().numpy().reshape(3, 4)
     theirs = variables["BoxPredictor_0/ClassPredictor/biases"].reshape(3, 91)
     np.testing.assert_array_equal(bias[:, [0, 2, 3]], theirs[:, [0, 10, 1]])
@@ -202,7 +202,7 @@ def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
         archive.fileobj.write(member.tobuf())  # its content never comes
     reasons = {
         "header.tar.gz": "a header of 2097152 bytes",
-        "large.tar.gz": "holds more than such a model",
+        "large.tar.gz": "contains more than an ssd_mobilenet_v1",
         "other.tar.gz": "no variables of an ssd_mobilenet_v1",
         "torn.tar.gz": "cannot be read",
         "noise.pb": "cannot be read",
@@ -260,7 +260,7 @@ def test_many_constants_of_one_value_fill_no_memory(tmp_path: Path) -> None:
         value = tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1000, 10_000, 1, 1))
         graph.node.add(name=f"FeatureExtractor/{i}/weights", op="Const").attr["value"].tensor.CopyFrom(value)
     (tmp_path / "bomb.pb").write_bytes(graph.SerializeToString())
-    with pytest.raises(UserError, match="has more weights than such a model"):
+    with pytest.raises(UserError, match="has more weights than an ssd_mobilenet_v1"):
         read_tf_zoo(tmp_path / "bomb.pb", ["person"], {})
 
 
@@ -270,5 +270,5 @@ def test_another_detector_takes_the_backbone_alone(tmp_path: Path, caplog: pytes
         f"model.{name}": tensor for name, tensor in PAN(MobileNetV1(strides=PAN.strides), 2, 64).state_dict().items()
     }
     read_tf_zoo(tmp_path / "ssd.tar.gz", ["person", "dog"], fresh)
-    assert "only its backbone is used; detector=ssd takes its heads too" in caplog.text
+    assert "only its backbone is used; detector=ssd uses its heads too" in caplog.text
     assert "classes are COCO's" not in caplog.text

@@ -146,15 +146,15 @@ def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:
 
 def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
     result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
-    bad_input(result, "a job of the sweep ended: there is no checkpoint absent")
+    bad_input(result, "a job of the sweep failed: there is no checkpoint absent")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([LOCAL], "hydra/launcher=submitit_local is of a sweep: add -m"),
+        ([LOCAL], "hydra/launcher=submitit_local applies to a sweep only: add -m"),
         (["-m", "hydra/launcher=cloud"], "choose from basic, "),
-        (["trainer.num_nodes=2"], "start the run by torchrun on each node"),
+        (["trainer.num_nodes=2"], "start it with torchrun on each node"),
         (["trainer.devices=0"], "choose from auto, [1, 1000000]"),
     ],
 )

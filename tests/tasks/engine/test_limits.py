@@ -23,12 +23,12 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
 @pytest.mark.parametrize(
     ("history", "mode", "words"),
     [
-        (RISING, "max", "still improving: 70% of the result came after the first third"),
+        (RISING, "max", "still improving: 70% of the result was gained after the first third"),
         (FLAT, "max", "levelled off"),
-        (measured(CARDS), "max", "still improving: 25% of the result came after the first third"),
+        (measured(CARDS), "max", "still improving: 25% of the result was gained after the first third"),
         (measured(RACCOON), "max", "levelled off"),
-        (FALLING, "max", "overfitting: the best was at 40%"),
-        ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best was at 40%"),
+        (FALLING, "max", "overfitting: the best metric was at 40%"),
+        ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best metric was at 40%"),
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
@@ -57,6 +57,6 @@ def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
         {"car": 0.8, "bus": 0.2, "tram": 0.9, "van": 0.4},
     )
     (sentence,) = what_limited([], "max", examples, by_class)
-    assert sentence == "few examples: bus (12), van (25); more images of these will help most"
+    assert sentence == "few examples: bus (12), van (25); more images of these classes will help most"
     assert what_limited([], "max", {"a": 5, "b": 6}, {"a": 0.1, "b": 0.1}) == []
     assert what_limited([], "max", {"a": 5, "b": 99}, {"b": 0.5}) == []  # a was not measured

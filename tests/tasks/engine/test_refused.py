@@ -53,7 +53,7 @@ def test_too_many_unreadable_images(scenes: Path, tmp_path: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -> None:
     # /proc refuses new folders to everyone, root too
-    bad_input(command("run", *settings(scenes, Path("/proc/runs"))), "cannot be made")
+    bad_input(command("run", *settings(scenes, Path("/proc/runs"))), "cannot be created")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> None:

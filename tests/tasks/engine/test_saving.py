@@ -88,7 +88,7 @@ def test_stopped_within_epochs(
     for step in stops.values():
         with pytest.raises(Stopped) as stopped:
             execute(arguments)
-        assert str(stopped.value) == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
+        assert str(stopped.value) == f"stopped by SIGTERM; resume with: python -m tasks.run resume={folder}"
         assert content(folder)["global_step"] == step
         STOP.number = None
         arguments = [f"resume={folder}"]
@@ -147,7 +147,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     last.write_bytes(damaged)
     assert torch.load(last, weights_only=True)["global_step"] == 18
     assert last_checkpoint(folder, "detection") == previous
-    assert f"{last} is damaged; going on from the one before, previous.ckpt" in caplog.text
+    assert f"{last} is damaged; resuming from the checkpoint before it, previous.ckpt" in caplog.text
     execute([f"resume={folder}"])
     equal(folder, undisturbed)
     assert torch.load(previous, weights_only=True)["global_step"] == 12  # not the damaged one
@@ -156,7 +156,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     previous.write_bytes(b"PK")
     assert last_checkpoint(folder, "detection") is None
     last.write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"last\.ckpt is damaged, and there is no previous\.ckpt"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, and there is no usable previous\.ckpt"):
         last_checkpoint(folder, "detection")
 
 
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
         return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
 
     monkeypatch.setattr(DetectionTask, "compute_losses", broken)
-    with pytest.raises(UserError, match="the loss is not finite by step"):
+    with pytest.raises(UserError, match="the loss is not finite at step"):
         execute(settings(scenes, tmp_path, "name=broken", "trainer.log_every=100"))
     assert not list(tmp_path.rglob("*.ckpt"))
 

@@ -20,7 +20,7 @@ def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: 
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT
-    assert output.splitlines()[-1] == f"stopped by SIGINT; go on with: python -m tasks.run resume={folder}"
+    assert output.splitlines()[-1] == f"stopped by SIGINT; resume with: python -m tasks.run resume={folder}"
     assert "Traceback" not in output
     assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
 
@@ -38,7 +38,7 @@ def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scen
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert output.splitlines()[-1] == f"stopped by SIGTERM; go on with: python -m tasks.run resume={folder}"
+    assert output.splitlines()[-1] == f"stopped by SIGTERM; resume with: python -m tasks.run resume={folder}"
     assert "Traceback" not in output
     before = json.loads((folder / "metrics.json").read_text())
     assert before["state"] == "interrupted"
@@ -70,7 +70,7 @@ def test_where_one_of_two_processes_dies_the_other_ends(lost: int, words: str, s
     assert process.returncode == (2 if lost else -signal.SIGKILL)
     line = next(line for line in output.splitlines() if words in line)
     assert line.startswith("error: ")
-    assert line.endswith(f"and so this run does; go on with: python -m tasks.run resume={folder}")
+    assert line.endswith(f"so this run ends too; resume with: python -m tasks.run resume={folder}")
     assert "Traceback" not in output
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
 
@@ -99,7 +99,7 @@ def test_slurm_queues_a_run_again_which_goes_on(scenes: Path, tmp_path: Path) ->
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGUSR1, output
     assert output.splitlines()[-2:] == [
-        f"stopped by SIGUSR1; go on with: python -m tasks.run resume={folder}",
+        f"stopped by SIGUSR1; resume with: python -m tasks.run resume={folder}",
         "requeued job 11_3",
     ]
     assert (tmp_path / "called").read_text() == "requeue 11_3\n"

@@ -78,7 +78,7 @@ def test_every_task_says_its_use() -> None:
     assert "pipeline_tag" not in card(facts([]), Result)
     drawn = facts(["cat"])
     drawn["provenance"]["config"]["groups"]["data"] = "demo_scenes"
-    assert "drawn pictures" in card(drawn, DetectionResult)
+    assert "generated pictures" in card(drawn, DetectionResult)
 
 
 def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:

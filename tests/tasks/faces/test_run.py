@@ -153,7 +153,7 @@ def test_a_student_of_unlabelled_images_is_measured_by_its_teacher(
     place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
     execute(["task=faces", "data=face_folder", *ANY_DATA, *images, *place])
     student = tmp_path / "faces" / "student"
-    with pytest.raises(UserError, match="is asked where you name it: teacher="):
+    with pytest.raises(UserError, match="is used only if you name it: teacher="):
         export([f"ckpt={student}"])
     folder = export([f"ckpt={student}", f"teacher={attributes}"])
     found = json.loads((folder / "model.json").read_text())["metrics"]
@@ -235,10 +235,10 @@ def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) 
     ("more", "words"),
     [
         (("task=embedding", "task.loss=triplet"), r"set data\.images_per_person"),
-        (("task=embedding", "teacher={embedding}"), r"of 16, the student of 128 numbers; set task\.dim=16"),
-        (("task=embedding", "teacher={attributes}"), "whose answers are no embedding"),
+        (("task=embedding", "teacher={embedding}"), r"of size 16, the student of size 128; set task\.dim=16"),
+        (("task=embedding", "teacher={attributes}"), "whose outputs are not embedding"),
         (("task=embedding", "data.train=img_align_celeba"), "need a teacher and"),
-        (("task=faces", "teacher={embedding}"), "whose answers are no attributes"),
+        (("task=faces", "teacher={embedding}"), "whose outputs are not attributes"),
         (("task=faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
     ],
 )
@@ -267,7 +267,7 @@ def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
             load_teacher(str(path), ["a", "b"], student, 32)
         assert "\n" not in str(error.value)
     few = "should have a row of outputs for each of its 1 images"
-    for shape, words in (((1, 3), "knows 3 attributes, the data has 2"), ((1,), few), ((3, 2), few), ((), few)):
+    for shape, words in (((1, 3), "has 3 attributes, the data has 2"), ((1,), few), ((3, 2), few), ((), few)):
         np.savez(tmp_path / "t.npz", files=["x.jpg"], outputs=np.full(shape, 0.5, np.float32))
         with pytest.raises(UserError, match=words):
             load_teacher(str(tmp_path / "t.npz"), ["a", "b"], student, 32)
@@ -304,7 +304,7 @@ def test_a_teacher_of_another_size_and_normalization(tmp_path: Path) -> None:
 
 def test_a_teacher_with_another_number_of_outputs(tmp_path: Path) -> None:
     source = onnx_file(AttributeNet(MobileNetV1(0.25), 3), tmp_path / "t.onnx", 32)
-    with pytest.raises(UserError, match="knows 3 attributes, the data has 2"):
+    with pytest.raises(UserError, match="has 3 attributes, the data has 2"):
         load_teacher(source, ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
 
 
@@ -312,7 +312,7 @@ def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None
     pytest.importorskip("onnxruntime")
     source = tmp_path / "t.onnx"  # of numbers that are no float32
     torch.onnx.export(torch.nn.Flatten(), (torch.zeros(2, 3, 32, 32).double(),), source, dynamo=False)
-    with pytest.raises(UserError, match=r"t\.onnx cannot look at 32 pixels: ") as error:
+    with pytest.raises(UserError, match=r"t\.onnx does not accept 32 pixels: ") as error:
         load_teacher(str(source), ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"t\.onnx does not name its outputs; set data\.attributes=\[names\]"):
@@ -370,7 +370,7 @@ def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> Non
     with (tmp_path / "t.csv").open("w") as file:
         csv.writer(file).writerows([["file", *names], *rows])
     table = f"teacher={tmp_path / 't.csv'}"
-    with pytest.raises(UserError, match="have whole images only"):
+    with pytest.raises(UserError, match="has no outputs for mixed images"):
         execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}"])
     settings[-1] = "task.cutmix=0"
     assert execute([*settings, *ANY_DATA, table, f"paths.runs={tmp_path}", "logger.images=0"])["state"] == "finished"
@@ -383,4 +383,4 @@ def test_attributes_compare_no_images(
     with pytest.raises(SystemExit) as error:
         predict(monkeypatch, f"ckpt={attributes}", f"input={folder}", f"reference={folder}", f"output={tmp_path}")
     assert error.value.code == 2
-    assert "task=faces compares no images; leave out reference" in capsys.readouterr().err
+    assert "task=faces does not compare images; leave out reference" in capsys.readouterr().err

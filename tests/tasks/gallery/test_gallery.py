@@ -401,4 +401,4 @@ def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(b"")
     refused(run, "none of the 1 files could be read", mode="query", input=tmp_path / "torn.jpg", output=tmp_path)
     inside = tmp_path / "located"  # or the next query would be asked where the maps were taken
-    refused(run, f"lies inside input={tmp_path}", mode="query", input=tmp_path, output=inside)
+    refused(run, f"is inside input={tmp_path}", mode="query", input=tmp_path, output=inside)

@@ -12,19 +12,19 @@ from tests.conftest import command
 
 TWO = "multitask.tasks=[dogs,faces]"
 BAD = {
-    "multitask.tasks=[dogs]": r"multitask.tasks=\[dogs\]: name two tasks or more, of classification, detection",
-    "": "multitask.tasks=null: name two tasks or more",
+    "multitask.tasks=[dogs]": r"multitask.tasks=\[dogs\]: name at least two of classification, detection",
+    "": "multitask.tasks=null: name at least two of",
     "multitask.tasks=[dogs,cats]": "there is no task 'cats'; choose from classification, detection",
     "multitask.tasks=[dogs,multitask]": "there is no task 'multitask'",
     "multitask.tasks=[dogs,dogs]": "multitask.tasks names dogs twice",
     f"{TWO} geo.data.root=x": r"geo.data.root: geo is not among multitask.tasks=\[dogs,faces\]",
-    f"{TWO} dogs.backbone.alpha=1": "dogs.backbone.alpha cannot be set: all tasks of a run have it in common",
+    f"{TWO} dogs.backbone.alpha=1": "dogs.backbone.alpha cannot be set for one task: it is common to all tasks",
     f"{TWO} dogs.trainer.steps=3": "dogs.trainer.steps cannot be set",
     f"{TWO} dogs.task.dropuot=1": "dogs: unknown setting 'task.dropuot'; did you mean 'task.dropout'",
     f"{TWO} dogs.task.dropout=1": "dogs: task.dropout=1: must be in",
     f"{TWO} dogs.data.root=/nowhere": "dogs: data.root: there is no folder /nowhere",
-    f"{TWO} data.root=x": "data.root=... is of one task: give it under its name",
-    f"{TWO} data=dogs": "data=... is of one task: give it under its name",
+    f"{TWO} data.root=x": "data.root=... belongs to one task: put the task's name in front",
+    f"{TWO} data=dogs": "data=... belongs to one task: put the task's name in front",
     f"{TWO} foo=1": "unknown setting 'foo'",
     f"{TWO} task.drop_near_test=0": "faces: unknown setting 'task.drop_near_test'",
     f"{TWO} multitask.weights=[1]": "multitask.weights must be 2 numbers, one for each of dogs, faces",
@@ -32,7 +32,7 @@ BAD = {
     f"{TWO} multitask.weights=[1,a]": "must be a list of numbers",
     f"{TWO} multitask.share=some": "choose from all, norm, depthwise",
     "multitask.add=faces": "multitask.add=faces: say by ckpt=<run folder>",
-    "multitask.add=faces ckpt=/nowhere": "ckpt=/nowhere: this is not the folder of a run",
+    "multitask.add=faces ckpt=/nowhere": "ckpt=/nowhere: this is not a run folder",
 }
 
 
@@ -46,7 +46,7 @@ def test_bad_settings(settings: str) -> None:
 def test_a_mistake_ends_the_command_before_torch_loads() -> None:
     result = command("run", "task=multitask", "multitask.tasks=[dogs,dogs]")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: multitask.tasks names dogs twice; a task has one head\n"
+    assert result.stderr == "error: multitask.tasks names dogs twice; each task can be named once\n"
 
 
 def test_a_task_is_composed_as_in_its_own_run() -> None:

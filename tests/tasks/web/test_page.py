@@ -260,7 +260,7 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
         ([f"exports={dogs}", f"runtime_folder={tmp_path / 'empty'}"], "cannot be read"),
         ([f"exports={dogs}", f"runtime_folder={tmp_path / 'modules'}"], "is not that of onnxruntime-web@"),
         ([f"exports={lite}", f"runtime_folder={tmp_path / 'modules'}"], "is not that of @litertjs/core@"),
-        ([f"exports={lite}", "webgpu=true"], "webgpu=true runs format=onnx alone"),
+        ([f"exports={lite}", "webgpu=true"], "webgpu=true runs only format=onnx"),
         ([f"exports={dogs}", f"samples={tmp_path / 'empty'}"], "there is no image of that name"),
         ([f"exports={dogs}", "runtime=link", "cdn=ftp://host"], "is not an address"),
         ([f"exports={dogs}", "runtime=remote"], "choose from inline, link"),
