@@ -94,7 +94,7 @@ def test_a_browser_that_goes_away_is_no_error(tmp_path: Path, capsys: pytest.Cap
     with server(path, "localhost", 0) as running:
         running.daemon_threads = False  # so that the end waits for their answers
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        with socket.create_connection(running.server_address[:2]) as browser:
+        with socket.create_connection(("localhost", running.server_port)) as browser:
             browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
             browser.recv(1000)
             browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends it at once
