@@ -41,7 +41,7 @@ def run(config: dict[str, Any]) -> None:
     work = {"batch_size": config["batch_size"]}
     if config["mode"] == "build":
         if config["ray"]:
-            on_ray.embed_parts(config)
+            on_ray.embed_parts(config, run)
             config = config | {"of": None}  # the index is made here
         settings = {"index": config["index"], "shard_size": config["shard_size"], "share": share_of(config), **work}
         gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)

@@ -1,6 +1,7 @@
 """The parts of a gallery as tasks of Ray, which starts a task again whose worker died."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ PATHS = ("ckpt", "folder", "root", "source")
 LOCAL = "local"
 
 
-def embed_parts(config: dict[str, Any]) -> None:
-    """Runs `mode=build part=i of=n` for each part, a core each, on the Ray cluster at the address `ray`, or on one that
+def embed_parts(config: dict[str, Any], run: Callable[[dict[str, Any]], None]) -> None:
+    """Has `run` do `mode=build part=i of=n` for each part, a core each, on the Ray cluster at the address `ray`, or on one that
     is started for it on this machine (`local`). Files must be at the same paths on all nodes.
 
     Raises:
@@ -32,7 +33,7 @@ def embed_parts(config: dict[str, Any]) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"ray={config['ray']}: {first_line(error)}") from error
     try:
-        embed = ray.remote(num_cpus=1, max_retries=-1)(embed_part)
+        embed = ray.remote(num_cpus=1, max_retries=-1)(run)
         left = [embed.remote(settings | {"part": part}) for part in range(config["of"])]
         while left:
             done, left = ray.wait(left)
@@ -42,10 +43,3 @@ def embed_parts(config: dict[str, Any]) -> None:
         raise UserError(f"a part ended: {first_line(error.cause)}") from error
     finally:
         ray.shutdown()
-
-
-def embed_part(config: dict[str, Any]) -> None:
-    """One part, in a worker of Ray."""
-    from tasks.gallery.__main__ import run
-
-    run(config)

@@ -21,7 +21,7 @@ def workers() -> list[int]:
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if (place / "cmdline").read_bytes().startswith(b"ray::embed_part"):
+            if (place / "cmdline").read_bytes().startswith(b"ray::run"):
                 found.append(int(place.name))
         except OSError:  # it ended meanwhile
             continue
