@@ -13,8 +13,8 @@ LOCAL = "local"
 
 
 def embed_parts(config: dict[str, Any], run: Callable[[dict[str, Any]], None]) -> None:
-    """Has `run` do `mode=build part=i of=n` for each part, a core each, on the Ray cluster at the address `ray`, or on one that
-    is started for it on this machine (`local`). Files must be at the same paths on all nodes.
+    """Has `run` do `mode=build part=i of=n` for each part, a core each, on the Ray cluster at the address `ray`, or on
+    one that is started for it on this machine (`local`). Files must be at the same paths on all nodes.
 
     Raises:
         UserError: Ray is not installed, there is no such cluster, or a part ended with an error.
