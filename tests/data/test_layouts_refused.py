@@ -85,7 +85,10 @@ def unnamed_shards(root: Path) -> None:
         (strange_class, "val has a class that train lacks: c"),
         (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
         (strange_row, r"val\.tsv has a class that train lacks: 7"),
-        (few_have_images, r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); data\.max_bad="),
+        (
+            few_have_images,
+            r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); a share of data\.max_bad=",
+        ),
         (unnamed_shards, r"which of 000\.tar, \.\.\. are for training\? Set data\.train="),
     ],
 )

@@ -164,7 +164,7 @@ def test_processes_that_do_not_go_together(arguments: list[str], words: str, dog
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["name=a"], "2 processes were started"), (["trainer.devices=2"], "name=<name> is needed")],
+    [(["name=a"], "2 processes were started"), (["trainer.devices=2"], "name=<name> is required")],
 )
 def test_torchrun_without_its_settings(
     more: list[str], words: str, dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
