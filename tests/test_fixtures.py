@@ -110,7 +110,7 @@ def test_an_export_and_a_checkpoint_are_benchmarked(files: Path, monkeypatch: py
 
 def test_runs_are_compared(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare(settings("compare", runs=files / "runs"))
-    assert "2 finished of 2 runs" in capsys.readouterr().out
+    assert "2 of 2 runs finished" in capsys.readouterr().out
     tiny = files / "runs/classification/tiny"
     compare_pair(settings("compare", a=tiny, b=tiny, root=files / "data", images=2, output=files / "pair"))
     assert any((files / "pair").glob("*.png"))

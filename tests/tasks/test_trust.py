@@ -331,7 +331,7 @@ def test_measuring_draws_nothing(content: Content, tmp_path: Path, capsys: pytes
             with pytest.raises(UserError):
                 call()
         assert list(root.iterdir() if root.exists() else ()) == []
-    assert f"readsdata.root={root}" in "".join(capsys.readouterr().err.split())  # rich wraps it
+    assert f"readingdata.root={root}" in "".join(capsys.readouterr().err.split())  # rich wraps it
 
 
 def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, dogs: Path) -> None:

@@ -31,7 +31,7 @@ BAD = {
     f"{TWO} multitask.weights=[1,0]": "multitask.weights=.*must be above 0",
     f"{TWO} multitask.weights=[1,a]": "must be a list of numbers",
     f"{TWO} multitask.share=some": "choose from all, norm, depthwise",
-    "multitask.add=faces": "multitask.add=faces: say by ckpt=<run folder>",
+    "multitask.add=faces": "multitask.add=faces: give the multi-task run to add it to, ckpt=<run folder>",
     "multitask.add=faces ckpt=/nowhere": "ckpt=/nowhere: this is not a run folder",
 }
 
