@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-LOAD = Path("/proc/loadavg")
+PROCESSES = Path("/proc")
 
 
 def usable_cores() -> int:
@@ -32,21 +32,28 @@ def quota(root: Path = CGROUPS) -> int:
     return 1 << 16
 
 
-def others_running(load: Path = LOAD) -> int:
-    """How many other threads compute at this moment, or wait for a processor to; 0 where the system does not say."""
+def others_running(processes: Path = PROCESSES) -> int:
+    """How many other processes compute at this moment on the processors that this one may use, or wait for them: those
+    that this process sees, which in a container are the container's. 0 where the system does not say.
+    """
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     found = []
     for _ in range(5):
-        with suppress(OSError, ValueError, IndexError):
-            found.append(int(load.read_text().split()[3].partition("/")[0]) - 1)
+        running = 0
+        for process in processes.glob("[0-9]*"):
+            with suppress(OSError, ValueError, IndexError):  # some end meanwhile
+                state, *fields = (process / "stat").read_text().rpartition(")")[2].split()  # proc(5)
+                running += state == "R" and int(fields[35]) in own and int(process.name) != os.getpid()
+        found.append(running)
         time.sleep(0.01)
-    return int(statistics.median(found)) if found else 0
+    return int(statistics.median(found))
 
 
 def share_cores() -> None:
-    """Has OpenMP's waiting threads sleep, unless the environment says how they wait. They wait for each other dozens of
-    times in a training step, and one that spins takes the core from whoever has work: two trainings on two cores would
-    take 2.7 times as long. Alone a step is a sixth slower for it (BENCHMARKS.md, Shared cores). libgomp reads the
-    variable when torch is loaded.
+    """Has OpenMP's waiting threads sleep instead of spin, unless the environment says how they wait. They wait for each
+    other dozens of times in a training step, and one that spins keeps others from its core. With sleeping threads a
+    step of two trainings at once takes a third of the time, and that of a training alone a sixth more (BENCHMARKS.md,
+    Shared cores). libgomp reads the variable when torch is loaded.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -1,8 +1,10 @@
 """What the data of every task shares: loaders, and the record of images that could not be read."""
 
+import atexit
 import logging
 import math
 import sys
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from backbones.errors import UserError
 from backbones.processors import usable_cores
@@ -38,6 +41,27 @@ def start_worker(max_pixels: int, _: int) -> None:
     """Runs at the start of each loader process, which does not always inherit the limit of this one."""
     limit_pixels(max_pixels)
     ignore_signals()
+
+
+def end_processes(loader: DataLoader) -> None:
+    """Ends those of a loader, which start anew where it is read again."""
+    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+        loader._iterator._shutdown_workers()
+    loader._iterator = None
+
+
+def ended_at_exit(loader: DataLoader) -> DataLoader:
+    """The loader, whose processes end with this one. They ignore the signal by which Python would end them, and Python
+    would wait for them.
+    """
+    reference = weakref.ref(loader)
+
+    def end() -> None:
+        if (found := reference()) is not None:
+            end_processes(found)
+
+    atexit.register(end)
+    return loader
 
 
 def spawning() -> str:
@@ -222,13 +246,14 @@ class SuiteData(Base):
         weights = self.sampling_weights(dataset) if train else None
         skip = self.batches_done * batch_size
         sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), skip=skip, **self.place) if train else None
-        return DataLoader(
+        loader: DataLoader = DataLoader(
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=sampler is not None and len(sampler) > batch_size,  # of this process
             **self.loader_settings(),
         )
+        return ended_at_exit(loader)
 
     def loader_settings(self) -> dict[str, Any]:
         """Settings of every loader: its processes, and what they do."""

@@ -158,6 +158,10 @@ class ClassificationData(SuiteData):
         samples = self.samples(split)
         if not samples:
             raise UserError(f"{self.root}: the {split} split has no images")
+        return self.image_set(split, samples)
+
+    def image_set(self, split: Split, samples: Sequence[Sample]) -> ImageSet:
+        """Samples, shown as images of a split are."""
         keep = self.keeps_images(20 * self.resolution**2 * len(samples))
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}

@@ -111,13 +111,23 @@ class Augmentation:
     photometric: float = 0.0
 
 
+def shrunk(image: Tensor, side: int) -> Tensor:
+    """An image (3, H, W) to be kept in memory, with a shorter side of at most `side` pixels: only JPEGs are decoded at
+    a smaller scale.
+    """
+    if (shorter := min(image.shape[1:])) <= side:
+        return image
+    height, width = (round(v * side / shorter) for v in image.shape[1:])
+    return resize_box(image, (0, 0, *image.shape[:0:-1]), height, width)
+
+
 def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation) -> View:
     """A view of an image (3, H, W), decoded from a file of the (height, width) `size`, with the objects of its record
     except crowds.
     """
     scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
-    objects = ~record.crowd
-    return view(image, record.boxes[objects] * scale, record.labels[objects], crop=wanted.crop, flip=wanted.flip)
+    shown = ~record.crowd
+    return view(image, record.boxes[shown] * scale, record.labels[shown], crop=wanted.crop, flip=wanted.flip)
 
 
 def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, Tensor]:
@@ -166,10 +176,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
             return read_image(record.path, self.read_side)
         if index not in self.cache:
             image, size = read_image(record.path, self.read_side)
-            if (shorter := min(image.shape[1:])) > self.read_side:  # only JPEGs are decoded small
-                height, width = (round(v * self.read_side / shorter) for v in image.shape[1:])
-                image = resize_box(image, (0, 0, *image.shape[:0:-1]), height, width)
-            self.cache[index] = image, size
+            self.cache[index] = shrunk(image, self.read_side), size
         return self.cache[index]
 
 

@@ -201,6 +201,20 @@ def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
+def compressed(shard: Path) -> bool:
+    """Whether a shard on disk is compressed (gzip, bzip2, xz), so that `read_member` cannot read it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        check_regular(shard, None)
+        with shard.open("rb") as file:
+            return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+    except OSError as error:
+        raise UserError(f"{shard} cannot be read: {error.strerror}") from error
+
+
 def is_member(path: Path) -> bool:
     """Whether a path leads into a shard, as in shards/000.tar/photo.jpg."""
     return any(part.endswith(".tar") for part in path.parts[:-1])

@@ -13,6 +13,7 @@ from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns,
 # from a table and its column of images: the reason why it cannot be trained on, if any
 Truth = Callable[[Table, str], str | None]
 DEVKIT = "ILSVRC2012_devkit_t12"
+CLASSES = "classes.txt"  # as tasks.shards writes it
 FOLDERS = 100  # sub-folders in which images are looked for
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
@@ -44,10 +45,10 @@ def classification(folder: Folder) -> Iterator[Layout]:
 
 
 def faces(folder: Folder) -> Iterator[Layout]:
-    """CelebA as published, shards, a table, or else images without labels."""
+    """CelebA as published, a table, shards, or else images without labels."""
     if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
         yield Layout("celeba", "CelebA as published")
-    elif found := [*shards(folder, "face_shards"), *tables(folder, "faces_csv", attributes)]:
+    elif found := [*tables(folder, "faces_csv", attributes)] or [*shards(folder, "face_shards")]:
         yield from found
     else:
         complain(folder, attributes)
@@ -137,7 +138,10 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
         settings = {"train": None, "val": None, "test": None} | with_val(splits)
         if not settings["val"]:
             raise UserError(f"{folder.path} has no shards for validation, only {splits['train']}: set data.val=")
-        yield Layout(option, f"WebDataset shards: {said(settings)}", settings)
+        told = f"WebDataset shards: {said(settings)}"
+        if option != "place_shards" and (folder.path / CLASSES).is_file():
+            settings["classes"] = CLASSES
+        yield Layout(option, told, settings)
 
 
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:

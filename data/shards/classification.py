@@ -3,9 +3,12 @@
 import json
 import math
 import random
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data.base import Split
 from data.boxes import Box
@@ -41,16 +44,21 @@ def box_of(record: Record) -> Box | None:
     raise BadImage(Path(record.name), "its box is not left, top, right, bottom in pixels")
 
 
-def decode_image(record: Record, views: ImageSet, classes: dict[str, int]) -> dict[str, Any]:
+def decode_view(record: Record, views: ImageSet, label: int | np.ndarray, box: Box | None = None) -> dict[str, Any]:
+    """A sample of a label or attributes, as an ImageSet makes them."""
+    content = image_of(record)
+    image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution, upright=box is None)
+    mirror = views.flip and random.random() < 0.5
+    facts = {"label": label, "path": record.name, "size": size, "row": -1, "view": 0}
+    return {"image": image, "mirror": mirror, **facts}
+
+
+def decode_image(record: Record, views: ImageSet, classes: Mapping[str, int]) -> dict[str, Any]:
     """A sample of classification."""
     name = class_of(record)
     if name not in classes:
         raise BadImage(Path(record.name), f"there is no class {name}")
-    box, content = box_of(record), image_of(record)
-    image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution, upright=box is None)
-    mirror = views.flip and random.random() < 0.5
-    facts = {"label": classes[name], "path": record.name, "size": size, "row": -1, "view": 0}
-    return {"image": image, "mirror": mirror, **facts}
+    return decode_view(record, views, classes[name], box_of(record))
 
 
 class ShardClassificationData(LabelledShards, ClassificationData):
@@ -64,9 +72,7 @@ class ShardClassificationData(LabelledShards, ClassificationData):
 
     def build_dataset(self, split: Split) -> ImageSet:
         """An empty set, whose settings say how images are cropped."""
-        if split == "train":
-            return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
-        return ImageSet([], self.resolution, center_crop=self.center_crop)
+        return self.image_set(split, [])
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:
         views = self.dataset(split)

@@ -1,6 +1,7 @@
 """Detection on WebDataset tar shards: an image and a .json with its `objects` for each."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from backbones.errors import UserError
 from data import detection
 from data.base import Split
-from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view
+from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
 from data.shards.labelled import TrainingShards
@@ -22,45 +23,43 @@ from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
 RECENT = 32  # images of a reader that a mosaic is made of
+LARGEST = 1e9  # pixels of an image's side, beyond which a number is none
 
 
 def named_objects(record: Record) -> list[dict[str, Any]]:
     """What a sample's .json lists under `objects`; BadImage if they are not objects with a label."""
     try:
-        found = [dict(thing, label=str(thing["label"])) for thing in json.loads(record.files["json"])["objects"]]
+        found = json.loads(record.files["json"])["objects"]
+        if type(found) is not list:
+            raise TypeError
+        found = [dict(thing, label=str(thing["label"])) for thing in found]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
     return found
 
 
 def objects_of(record: Record, classes: Mapping[str, int], path: Path, image_id: int = -1) -> detection.Record:
-    """The objects of a sample as a record; BadImage if one has another class, or a box that is none."""
+    """The objects of a sample as a record; BadImage if one has another class, or no valid box."""
     found = named_objects(record)
-    if strange := next((thing["label"] for thing in found if thing["label"] not in classes), None):
+    if (strange := next((thing["label"] for thing in found if thing["label"] not in classes), None)) is not None:
         raise BadImage(Path(record.name), f"there is no class {strange}")
     try:
         boxes = np.array([thing["box"] for thing in found], np.float64).reshape(len(found), 4)
-        areas = [float(thing.get("area", area)) for thing, area in zip(found, _areas(boxes), strict=True)]
+        areas = np.array([float(thing.get("area", math.nan)) for thing in found])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadImage(Path(record.name), "an object without a box of four numbers") from error
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(boxes.astype(np.float32)).all() and np.isfinite(areas).all()
-    if not finite or not (boxes[:, 2:] > boxes[:, :2]).all():
-        raise BadImage(Path(record.name), "a box that is not left, top, right, bottom in pixels")
+        raise BadImage(Path(record.name), "an object without a box of four numbers, or whose area is none") from error
+    if not (np.abs(boxes) < LARGEST).all() or not (boxes[:, 2:] > boxes[:, :2]).all() or (areas < 0).any():
+        raise BadImage(Path(record.name), "a box that is not left, top, right, bottom in pixels, or an area below 0")
+    whole = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return detection.Record(
         path=path,
         image_id=image_id,
         boxes=boxes,
         labels=np.array([classes[thing["label"]] for thing in found], np.int64),
-        areas=np.array(areas, np.float64),
+        areas=np.where(np.isfinite(areas), areas, whole),
         crowd=np.array([thing.get("crowd") is True for thing in found], bool),
         difficult=np.array([thing.get("difficult") is True for thing in found], bool),
     )
-
-
-def _areas(boxes: np.ndarray) -> list[float]:
-    areas: list[float] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).tolist()
-    return areas
 
 
 class DetectionStream(ShardStream):
@@ -82,10 +81,10 @@ class DetectionStream(ShardStream):
         known = objects_of(record, self.classes, path)
         image, size = read_image(path, self.images.read_side, content=image_of(record))
         drawn = [(image, size, known)]
-        mosaics = len(self.recent) >= 3 and self.done < MOSAIC_UNTIL
-        if mosaics and torch.rand(()) < wanted.mosaic:
-            drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
-        self.recent.append((image, size, known))
+        if wanted.mosaic and self.done < MOSAIC_UNTIL:
+            if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
+                drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
+            self.recent.append((shrunk(image, self.images.read_side), size, known))
         views = [draw_view(*item, wanted) for item in drawn]
         return compose(views, self.images.side, wanted.photometric) | {"image_id": -1, "size": size}
 

@@ -1,7 +1,6 @@
 """Face attributes on WebDataset tar shards: an image and a .json with its `attributes` for each."""
 
 import json
-import random
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,25 +11,27 @@ import numpy as np
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ImageSet
-from data.crops import decode_crop
-from data.faces import UNKNOWN, VALUES, FacesData
+from data.faces import UNKNOWN, FacesData
 from data.image_file import BadImage
+from data.shards.classification import decode_view
 from data.shards.labelled import TrainingShards
-from data.shards.stream import ShardStream, image_of
+from data.shards.stream import ShardStream
 from data.tar import Record
+
+VALUES = {1: 1, 0: 0, -1: 0}  # as CelebA has them; true and 1.0 are equal to 1
 
 
 def attributes_of(record: Record) -> dict[str, int]:
     """The attributes, 1 or 0, that a sample's .json gives; BadImage if it gives none or other values."""
     try:
-        return {str(name): VALUES[str(value)] for name, value in json.loads(record.files["json"])["attributes"].items()}
+        return {name: VALUES[value] for name, value in json.loads(record.files["json"])["attributes"].items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json of attributes that are 1 or 0") from error
 
 
 def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
     """A sample's attributes (A,) int8, UNKNOWN where it does not give one; BadImage if it gives another."""
-    row = np.full(len(set(index.values())), UNKNOWN, np.int8)
+    row = np.full(len(index), UNKNOWN, np.int8)
     for name, value in attributes_of(record).items():
         if name not in index:
             raise BadImage(Path(record.name), f"there is no attribute {name}")
@@ -40,15 +41,14 @@ def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
 
 def decode_face(record: Record, views: ImageSet, index: Mapping[str, int]) -> dict[str, Any]:
     """A training sample."""
-    row, content = row_of(record, index), image_of(record)
-    image, size = decode_crop(content, Path(record.name), views.chooser(None), views.resolution, upright=True)
-    mirror = views.flip and random.random() < 0.5
-    facts = {"label": row, "path": record.name, "size": size, "row": -1, "view": 0}
-    return {"image": image, "mirror": mirror, **facts}
+    return decode_view(record, views, row_of(record, index))
 
 
 class ShardFacesData(TrainingShards, FacesData):
     """Images with a .json whose `attributes` are 1 or 0 (or -1) by their names; one that is not known is left out."""
+
+    called = "attributes"
+    numbered = False
 
     def __init__(self, root: str, resolution: int, **settings: Any) -> None:
         super().__init__(root, resolution, **settings)
@@ -65,7 +65,7 @@ class ShardFacesData(TrainingShards, FacesData):
     def build_dataset(self, split: Split) -> ImageSet:
         """Of train an empty set, whose settings say how images are cropped."""
         if split == "train":
-            return ImageSet([], self.resolution, min_scale=self.min_scale, flip=self.flip)
+            return self.image_set(split, [])
         return super().build_dataset(split)
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:

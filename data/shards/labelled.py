@@ -5,15 +5,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from backbones.errors import UserError
-from data.base import Split, SuiteData
+from data.base import SuiteData
 from data.image_file import BadImage
 from data.remote import is_address
 from data.shards.stream import Found, ShardLoaders
-from data.tar import Record
+from data.tar import Record, compressed
 from data.text import read_lines
+
+DIGITS = 18  # of a class by which it is sorted: Python refuses to read numbers of thousands
 
 
 class LabelledShards(ShardLoaders):
@@ -23,6 +23,8 @@ class LabelledShards(ShardLoaders):
 
     kinds: tuple[str, ...] = ("json",)  # of a sample's files, those that name its labels
     least_labels = 1
+    called = "classes"
+    numbered = True  # whether a sample may give the number of a label, where a file names them, in place of its name
 
     def __init__(
         self,
@@ -53,11 +55,13 @@ class LabelledShards(ShardLoaders):
         count, names = 0, set[str]()
         for record in self.survey("train", self.kinds):
             try:
-                names.update(self.names_of(record))
+                found = {*self.names_of(record)}
+                "".join(found).encode()
+                names |= found
                 count += 1
-            except BadImage:
+            except (BadImage, UnicodeEncodeError):  # half of a pair of surrogates is no name
                 continue  # it is reported when it is to train
-        return count, sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+        return count, sorted(names, key=lambda name: (int(name[:DIGITS]) if name.isdecimal() else -1, name))
 
     @cached_property
     def labels(self) -> list[str]:
@@ -69,16 +73,16 @@ class LabelledShards(ShardLoaders):
             names = read_lines(self.root / self.classes)
         if len(names) < self.least_labels:
             raise UserError(
-                f"{self.classes or self.sources['train']} names {len(names)} classes; "
-                f"at least {self.least_labels} are needed"
+                f"{self.classes or self.sources['train']} names {len(names)} {self.called}; "
+                f"at least {self.least_labels} needed"
             )
         return names
 
     @property
     def index(self) -> dict[str, int]:
-        """The index of each label by its name or, where a file names them, by its number."""
+        """The index of each label by what a sample calls it."""
         found = {name: i for i, name in enumerate(self.labels)}
-        return found | {str(i): i for i in range(len(found))} if self.classes else found
+        return found | {str(i): i for i in range(len(found))} if self.classes and self.numbered else found
 
     def count_train(self) -> int:
         return self._surveyed[0]
@@ -87,16 +91,15 @@ class LabelledShards(ShardLoaders):
 class TrainingShards(LabelledShards):
     """Only training streams: val and test are read from disk, each image by its path, as their metrics want them."""
 
+    streamed = ("train",)
+
     def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
-        if any(map(is_address, self.shards(split))):
-            raise UserError(f"data.{split}={self.sources[split]}: this task measures on shards that are on disk")
+        for shard in self.shards(split):
+            if is_address(shard):
+                raise UserError(f"data.{split}={self.sources[split]}: this task measures on shards that are on disk")
+            if compressed(Path(shard)):
+                raise UserError(f"data.{split}: {shard} is compressed; unpack it, so that single images can be read")
         return super().read_all(split, read)
-
-    def loader(self, split: Split) -> DataLoader:
-        return super().loader(split) if split == "train" else SuiteData.loader(self, split)
-
-    def num_images(self, split: Split) -> float:
-        return super().num_images(split) if split == "train" else SuiteData.num_images(self, split)
 
     def check(self) -> None:
         super().check()
@@ -105,7 +108,7 @@ class TrainingShards(LabelledShards):
             self.build_dataset("test")
 
     def summary(self) -> str:
-        return SuiteData.summary(self)
+        return SuiteData.summary(self)  # without those of the stream, which a task's own would read
 
     def examples(self) -> dict[str, int]:
         return {}  # unknown: they are read once

@@ -27,7 +27,7 @@ def position_of(record: Record) -> Floats:
         facts = json.loads(record.files["json"])
         small = {str(name).lower(): value for name, value in facts.items()}
         found = [next(small[name] for name in known if name in small) for known in POSITIONS.values()]
-        position = np.array(found, np.float64)
+        position = np.array(found, np.float64).reshape(2)
     except (KeyError, AttributeError, TypeError, ValueError, StopIteration, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that has latitude and longitude") from error
     if wrong := problem(*position.tolist()):

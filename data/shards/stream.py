@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split, SuiteData
+from data.base import SPLITS, Split, SuiteData, ended_at_exit
 from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
@@ -169,6 +169,7 @@ class ShardLoaders(SuiteData):
     """
 
     sources: dict[str, Any]
+    streamed: tuple[Split, ...] = SPLITS  # the others are read by the path of each image, from disk
 
     def __init__(
         self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
@@ -228,6 +229,8 @@ class ShardLoaders(SuiteData):
         return found
 
     def num_images(self, split: Split) -> float:
+        if split not in self.streamed:
+            return super().num_images(split)
         if split != "train":
             return float("inf")  # unknown: they are read once
         if self.train_count:
@@ -245,6 +248,8 @@ class ShardLoaders(SuiteData):
         raise NotImplementedError("a task on shards defines stream")
 
     def loader(self, split: Split) -> DataLoader:
+        if split not in self.streamed:
+            return super().loader(split)
         settings: dict[str, Any] = {"keep": self.keep, **self.place}
         share = None
         if split == "train":
@@ -259,7 +264,7 @@ class ShardLoaders(SuiteData):
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")
         loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
         loader.done = lambda: self.done()
-        return loader
+        return ended_at_exit(loader)
 
 
 def image_of(record: Record) -> bytes:

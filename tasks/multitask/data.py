@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split, SuiteData
+from data.base import SPLITS, Split, SuiteData, end_processes
 from data.seeding import ShuffledEpochs, Stream
 from tasks.multitask.schedule import draw_epoch, shares
 
@@ -111,13 +110,6 @@ def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
         loader.dataset.epoch = place
         if not number:  # loader processes count for themselves, from the number that they begin with
             end_processes(loader)
-
-
-def end_processes(loader: DataLoader) -> None:
-    """Ends a loader's processes; they start anew when it is read again."""
-    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
-        loader._iterator._shutdown_workers()
-    loader._iterator = None
 
 
 PASSES = 1 << 16  # over a data set in an epoch, at most

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from backbones.processors import others_running, quota, share_cores, usable_cores
+from backbones.processors import others_running, quota, share_cores
 from tests.conftest import ROOT
 
 
@@ -48,39 +49,43 @@ def test_a_process_of_one_core_uses_one() -> None:
 @pytest.mark.parametrize(
     ("given", "wanted"), [({}, "PASSIVE"), ({"GOMP_SPINCOUNT": "7"}, None), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
 )
-def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None) -> None:
     """Unless the user says how they wait."""
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    share_cores()
-    assert os.environ.get("OMP_WAIT_POLICY") == wanted
+    with mock.patch.dict(os.environ, given):
+        for name in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - given.keys():
+            os.environ.pop(name, None)
+        share_cores()
+        assert os.environ.get("OMP_WAIT_POLICY") == wanted
 
 
-def test_a_run_beside_others_shares_its_cores() -> None:
-    """It is known before torch is loaded, which reads it."""
+@pytest.mark.parametrize(
+    ("others", "words", "wanted"),
+    [(0, [], "None"), (64, [], "PASSIVE"), (0, ["-m", "hydra/launcher=joblib", "--help"], "PASSIVE")],
+)
+def test_a_run_beside_others_shares_its_cores(others: int, words: list[str], wanted: str) -> None:
+    """Before torch is loaded, which reads how; and so do the jobs of a launcher."""
     program = (
         "import os, sys, tasks.run as run\n"
-        "run.execute = lambda overrides: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))\n"
-        "sys.argv = ['run', 'task=dogs']\n"
+        "told = lambda *_: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))\n"
+        f"run.others_running, run.usable_cores = lambda: {others}, lambda: 64\n"
+        "run.execute = run.with_hydra = told\n"
+        f"sys.argv = {['run', 'task=dogs', *words]}\n"
         "run.main()"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, usable_cores() // 2))]
-    try:
-        result = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert result.stdout.split() == ["False", "PASSIVE"]
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split()[-2:] == ["False", wanted]
 
 
 def test_how_many_others_run(tmp_path: Path) -> None:
-    (tmp_path / "load").write_text("0.20 0.18 0.12 3/80 11206\n")
-    assert others_running(tmp_path / "load") == 2
-    (tmp_path / "load").write_text("no load")
-    assert others_running(tmp_path / "load") == others_running(tmp_path / "none") == 0
+    """On the processors of this process alone."""
+    (core, *_) = sorted(os.sched_getaffinity(0))
+    for number, state, processor in ((1, "R", core), (2, "S", core), (3, "R", 9999), (os.getpid(), "R", core)):
+        (tmp_path / str(number)).mkdir()
+        fields = [*map(str, range(4, 39)), str(processor), "0"]
+        (tmp_path / str(number) / "stat").write_text(f"{number} (a (b) c) {state} {' '.join(fields)}\n")
+    (tmp_path / "5").mkdir()  # which ended
+    assert others_running(tmp_path) == 1
+    assert others_running(tmp_path / "none") == 0

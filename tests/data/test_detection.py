@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from data.image_file import BadImage
 from data.images import read_image
 from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, view, whole
 from data.voc import VocData
-from tests.conftest import shared
+from tests.conftest import ROOT, shared
 
 
 def coco_data(root: Path, resolution: int = 64, **settings: Any) -> CocoData:
@@ -357,3 +359,19 @@ def test_rare_classes_are_shown_more_often(scenes: Path) -> None:
         assert weight == pytest.approx(max([1.0, *((0.9 / share[c]) ** 0.5 for c in set(record.labels.tolist()))]))
     assert len(set(weights.tolist())) > 1
     assert len(data.train_dataloader().sampler) == len(records)
+
+
+def test_a_script_that_holds_a_loader_ends(scenes: Path) -> None:
+    """Python would wait for loader processes, which ignore the signal that it sends them."""
+    program = (
+        "from pathlib import Path\n"
+        "from tests.data.test_detection import coco_data\n"
+        f"data = coco_data(Path({str(scenes)!r}))\n"
+        "data.workers = 1\n"
+        "loader = data.train_dataloader()\n"
+        "print(len(next(iter(loader)).images))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert result.stdout == "4\n"

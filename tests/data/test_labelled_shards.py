@@ -1,30 +1,33 @@
 """Shards of boxes and of face attributes: the same samples as from files, mosaics of a stream, and what is refused."""
 
+import gzip
+import io
 import json
-import pickle
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.base import SPLITS, SuiteData
+from data.base import SPLITS, SuiteData, end_processes
 from data.classification import ImageSet
 from data.detection import DetectionSet
 from data.faces import CelebAData
 from data.layouts import recognize
-from data.shards.detection import ShardDetectionData
+from data.shards.detection import DetectionStream, ShardDetectionData
 from data.shards.faces import ShardFacesData
 from data.shards.write import write_shards
 from tasks.run import execute
 from tests.conftest import command
 from tests.data.test_detection import coco_data
-from tests.data.test_shards import TINY, image, write_shard
+from tests.data.test_shards import TINY, image, load_labels, write_shard
 from tests.tasks.engine.test_run import bad_input
 
 READ: dict[str, Any] = {"train": "train-*.tar", "val": "val-*.tar", "train_count": None, "shuffle": 5, "cache_gb": 0}
@@ -125,20 +128,41 @@ def test_mosaics_depend_on_seed_and_epoch_alone(workers: int, boxes: Path) -> No
     assert sum(shown[2:]) > 1.3 * sum(shown[:2]) * len(shown[2:]) / 2  # the first images of a reader are alone
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_the_end_of_a_training_is_without_mosaics(workers: int, boxes: Path) -> None:
-    counts = {}
-    for share, done in ((1.0, 0.5), (1.0, 0.9), (0.0, 0.9)):
-        data = box_data(boxes, **PLAIN | {"mosaic": share, "workers": workers})
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (1, 1), (1, 2)])
+def test_the_end_of_a_training_is_without_mosaics(workers: int, ranks: int, boxes: Path) -> None:
+    """Loader processes live on, forked or (of several devices) spawned, and learn how far the training is."""
+    data = box_data(boxes, **PLAIN | {"mosaic": 1.0, "workers": workers})
+    data.trainer = SimpleNamespace(global_rank=0, world_size=ranks, accelerator=None)  # type: ignore[assignment]
+    loader = data.train_dataloader()
+    counts = []
+    for done in (0.5, 0.9, 0.5):
         data.done = partial(float, done)
-        counts[share, done] = sum(int((batch.labels >= 0).sum()) for batch in data.train_dataloader())
-    assert counts[1.0, 0.9] == counts[0.0, 0.9] < counts[1.0, 0.5]
+        counts.append(sum(int((batch.labels >= 0).sum()) for batch in loader))
+    end_processes(loader)
+    plain = box_data(boxes, **PLAIN)
+    whole = sum(int((batch.labels >= 0).sum()) for batch in plain.train_dataloader())
+    assert counts[1] <= whole / ranks * 1.4 < min(counts[0], counts[2])
 
 
-def test_loaders_can_be_started_elsewhere(boxes: Path, attributes: Path) -> None:
-    for data in (box_data(boxes, mosaic=1.0), face_data(attributes)):
-        stream = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
-        assert len(list(stream)) == len(data.train_dataloader()) * 4
+def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:
+    """And none wait where there are no mosaics."""
+    sample = {"png": png(900), "json": b'{"objects": [{"label": "car", "box": [1, 2, 300, 400]}]}'}
+    for split in SPLITS[:2]:
+        write_shard(tmp_path / f"{split}-0.tar", [sample] * 6)
+    (tmp_path / "classes.txt").write_text("car")
+    for mosaic in (1.0, 0.0):
+        stream = box_data(tmp_path, mosaic=mosaic).train_dataloader().dataset
+        assert isinstance(stream, DetectionStream)
+        list(stream)
+        sides = [min(image.shape[1:]) for image, _, _ in stream.recent]
+        assert sides == [stream.images.read_side] * len(sides)
+        assert bool(sides) == bool(mosaic)
+
+
+def png(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_the_command_and_what_trains_on_its_shards(scenes: Path, faces: Path, tmp_path: Path) -> None:
@@ -152,11 +176,13 @@ def test_the_command_and_what_trains_on_its_shards(scenes: Path, faces: Path, tm
         assert result.returncode == 0, result.stderr
         assert f"train by: python -m tasks.run task={task} data=" in result.stdout
         option = {"detection": "box_shards", "faces": "face_shards"}[task]
-        assert recognize(out, f"_{task}").option == option
+        layout = recognize(out, f"_{task}")
+        assert (layout.option, layout.settings["classes"]) == (option, "classes.txt")
         where = [f"paths.runs={tmp_path / 'runs'}", "name=shards", "data.workers=1", "logger.images=0"]
         content = execute([*TINY, *where, f"task={task}", f"data.root={out}"])
         assert content["state"] == "finished"
         assert {"detection": "ap50", "faces": "map"}[task] in content["metrics"]
+        assert load_labels(tmp_path / "runs" / task / "shards") == (out / "classes.txt").read_text().splitlines()
 
 
 OBJECT = {"label": "car", "box": [1, 2, 3, 4]}
@@ -168,12 +194,15 @@ OBJECT = {"label": "car", "box": [1, 2, 3, 4]}
         ({}, "without a .json that lists objects"),
         ({"objects": [{"box": [1, 2, 3, 4]}]}, "without a .json that lists objects"),
         ({"objects": [3]}, "without a .json that lists objects"),
+        ({"objects": {}}, "without a .json that lists objects"),
         ({"objects": [OBJECT | {"label": "boat"}]}, "there is no class boat"),
+        ({"objects": [OBJECT | {"label": ""}]}, "there is no class"),
         ({"objects": [OBJECT | {"box": [1, 2, 3]}]}, "an object without a box of four numbers"),
         ({"objects": [OBJECT | {"box": None}]}, "an object without a box of four numbers"),
         ({"objects": [OBJECT | {"box": [3, 2, 1, 4]}]}, "a box that is not left, top, right, bottom"),
         ({"objects": [OBJECT | {"box": [0, 0, 1e99, 1]}]}, "a box that is not left, top, right, bottom"),
-        ({"objects": [OBJECT | {"area": "many"}]}, "an object without a box of four numbers"),
+        ({"objects": [OBJECT | {"area": "many"}]}, "or whose area is none"),
+        ({"objects": [OBJECT | {"area": -5}]}, "or an area below 0"),
     ],
 )
 def test_a_sample_that_is_not_whole(facts: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -201,6 +230,35 @@ def test_a_face_that_is_not_whole(facts: dict[str, Any], tmp_path: Path) -> None
     (batch,) = face_data(tmp_path, max_bad=0.2).train_dataloader()
     ((_, reason),) = batch.bad
     assert reason in ("without a .json of attributes that are 1 or 0", "there is no attribute scarf")
+
+
+def test_attributes_with_the_names_of_numbers(tmp_path: Path) -> None:
+    """They are no numbers of attributes; true and 1.0 are 1."""
+    (tmp_path / "classes.txt").write_text("1\n2\n3")
+    for split in SPLITS[:2]:
+        write_shard(
+            tmp_path / f"{split}-0.tar", [{"jpg": image(0), "json": b'{"attributes": {"1": true, "2": 0.0, "3": -1}}'}]
+        )
+    (batch,) = face_data(tmp_path).val_dataloader()
+    assert batch.labels.tolist() == [[1, 0, 0]]
+
+
+def test_names_that_cannot_be_written_or_read_as_numbers(tmp_path: Path) -> None:
+    labels = ["9" * 5000, "\ud800", "10", "9", "van"]
+    samples = [
+        {"jpg": image(0), "json": json.dumps({"objects": [OBJECT | {"label": name}]}).encode()} for name in labels
+    ]
+    for split in SPLITS[:2]:
+        write_shard(tmp_path / f"{split}-0.tar", samples)
+    assert box_data(tmp_path, classes=None).labels == ["van", "9", "10", "9" * 5000]
+
+
+def test_compressed_shards_to_measure_on(boxes: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes((boxes / "classes.txt").read_bytes())
+    for path in boxes.glob("*.tar"):
+        (tmp_path / path.name).write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UserError, match=r"data\.val: .*val-00000\.tar is compressed; unpack it"):
+        box_data(tmp_path).check()
 
 
 def test_what_a_stream_cannot_do(boxes: Path, attributes: Path) -> None:

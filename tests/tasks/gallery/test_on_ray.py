@@ -2,56 +2,90 @@
 
 import importlib.util
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import UserError
+from tasks.gallery.on_ray import check_cluster
 from tests.conftest import ROOT, wait_until
 from tests.tasks.gallery.test_gallery import ask, built, contents, run  # noqa: F401  # fixtures
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install '.[ray]'")
 
 
-def workers() -> list[int]:
-    """The processes in which Ray runs a part at this moment."""
+def workers(log: Path) -> list[int]:
+    """The processes in which Ray runs parts of the gallery of this test, by their environment."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if (place / "cmdline").read_bytes().startswith(b"ray::run"):
-                found.append(int(place.name))
-        except OSError:  # it ended meanwhile
-            continue
+        with suppress(OSError):  # it ended meanwhile, or is someone else's
+            if (place / "cmdline").read_bytes().startswith(b"ray::embed_part"):
+                found += [int(place.name)] if bytes(log) in (place / "environ").read_bytes() else []
     return found
+
+
+def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:  # noqa: F811
+    """A build with paths relative to the folder in which it starts."""
+    settings = [f"ckpt={os.path.relpath(run, folder)}", "mode=build", "folder=gallery", "shard_size=7", "batch_size=3"]
+    words = [sys.executable, "-m", "tasks.gallery", *settings, "ray=local", "of=3", *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OF_TEST": str(folder)}
+    return subprocess.Popen(
+        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @needs_ray
 def test_a_worker_that_dies_is_replaced(run: Path, built: Path, tmp_path: Path) -> None:  # noqa: F811
-    settings = [f"ckpt={run}", "mode=build", f"folder={tmp_path}", "shard_size=7", "batch_size=3"]
-    words = [sys.executable, "-m", "tasks.gallery", *settings, "ray=local", "of=3"]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(workers, process)
-        os.kill(workers()[0], signal.SIGKILL)
+    process = start(run, tmp_path)
+    try:
+        wait_until(lambda: workers(tmp_path), process)
+        for worker in workers(tmp_path)[:1]:
+            os.kill(worker, signal.SIGKILL)
         output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     assert "3 of 3 parts are embedded" in output
-    assert contents(tmp_path) == contents(built)
+    assert contents(tmp_path / "gallery") == contents(built)
 
 
 @needs_ray
 def test_an_error_of_a_part_is_one_line(run: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "a.csv").write_text("no,table\n")
-    with pytest.raises(UserError, match=r"a part ended: .*a\.csv") as error:
-        ask(run, mode="build", folder=tmp_path / "gallery", source=tmp_path / "a.csv", ray="local", of=2)
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"ray=127\.0\.0\.1:1: "):
-        ask(run, mode="build", folder=tmp_path / "gallery", ray="127.0.0.1:1", of=2)
+    process = start(run, tmp_path, "source=a.csv")
+    try:
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert re.search(r"^error: a part ended: .*a\.csv", errors, re.MULTILINE)
 
 
-def test_ray_needs_parts(run: Path, tmp_path: Path) -> None:  # noqa: F811
-    words = r"ray= needs of=<how many parts>" if importlib.util.find_spec("ray") else r"pip install '\.\[ray\]'"
-    with pytest.raises(UserError, match=words):
+def test_where_nothing_answers() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError, match="refused"):
+            check_cluster(f"127.0.0.1:{taken.getsockname()[1]}")
+    with pytest.raises(ValueError, match="invalid literal"):
+        check_cluster("127.0.0.1:port")
+    for address in ("local", "auto"):  # of which Ray knows more
+        check_cluster(address)
+
+
+def test_ray_needs_parts_and_one_process(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UserError, match=r"ray= needs of=<how many parts>"):
         ask(run, mode="build", folder=tmp_path, ray="local")
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "2" if name == "WORLD_SIZE" else "0")
+    with pytest.raises(UserError, match=r"ray= starts the processes itself"):
+        ask(run, mode="build", folder=tmp_path, ray="local", of=2)

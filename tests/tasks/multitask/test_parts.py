@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import TimmBackbone
+from data.base import end_processes
 from data.seeding import ShuffledEpochs, Stream
 from tasks.engine.cost import recount
 from tasks.engine.parts import composed
-from tasks.multitask.data import JointLoader, end_processes
+from tasks.multitask.data import JointLoader
 from tasks.multitask.model import own_parameters
 from tasks.multitask.processes import average_gradients
 from tasks.multitask.schedule import draw_epoch, shares
