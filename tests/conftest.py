@@ -13,7 +13,7 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,18 @@ def start_run(*arguments: str, environment: dict[str, str] | None = None) -> sub
         # whoever started the tests in the background made them deaf to it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def kill_ray_worker(title: bytes, mark: str) -> bool:
+    """Kills a worker of Ray that runs something of this title, and whose environment holds the mark; False if none
+    does at this moment.
+    """
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or is someone else's
+            if (place / "cmdline").read_bytes().startswith(title) and mark.encode() in (place / "environ").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+                return True
+    return False
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], seconds: float = 180) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
+from backbones.files import folder_lock
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.teacher import Teacher
 
@@ -32,16 +33,17 @@ class Cached(Teacher):
         self.path = folder / f"{name}.npy"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not self.path.exists():
-                partial = folder / f".{name}.{os.getpid()}.part"
-                try:
-                    np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()
-                    if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later, without a word
-                        with partial.open("r+b") as file:
-                            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-                    name_once(partial, self.path)
-                finally:
-                    partial.unlink(missing_ok=True)
+            with folder_lock(folder):  # processes that begin together map the same file
+                if not self.path.exists():
+                    partial = folder / f".{name}.{os.getpid()}.part"
+                    try:
+                        np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()
+                        if hasattr(os, "posix_fallocate"):  # a full disk would kill the process later, without a word
+                            with partial.open("r+b") as file:
+                                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+                        partial.replace(self.path)
+                    finally:
+                        partial.unlink(missing_ok=True)
             self.known = np.lib.format.open_memmap(self.path, "r+")
         except OSError as error:
             raise UserError(f"distill.cache={folder} cannot be used: {error.strerror}") from error
@@ -64,14 +66,3 @@ class Cached(Teacher):
             self.known[rows[missing], views[missing], :-1] = answers
             self.known[rows[missing], views[missing], -1] = 1  # after the answers, so that none is taken for known
         return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)
-
-
-def name_once(partial: Path, path: Path) -> None:
-    """Gives a file its name, unless there is one of that name: processes that begin together map the same file."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not path.exists():
-            partial.replace(path)

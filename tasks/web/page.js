@@ -122,7 +122,7 @@ async function decode(blob, chosen) {
     const stored = await createImageBitmap(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
     const bitmap = blob.type === "image/jpeg" ? stored : await opaque(stored);
     await running;
-    if (own !== asked) return;
+    if (own !== asked) return bitmap.close();
     setFrame(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
   } catch {

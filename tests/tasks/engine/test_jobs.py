@@ -14,7 +14,7 @@ import torch
 from tasks.compare.runs import read_run
 from tasks.compare.tradeoff import tradeoff
 from tasks.engine.saved import to_resume
-from tests.conftest import ROOT, command, spawn, start_run, wait_until
+from tests.conftest import ROOT, command, kill_ray_worker, spawn, start_run, wait_until
 from tests.tasks.engine.test_run import bad_input
 
 pytestmark = pytest.mark.skipif(
@@ -179,19 +179,18 @@ def test_torchrun_without_its_settings(
 def test_a_sweep_on_ray_one_of_whose_workers_is_killed(dogs: Path, tmp_path: Path) -> None:
     """Its run is done again."""
     more = ["task.dropout=0,0.5", "backbone.alpha=0.25,0.3", "trainer.max_epochs=3"]
-    process = start_run("-m", "hydra/launcher=ray", *settings(dogs, tmp_path, *more))
-    wait_until(lambda: list(tmp_path.glob("dogs/*/checkpoints/last.ckpt")), process)
-    workers = [int(p.name) for p in Path("/proc").glob("[0-9]*") if titled(p, b"ray::_run_job")]
-    os.kill(workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    process = start_run(
+        "-m",
+        "hydra/launcher=ray",
+        *settings(dogs, tmp_path, *more),
+        environment=os.environ | {"OF_TEST": str(tmp_path)},
+    )
+    try:
+        wait_until(lambda: list(tmp_path.glob("dogs/*/checkpoints/last.ckpt")), process)
+        wait_until(lambda: kill_ray_worker(b"ray::_run_job", str(tmp_path)), process)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
     assert [run["state"] for run in results(tmp_path)] == ["finished"] * 4
     assert len(list((tmp_path / "dogs").iterdir())) == 4
-
-
-def titled(place: Path, title: bytes) -> bool:
-    """Whether a process below /proc has this title."""
-    try:
-        return (place / "cmdline").read_bytes().startswith(title)
-    except OSError:  # it ended meanwhile
-        return False

@@ -1,9 +1,7 @@
 """Attributes and embeddings through the commands: runs, students and their teachers, comparisons, bad input."""
 
 import csv
-import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -322,15 +320,8 @@ def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None
         teacher_labels(str(folder / "backbone.safetensors"))
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_classification_can_keep_its_teacher_too(
-    links: bool, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each view is asked for once, and the file serves another run; another teacher gets another file. Also on a file
-    system without links, as FAT is.
-    """
-    if not links:
-        monkeypatch.setattr(os, "link", refuse)
+def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) -> None:
+    """Each view is asked for once, and the file serves another run; another teacher gets another file."""
     samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:6]]
     dataset = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
     network = Classifier(MobileNetV1(0.25), 4).eval()
@@ -356,10 +347,6 @@ def test_classification_can_keep_its_teacher_too(
     teacher.path.write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged; delete it"):
         Cached(Network(outputs, "", network), tmp_path, dataset, 4)
-
-
-def refuse(*_: object) -> None:
-    raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
 def test_mixed_images_have_no_answers_on_disk(tmp_path: Path, dogs: Path) -> None:

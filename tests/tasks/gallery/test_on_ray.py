@@ -3,31 +3,19 @@
 import importlib.util
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import UserError
 from tasks.gallery.on_ray import check_cluster
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, kill_ray_worker, wait_until
 from tests.tasks.gallery.test_gallery import ask, built, contents, run  # noqa: F401  # fixtures
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install '.[ray]'")
-
-
-def workers(log: Path) -> list[int]:
-    """The processes in which Ray runs parts of the gallery of this test, by their environment."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile, or is someone else's
-            if (place / "cmdline").read_bytes().startswith(b"ray::embed_part"):
-                found += [int(place.name)] if bytes(log) in (place / "environ").read_bytes() else []
-    return found
 
 
 def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:  # noqa: F811
@@ -44,9 +32,7 @@ def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:  # noqa
 def test_a_worker_that_dies_is_replaced(run: Path, built: Path, tmp_path: Path) -> None:  # noqa: F811
     process = start(run, tmp_path)
     try:
-        wait_until(lambda: workers(tmp_path), process)
-        for worker in workers(tmp_path)[:1]:
-            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: kill_ray_worker(b"ray::embed_part", str(tmp_path)), process)
         output, errors = process.communicate(timeout=300)
     finally:
         process.kill()
