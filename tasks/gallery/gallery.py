@@ -213,6 +213,9 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     """
     rank = Rank.join()
     facts = Facts.read(folder, fingerprint(checkpoint))
+    if rank.index == 0:
+        drop_finished(folder, facts)
+    rank.wait()
     given, digest = len(places), _digest(places)
     places = _without_known(folder, facts, places)
     if not len(places) or digest in {old.digest for old in facts.parts}:
@@ -220,9 +223,6 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     if given > len(places):
         log.info("%d of %d photos are in the gallery already", given - len(places), given)
     part = Part(str(len(facts.parts)), len(places), _digest(places))
-    if rank.index == 0:
-        drop_finished(folder, facts)
-    rank.wait()
     _claim(folder, facts.model, part, facts.shard_size)
     _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
     rank.wait()

@@ -1,10 +1,12 @@
 """python -m tests.benchmarks.blocks: an index on disk, built in blocks and killed meanwhile: memory, recall, speed.
 
 Generated vectors: unit vectors around random centres, 100 to each, as photos of the same places lie. Exact search is
-FAISS's over all vectors in memory. Queries are vectors of the set with noise.
+FAISS's over all vectors in memory. Queries are vectors of the set with noise. The builds join the control group of
+`--group`: under its limit on memory, the kernel takes mapped files back or ends the build.
 """
 
 import argparse
+import os
 import re
 import resource
 import subprocess
@@ -18,7 +20,7 @@ import numpy as np
 
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, save_array, shards
-from tasks.gallery.index import make_index, read_index, tune
+from tasks.gallery.index import factory_string, make_index, read_index, tune
 from tests.benchmarks.timing import machine, seconds
 
 DIM, SHARD, QUERIES = 256, 4096, 200
@@ -46,20 +48,25 @@ def build(root: Path, count: int, factory: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=10_000_000)
-    parser.add_argument("--factory", default="IVF4096,Flat")
+    parser.add_argument("--factory", default="auto", help="an index, as in tasks.gallery")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--block-mb", type=int, default=blocks.BLOCK_BYTES >> 20)
-    parser.add_argument("--build", type=Path)
+    parser.add_argument("--group", type=Path, help="the folder of a control group, below /sys/fs/cgroup")
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    factory = factory_string(given.factory, given.count, DIM)
     blocks.BLOCK_BYTES = given.block_mb << 20
     if given.build:
-        build(given.build, given.count, given.factory)
+        if given.group:
+            (given.group / "cgroup.procs").write_text(str(os.getpid()))
+        build(given.build, given.count, factory)
         return
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         generate(root / "embeddings", given.count)
         own = [sys.executable, "-m", "tests.benchmarks.blocks", f"--build={root}"]
-        own += [f"--count={given.count}", f"--factory={given.factory}", f"--block-mb={given.block_mb}"]
+        own += [f"--count={given.count}", f"--factory={factory}", f"--block-mb={given.block_mb}"]
+        own += [f"--group={given.group}"] if given.group else []
         start = time.monotonic()
         for killed in range(given.kills):
             with subprocess.Popen(own) as process:
@@ -73,7 +80,7 @@ def main() -> None:
         print(f"peak of its own memory, after the last kill: {peak / 1e6:.2f} GB", flush=True)
         took = time.monotonic() - start
         measure(root, given.count)
-        print(f"{machine()}; {given.count} vectors, {given.factory}, killed {given.kills} times, built in {took:.0f} s")
+        print(f"{machine()}; {given.count} vectors, {factory}, killed {given.kills} times, built in {took:.0f} s")
 
 
 def own_memory(process: int) -> int:
