@@ -1,9 +1,11 @@
 """Hardware detection and process tuning."""
 
 import ctypes
+import math
 import os
 import sys
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,17 +16,34 @@ from tasks.engine.model import Model
 
 
 def lightning_precision(wanted: str | int) -> str:
-    """Lightning's name of a precision; auto is bf16 where the hardware multiplies in it, else float32."""
+    """Lightning's name of a precision; auto is bf16 where the hardware is faster in it, else float32."""
     if wanted == "auto":
-        wanted = "bf16" if has_native_bf16() else "32"
+        wanted = "bf16" if has_fast_bf16() else "32"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(wanted)]
 
 
-def has_native_bf16() -> bool:
-    """Whether the GPU or, where there is none, the processor (AMX, AVX512-BF16) multiplies in bfloat16."""
+@cache
+def has_fast_bf16() -> bool:
+    """Whether the GPU or, where there is none, the processor multiplies matrices faster in bfloat16 than in float32.
+
+    Processors are timed, which takes some 10 ms: with AMX bfloat16 takes a quarter of the time and less, with
+    AVX512-BF16 half on some and twice on others (BENCHMARKS.md, Precision).
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return False
+    single, threads = torch.ones(256, 256), torch.get_num_threads()
+    took = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    torch.set_num_threads(1)  # several wait for each other where others use the machine
+    for _ in range(10):
+        for dtype in took:
+            matrix = single.to(dtype)
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            took[dtype] = min(took[dtype], time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return took[torch.bfloat16] < took[torch.float32]
 
 
 def use_granted_cores() -> None:

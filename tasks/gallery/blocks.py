@@ -69,7 +69,7 @@ def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -
             rows = found.good[number]
             numbers = np.arange(first, first := first + int(rows.sum()))
             if index is not None:
-                index.add_with_ids(found.tables[number][rows].astype(np.float32), numbers)
+                index.add_with_ids(found.shard(number, rows), numbers)
         if index is not None:
             write_index(index, path)
     return paths

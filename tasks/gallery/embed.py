@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,10 +22,11 @@ from backbones.files import BAD_ARRAY, atomic_write
 from data.crops import read_whole
 from data.geo.s2 import Ints
 from data.image_file import BadImage
-from tasks.engine.hardware import has_native_bf16
+from tasks.engine.hardware import has_fast_bf16
 from tasks.geo.model import GeoLocator
 
 Halves = npt.NDArray[np.float16]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ def read_into(images: Tensor, files: Sequence[Path], share: slice) -> list[int]:
 
 @torch.inference_mode()
 def embed(model: GeoLocator, images: Tensor) -> Tensor:
-    """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 if the hardware supports it."""
+    """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 if the hardware is faster in it."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16()):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16()):
         return model.image_vectors(model.preprocess(images.to(device)))
 
 
@@ -153,6 +155,11 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(file, array)
 
 
+def leave_memory(table: Any) -> None:
+    """Takes a mapped array's pages out of this process's memory; the next access maps them again."""
+    table._mmap.madvise(mmap.MADV_DONTNEED)
+
+
 class Embeddings:
     """The shards of a folder as one table; they stay on disk, and are read one at a time.
 
@@ -165,7 +172,7 @@ class Embeddings:
     def __init__(self, folder: Path, count: int, size: int) -> None:
         self.folder, self.size = folder, size
         self.tables: list[Halves] = []
-        self.good: list[npt.NDArray[np.bool_]] = []
+        self.good: list[Bools] = []
         for part in shards(count, size):
             path = shard_path(folder, part.start, size)
             try:
@@ -181,21 +188,32 @@ class Embeddings:
                 )
             self.tables.append(table)
             self.good.append(~np.isnan(table[:, 0]))
+            leave_memory(table)
         self.rows = np.flatnonzero(np.concatenate(self.good)) if self.good else np.empty(0, np.int64)
         if not len(self.rows):
             raise UserError(f"none of the {count} photos of the gallery can be read")
         self.dim: int = self.tables[0].shape[1]
 
-    def chunks(self, most: float = 1.0) -> Iterator[npt.NDArray[np.float32]]:
-        """Embeddings (n, D) shard by shard; a random share `most` of each."""
-        rng = np.random.default_rng(0)
-        for table, good in zip(self.tables, self.good, strict=True):
-            chosen = good if most >= 1 else good & (rng.random(len(good)) < most)
-            yield table[chosen].astype(np.float32)
+    def shard(self, number: int, rows: Bools) -> npt.NDArray[np.float32]:
+        """The embeddings (n, D) of the chosen rows (shard size,) of a shard."""
+        found: npt.NDArray[np.float32] = self.tables[number][rows].astype(np.float32)
+        leave_memory(self.tables[number])
+        return found
+
+    def chunks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Embeddings (n, D) shard by shard."""
+        return (self.shard(number, rows) for number, rows in enumerate(self.good))
 
     def sample(self, count: int) -> npt.NDArray[np.float32]:
         """About `count` embeddings at random, or all of them (n, D)."""
-        return np.concatenate(list(self.chunks(count / len(self.rows))))
+        rng, share = np.random.default_rng(0), count / len(self.rows)
+        chosen = [good & (rng.random(len(good)) < share) if share < 1 else good for good in self.good]
+        found = np.empty((sum(int(rows.sum()) for rows in chosen), self.dim), np.float32)
+        start = 0
+        for number, rows in enumerate(chosen):
+            part = self.shard(number, rows)
+            found[start : (start := start + len(part))] = part
+        return found
 
     def remove(self, rows: Ints, mark: str) -> None:
         """Takes rows (n,), ascending, out of the table, as if their photos could not be read. On disk the table stays;

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.geo.cells import Hierarchy, PartitionSettings
 from data.geo.s2 import Floats, UInts, cell_ids
-from tasks.engine.hardware import has_native_bf16, keep_freed_memory
+from tasks.engine.hardware import has_fast_bf16, keep_freed_memory
 from tasks.gallery.embed import Rank, write_embeddings
 from tasks.geo.model import CellTable, GeoLocator
 from tests.benchmarks.input import make_images
@@ -147,7 +147,7 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
         keep_freed_memory()
         ours()
         alone(False)
-        low = has_native_bf16()
+        low = has_fast_bf16()
         rounds = [(seconds(ours), seconds(lambda: alone(False)), seconds(lambda: alone(low))) for _ in range(5)]
     mine, theirs, lower = (count / statistics.median(column) for column in zip(*rounds, strict=True))
     print(

@@ -150,19 +150,24 @@ def sure(whole: bool, path: Path) -> None:
 
 
 def check_whole(folder: Path) -> int:
-    """Reads every file that is not hidden, and returns how many."""
+    """Reads every visible file of a known kind, and returns how many."""
     count = 0
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix in READERS:
+    for path in visible(folder):
+        if path.suffix in READERS:
             READERS[path.suffix](path)
             count += 1
     return count
 
 
+def visible(folder: Path) -> list[Path]:
+    """The files that are not hidden, and not in a hidden folder: those a killed process has not finished are."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def contents(folder: Path, left_out: Sequence[str] = ()) -> dict[str, bytes]:
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: content for name, content in found.items() if not Path(name).name.startswith((".", *left_out))}
+    found = (path for path in visible(folder) if not path.name.startswith(tuple(left_out)))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def trained(folder: Path) -> Any:
