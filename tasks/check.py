@@ -66,7 +66,7 @@ def check(overrides: Sequence[str]) -> "Survey":
     Console().print(f"see {output}", soft_wrap=True)
     if layout:
         settings = [f"task={config['groups']['task']}", *(o for o in given if o.startswith("data."))]
-        Console().print(f"train by: python -m tasks.run {shlex.join(settings)}", soft_wrap=True)
+        Console().print(f"train with: python -m tasks.run {shlex.join(settings)}", soft_wrap=True)
     return found
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tasks.inference.predictor import Predictor
     from tasks.inference.video import Source
 
-
+OF_TEST = ("mode=", "ckpt=", "root=", "teacher=")  # the settings of mode=test
 QUALITY, LONGEST = 90, 65_500  # of JPEGs: the quality, and the pixels that a side can have
 
 
@@ -201,6 +201,8 @@ def main() -> None:
             test_weights(given)
             return
         config = load_config(given, "predict")
+        if config["mode"] == "test" and (other := [o for o in given if not o.startswith(OF_TEST)]):
+            raise UserError(f"{other[0]} has no effect on mode=test, which takes ckpt, root and teacher")
         if is_hub(config["ckpt"]):
             config["ckpt"] = local(config["ckpt"])
         if not Path(config["ckpt"]).exists():

@@ -27,12 +27,16 @@ def write(config: dict[str, Any]) -> None:
         raise UserError(f"task={JOINT}: the shards of its tasks are written one task at a time")
     from backbones.console import Console
     from backbones.files import atomic_write
+    from data.layouts.images import CLASSES
     from data.shards.write import write_shards
     from tasks.engine.start import build_data, setup
 
     setup()
     console, output, task = Console(), Path(config["output"]), config["groups"]["task"]
     data = build_data(config)
+    classes = [] if task == "geo" else data.labels  # places have none
+    if broken := [name for name in classes if name.splitlines() not in ([name], [])]:
+        raise UserError(f"the class {broken[0]!r} has a line break in its name, which {CLASSES} cannot hold: rename it")
     named = task if task in READ_BY else "classification"
     given = [f"task={named}", f"data={READ_BY.get(task, 'shards')}", f"data.root={output}"]
     for split in config["splits"]:
@@ -43,11 +47,11 @@ def write(config: dict[str, Any]) -> None:
         console.print(f"{split}: {len(rows)} images in {count} shards", soft_wrap=True)
         if split == "train":
             given.append(f"data.train_count={len(rows)}")
-    if task != "geo":  # places have no classes
-        with atomic_write(output / "classes.txt", "w") as file:
-            file.writelines(f"{name}\n" for name in data.labels)
-        given.append("data.classes=classes.txt")
-    console.print(f"train by: python -m tasks.run {shlex.join(given)}", soft_wrap=True)
+    if classes:
+        with atomic_write(output / CLASSES, "w") as file:
+            file.writelines(f"{name}\n" for name in classes)
+        given.append(f"data.classes={CLASSES}")
+    console.print(f"train with: python -m tasks.run {shlex.join(given)}", soft_wrap=True)
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def teacher_labels(source: str) -> list[str]:
         raise UserError(f"teacher={source} does not name its outputs; set data.attributes=[names]")
     suite = load_checkpoint(source)["suite"]
     if "labels" not in suite:
-        raise UserError(f"teacher={source} is a backbone alone, which says nothing of an image")
+        raise UserError(f"teacher={source} is a backbone without outputs; give a checkpoint of a task")
     return list(suite["labels"])
 
 

@@ -32,6 +32,7 @@ def run(config: dict[str, Any]) -> None:
     from tasks.engine.start import setup
     from tasks.gallery import gallery, on_ray, removal, report
 
+    check_parts(config)
     setup()
     limit_pixels(config["max_pixels"])
     path = find_checkpoint(config["ckpt"])
@@ -56,6 +57,13 @@ def run(config: dict[str, Any]) -> None:
         report.evaluate(config, checkpoint, folder, photos)
     else:
         report.query(config, checkpoint, folder)
+
+
+def check_parts(config: dict[str, Any]) -> None:
+    """Raises UserError if a mode that has no parts is given some."""
+    given = [f"{name}={config[name]}" for name in ("part", "of", "ray") if config[name] is not None]
+    if config["mode"] != "build" and given:
+        raise UserError(f"{' '.join(given)}: only mode=build has parts, and mode={config['mode']} runs as one process")
 
 
 def share_of(config: dict[str, Any]) -> "Rank | None":

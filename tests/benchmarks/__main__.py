@@ -43,6 +43,7 @@ OTHERS = {  # which are started by hand, and what they need
     "dogs_noisy": "ImageNet weights",
     "export_matrix": "ImageNet weights",
     "finetune": "photographs",
+    "gallery_ray": "the extra ray",
     "page": "exports",
 }
 BLOCK = re.compile(

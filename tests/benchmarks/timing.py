@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from tasks.engine.hardware import keep_freed_memory
+from tasks.engine.hardware import has_fast_bf16, keep_freed_memory
 
 
 def as_it_comes() -> None:
@@ -30,5 +30,6 @@ def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int = 7, w
 def machine() -> str:
     """The processor's abilities, threads and versions, for the head of a table."""
     amx, bf16 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
-    features = "AMX" if amx else "AVX512-BF16" if bf16 else "no native bf16"
+    slow = "" if has_fast_bf16() else ", which is slower than float32"
+    features = "AMX" if amx else f"AVX512-BF16{slow}" if bf16 else "no native bf16"
     return f"{platform.machine()}, {features}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -174,7 +174,7 @@ def test_the_command_and_what_trains_on_its_shards(scenes: Path, faces: Path, tm
         out = tmp_path / task
         result = command("shards", f"task={task}", *demo, f"output={out}", "shard_images=8")
         assert result.returncode == 0, result.stderr
-        assert f"train by: python -m tasks.run task={task} data=" in result.stdout
+        assert f"train with: python -m tasks.run task={task} data=" in result.stdout
         option = {"detection": "box_shards", "faces": "face_shards"}[task]
         layout = recognize(out, f"_{task}")
         assert (layout.option, layout.settings["classes"]) == (option, "classes.txt")

@@ -71,7 +71,7 @@ def test_the_account_and_its_page(
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert max(map(len, printed.splitlines()[1:-2])) <= 80
-    assert "train by: python -m tasks.run task=detection" in printed
+    assert "train with: python -m tasks.run task=detection" in printed
     assert "24" in printed
     assert "<script>" in printed
 
@@ -102,7 +102,7 @@ def test_the_command(dogs: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "36" in result.stdout
     assert (tmp_path / "dogs.html").exists()
-    assert "train by" not in result.stdout  # what it was given names more than a folder
+    assert "train with" not in result.stdout  # what it was given names more than a folder
 
 
 def test_a_sample_is_decoded_and_all_files_are_opened(scenes: Path, tmp_path: Path) -> None:

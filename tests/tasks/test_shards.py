@@ -34,7 +34,7 @@ def test_shards_of_dogs_show_what_the_files_show(dogs: Path, tmp_path: Path) -> 
     arguments = ["task=dogs", "data=dogs", f"data.root={dogs}", "data.box=true", "shard_images=8"]
     result = command("shards", *arguments, f"output={tmp_path / 'one'}")
     assert result.returncode == 0, result.stderr
-    assert "train by: python -m tasks.run task=classification data=shards" in result.stdout
+    assert "train with: python -m tasks.run task=classification data=shards" in result.stdout
     names = {"train": "train-*.tar", "val": "val-*.tar", "classes": "classes.txt", "train_count": 36}
     written = ShardClassificationData(str(tmp_path / "one"), 64, **names, shuffle=0, cache_gb=0, **READ)  # type: ignore[arg-type]
     files = DogsData(str(dogs), 64, box=True, **READ)  # type: ignore[arg-type]
@@ -57,6 +57,14 @@ def test_shards_of_dogs_show_what_the_files_show(dogs: Path, tmp_path: Path) -> 
     bad_input(command("shards", *arguments[:4], "shard_images=9", f"output={tmp_path / 'one'}"), "of other images")
     bad_input(command("shards", *arguments, "output=x", "part=2", "of=2"), "parts count from 0")
     bad_input(command("shards", *arguments, "output=x", "splits=[train,all]"), "splits=all: choose from train")
+
+
+def test_a_class_of_two_lines(tmp_path: Path) -> None:
+    for name in ("a", "b\nc"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
+    result = command("shards", "task=classification", f"data.root={tmp_path}", f"output={tmp_path / 'out'}")
+    bad_input(result, r"the class 'b\nc' has a line break in its name, which classes.txt cannot hold")
 
 
 def test_a_killed_writer_goes_on(dogs: Path, tmp_path: Path) -> None:

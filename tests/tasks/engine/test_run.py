@@ -114,6 +114,8 @@ def test_test_mode_repeats_the_runs_own_metric(run: Path) -> None:
     (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
     wanted = json.loads((run / "metrics.json").read_text())["metrics"]["ap50"]
     assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)  # folded, and float32 where it trained
+    result = command("predict", f"ckpt={run}", "mode=test", "threshold=0.5")
+    bad_input(result, "threshold=0.5 has no effect on mode=test, which takes ckpt, root and teacher")
 
 
 @pytest.mark.parametrize("moment", [0])

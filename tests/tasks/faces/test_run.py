@@ -316,7 +316,7 @@ def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"t\.onnx does not name its outputs; set data\.attributes=\[names\]"):
         teacher_labels(str(source))
     folder = export([f"ckpt={attributes}", "format=torch", "part=backbone", f"output={tmp_path}"])
-    with pytest.raises(UserError, match="is a backbone alone"):
+    with pytest.raises(UserError, match="is a backbone without outputs"):
         teacher_labels(str(folder / "backbone.safetensors"))
 
 
