@@ -13,7 +13,7 @@ from backbones.files import atomic_write
 
 Vectors = npt.NDArray[np.float32]
 
-FLAT_MOST, IVF_MOST = 100_000, 5_000_000
+FLAT_MOST, IVF_MOST = 100_000, 20_000_000  # vectors; those of inverted lists may be on disk
 KINDS = ("flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "ivf_pq", "hnsw")
 TRAINING_PER_LIST = 50  # training vectors for each inverted list; FAISS wants at least 39
 
@@ -21,7 +21,7 @@ TRAINING_PER_LIST = 50  # training vectors for each inverted list; FAISS wants a
 def factory_string(wanted: str, count: int, dim: int) -> str:
     """FAISS's factory string of an index: `auto` chooses by the number of vectors, unknown names stay as they are."""
     if wanted == "auto":
-        wanted = "flat" if count <= FLAT_MOST else "ivf_flat" if count <= IVF_MOST else "ivf_pq"
+        wanted = "flat" if count <= FLAT_MOST else "ivf_flat" if count <= IVF_MOST else "ivf_sq8"
     # FAISS's guidelines: between 4 and 16 times the root of the count; a power of two
     lists = 2 ** max(0, min(round(math.log2(4 * math.sqrt(count))), int(math.log2(max(1, count / TRAINING_PER_LIST)))))
     pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if m == 1 or (dim % m == 0 and m <= dim / 4))

@@ -29,7 +29,9 @@ def clustered(count: int, seed: int = 0) -> np.ndarray:
 def test_an_index_is_chosen_by_size() -> None:
     assert factory_string("auto", 2_000, 256) == "Flat"
     assert factory_string("auto", 1_000_000, 256) == "IVF4096,Flat"
-    assert factory_string("auto", 100_000_000, 1024) == "OPQ64,IVF32768,PQ64"
+    assert factory_string("auto", 10_000_000, 256) == "IVF16384,Flat"
+    assert factory_string("auto", 100_000_000, 1024) == "IVF32768,SQ8"
+    assert factory_string("ivf_pq", 100_000_000, 1024) == "OPQ64,IVF32768,PQ64"
     assert factory_string("hnsw", 10, 256) == "HNSW32,Flat"
     assert factory_string("PCA16,Flat", 10, 256) == "PCA16,Flat"
     assert factory_string("ivf_flat", 100, 256) == "IVF2,Flat"  # no more lists than there are photos for
