@@ -10,7 +10,7 @@ from backbones.errors import UserError
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, save_array
 from tasks.gallery.index import lists_of, make_index, read_index, tune
-from tests.tasks.gallery.test_gallery import ask, built, contents, run  # noqa: F401  # fixtures
+from tests.tasks.gallery.conftest import ask, contents
 
 COUNT, DIM, SHARD = 600, 16, 50
 
@@ -81,7 +81,7 @@ def test_lists_elsewhere_are_not_read(found: Embeddings, tmp_path: Path) -> None
         read_index(tmp_path / "b.faiss")
 
 
-def test_a_gallery_in_blocks_that_grows(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_gallery_in_blocks_that_grows(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built in parts, killed between them, added to, and asked."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 256 * 20)
     folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
@@ -110,7 +110,7 @@ def test_a_gallery_in_blocks_that_grows(run: Path, tmp_path: Path, monkeypatch: 
             ask(run, **job | {"folder": tmp_path / "other"}, part=part, of=of)
 
 
-def test_parts_make_what_one_process_makes(run: Path, built: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_parts_make_what_one_process_makes(run: Path, built: Path, tmp_path: Path) -> None:
     for part in (1, 0):
         ask(run, mode="build", folder=tmp_path, shard_size=7, batch_size=3, part=part, of=2)
     ask(run, mode="build", folder=tmp_path, shard_size=7, batch_size=3)

@@ -21,46 +21,14 @@ from data.crops import read_whole
 from data.geo.places import read_csv
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
-from tasks.engine.config import load_config
 from tasks.engine.task import restore
-from tasks.gallery.__main__ import run as gallery
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
 from tasks.geo.model import GeoLocator
 from tests.conftest import ROOT, command, wait_until
+from tests.tasks.gallery.conftest import ask, contents, refused
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of one epoch on 160 photos."""
-    root = tmp_path_factory.mktemp("geo")
-    tiny = ["backbone.alpha=0.25", "task.resolution=64", "data.batch_size=16", "data.workers=0", "data.size=64"]
-    counts = ["data.train=160", "data.val=12", "data.gallery=60", "data.generated=true"]
-    where = ["data=demo_earth", f"data.root={root / 'earth'}", f"paths.runs={root / 'runs'}", "name=tiny"]
-    result = command("run", "task=geo", *tiny, *counts, *where, "trainer.max_epochs=2", "logger.images=2")
-    assert result.returncode == 0, result.stderr
-    return root / "runs" / "geo" / "tiny"
-
-
-def ask(run: Path, **settings: object) -> None:
-    """Does in this process what the command does."""
-    gallery(load_config([f"ckpt={run}", *(f"{k}={v}" for k, v in settings.items())], "gallery"))
-
-
-@pytest.fixture(scope="module")
-def built(run: Path) -> Path:
-    """Its gallery of 60 photos, built by one process with one thread, as those of the other tests have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    ask(run, mode="build", shard_size=7, batch_size=3)
-    torch.set_num_threads(threads)
-    return run / "gallery"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # --- the run -------------------------------------------------------------------------------------------
@@ -306,13 +274,6 @@ def test_a_photo_of_which_few_neighbours_are_found_or_none(
 
 
 # --- refusals ------------------------------------------------------------------------------------------
-
-
-def refused(run: Path, words: str, **settings: object) -> None:
-    with pytest.raises(UserError) as error:
-        ask(run, **settings)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_k_larger_than_the_gallery(run: Path, built: Path, tmp_path: Path) -> None:

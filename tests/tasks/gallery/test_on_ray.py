@@ -13,12 +13,12 @@ import pytest
 from backbones.errors import UserError
 from tasks.gallery.on_ray import check_cluster
 from tests.conftest import ROOT, kill_ray_worker, wait_until
-from tests.tasks.gallery.test_gallery import ask, built, contents, run  # noqa: F401  # fixtures
+from tests.tasks.gallery.conftest import ask, contents
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install '.[ray]'")
 
 
-def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:  # noqa: F811
+def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     """A build with paths relative to the folder in which it starts."""
     settings = [f"ckpt={os.path.relpath(run, folder)}", "mode=build", "folder=gallery", "shard_size=7", "batch_size=3"]
     words = [sys.executable, "-m", "tasks.gallery", *settings, "ray=local", "of=3", *more]
@@ -29,7 +29,7 @@ def start(run: Path, folder: Path, *more: str) -> subprocess.Popen[str]:  # noqa
 
 
 @needs_ray
-def test_a_worker_that_dies_is_replaced(run: Path, built: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_worker_that_dies_is_replaced(run: Path, built: Path, tmp_path: Path) -> None:
     process = start(run, tmp_path)
     try:
         wait_until(lambda: kill_ray_worker(b"ray::embed_part", str(tmp_path)), process)
@@ -42,7 +42,7 @@ def test_a_worker_that_dies_is_replaced(run: Path, built: Path, tmp_path: Path) 
 
 
 @needs_ray
-def test_an_error_of_a_part_is_one_line(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_error_of_a_part_is_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("no,table\n")
     process = start(run, tmp_path, "source=a.csv")
     try:
@@ -65,7 +65,7 @@ def test_where_nothing_answers() -> None:
 
 
 def test_ray_needs_parts_and_one_process(
-    run: Path,  # noqa: F811
+    run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,13 +16,13 @@ from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
 from tasks.gallery.gallery import Gallery
 from tasks.gallery.index import lists_of
-from tests.tasks.gallery.test_gallery import ask, built, contents, refused, run  # noqa: F401  # fixtures
+from tests.tasks.gallery.conftest import ask, contents, refused
 
 EXACT = ("flat", "hnsw", "ivf_sq8", "'IVF2,Flat'")
 OTHERS = ("'IVF2,RaBitQ4'", "'PCA16,IVF2,PQ4x2'", "'IVF2,PQ8x4fs'")
 
 
-def opened(run: Path, folder: Path) -> Gallery:  # noqa: F811
+def opened(run: Path, folder: Path) -> Gallery:
     return Gallery(folder, fingerprint(load_checkpoint(find_checkpoint(run))))
 
 
@@ -33,14 +33,14 @@ def vectors(folder: Path) -> dict[str, np.ndarray]:
     return dict(zip(paths, np.concatenate([chunk for part in parts for chunk in part.chunks()]), strict=True))
 
 
-def grown(run: Path, folder: Path, index: str) -> dict[str, np.ndarray]:  # noqa: F811
+def grown(run: Path, folder: Path, index: str) -> dict[str, np.ndarray]:
     """A gallery of 60 photos and 12 that were added; their embeddings by path."""
     ask(run, mode="build", folder=folder, index=index, shard_size=7)
     ask(run, mode="add", folder=folder, source=run.parents[2] / "earth" / "val.csv")
     return vectors(folder)
 
 
-def check_removed(run: Path, folder: Path, before: dict[str, np.ndarray], gone: set[str], found: bool = True) -> None:  # noqa: F811
+def check_removed(run: Path, folder: Path, before: dict[str, np.ndarray], gone: set[str], found: bool = True) -> None:
     """What stays is found with its own position; what is gone is nowhere."""
     gallery = opened(run, folder)
     assert gallery.paths == [path for path in before if path not in gone]
@@ -63,7 +63,7 @@ def check_removed(run: Path, folder: Path, before: dict[str, np.ndarray], gone: 
 
 
 @pytest.mark.parametrize("index", EXACT + OTHERS)
-def test_every_kind_of_index_loses_photos(index: str, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_every_kind_of_index_loses_photos(index: str, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "gallery"
     before = grown(run, folder, index)
     gone = {path for path in before if path.endswith(("0.jpg", "4.jpg"))}
@@ -79,7 +79,7 @@ def test_every_kind_of_index_loses_photos(index: str, run: Path, tmp_path: Path)
 
 
 def test_lists_on_disk_lose_photos(
-    run: Path,  # noqa: F811
+    run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -100,7 +100,7 @@ def test_lists_on_disk_lose_photos(
 
 
 @pytest.fixture
-def folder(run: Path, built: Path, tmp_path: Path) -> Path:  # noqa: F811
+def folder(run: Path, built: Path, tmp_path: Path) -> Path:
     """A gallery of 60 photos of earth/gallery and 12 of earth/val."""
     shutil.copytree(built, tmp_path / "gallery")
     ask(run, mode="add", folder=tmp_path / "gallery", source=run.parents[2] / "earth" / "val.csv")
@@ -123,7 +123,7 @@ def folder(run: Path, built: Path, tmp_path: Path) -> Path:  # noqa: F811
 def test_photos_are_named_as_elsewhere(
     source: str,
     gone: Callable[[str], bool],
-    run: Path,  # noqa: F811
+    run: Path,
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -145,7 +145,7 @@ def test_photos_are_named_as_elsewhere(
     assert f"{72 - len(wanted)} photos" in said
 
 
-def test_what_was_removed_can_be_added_again(run: Path, folder: Path) -> None:  # noqa: F811
+def test_what_was_removed_can_be_added_again(run: Path, folder: Path) -> None:
     """A part and one that was removed whole; its embeddings are gone."""
     earth, before = run.parents[2] / "earth", vectors(folder)
     ask(run, mode="remove", folder=folder, source=earth / "val")
@@ -159,7 +159,7 @@ def test_what_was_removed_can_be_added_again(run: Path, folder: Path) -> None:  
     refused(run, "these 12 photos are in the gallery", mode="add", folder=folder, source=earth / "val.csv")
 
 
-def test_what_cannot_be_removed(run: Path, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_cannot_be_removed(run: Path, folder: Path, tmp_path: Path) -> None:
     earth, before = run.parents[2] / "earth", contents(folder)
     job = {"mode": "remove", "folder": folder}
     refused(run, "mode=remove needs source=<a photo, a folder, a quoted glob", **job)
@@ -177,7 +177,7 @@ def test_what_cannot_be_removed(run: Path, folder: Path, tmp_path: Path) -> None
     assert contents(folder) == before
 
 
-def test_damaged_and_unfinished_galleries_lose_nothing(run: Path, folder: Path) -> None:  # noqa: F811
+def test_damaged_and_unfinished_galleries_lose_nothing(run: Path, folder: Path) -> None:
     job = {"mode": "remove", "folder": folder, "source": run.parents[2] / "earth" / "val"}
     (folder / "building.json").write_text("{}")
     words = f"holds an unfinished mode=add: finish it, or delete {folder / 'building.json'} and {folder}/embeddings/2"
@@ -206,7 +206,7 @@ def test_damaged_and_unfinished_galleries_lose_nothing(run: Path, folder: Path) 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_interrupted_removal_leaves_a_whole_gallery(
     on_disk: bool,
-    run: Path,  # noqa: F811
+    run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -252,7 +252,7 @@ def test_an_interrupted_removal_leaves_a_whole_gallery(
     assert interrupted == {72, len(opened(run, folder))}
 
 
-def test_photos_have_names_of_any_bytes_but_a_line_feed(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_photos_have_names_of_any_bytes_but_a_line_feed(run: Path, tmp_path: Path) -> None:
     """Bytes that are not UTF-8, and characters that end a line elsewhere."""
     photo = (run.parents[2] / "earth" / "val" / "000000.jpg").read_bytes()
     names = [b"\xff.jpg", "a\u2028b.jpg".encode(), "c\x85d.jpg".encode(), b"e\rf.jpg", b"g.jpg"]
