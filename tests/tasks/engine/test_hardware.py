@@ -1,0 +1,37 @@
+"""The precision that is chosen."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.engine.hardware import has_fast_bf16, lightning_precision
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [(torch.float32, "bf16-mixed"), (torch.bfloat16, "32-true")])
+def test_the_faster_precision_is_chosen(slow: torch.dtype, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a processor whose products take a while longer in one of them; it has the threads again that it had."""
+    multiply, threads = torch.mm, torch.get_num_threads()
+
+    def product(one: Tensor, other: Tensor) -> Tensor:
+        time.sleep(0.01 * (one.dtype == slow))
+        return multiply(one, other)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch, "mm", product)
+    has_fast_bf16.cache_clear()
+    try:
+        assert lightning_precision("auto") == chosen
+    finally:
+        has_fast_bf16.cache_clear()
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert lightning_precision("auto") == "32-true"
+    has_fast_bf16.cache_clear()
+
+
+def test_a_precision_that_is_named_is_used() -> None:
+    assert [lightning_precision(word) for word in ("32", 16, "bf16")] == ["32-true", "16-mixed", "bf16-mixed"]
