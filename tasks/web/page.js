@@ -285,9 +285,9 @@ async function start() {
     return say(`The models cannot be run: ${error.message ?? error}.`);
   }
   able = true;
-  if (!DATA.samples.length || image) return update();
+  if (!DATA.samples.length || asked) return update();  // what was asked for while the runtimes loaded stays
   await openSample(0);
-  if (enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {
+  if (asked === 1 && enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {
     await keepReference();
     await openSample(1);
   }
