@@ -12,9 +12,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 PROCESSES = Path("/proc")
 
 
+def allowed() -> set[int]:
+    """The processors that this process may run on; none where the system does not say."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 def usable_cores() -> int:
     """The processors that the affinity mask and a container's quota allow this process; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(allowed()) or os.cpu_count() or 1
     return max(1, min(cores, quota()))
 
 
@@ -36,8 +41,7 @@ def others_running(processes: Path = PROCESSES) -> int:
     """How many other processes compute at this moment on the processors that this one may use, or wait for them: those
     that this process sees, which in a container are the container's. 0 where the system does not say.
     """
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    found = []
+    own, found = allowed(), []
     for _ in range(5):
         running = 0
         for process in processes.glob("[0-9]*"):

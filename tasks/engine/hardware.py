@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from backbones.mobilenet_v1 import fold_norms
 from backbones.processors import usable_cores
@@ -24,23 +25,24 @@ def lightning_precision(wanted: str | int) -> str:
 
 @cache
 def has_fast_bf16() -> bool:
-    """Whether the GPU or, where there is none, the processor multiplies matrices faster in bfloat16 than in float32.
+    """Whether the GPU or, where there is none, the processor convolves faster in bfloat16 than in float32.
 
-    Processors are timed, which takes some 10 ms: with AMX bfloat16 takes a quarter of the time and less, with
-    AVX512-BF16 half on some and twice on others (BENCHMARKS.md, Precision).
+    A processor that has the instructions is timed, for some 20 ms: with AVX512-BF16, bfloat16 may take twice the time
+    of float32 (BENCHMARKS.md, Precision).
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return False
-    single, threads = torch.ones(256, 256), torch.get_num_threads()
+    image = torch.ones(1, 256, 28, 28).contiguous(memory_format=torch.channels_last)
+    weight, threads = torch.ones(256, 256, 1, 1), torch.get_num_threads()
     took = {torch.float32: math.inf, torch.bfloat16: math.inf}
     torch.set_num_threads(1)  # several wait for each other where others use the machine
     for _ in range(10):
         for dtype in took:
-            matrix = single.to(dtype)
+            x, w = image.to(dtype), weight.to(dtype)
             start = time.perf_counter()
-            torch.mm(matrix, matrix)
+            F.conv2d(x, w)
             took[dtype] = min(took[dtype], time.perf_counter() - start)
     torch.set_num_threads(threads)
     return took[torch.bfloat16] < took[torch.float32]

@@ -45,7 +45,7 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
         return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
     if sign > 0 and highest is not None and best.primary >= highest - LEFT:
         return (
-            "the metric is at its highest value: use more or harder validation images to see differences between models"
+            "the metric is close to its maximum: use more or harder validation images to see differences between models"
         )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (

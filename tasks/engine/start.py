@@ -31,10 +31,9 @@ def setup() -> None:
 
 def set_up_logging() -> None:
     """Logs our messages and all warnings through rich."""
-    # Lightning 2.6 on torch 2.14, at every move of a batch; it works all the same
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # the loaders leave out what was given, which Lightning cannot know
-    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning 2.6's own call
+    resumed = r"You're resuming from a checkpoint that ended before the epoch ended"
+    warnings.filterwarnings("ignore", resumed)  # our loaders leave out what was given, which Lightning cannot know
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     for chatty in ("httpx2", "faiss.loader"):  # the Hub's client names each request, FAISS each library it tries

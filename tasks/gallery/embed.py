@@ -157,7 +157,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 def leave_memory(table: Any) -> None:
     """Takes a mapped array's pages out of this process's memory; the next access maps them again."""
-    table._mmap.madvise(mmap.MADV_DONTNEED)
+    table.base.madvise(mmap.MADV_DONTNEED)
 
 
 class Embeddings:

@@ -13,7 +13,7 @@ from backbones.files import atomic_write
 
 Vectors = npt.NDArray[np.float32]
 
-FLAT_MOST, IVF_MOST = 100_000, 20_000_000  # vectors; those of inverted lists may be on disk
+FLAT_MOST, IVF_MOST = 100_000, 20_000_000  # vectors; inverted lists may be on disk
 KINDS = ("flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "ivf_pq", "hnsw")
 TRAINING_PER_LIST = 50  # training vectors for each inverted list; FAISS wants at least 39
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.timing import machine
 from tests.conftest import ROOT, kill_ray_worker, wait_until
+from tests.tasks.gallery.conftest import contents
 
 MODEL = ("backbone.alpha=0.25", "backbone.pretrained=false", "task.resolution=96", "trainer.steps=20")
 BUILD = ("tasks.gallery", "ckpt=runs/geo/run", "mode=build", "shard_size=512")
@@ -27,10 +28,6 @@ def command(folder: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def finish(process: subprocess.Popen[bytes]) -> None:
     assert process.wait() == 0, process.args
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def main() -> None:

@@ -160,7 +160,7 @@ def check_whole(folder: Path) -> int:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The files that are not hidden, and not in a hidden folder: those a killed process has not finished are."""
+    """The files that are neither hidden nor in a hidden folder, as those are that a killed process did not finish."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.engine.hardware import has_fast_bf16, lightning_precision
@@ -11,16 +12,16 @@ from tasks.engine.hardware import has_fast_bf16, lightning_precision
 
 @pytest.mark.parametrize(("slow", "chosen"), [(torch.float32, "bf16-mixed"), (torch.bfloat16, "32-true")])
 def test_the_faster_precision_is_chosen(slow: torch.dtype, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a processor whose products take a while longer in one of them; it has the threads again that it had."""
-    multiply, threads = torch.mm, torch.get_num_threads()
+    """Of a processor whose convolutions take a while longer in one; afterwards torch has its threads again."""
+    convolve, threads = F.conv2d, torch.get_num_threads()
 
-    def product(one: Tensor, other: Tensor) -> Tensor:
-        time.sleep(0.01 * (one.dtype == slow))
-        return multiply(one, other)
+    def convolution(x: Tensor, weight: Tensor) -> Tensor:
+        time.sleep(0.01 * (x.dtype == slow))
+        return convolve(x, weight)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(F, "conv2d", convolution)
     has_fast_bf16.cache_clear()
     try:
         assert lightning_precision("auto") == chosen

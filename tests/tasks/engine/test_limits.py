@@ -32,8 +32,8 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
-        ([p._replace(primary=2 * p.primary) for p in RISING], "max", "the metric is at its highest value"),
-        ([p._replace(primary=2 * p.primary) for p in FALLING], "max", "the metric is at its highest value"),
+        ([p._replace(primary=2 * p.primary) for p in RISING], "max", "the metric is close to its maximum"),
+        ([p._replace(primary=2 * p.primary) for p in FALLING], "max", "the metric is close to its maximum"),
         ([p._replace(primary=1.98 * p.primary) for p in RISING], "max", "still improving"),
     ],
 )

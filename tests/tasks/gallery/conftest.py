@@ -13,7 +13,7 @@ from tests.conftest import command
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of one epoch on 160 photos."""
+    """The folder of a finished run of two epochs on 160 photos."""
     root = tmp_path_factory.mktemp("geo")
     tiny = ["backbone.alpha=0.25", "task.resolution=64", "data.batch_size=16", "data.workers=0", "data.size=64"]
     counts = ["data.train=160", "data.val=12", "data.gallery=60", "data.generated=true"]

@@ -190,7 +190,7 @@ def test_what_goes_wrong_in_the_browser(
         expect(tab.locator(message)).to_be_hidden()
         tab.click("#camera")
         expect(tab.locator(message)).to_contain_text("device has no camera")
-    # Denied by an option: of a browser without a window, some versions deny what they would ask for, others wait.
+    # at once, while the runtimes load; denied by an option, as what a browser without a window does is not said
     options = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
     with launch(*options) as own, opened(own, whole.as_uri()) as tab:
         tab.click("#camera")
