@@ -260,9 +260,7 @@ class ShardLoaders(SuiteData):
             settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
         dataset = self.stream(split, **settings)
         dataset.length = None if share is None else share * max(1, self.workers)
-        warnings.filterwarnings(
-            "ignore", r"Your `IterableDataset` has `__len__` defined"
-        )  # ours is right
+        warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")  # ours is right
         loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
         loader.done = lambda: self.done()
         return ended_at_exit(loader)
