@@ -45,18 +45,24 @@ settings.load_profile("shared")
 SHARED = ROOT.parent / "shared"
 
 
+THREADS = torch.get_num_threads()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    seed()
+    as_if_first()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
-    seed()
+    as_if_first()
 
 
-def seed() -> None:
-    """Whatever ran before in this process, and made the fixtures, a test draws the same random numbers."""
+def as_if_first() -> None:
+    """Whatever ran before in this process, and made the fixtures, a test draws the same random numbers, by as many
+    threads: two that wait for each other while others use the cores take many times as long as one.
+    """
+    torch.set_num_threads(THREADS)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # the one that libraries draw from
     torch.manual_seed(0)

@@ -12,14 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # By the time they take, longest first: what is long and last would keep one process busy and the other idle.
 LONG = (
+    "tests/tasks/engine/test_jobs.py",
     "tests/tasks/web",
-    "tests/tasks/engine/test_stops.py",
     "tests/tasks/multitask",
-    "tests/test_docs.py",
     "tests/tasks/export/test_export.py",
-    "tests/tasks/detection/test_detectors.py",
-    "tests/tasks/detection/test_deployed.py",
+    "tests/test_docs.py",
+    "tests/tasks/engine/test_stops.py",
+    "tests/tasks/classification/test_run.py",
+    "tests/tasks/engine/test_run.py",
     "tests/chaos/test_chaos.py",
+    "tests/tasks/detection/test_deployed.py",
+    "tests/tasks/detection/test_detectors.py",
 )
 
 
