@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         return ()
 
     def sizes(self, resolution: int) -> list[int]:
-        """Sides of the maps of a resolution x resolution image, which for networks without padding may be odd."""
+        """Sides of the maps of a resolution x resolution image; without padding they may not be resolution / stride."""
         with shapes_only(self):
             return [x.shape[-1] for x in self(dummy_image(self, resolution))]
 
@@ -85,7 +85,7 @@ def scaled_resolution(base: int, rho: float) -> int:
 
 
 def tapped_outputs(layers: nn.ModuleList, taps: Sequence[int], images: Tensor) -> list[Tensor]:
-    """Outputs of the layers with the indices `taps`, which are in order; the layers after the last do not run."""
+    """Outputs of the layers with the indices `taps`, in increasing order; layers after the last of them do not run."""
     x, maps = images, []
     for i, layer in enumerate(layers[: taps[-1] + 1]):
         x = layer(x)
@@ -95,7 +95,7 @@ def tapped_outputs(layers: nn.ModuleList, taps: Sequence[int], images: Tensor) -
 
 
 def is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether each filter sees one input channel, of several."""
+    """Whether each filter sees only one of several input channels."""
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 

@@ -1,7 +1,7 @@
-"""Depthwise 3 x 3 convolution at stride 2, several times faster on processors than torch's own.
+"""Depthwise 3 x 3 convolution at stride 2, several times faster on CPUs than torch's own.
 
-oneDNN (through torch 2.14) has no fast bfloat16 kernel for its gradient by the input: at 16 x 64 x 150 x 150 that
-one call takes 47 ms of a training step, and a quarter of that as below (BENCHMARKS.md).
+oneDNN (through torch 2.14) has no fast bfloat16 kernel for its input gradient: at 16 x 64 x 150 x 150 that
+one call takes 47 ms of a training step, the code below a quarter of that (BENCHMARKS.md).
 """
 
 from typing import Any
@@ -57,8 +57,8 @@ def pad_after(x: Tensor, bottom: int, right: int) -> Tensor:
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, before: Pair) -> Tensor:
-    """Pixels at even and odd padded coordinates are multiplied by different weights of the kernel: four dense
-    convolutions of the gradient, whose results interleave.
+    """Pixels at even and odd padded coordinates are multiplied by different weights of the kernel: four depthwise
+    convolutions of the gradient at stride 1, whose results interleave.
     """
     grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
     taps = ([2, 0], [1])  # by parity; padded coordinate 2t contributes to output t by weight 0 and to t - 1 by weight 2
@@ -74,6 +74,6 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, before: Pai
 
 
 def _first(parity: int, before: int) -> Pair:
-    """The first coordinate in x of a parity of padded coordinates, and how many lie in the padding before it."""
+    """For a parity of padded coordinates: the first one inside x, as its coordinate there, and how many precede it."""
     skipped = 1 if parity < before else 0
     return parity + 2 * skipped - before, skipped

@@ -1,6 +1,6 @@
 """Downloads that show progress, resume after interruption, and never leave a partial file under the final name.
 
-Servers are not trusted: what they send must come at a minimum speed, and end.
+Servers are not trusted: transfers need a minimum speed and have a maximum size.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ COLUMNS = (TextColumn("{task.description}", markup=False), BarColumn(), Download
 
 TIMEOUT, CONNECT_TIMEOUT = 20.0, 3.0  # seconds: of each read, and of the connection in `reachable`
 MAX_BYTES = 200_000_000_000  # of a download; the largest of ImageNet has 148 GB
-PATIENCE, MIN_SPEED = 30.0, 1000  # seconds over which a speed below so many bytes a second ends a transfer
+PATIENCE, MIN_SPEED = 30.0, 1000  # a transfer ends if its speed over so many seconds is below so many bytes/s
 
 
 class SteadyReader(io.RawIOBase):
-    """Reads a socket that sends at least MIN_SPEED bytes a second; with a timeout alone it could send single bytes.
+    """Reads a socket that sends at least MIN_SPEED bytes a second; a timeout alone would accept single bytes.
 
     Raises:
         TimeoutError: it was slower for PATIENCE seconds. Only the time that the reader waits counts.
@@ -103,7 +103,7 @@ def open_address(request: str | urllib.request.Request, timeout: float) -> Any:
 
 def reachable(url: str) -> bool:
     """Whether the server of an address, or the proxy to it, accepts a connection within CONNECT_TIMEOUT. A thread looks
-    its name up, because no timeout ends that. False if HF_HUB_OFFLINE is set, as for timm.
+    up its name, because that has no timeout. False if HF_HUB_OFFLINE is set, as for timm.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
@@ -154,7 +154,7 @@ def download(
     partial = path.with_name(f"{path.name}.part" if keep else f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.is_symlink():  # which would be written through, in a folder of another's
+        if partial.is_symlink():  # writing would follow it, in a folder that is someone else's
             partial.unlink()
         _fetch_with_retries(url, partial, tries, pause, max_bytes)
         if digest and not matches(partial, digest):
@@ -221,7 +221,7 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
 
 
 def _total(url: str, length: str | None, have: int) -> int | None:
-    """The file's length, by the announced length of the missing part; None if none is announced."""
+    """The file's length, from the announced length of the missing part; None if none is announced."""
     if length is None:
         return None
     if not (length.isascii() and length.isdigit() and len(length) < 20):

@@ -21,8 +21,8 @@ BAD_ARRAY = (TokenError, SyntaxError, EOFError, OverflowError, MemoryError, NotI
 def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
     """A file that appears as `path` only once it is complete and has reached the disk.
 
-    A process that is killed leaves `path` as it was; several may write the same path at once. A link of that name is
-    replaced, not followed; nor is one that lies where the unfinished file goes.
+    A process that is killed leaves `path` as it was; several may write the same path at once. A symbolic link at
+    `path` is replaced, not followed; one at the unfinished file's name is not followed either.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     file = partial.open(mode.replace("w", "x"), encoding=encoding)
@@ -38,8 +38,8 @@ def atomic_write(path: Path, mode: str = "wb", encoding: str | None = None) -> I
 
 
 def check_regular(path: Path, most: int | None = 1 << 30) -> None:
-    """Raises OSError where a file is absent, larger than `most` bytes, or cannot be read to an end: a device never
-    ends, a pipe never begins.
+    """Raises OSError if a file is absent, larger than `most` bytes, or not a regular file: reading a device may never
+    end, reading a pipe never begin.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -49,7 +49,7 @@ def check_regular(path: Path, most: int | None = 1 << 30) -> None:
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder whatever its parts are linked to."""
+    """Whether a path is inside a folder after all symbolic links are resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
@@ -81,7 +81,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Within it, no other process holds the folder's lock; without effect on file systems without locks."""
+    """Within it, no other process holds the folder's lock; no effect on file systems without locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

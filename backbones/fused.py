@@ -1,7 +1,7 @@
-"""A convolution with its ReLU or ReLU6 in one pass over memory: inference in bfloat16 on processors.
+"""A convolution with its ReLU or ReLU6 in one pass over memory: inference in bfloat16 on CPUs.
 
-oneDNN clips what it has just computed for nothing; as an operation of its own, ReLU6 is a third of the time that a
-MobileNet takes. In float32, whose products take longer, nothing is gained (BENCHMARKS.md).
+oneDNN clips what it has just computed at no extra cost; as a separate operation, ReLU6 takes a third of a MobileNet's
+time. In float32, whose products take longer, nothing is gained (BENCHMARKS.md).
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ CLIPS: dict[type[nn.Module], tuple[str, list[float]]] = {nn.ReLU: ("relu", []), 
 
 
 def is_eager_cpu(x: Tensor) -> bool:
-    """Whether x is computed with at once, by a processor, rather than traced for a compiler or an export."""
+    """Whether operations on x run eagerly on the CPU, rather than being traced for a compiler or an export."""
     return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def can_fuse(x: Tensor, layers: Iterable[nn.Module]) -> bool:
-    """Whether `convolve_and_clip` can stand for calling `layers`, of which the last is the activation. It calls no
-    hooks, and its operation, which torch.compile takes for it, is there only where oneDNN and the processor are.
+    """Whether `convolve_and_clip` can replace calling `layers`, the last of which is the activation. It calls no
+    hooks, and its operation, which torch.compile also uses, requires oneDNN and a processor with bfloat16.
     """
     *_, act = layers
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

@@ -52,7 +52,7 @@ class SpatialConv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, stride, padding, 1, self.groups)
 
     def prepare(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Pair, Pair]:
-        """What a convolution takes to pad x as it should: input, weight, stride and symmetric padding."""
+        """The arguments with which F.conv2d pads x as required: input, weight, stride and symmetric padding."""
         if self.stride[0] == 1:
             return x, weight, (1, 1), (1, 1)
         if x.shape[-2:] == (1, 1):
@@ -104,7 +104,7 @@ class ConvNormAct(Foldable, nn.Sequential):
             return convolve_and_clip(x, weight, self.conv.bias, stride, padding, self.conv.groups, self.act)
         if norm.training or not torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm2d):
             return super().forward(x)
-        # frozen statistics make it a scale and a shift, which the convolution takes on (BENCHMARKS.md)
+        # with frozen statistics it is a scale and a shift, merged here into the convolution (BENCHMARKS.md)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

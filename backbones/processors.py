@@ -13,7 +13,7 @@ PROCESSES = Path("/proc")
 
 
 def allowed() -> set[int]:
-    """The processors that this process may run on; none where the system does not say."""
+    """The processors that this process may run on; empty if the system does not say."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
@@ -38,14 +38,14 @@ def quota(root: Path = CGROUPS) -> int:
 
 
 def others_running(processes: Path = PROCESSES) -> int:
-    """How many other processes compute at this moment on the processors that this one may use, or wait for them: those
-    that this process sees, which in a container are the container's. 0 where the system does not say.
+    """How many other processes run, or wait to run, on the processors that this one may use; in a container, only
+    the container's are counted. 0 if the system does not say.
     """
     own, found = allowed(), []
     for _ in range(5):
         running = 0
         for process in processes.glob("[0-9]*"):
-            with suppress(OSError, ValueError, IndexError):  # some end meanwhile
+            with suppress(OSError, ValueError, IndexError):  # some end in the meantime
                 state, *fields = (process / "stat").read_text().rpartition(")")[2].split()  # proc(5)
                 running += state == "R" and int(fields[35]) in own and int(process.name) != os.getpid()
         found.append(running)
@@ -54,9 +54,9 @@ def others_running(processes: Path = PROCESSES) -> int:
 
 
 def share_cores() -> None:
-    """Has OpenMP's waiting threads sleep instead of spin, unless the environment says how they wait. They wait for each
-    other dozens of times in a training step, and one that spins keeps others from its core. With sleeping threads a
-    step of two trainings at once takes a third of the time, and that of a training alone a sixth more (BENCHMARKS.md,
+    """Lets waiting OpenMP threads sleep instead of spin, unless the environment says how they wait. They wait for each
+    other dozens of times in a training step, and a spinning thread blocks its core for others. With sleeping threads,
+    a step takes a third of the time if two trainings run at once, and a sixth more if one runs alone (BENCHMARKS.md,
     Shared cores). libgomp reads the variable when torch is loaded.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():

@@ -1,5 +1,5 @@
 """Forward passes for their shapes only, without torch's meta device, whose first convolution imports sympy and
-torch._dynamo: more than torch itself.
+torch._dynamo, which takes longer than importing torch.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Pair = int | tuple[int, int]
 # shape-preserving operations, skipped
 ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.batch_norm, F.hardtanh, F.relu6}
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
-# functions that initialise the weights of a new layer
+# functions that initialise a new layer's weights
 FILLING = {nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.uniform_, nn.init.normal_, Tensor.normal_}
 
 

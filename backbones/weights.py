@@ -80,7 +80,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The content of a file of torch's or a safetensors file, by name.
+    """The content of a torch or safetensors file, by name.
 
     Raises:
         UserError: the file is absent, or cannot be read.
@@ -96,11 +96,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def load_plain(path: Path) -> Any:
-    """The tensors and plain values of a file of torch's, which is not trusted.
+    """The tensors and plain values of a torch file, which is not trusted.
 
     Raises:
-        UserError: it is compressed, as torch's files are not: it could unpack to any size.
-        Exception: whatever torch makes of what is no such file.
+        UserError: it is compressed, as torch's files never are: it could unpack to any size.
+        Exception: whatever torch raises for an invalid file.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -110,14 +110,14 @@ def load_plain(path: Path) -> Any:
 
 
 def is_stored(name: Any, value: Any, size: int) -> bool:
-    """Whether it is a named, dense tensor that fits into a file of `size` bytes: expanded ones claim any size."""
+    """Whether it is a named, dense tensor that fits into a file of `size` bytes: expanded ones could claim any size."""
     dense = isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
     return dense and value.device.type == "cpu" and value.numel() * value.element_size() <= size
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns any error while a file of weights is read into a UserError."""
+    """Turns any error while a weights file is read into a UserError."""
     if not path.is_file():
         raise UserError(f"backbone.weights: there is no file {path}")
     try:
@@ -131,8 +131,8 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a file by name, and the header's description of an export of format=torch; None of other files.
-    A tensor that several names have is stored once; of the others the header's `same` says whose it is.
+    """The tensors of a file by name, and the description that an export of format=torch has in its header, else None.
+    A tensor with several names is stored once; the header's `same` maps the others to the stored name.
 
     Raises:
         UserError: `same` names no tensor of the file.
@@ -147,7 +147,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     return state, json.loads(header["suite"]) if "suite" in header else None
 
 
-MOST_KERAS = 1 << 28  # bytes of the weights of an .h5 file, which may be packed; those of alpha 2 are 54 MB
+MOST_KERAS = 1 << 28  # unpacked bytes of the weights in an .h5 file; alpha 2 has 54 MB
 
 
 def _from_keras(path: Path) -> Weights:
@@ -156,7 +156,7 @@ def _from_keras(path: Path) -> Weights:
     left = MOST_KERAS
 
     def inside(group: Any, name: str) -> Any:
-        """What lies in a group itself: links of other kinds may lead to other files."""
+        """What a group itself contains: links that are not hard may lead to other files."""
         for part in name.split("/"):
             if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
                 raise UserError(f"backbone.weights: {path} has a link to elsewhere, {name}")
@@ -167,7 +167,7 @@ def _from_keras(path: Path) -> Weights:
         nonlocal left
         data = inside(file, f"{name}:0")
         left -= data.nbytes
-        chunk = math.prod(data.chunks or ()) * data.dtype.itemsize  # unpacked whole, be it larger than the data
+        chunk = math.prod(data.chunks or ()) * data.dtype.itemsize  # unpacked as a whole, even if larger than the data
         if left < 0 or chunk > data.nbytes or data.dtype.kind != "f" or data.external or data.is_virtual:
             raise UserError(f"backbone.weights: {path} does not itself contain {name}")
         array = torch.from_numpy(data[()])
@@ -221,7 +221,7 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     """Copies the weights into a backbone.
 
     Raises:
-        UserError: tensors are missing or have another shape; all are named.
+        UserError: tensors are missing or have another shape; the message names all.
     """
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     misfits = []
@@ -296,8 +296,8 @@ def _alpha_hint(weights: Weights) -> str:
 
 PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
 PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
-HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of such a file
-MAX_BYTES = 1_000_000_000  # of a file of weights; the largest public one has 17 MB
+HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
+MAX_BYTES = 1_000_000_000  # of a weights file; the largest public one has 17 MB
 
 
 def public_name(alpha: float, resolution: int) -> str:
@@ -322,7 +322,7 @@ def fetch_pretrained(alpha: float, resolution: int, url: str, fail_fast: bool = 
             raise UserError(f"{url} cannot be reached; put {name} into {path.parent}, or set backbone.weights=<file>")
         download(f"{url.rstrip('/')}/{name}", path, max_bytes=MAX_BYTES)
         with path.open("rb") as file:
-            if file.read(len(HDF5)) != HDF5:  # such as the login page of a network
+            if file.read(len(HDF5)) != HDF5:  # such as a network's login page
                 path.unlink()
                 raise UserError(f"{url} sent no weights for {name}; does this network ask you to log in?")
     return path
@@ -352,7 +352,7 @@ def build_mobilenet_v1(
 ) -> MobileNetV1:
     """A MobileNetV1 with the weights that the settings name, or random ones.
 
-    `padding` and `norm_eps` are those that the weights were trained with, unless given; `normalization` always is. If
+    `padding` and `norm_eps` come from the weights unless given, `normalization` always does. If
     `pretrained` is auto, ImageNet weights are used and logged if they can be obtained.
     """
     if weights is None and pretrained:

@@ -1,4 +1,4 @@
-"""What the formats share that name the class of each object, with splits by lists, by folders or without splits."""
+"""Base of the formats that give each object a class name, with splits as lists, as folders or without splits."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ class AnnotatedData(DetectionData):
     without one for val, a fifth of train's images is drawn for it. The test split is val's if null.
     """
 
-    least = 0.0  # a usable box has longer sides than that
+    least = 0.0  # the sides of a usable box are longer than that
 
     def __init__(
         self,

@@ -26,33 +26,33 @@ from data.tar import Row
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as Base
-else:  # tasks.engine.lightning makes it one before it is given to a Trainer
+else:  # tasks.engine.lightning makes it a LightningDataModule before a Trainer gets it
     Base = object
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
-FEW_BAD = 5  # unreadable images from which on their share counts
-CACHE_BYTES = 2e9  # of decoded images that all loader processes together keep where cache_images is auto
+FEW_BAD = 5  # fewer unreadable images never stop a run, unless max_bad is 0
+CACHE_BYTES = 2e9  # limit for the decoded images in all loader processes together, if cache_images is auto
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def start_worker(max_pixels: int, _: int) -> None:
-    """Runs at the start of each loader process, which does not always inherit the limit of this one."""
+    """Runs at the start of each loader process, which does not always inherit this one's pixel limit."""
     limit_pixels(max_pixels)
     ignore_signals()
 
 
 def end_processes(loader: DataLoader) -> None:
-    """Ends those of a loader, which start anew where it is read again."""
+    """Ends a loader's processes; new ones start when it is iterated again."""
     if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
         loader._iterator._shutdown_workers()
     loader._iterator = None
 
 
 def ended_at_exit(loader: DataLoader) -> DataLoader:
-    """The loader, whose processes end with this one. They ignore the signal by which Python would end them, and Python
-    would wait for them.
+    """Returns the loader, whose processes are ended when this one exits: otherwise Python would send them SIGTERM,
+    which they ignore, and wait for them.
     """
     reference = weakref.ref(loader)
 
@@ -65,10 +65,10 @@ def ended_at_exit(loader: DataLoader) -> DataLoader:
 
 
 def spawning() -> str:
-    """How loader processes of a run on several devices are started. A fork of a process in which Gloo starts threads
-    can wait for a lock for ever (CPython 3.11); a fork server and its loaders would outlive a process that is killed.
+    """The start method of loader processes in a run on several devices. A fork can deadlock while Gloo starts threads
+    (CPython 3.11); a fork server and its loaders would outlive a killed process.
     """
-    quiet = "ignore:resource_tracker"  # it warns of what a killed process has left, and removes it
+    quiet = "ignore:resource_tracker"  # the tracker warns of what a killed process has left, and removes it
     if quiet not in sys.warnoptions:
         sys.warnoptions.append(quiet)  # the resource tracker's process inherits these
     return "spawn"
@@ -76,10 +76,10 @@ def spawning() -> str:
 
 @dataclass
 class Batch:
-    """What every task's batch has; a task adds its targets, tensors whose first dimension is the batch.
+    """The fields of every task's batch; a task adds its targets, tensors whose first dimension is the batch.
 
-    `images` are (B, 3, R, R) uint8, `sizes` (B, 2) the height and width of each file, `bad` path and reason of each
-    image that could not be read, or (SALVAGED) only in part.
+    `images` are (B, 3, R, R) uint8, `sizes` (B, 2) the height and width of each file, `bad` the path and reason of each
+    image that could not be read, or only in part (SALVAGED).
     """
 
     images: Tensor
@@ -102,7 +102,8 @@ class Batch:
 
 
 class SuiteData(Base):
-    """Loaders over the splits of a data set. A format defines `labels`, `build_dataset` and perhaps `prepare`.
+    """Loaders over the splits of a data set. The subclass of a data format defines `labels`, `build_dataset`
+    and perhaps `prepare`.
 
     Raises:
         UserError: `root` is absent, or too many images are unreadable.
@@ -110,7 +111,7 @@ class SuiteData(Base):
 
     collate: Callable[[list[Any]], Any]
     note: str | None = None  # a caveat that every report on this data repeats
-    read_only = False  # true if a file names `root`: then nothing is written there
+    read_only = False  # whether nothing may be written in `root`: a checkpoint names it, or it is only checked
     known: list[str] | None = None  # the labels of the checkpoint that training starts from
     cache_images: bool | Literal["auto"] = False  # whether decoded images are kept in memory
     choices = ""  # automatic choices to report, such as a drawn split
@@ -133,12 +134,12 @@ class SuiteData(Base):
         self.max_pixels = max_pixels
         limit_pixels(max_pixels)
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
-        self.salvaged: dict[Split, set[str]] = {}  # truncated ones that are used in part
+        self.salvaged: dict[Split, set[str]] = {}  # truncated images that are used in part
         self.datasets: dict[Split, Dataset] = {}
-        self.done: Callable[[], float] = lambda: 0.0  # share of the training, set by a run
-        self.seed = 0  # of shuffles and augmentation
-        self.epoch = 0  # the first to train; Lightning makes loaders before it knows which
-        self.batches_done = 0  # batches of that epoch that were trained on before
+        self.done: Callable[[], float] = lambda: 0.0  # finished share of the training, set by a run
+        self.seed = 0  # of shuffling and augmentation
+        self.epoch = 0  # the first to train; Lightning makes loaders before it knows the epoch
+        self.batches_done = 0  # batches of that epoch that were trained on before resuming
 
     def find_root(self) -> None:
         """Raises UserError if `root` is not a folder."""
@@ -146,10 +147,10 @@ class SuiteData(Base):
             raise UserError(f"data.root: there is no folder {self.root}")
 
     def prepare(self) -> None:
-        """Makes the files ready, once in each process before anything is read.
+        """Prepares the files, once in each process before anything is read.
 
         Raises:
-            UserError: there are none.
+            UserError: they are absent.
         """
         self.find_root()
 
@@ -159,10 +160,10 @@ class SuiteData(Base):
         raise NotImplementedError("a data format defines labels")
 
     def use_labels(self, labels: list[str]) -> None:
-        """Prepares to measure a model of these classes.
+        """Prepares to evaluate a model with these classes.
 
         Raises:
-            UserError: the data has others.
+            UserError: the data has other classes.
         """
         if self.labels != labels:
             raise UserError(f"the checkpoint knows the classes {labels}, the data has {self.labels}")
@@ -181,7 +182,7 @@ class SuiteData(Base):
         """Opens all splits, so that errors in one are found before the first step.
 
         Raises:
-            UserError: one is absent, empty, of another form or of other classes.
+            UserError: a split is absent, empty, in another format or has other classes.
         """
         for split in SPLITS[:2]:
             self.dataset(split)
@@ -214,7 +215,7 @@ class SuiteData(Base):
         return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
 
     def keeps_images(self, needed: int) -> bool:
-        """Whether each loader process keeps decoded images in memory, for which it needs so many bytes."""
+        """Whether each loader process keeps its decoded images in memory, which takes `needed` bytes."""
         return needed * max(1, self.workers) < CACHE_BYTES if self.cache_images == "auto" else self.cache_images
 
     def images_per_item(self, split: Split) -> int:
@@ -222,10 +223,10 @@ class SuiteData(Base):
         return 1
 
     def shard_rows(self, split: Any) -> list[Row]:
-        """The images of a split with what a shard says of them.
+        """The images of a split, with the annotations that a shard stores for them.
 
         Raises:
-            UserError: shards cannot hold what the task trains on.
+            UserError: shards cannot store this task's data.
         """
         raise UserError("this task's data cannot be written as shards: choose classification, detection, faces or geo")
 
@@ -234,11 +235,11 @@ class SuiteData(Base):
         return {}
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
-        """Relative frequencies (N,) at which training samples are drawn; None if all are drawn alike."""
+        """Relative frequencies (N,) at which training samples are drawn; None if uniform."""
         return None
 
     def loader(self, split: Split) -> DataLoader:
-        """Batches of a split; those of train are shuffled, without the last incomplete one."""
+        """Batches of a split. Train is shuffled, and drops an incomplete last batch unless it is the only one."""
         dataset = self.dataset(split)
         train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
         if train and count(dataset) < 2:
@@ -250,13 +251,13 @@ class SuiteData(Base):
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=sampler is not None and len(sampler) > batch_size,  # of this process
+            drop_last=sampler is not None and len(sampler) > batch_size,  # in this process
             **self.loader_settings(),
         )
         return ended_at_exit(loader)
 
     def loader_settings(self) -> dict[str, Any]:
-        """Settings of every loader: its processes, and what they do."""
+        """The DataLoader arguments that all loaders share."""
         forked = self.workers == 0 or self.place["ranks"] == 1
         return {
             "num_workers": self.workers,
@@ -305,7 +306,7 @@ class SuiteData(Base):
         """Counts unreadable and salvaged images of a split, each once.
 
         Raises:
-            UserError: the share of unreadable ones exceeds `data.max_bad`, and they are at least five or it is 0.
+            UserError: more than the share `data.max_bad` is unreadable, and at least five images, or `max_bad` is 0.
         """
         bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:

@@ -21,7 +21,7 @@ from data.layouts.folder import Folder
 from data.splits import split_from_word, split_in_name
 from data.text import read_lines
 
-NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # of objects' classes
+NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # keys of the objects' classes
 
 
 class BoxFiles(AnnotatedData):
@@ -66,8 +66,8 @@ class BoxFiles(AnnotatedData):
         return [image for image in images.values() if image.path.name]
 
     def _places(self, path: Path) -> list[Path]:
-        """The folders that may have a file's images: for a split's file first the folders of the split, and never those
-        of other splits, which may have images of the same names.
+        """The folders that may have a file's images: for a split with folders, these first, and none of other splits,
+        which may have images of the same names.
         """
         around = [Folder(path.parent), Folder(self.root)]
         around += [inner for folder in around for inner in folder.named(*IMAGE_FOLDERS)]

@@ -13,7 +13,7 @@ def random_box(height: int, width: int, min_scale: float, within: Box | None = N
     """The random resized crop of Inception: `min_scale` to all of the area, aspect ratio 3/4 to 4/3.
 
     The same distribution as torchvision's RandomResizedCrop; `within` confines it to a part of the image.
-    `rng` draws as the module `random` does, or is a `random.Random`.
+    `rng` is the module `random` or a `random.Random`.
     """
     left, top, right, bottom = _inside(within, height, width)
     width, height = int(right - left), int(bottom - top)

@@ -39,7 +39,7 @@ class ClassificationBatch(Batch):
     labels: Tensor
     paths: list[str]
     rows: list[int] = field(default_factory=list)  # indices of the samples in the split
-    views: list[int] = field(default_factory=list)  # which of their views, if their number is fixed
+    views: list[int] = field(default_factory=list)  # indices of the samples' views, if their number is fixed
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
@@ -161,7 +161,7 @@ class ClassificationData(SuiteData):
         return self.image_set(split, samples)
 
     def image_set(self, split: Split, samples: Sequence[Sample]) -> ImageSet:
-        """Samples, shown as images of a split are."""
+        """An ImageSet of samples, with the crops of a split."""
         keep = self.keeps_images(20 * self.resolution**2 * len(samples))
         if split == "train":
             crops: dict[str, Any] = {"min_scale": self.min_scale, "flip": self.flip, "views": self.views}
@@ -169,7 +169,7 @@ class ClassificationData(SuiteData):
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
     def shard_rows(self, split: Split) -> list[Row]:
-        """Indices of classes, or the attributes that are known; and boxes of samples that have one."""
+        """The class indices or known attributes of the samples, and the boxes of those that have one."""
         rows = []
         for path, label, box in self.samples(split):
             facts: dict[str, Any] = {"label": label}

@@ -52,8 +52,8 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
 
 
 def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) -> Path:
-    """The path of an image in a folder, by its name in a file, which may be a path of another machine; `inside` are the
-    images in the folder's sub-folders.
+    """The path of an image in a folder, given its name in a JSON file, perhaps a path on another machine; `inside` are
+    the images in the folder's sub-folders.
 
     Raises:
         UserError: several images have this name.
@@ -61,7 +61,7 @@ def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) ->
     if Path(name).name != name:
         return find_below(images, name) or images / Path(name).name
     found = next((inside[spelled] for spelled in spellings(name) if spelled in inside), None)
-    if found is None:  # that a name of ASCII is there is looked at later, where it is read
+    if found is None:  # whether a file with an ASCII name exists is checked later, when it is read
         return images / name if name.isascii() else find_below(images, name) or images / name
     if len(found) > 1:
         raise UserError(f"{name} may be {found[0]} or {found[1]}: give each split an annotation file of its own")
@@ -109,7 +109,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def record(path: Path, image_id: int, rows: list[Row]) -> Record:
-    """A record from the rows of its objects; without any it is a negative."""
+    """A record from the rows of its objects; without any it is a negative image."""
     boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Record(
         path,

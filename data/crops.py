@@ -35,8 +35,8 @@ def resize_box(image: Tensor, box: Box, height: int, width: int) -> Tensor:
     """The part `box` of an image (3, H, W) uint8 as (3, height, width), antialiased."""
     (left, right), (top, bottom) = (_span(*ends) for ends in zip(box[:2], box[2:], image.shape[:0:-1], strict=True))
     part = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[top:bottom, left:right])
-    # Only dense channels_last uses the vectorised code, which returns channels_last. Permuted before it is a batch,
-    # whole rows would pass for NCHW by their strides.
+    # Only dense channels_last uses the vectorised code, which returns channels_last. If permuted before it is a
+    # batch, a part with whole rows would look like NCHW by its strides.
     batch = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
     return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
@@ -51,8 +51,8 @@ def read_crop(
     path: Path, choose: Callable[[int, int], Box], resolution: int, upright: bool = True
 ) -> tuple[Tensor, tuple[int, int]]:
     """The part of an image that `choose(height, width)` returns, (3, resolution, resolution) uint8, and the file's
-    own (height, width). The image is turned as its EXIF orientation says if `upright`; boxes of annotations are of the
-    stored one.
+    own (height, width). The image is turned as its EXIF orientation says if `upright`; annotated boxes refer to
+    the stored image.
 
     Raises:
         BadImage: the file is absent, truncated or not an image.

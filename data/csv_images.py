@@ -39,9 +39,9 @@ class CsvData(FacesData):
     """The images that the table `train` below `root` names, with classes or `attributes`.
 
     `image`, `target` and `group` name columns; if null, the image column is the one whose values name files, and the
-    class column is recognised by its name. `attributes` null: classes; an empty list: all columns of yes and no. `val`
-    and `test` are further tables; without val the column `split` says which rows are val's, or a fifth of train is
-    drawn for it, with each `group` in one split.
+    class column is recognised by its name. `attributes` null: classes; an empty list: all yes/no columns. `val` and
+    `test` are further tables; without both, splits are those of a column, if there is one; otherwise, without val, a
+    fifth of train is drawn for it, with each `group` in one split.
 
     Raises:
         UserError: a table or a column is absent, or too many rows cannot be used.
@@ -159,7 +159,7 @@ class CsvData(FacesData):
 
     @cached_property
     def splits(self) -> dict[Split, dict[Path, Row]]:
-        """The rows of each split: tables of their own, or drawn from that of train."""
+        """The rows of each split, from its own table or by the column of splits, or drawn from train."""
         train = self.rows(str(self.files["train"]))
         if not self.files["val"] and not self.split_name:
             return self._drawn(train)

@@ -40,11 +40,11 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline if the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
-    difficult: np.ndarray  # (N,) bool: objects that do not count, found or not
+    difficult: np.ndarray  # (N,) bool: objects that the metrics ignore, detected or not
 
 
 def objects(record: Record) -> list[dict[str, Any]]:
-    """The objects of a record as the .json of a sample in a shard has them."""
+    """The objects of a record, as in the .json of a shard's sample."""
     columns = record.labels, record.boxes, record.areas, record.crowd, record.difficult
     return [
         {"label": label, "box": box, "area": area}
@@ -60,7 +60,7 @@ def usable(
     """Which of an image's boxes (N, 4) xyxy are usable (N,): finite, with sides longer than `least`, and not entirely
     outside of the image. The others are counted in `dropped` by reason.
 
-    `size` is the annotated (width, height). If it is not positive, or a box is outside of it, the file's size counts.
+    `size` is the annotated (width, height). If it is not positive, or a box is outside of it, the file's size is used.
     """
     with np.errstate(over="ignore"):
         finite = np.asarray(np.isfinite(boxes.astype(np.float32)).all(axis=1))  # training uses float32
@@ -103,7 +103,7 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation in training: SSD's random crop, mirroring, and the probabilities of mosaics and of other light."""
+    """Augmentation: SSD's random crop, horizontal flip, and probabilities of mosaic and photometric distortion."""
 
     crop: bool = False
     flip: bool = False
@@ -112,8 +112,8 @@ class Augmentation:
 
 
 def shrunk(image: Tensor, side: int) -> Tensor:
-    """An image (3, H, W) to be kept in memory, with a shorter side of at most `side` pixels: only JPEGs are decoded at
-    a smaller scale.
+    """An image (3, H, W) to be kept in memory, resized to a shorter side of at most `side` pixels: only JPEGs can be
+    decoded at a smaller scale.
     """
     if (shorter := min(image.shape[1:])) <= side:
         return image
@@ -122,8 +122,8 @@ def shrunk(image: Tensor, side: int) -> Tensor:
 
 
 def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation) -> View:
-    """A view of an image (3, H, W), decoded from a file of the (height, width) `size`, with the objects of its record
-    except crowds.
+    """A view of a decoded image (3, H, W), with the objects of its record except crowds; `size` is the file's (height,
+    width).
     """
     scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
     shown = ~record.crowd
@@ -131,8 +131,8 @@ def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augm
 
 
 def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, Tensor]:
-    """A view, or a mosaic of four, as an image (3, side, side) with its boxes (N, 4) and labels (N,); in another light
-    with the probability `photometric`.
+    """A view, or a mosaic of four, as an image (3, side, side) with its boxes (N, 4) and labels (N,). `photometric` is
+    the probability of photometric distortion.
     """
     image, boxes, labels = mosaic(views, side) if len(views) > 1 else whole(views[0], side)
     if photometric and torch.rand(()) < photometric:
@@ -149,8 +149,8 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self.augmentation = augmentation
         # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
-        self.done = 0.0  # of the training
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: they are not kept
+        self.done = 0.0  # finished share of the training
+        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
 
     def __len__(self) -> int:
         return len(self.records)
@@ -228,15 +228,15 @@ class DetectionData(SuiteData):
         return found
 
     def leave_out_test(self, sources: dict[str, Any]) -> None:
-        """Takes a test split that was found, but has no boxes, out of the sources: its labels are often not published.
-        Val is measured in its place, unless there is none.
+        """If there is a val split, removes a test split that was found without boxes (its labels are often not
+        published) from the sources: val is evaluated in its place.
         """
         if "val" in sources:
             del sources["test"]
             self.add_choice("test has no boxes, val is measured")
 
     def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
-        """The split of each image, given by its path and the names of its objects: by its folder, if folders are named
+        """The split of each image, given its path and its objects' class names: by its folder, if folders are named
         after splits; otherwise a fifth is drawn for val.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
@@ -258,7 +258,7 @@ class DetectionData(SuiteData):
         raise NotImplementedError("a data format defines records")
 
     def shard_rows(self, split: Split) -> list[Row]:
-        """The objects of each image: index of the class, box in pixels, area, and if it is a crowd or difficult."""
+        """The objects of each image: class index, box in pixels, area, and whether it is a crowd or difficult."""
         return [Row(record.path, {"objects": objects(record)}) for record in self.records(split)]
 
     def build_dataset(self, split: Split) -> DetectionSet:
@@ -298,8 +298,8 @@ class DetectionData(SuiteData):
         return f"{images} images, {boxes} boxes of {len(self.labels)} class{'es' if len(self.labels) > 1 else ''}"
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
-        """Repeat factors of LVIS (Gupta et al. 2019, section 3.2): a class in a share f of the images, less than
-        `balance`, is drawn sqrt(balance / f) times as often; an image has the largest factor of its classes.
+        """Repeat factor sampling (LVIS, Gupta et al. 2019, section 3.2): a class in a share f < `balance` of the images
+        is drawn sqrt(balance / f) times as often; an image has the largest factor of its classes.
         """
         assert isinstance(dataset, DetectionSet)
         if not self.balance:

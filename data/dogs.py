@@ -64,7 +64,7 @@ def read_box(path: Path) -> Box | None:
         if not all(map(math.isfinite, itertools.chain(*boxes))) or box[0] >= box[2] or box[1] >= box[3]:
             raise ValueError(f"{box} is not a box")
         return box
-    # LookupError: of an unknown encoding
+    # LookupError: an unknown encoding
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         log.warning("%s: no box, the whole image is used: %s", path, error)
         return None

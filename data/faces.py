@@ -28,8 +28,8 @@ def read_celeba(path: Path, folder: Path, max_bad: float) -> tuple[list[str], di
     list_attr_celeba.txt: the number of images, a line of names, and a row of 1 and -1 for each image.
 
     Raises:
-        UserError: the file is absent or starts otherwise; or too many rows lack an image or values, have another value,
-            or repeat an image.
+        UserError: the file is absent or has no such header; or too many rows lack an image or values, have another
+            value, or repeat an image.
     """
     count, head, *lines = [*read_lines(path), "", ""]
     names = head.split()
@@ -72,8 +72,8 @@ def images_below(folder: Path) -> list[Path]:
 class FacesData(ClassificationData):
     """Images with rows of attributes as labels; a format gives `labels` and `table`.
 
-    Of the training images the share `labelled_fraction`, always the same, keeps its labels; `unlabelled` says whether
-    the others are dropped or train without labels. The images in `unlabelled_folder` join them without labels.
+    A fixed share `labelled_fraction` of the training images keeps its labels; `unlabelled` says whether the others are
+    dropped or train without labels. The images in `unlabelled_folder` are added without labels.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class CelebAData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; the share `val` of them, always the same, is for validation.
+    """Images without labels, anywhere below `root`; a fixed share `val` of them is for validation.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """

@@ -57,7 +57,7 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and its sub-folders, by name, without hidden ones; a million in seconds."""
+    """All images in a folder and its sub-folders, by name, without hidden ones; takes seconds for a million."""
     found = []
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not is_hidden(name)]
@@ -89,10 +89,10 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
 
 
 def check_apart(wanted: str, output: Path) -> None:
-    """Checks that a folder `input` will not hold what is written to `output`, which the next call would read.
+    """Checks that `output` is not inside the input folder `wanted`, where the next call would read it.
 
     Raises:
-        UserError: `output` lies in it.
+        UserError: it is inside.
     """
     if Path(wanted).is_dir() and output.resolve().is_relative_to(Path(wanted).resolve()):
         raise UserError(f"output={output} is inside input={wanted}; choose a folder elsewhere")
@@ -108,14 +108,14 @@ def output_paths(files: list[Path], output: Path, suffix: str = ".png") -> list[
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """A name, then as its accents are written by others: one character, or on macOS a letter and a mark."""
+    """A name and its Unicode forms: accented letters as one character or, as on macOS, as a letter and a mark."""
     if name.isascii():
         return (name,)
     return tuple(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
 
 
 def find_below(folder: Path, name: str) -> Path | None:
-    """The file or folder in `folder` that a path, perhaps of another machine, refers to: the longest end of it that
+    """The file or folder in `folder` that a path, perhaps from another machine, refers to: the longest end of it that
     exists there, such as train/images of /home/me/set/train/images. None if there is none; nothing outside of `folder`
     is found.
     """

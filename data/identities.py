@@ -1,4 +1,4 @@
-"""Images of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled images to distil on."""
+"""Images of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled images for distillation."""
 
 import logging
 import random
@@ -24,7 +24,7 @@ UNKNOWN = -1
 
 
 class Pairs(NamedTuple):
-    """Pairs of images (P, 2) by their rows in the split, whether each shows one person (P,), and the fold (P,)."""
+    """Pairs of images (P, 2) by their rows in the split, whether both show one person (P,), and the fold (P,)."""
 
     rows: np.ndarray
     same: np.ndarray
@@ -36,8 +36,8 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(path: Path, samples: list[Sample]) -> Pairs:
-    """LFW's pairs.txt: folds and pairs a fold, then `name a b` for one person's and `name a name b` for two people's
-    images, which are the files name/name_000a.
+    """LFW's pairs.txt: the numbers of folds and of pairs per fold, then rows `name a b` (one person) or `name a name b`
+    (two people); image a is the file name/name_000a.
 
     Raises:
         UserError: it is absent or not of that form, or names a person or image that is not among the samples.
@@ -138,7 +138,7 @@ class IdentityData(ClassificationData):
             return {}
         if not self._all:
             raise UserError(f"{self.root / str(self.folders['train'])} has no folders of people from which to draw val")
-        # val is measured on pairs of images of one person, so it needs its share of people with several
+        # val needs pairs of images of one person, so it gets its share of people with several images
         return self.draw_val(list(self._all), [len(paths) > 1 for paths in self._all.values()])
 
     def people(self, split: Split) -> dict[str, list[Path]]:

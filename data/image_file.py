@@ -1,4 +1,4 @@
-"""Files of images, opened and checked before anything is decoded. Nothing here needs torch."""
+"""Image files, opened and checked before anything is decoded. Nothing here needs torch."""
 
 import io
 import warnings
@@ -19,8 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 MAX_BYTES = 1 << 30  # of a file
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
-STEPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # of `turned`
-EXIF, EXIF_WITHIN = b"Exif\0\0", 1 << 17  # what its segment begins with, and where: after JFIF's and its thumbnail
+STEPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}  # in `turned`
+EXIF, EXIF_WITHIN = b"Exif\0\0", 1 << 17  # start of its segment, searched in so many bytes: JFIF may precede it
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 GREY = 128
@@ -43,7 +43,7 @@ def limit_pixels(count: int) -> None:
 
 
 limit_pixels(MAX_PIXELS)
-# Pillow warns above its limit and raises above twice of it; here both refuse the image.
+# Pillow warns above its limit and raises above twice the limit; here both reject the image.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -61,7 +61,7 @@ def read_content(path: Path) -> bytes:
     """The content of a file, or of a member of a shard.
 
     Raises:
-        BadImage: it is absent, larger than MAX_BYTES, or not a regular file (a device never ends, a pipe never begins).
+        BadImage: it is absent, larger than MAX_BYTES, or not a regular file (a device never ends, a pipe may block).
     """
     try:
         if is_member(path):
@@ -74,7 +74,7 @@ def read_content(path: Path) -> bytes:
 
 @contextmanager
 def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """Pillow's image of a file whose header is read and checked; `content` is the file's, if it was read already.
+    """Opens a file with Pillow and checks its header; `content` is the file's content, if it was read already.
 
     Raises:
         BadImage: the file is absent, not an image or too large, or an error occurs in the block, which decodes it.
@@ -123,8 +123,8 @@ def _read_pixels(path: Path, at_least: int, upright: bool, content: bytes | None
 
 
 def salvage(error: BadImage, path: Path, content: bytes | None = None) -> tuple[bytes, float] | None:
-    """Of a truncated JPEG, which could not be read because of `error`: the content with an end, so that it can be
-    decoded, and the share of its rows that are there. None for any other file, and if too many rows are missing.
+    """The content of a truncated JPEG, which raised `error`, with an end marker so that it can be decoded, and the
+    share of its rows that are present. None for any other file, and if too many rows are missing.
 
     libjpeg decodes the missing blocks, which have no coefficients, as grey.
     """
@@ -199,19 +199,19 @@ def jpeg_orientation(content: bytes) -> int:
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as file:
             found = file.getexif().get(ORIENTATION, 1)
-    except Exception:  # of many kinds, Pillow's own: what is damaged says nothing of how it was held
+    except Exception:  # Pillow raises errors of many kinds for a damaged header
         return 1
     return int(found) if found in range(1, 9) else 1
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels (H, W, 3) of an image as it is stored, seen upright: rows and columns swap places or are reversed."""
+    """Turns pixels (H, W, 3) of an image as stored upright: rows and columns are swapped or reversed."""
     down, across = STEPS[orientation]
     return (pixels.transpose(1, 0, 2) if orientation in SIDEWAYS else pixels)[::down, ::across]
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height by a file's header; None if it cannot be read."""
+    """Width and height from a file's header; None if it cannot be read."""
     try:
         with open_image(path) as file:
             return file.size

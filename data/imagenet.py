@@ -31,13 +31,13 @@ def read_synsets(path: Path) -> dict[int, tuple[str, str]]:
         raise UserError(f"there is no {path}; it is in ILSVRC2012_devkit_t12.tar.gz of ImageNet") from error
     except (OSError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path} is not ImageNet's list of synsets: {first_line(error)}") from error
-    # synsets with children are above the classes
+    # synsets with children are superclasses
     return {number: (wnid, words.split(",")[0]) for number, wnid, words, children in found if not children}
 
 
 class ImageNetData(ClassificationData):
-    """`train` has a folder per wnid. So has `val`, or the classes of its images, sorted by name, are the lines of the
-    development kit's ground truth. Classes are sorted by wnid, as is usual.
+    """`train` has a folder per wnid. So has `val`, or the development kit's ground truth has a line with the class of
+    each of its images, sorted by name. Classes are sorted by wnid, as is usual.
     """
 
     def __init__(self, root: str, resolution: int, *, train: str, val: str, devkit: str, **settings: Any) -> None:

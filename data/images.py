@@ -20,7 +20,7 @@ def read_image(
     are in pixels of the stored image.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale if both sides keep `at_least` pixels: that is several times faster, and
-    less is left to resize. `content` is the file's, if it was read already.
+    less is left to resize. `content` is the file's content, if it was read already.
 
     Raises:
         BadImage: the file is absent, not an image, truncated (a JPEG: by more than half of its rows), has more pixels
@@ -31,8 +31,8 @@ def read_image(
 
 
 def first_readable(read: Callable[[int], dict[str, Any]], index: int, count: int) -> dict[str, Any]:
-    """The result of `read` for the first of `count` rows, cyclically from `index`, whose image can be read, with `bad`:
-    path and reason of the unreadable ones before it, and of itself if it is salvaged.
+    """Calls `read` for rows from `index` on, cyclically over `count`, until an image can be read. Adds `bad` to its
+    result: path and reason of the unreadable ones before it, and of itself if it is salvaged.
 
     Raises:
         UserError: none can be read.

@@ -27,7 +27,7 @@ class Notes:
     """What readers found besides the records that they return."""
 
     boxes: list[Unusable] = field(default_factory=list)  # the first MOST
-    dropped: Counter[str] = field(default_factory=Counter)  # the number of all, by reason
+    dropped: Counter[str] = field(default_factory=Counter)  # the number of all dropped boxes, by reason
     sizes: dict[Path, tuple[float, float]] = field(default_factory=dict)  # annotated width and height
 
 

@@ -1,7 +1,7 @@
-"""Files at addresses: http(s):// as downloads are read, s3:// and gs:// by fsspec, which finds the cloud's credentials
-where the cloud's own tools do. What was read is kept on disk, up to so many bytes in all.
+"""Remote files: http(s):// is read like downloads, s3:// and gs:// by fsspec, which finds the cloud's credentials
+where the cloud's own tools do. Files that were read can be kept on disk, up to a total size.
 
-Only the command line chooses addresses. Nothing that a server sends is trusted, its announced size included.
+Addresses come only from the command line. Nothing that a server sends is trusted, its announced size included.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def is_address(name: str) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Raises UserError if an address is of a kind that cannot be read."""
+    """Raises UserError if an address has a scheme that cannot be read."""
     scheme = urlsplit(address).scheme
     if scheme in CLOUDS:
         _system(address)
@@ -121,7 +121,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
 
 
 def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:
-    """A stream of a file, if the request opened one, its announced length, and its version; None if not announced."""
+    """A stream of a file, if the request opened one, its announced length (or None), and its version."""
     if urlsplit(address).scheme in CLOUDS:
         try:
             facts = _system(address).info(address)
@@ -145,7 +145,7 @@ def _system(address: str) -> Any:
 
 
 def _make_room(folder: Path, most: int) -> bool:
-    """Deletes the least recently read files until the rest has at most `most` bytes; whether that was possible."""
+    """Deletes the least recently read files until the rest has at most `most` bytes; returns whether it has."""
     found = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # renamed meanwhile

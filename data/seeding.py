@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the position in training alone, so that a resumed run equals an
+"""Random numbers that depend only on the seed and the position in training, so that a resumed run equals an
 uninterrupted one.
 """
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 
 def seed_all(*words: int) -> None:
-    """Seeds Python, NumPy and torch's CPU generator with non-negative numbers that name a position in training.
+    """Seeds Python, NumPy and torch's CPU generator with non-negative numbers that identify a position in training.
 
     Not by `torch.manual_seed`, which records a stack trace while CUDA is not initialised: too slow for each sample.
     """
@@ -31,13 +31,13 @@ def ignore_signals() -> None:
 
 
 def count(dataset: Dataset) -> int:
-    """How many items a data set has that is not a stream; torch's class does not declare a length."""
+    """The number of items of a data set that is not a stream; torch's Dataset does not declare `__len__`."""
     return len(cast(Sized, dataset))
 
 
 class Seeded(Dataset[Any]):
-    """A data set whose items are drawn as `(row, seed, done)`: augmentation depends on the seed and on the share of the
-    training that is done, which the data set finds in its `done`, but not on the process.
+    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished share of
+    the training, which is set as the wrapped data set's `done`, but not on the process.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -62,12 +62,12 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 
 class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
-    """The rows of a data set in random order, each with a seed, both drawn by `seed` and the number of the epoch, and
+    """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, and
     with the share of the training that is `done` when the epoch begins.
 
-    With `weights` (N,) rows are drawn with replacement. The first epoch leaves out the first `skip` rows of this
-    process. It distributes the rows over processes itself: Lightning leaves a DistributedSampler as it is. Each
-    iteration is the next epoch, unless `set_epoch` is called.
+    With `weights` (N,) rows are drawn with replacement. The first epoch skips the first `skip` rows of this process. It
+    distributes the rows over processes itself; Lightning does not replace a DistributedSampler. Each iteration is the
+    next epoch, unless `set_epoch` is called.
     """
 
     def __init__(

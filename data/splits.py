@@ -1,4 +1,4 @@
-"""Splits: their names, and train and val drawn for data without splits, the same in every run. Nothing here needs
+"""Names of splits, and a reproducible random split into train and val for data without splits. Nothing here needs
 torch.
 """
 
@@ -39,7 +39,7 @@ def split_in_name(name: str) -> str | None:
 
 
 def with_val(sources: dict[str, Source]) -> dict[str, Source]:
-    """The sources of splits, of which test becomes val if there is no val."""
+    """The sources of splits, where test becomes val if there is no val."""
     if "val" in sources or "test" not in sources:
         return sources
     return {"val" if split == "test" else split: source for split, source in sources.items()}
@@ -90,8 +90,8 @@ def _saved(path: Path) -> dict[str, str]:
 
 def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Hashable]) -> dict[str, str]:
     """Greedy, the largest groups first: each is added to val if that brings the strata nearer to their share; a group
-    of several keys only while val is smaller than its whole share, or a single large group would be most of val. If val
-    is still too small (a fifth of two is none), it is filled up from strata that are not in it.
+    of several keys only if val does not exceed its share, or a single large group could be most of val. If val is still
+    too small (a fifth of a stratum of two is none), it is filled up from strata that it lacks.
     """
     rows: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: keys[i]):
@@ -99,7 +99,7 @@ def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Has
     order = list(rows)
     random.Random(0).shuffle(order)
     order.sort(key=lambda group: -len(rows[group]))
-    left = Counter(strata)  # of train
+    left = Counter(strata)  # in train
     missing = {stratum: VAL_SHARE * count for stratum, count in left.items()}
     val: set[int] = set()
     taken: set[Hashable] = set()  # strata of which val has some

@@ -157,7 +157,7 @@ def target_column(table: Table) -> str | None:
 
 
 def split_column(table: Table) -> str | None:
-    """The column of splits, by its name and values, which are splits and not all train's."""
+    """The column of splits, by its name, if its values are names of splits: train and at least one other."""
     for i, name in enumerate(table.columns):
         splits = {split_from_word(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
         if "train" in splits and len(splits) > 1 and None not in splits:
@@ -166,7 +166,7 @@ def split_column(table: Table) -> str | None:
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
-    """The columns, except `but`, whose values are yes and no, or 1 and 0 or -1."""
+    """The columns, except `but`, whose values are yes/no, 1/0 or 1/-1."""
     found = []
     for i, name in enumerate(table.columns):
         values = {value.lower() for value in table.values(i)}

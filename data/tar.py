@@ -22,10 +22,10 @@ from data.remote import check_address, is_address, open_kept, open_stream
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
-MOST_BRACES, MOST_NAMES = 20, 1 << 25  # in a name, and bytes of memory that all names of a pattern may take
+MOST_BRACES, MOST_NAMES = 20, 1 << 25  # braces in a name, and bytes of memory for all names of a pattern
 MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
 MAX_HEADER = 1 << 20
-BUFFER = 1 << 18  # bytes that are read of a stream at a time
+BUFFER = 1 << 18  # bytes that are read from a stream at a time
 HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -38,7 +38,7 @@ DAMAGE = (OSError, EOFError, HTTPException, tarfile.TarError, zlib.error, lzma.L
 
 
 class Record(NamedTuple):
-    """A sample: shard and key, and its files' contents by the part of their names after the first dot."""
+    """A sample: shard and key as `name`, and contents of its files by the part of their names after the first dot."""
 
     name: str
     files: dict[str, bytes]
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An image file that becomes a sample, and its facts for the sample's JSON file."""
+    """An image file that becomes a sample, and its annotations for the sample's JSON file."""
 
     path: Path
     facts: dict[str, Any]
@@ -125,8 +125,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class ShortHeaders(tarfile.TarInfo):
-    """Refuses headers that tarfile would read into memory whole, long names and extended attributes over MAX_HEADER,
-    and members of a negative size.
+    """Rejects headers (long names, extended attributes) over MAX_HEADER bytes, which tarfile would read into memory
+    whole, and members of a negative size.
     """
 
     @classmethod
@@ -138,13 +138,13 @@ class ShortHeaders(tarfile.TarInfo):
 
     def _apply_pax_info(self, *arguments: Any) -> None:
         super()._apply_pax_info(*arguments)  # type: ignore[misc]  # tarfile's own
-        if self.size < 0:  # which would lead back, and round for ever
+        if self.size < 0:  # reading would go back, in an endless loop
             raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
 def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
     """The samples of a shard, with the content of those of their files whose kind is `wanted`. Up to `keep` bytes of
-    shards at addresses are kept on disk.
+    remote shards are kept on disk.
 
     Raises:
         BadShard: it cannot be opened, ends in the middle, or has a sample of more than MAX_FILE bytes; the complete

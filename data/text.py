@@ -11,7 +11,7 @@ import yaml
 from backbones.errors import UserError, first_line
 from backbones.files import check_regular
 
-YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # of a file that is not trusted
+YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # limits for a file that is not trusted
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -30,8 +30,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list of file names, which may hold bytes that are not UTF-8, and all that other text files end
-    lines by, such as U+2028: a line feed alone ends a name.
+    """The lines of a list of file names, which may contain bytes that are not UTF-8, and line separators such as
+    U+2028: only a line feed ends a name.
 
     Raises:
         UserError: it is absent, or not a regular file.
@@ -75,7 +75,7 @@ def read_plain_yaml(path: Path) -> Any:
         if len(data) > YAML_BYTES:
             raise UserError(f"{path} is larger than 1 MB, the limit for configurations")
         depth = 0
-        for event in yaml.parse(data, Loader=LOADER):  # before anything is built: anchors multiply, depth recurses
+        for event in yaml.parse(data, Loader=LOADER):  # before building: aliases multiply the size, nesting recurses
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
                 raise UserError(f"{path} is not plain YAML: it has anchors or is nested too deeply")

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from data.crops import resize_box
 
-# least IoU of a window with one of the objects, drawn at random (SSD, section 2.2); or the window is the whole image
+# minimum IoU of a window with some object, drawn from these (SSD, section 2.2); or the window is the whole image
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 TRIALS = 40
-SMALLEST, NARROWEST = 0.3, 0.5  # least sides of a window as shares of the image's, least ratio of its own sides
-MOSAIC_VISIBLE = 0.3  # least share of a box that a mosaic must show
-LEAST = 2  # least width and height of a box, pixels
+SMALLEST, NARROWEST = 0.3, 0.5  # minimum sides of a window as shares of the image's, minimum aspect ratio
+MOSAIC_VISIBLE = 0.3  # minimum share of a box that a mosaic must show
+LEAST = 2  # minimum width and height of a box, pixels
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
@@ -97,7 +97,7 @@ def whole(seen: View, side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 
 def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Four views as one image (YOLOv4, section 3.3): a random window of a sheet of 2 x 2 views of `side` pixels each;
+    """Four views as one image (YOLOv4, section 3.3): a random window of a grid of 2 x 2 views of `side` pixels each;
     the window's side is one to two times `side`. Boxes of which it shows less than MOSAIC_VISIBLE are dropped.
     """
     extent = side + int(torch.randint(side + 1, ()))
@@ -127,7 +127,7 @@ def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.nda
 
 
 def change_light(image: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of an image (3, H, W) uint8, each changed by up to 30 %."""
+    """An image (3, H, W) uint8 with brightness, contrast and saturation each changed by up to 30 %."""
     brightness, contrast, saturation = (0.7 + 0.6 * torch.rand(3)).tolist()
     luma, pixels = torch.tensor(LUMA), image.flatten(1).float()
     mix = brightness * contrast * (saturation * torch.eye(3) + (1 - saturation) * luma.expand(3, 3))

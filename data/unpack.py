@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> int:
-    """Writes an archive's files below root, without the first `strip` folders of their names, and returns how many.
+    """Writes an archive's files below root, without the first `strip` folders of their names; returns how many it has.
     `nested` unpacks archives in the archive, each into a folder of its name.
 
     Raises:

@@ -33,16 +33,16 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def listed(line: str, files: Mapping[str, Path]) -> str:
-    """The name among those of `files` that a line of a list means: all of it, as names have spaces too, or what is
-    before a second column, as lists of a single class have it.
+    """The name in `files` that a line of a list refers to: the whole line, since names may have spaces, or the part
+    before a second column, as in lists of a single class.
     """
     words = (line.strip(), line.rsplit(maxsplit=1)[0].strip(), line.split()[0])
     return next((s for word in words for s in spellings(word) if s in files), words[-1])
 
 
 def read_voc(root: Path, images: Path, lines: list[str] | None = None) -> list[Annotated]:
-    """The images in a folder below `root` that have an .xml file of their name, or are named in one; all of them, or
-    those whose names without suffix are in the lines of a list.
+    """The images in a folder below `root` that have an .xml file of the same name, or are named in one; all of them,
+    or those that the `lines` of a list name without suffix.
 
     Annotations without an image, and those that cannot be read, are left out and counted.
     """

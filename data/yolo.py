@@ -1,4 +1,4 @@
-"""YOLO's txt files, a row of class, centre, width and height (as shares of the image's) for each object."""
+"""YOLO's txt files, with a row of class, centre, width and height (as shares of the image's) for each object."""
 
 import logging
 import os
@@ -143,8 +143,8 @@ def _labels(root: Path, images: Path) -> dict[str, Path]:
 
 
 def _rows(label: Path, wrong: list[str], poses: bool) -> list[tuple[int, Box]]:
-    """Class and box (xyxy, as shares of the image's sides) of each object; for an outline, the box around it. Of
-    `poses`, the key points that follow the box are left out: they would pass for an outline.
+    """Class and box (xyxy, as shares of the image's sides) of each object; for a polygon, the box around it. With
+    `poses`, the keypoints after the box are left out: they would look like a polygon.
     """
     rows = []
     for number, line in enumerate(read_lines(label), start=1):

@@ -18,7 +18,7 @@ CHOSEN = ("task=", "data=", "experiment=")  # overrides that say what the data i
 
 
 def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
-    """The overrides with the task and data option that their data.root is recognised as, and its layout.
+    """The overrides, with the task and data option recognised from their data.root, and its layout.
 
     Raises:
         UserError: it is not data of any task.

@@ -10,7 +10,7 @@ from tasks.web.serve import serve
 
 
 def execute(overrides: Sequence[str]) -> Path:
-    """Writes the page, serves it where asked to, and returns its path."""
+    """Writes the page, serves it if requested, and returns its path."""
     config = load_config(overrides, "page")
     path = write_page(config)
     console = Console()

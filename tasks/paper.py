@@ -30,7 +30,7 @@ def composed(choices: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
-    """The configuration of settings as given on the command line, and what it costs."""
+    """The configuration that command-line settings describe, and its cost."""
     choices: list[str] = []
     settings: list[tuple[str, str, str]] = []
     for override in overrides.split():
@@ -65,7 +65,7 @@ def body() -> Table:
 
 
 def expanded(rows: Sequence[list[str]]) -> list[list[str]]:
-    """Table 1 with the pair of layers that it prints once, for five."""
+    """The rows of Table 1, with the pair of layers printed once for five repeated five times."""
     start = next(i for i, row in enumerate(rows) if row == ["Conv dw / s1", "3x3x512 dw", "14x14x512"])
     return [*rows[:start], *(5 * list(rows[start : start + 2])), *rows[start + 2 :]]
 

@@ -58,7 +58,7 @@ def predict(config: dict[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         image = result.draw()
         if config["format"] == "jpg":
-            image.thumbnail((LONGEST, LONGEST))  # what is smaller stays as it is
+            image.thumbnail((LONGEST, LONGEST))  # smaller images stay as they are
         image.save(target, quality=QUALITY)
         return result
 
@@ -83,7 +83,7 @@ def open_model(config: dict[str, Any]) -> "Predictor":
     set_up_logging()
     limit_pixels(config["max_pixels"])
     model = load(config["ckpt"], threshold=config["threshold"], only=config["only"])
-    if "torch" in sys.modules:  # an export runs without
+    if "torch" in sys.modules:  # exports run without it
         from tasks.engine.hardware import keep_freed_memory, use_granted_cores
 
         use_granted_cores()
@@ -136,7 +136,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
             if stopped:
                 break
     if not done:
-        target.unlink(missing_ok=True)  # none was made without a frame
+        target.unlink(missing_ok=True)  # without a frame there may be no file
         raise UserError(f"input={config['input']}: none of its frames can be decoded")
     rate = (number + 1) / (time.monotonic() - start)
     words = f"{number + 1} frames, {done} of them predicted, {rate:.1f} frames/s; see {target} and predictions.jsonl"

@@ -46,7 +46,7 @@ def prepare(name: str, source: dict[str, Any], root: Path, keep: bool, pause: fl
             console.print(f"unpacking {path.name}")
             count = unpack(path, root / file.get("to", ""), file.get("strip", 0), file.get("nested", False))
             console.print(f"{count} files in {root / file.get('to', '')}", soft_wrap=True)
-            os.sync()  # a file at a time would take minutes
+            os.sync()  # syncing file by file would take minutes
         done.parent.mkdir(exist_ok=True)
         done.touch()
         sync(done.parent)

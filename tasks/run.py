@@ -66,14 +66,14 @@ def apart(overrides: list[str], again: bool) -> dict[str, Any]:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def with_hydra(config: DictConfig) -> float:
-    """One job of a sweep, wherever Hydra's launcher starts it; or Hydra's own flags, as --help."""
+    """Runs one job of a sweep, wherever Hydra's launcher starts it, or handles Hydra's own flags, such as --help."""
     job, state = HydraConfig.get(), Singleton.get_state()
     overrides = [from_hydra(o) for o in job.overrides.task]
     sweep = Path(job.sweep.dir)
     own = not any(o.startswith(("name=", "resume=")) for o in overrides)
-    if own:  # a job that is started again finds its run, and no other one
+    if own:  # a job that is started again finds its own run, and no other
         overrides.append(f"name={run_name(f'{sweep.name}-{job.job.num}', config.backbone)}")
-    GlobalHydra.instance().clear()  # composing anew, which checks the settings, would end Hydra's own turn
+    GlobalHydra.instance().clear()  # needed to compose again, which checks the settings; restored below
     try:
         with one_line_errors(), on_its_node():
             alone = config.trainer.devices == 1 or launched()
@@ -90,7 +90,7 @@ def with_hydra(config: DictConfig) -> float:
 def main() -> None:
     heed_signals()
     if launched() and not first_process():
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # what the first one says
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the first process prints the same
     try:
         run()
     except Stopped as stopped:

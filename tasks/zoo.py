@@ -48,7 +48,7 @@ def keras() -> Iterator[Row]:
 
 
 def names(alpha: float, pixels: int) -> tuple[str, str]:
-    """A network's name in the paper."""
+    """The two spellings of a network's name in the paper."""
     return f"{alpha:.1f} MobileNet-{pixels}", f"{alpha:g} MobileNet-{pixels}"
 
 
@@ -92,7 +92,7 @@ def recounted(config: dict[str, Any]) -> tuple[float, float]:
 
 
 def timm_cost(name: str, pixels: int) -> tuple[float, float]:
-    """Cost of timm's own network, classifier included."""
+    """Millions of multiply-adds and parameters of timm's own network, classifier included."""
     import timm
     import torch
 

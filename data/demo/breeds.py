@@ -193,13 +193,13 @@ def draw_dog(breed: Breed, canvas: Canvas, rng: Generator) -> None:
 
 
 def chimera(rng: Generator) -> Breed:
-    """A dog of no breed: every trait of another one."""
+    """A dog of no breed, with each trait from a random breed."""
     traits = {name: getattr(BREEDS[rng.integers(len(BREEDS))], name) for name in Breed._fields[1:]}
     return Breed("mongrel", **traits)
 
 
 def unrelated(canvas: Canvas, rng: Generator) -> None:
-    """What a search for a breed also finds: mongrels, toys and cats."""
+    """What a search for a breed also finds: mongrels, other objects and cats."""
     if rng.random() < 0.5:
         return draw_dog(chimera(rng), canvas, rng)
     if rng.random() < 0.5:

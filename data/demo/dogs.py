@@ -2,13 +2,13 @@
 
     python -m data.demo.dogs datasets/dogs
 
-Coat colours are shared between breeds, so that colour alone does not tell them apart. An image depends on
-its name alone.
+Coat colours are shared between breeds, so that colour alone does not tell them apart. An image depends
+only on its name.
 
     Images/n02085620-Chihuahua/n02085620_1.jpg    Annotation/n02085620-Chihuahua/n02085620_1 (VOC XML)
     train_list.mat, test_list.mat                 file_list, annotation_list, labels (from 1)
-    Web/chihuahua/0001.jpg                        as a search engine answers: wrong breeds, no dogs, test images
-    web_labels.json                               which class each of Web's folders means
+    Web/chihuahua/0001.jpg                        as search results are: wrong breeds, no dogs, test images
+    web_labels.json                               the class of each of Web's folders
     web_truth.json                                what each of Web's images shows; for measuring, not for training
 """
 
@@ -29,7 +29,7 @@ from data.demo.generate import draw_all, make_once
 
 VERSION = 1  # of the images: raise it when the same seed gives other ones
 SIZE, SEED = 224, 0
-WRONG, UNRELATED = 0.3, 0.1  # shares of the web set's images that show another breed, or no dog of one
+WRONG, UNRELATED = 0.3, 0.1  # shares of the web set's images that show another breed, or no dog of any breed
 
 
 def generator(name: str) -> Generator:
@@ -110,7 +110,7 @@ def web_folder(breed: Breed) -> str:
 
 
 def plan_web(count: int, copies: int, tests: list[str]) -> list[Job]:
-    """`count` images a breed, of which shares are of another breed or unrelated; and copies of test images."""
+    """`count` images per breed, some of another breed or unrelated, and `copies` of test images."""
     jobs, rng = [], np.random.default_rng(SEED)
     for breed in BREEDS:
         others = [b.name for b in BREEDS if b is not breed]
@@ -144,7 +144,7 @@ def write_list(path: Path, names: list[str]) -> None:
 
 
 def write_dogs(root: Path, *, train: int = 12, test: int = 28, web: int = 80, copies: int = 24) -> None:
-    """Writes the demo set into `root`, unless it is there already; `train`, `test` and `web` are per breed."""
+    """Writes the demo set into `root`, unless it exists already; `train`, `test` and `web` are per breed."""
     info = {"train": train, "test": test, "web": web, "copies": copies, "wrong": WRONG, "unrelated": UNRELATED}
     info |= {"size": SIZE, "seed": SEED, "version": VERSION}
     official, lists = plan_official(train, test)

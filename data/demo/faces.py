@@ -2,7 +2,7 @@
 
     python -m data.demo.faces datasets/demo_faces
 
-Four fifths of the people are for training, the others are held out. An image depends on (seed, person, number) alone.
+Four fifths of the people are for training, the others are held out. An image depends only on (seed, person, number).
 
     img_align_celeba/000001.jpg  list_attr_celeba.txt  list_eval_partition.txt  identity_CelebA.txt
     people/Drawn_001/Drawn_001_0001.jpg      the training people again, a folder each
@@ -22,7 +22,7 @@ from data.demo.generate import draw_all, make_once
 from data.demo.portraits import ATTRIBUTES, Person, render
 
 VERSION = 2  # of the images: raise it when the same seed gives other ones
-PAIRS = 60  # at most, same and different each, in a fold
+PAIRS = 60  # most pairs of the same person, and of different people, in a fold
 
 
 def name(person: int) -> str:
@@ -34,7 +34,7 @@ def held_out(people: int) -> range:
 
 
 def numbers(people: int, images: int, seed: int) -> np.ndarray:
-    """Which image of CelebA's layout each (person, number) is, from 0: people are mixed there."""
+    """Index (from 0) of each (person, number) in CelebA's layout, where people are mixed."""
     return np.random.default_rng([seed, 2]).permutation(people * images).reshape(people, images)
 
 
@@ -57,7 +57,7 @@ def write_person(root: Path, people: int, images: int, seed: int, person: int) -
 
 
 def write_celeba(root: Path, truths: list[list[dict[str, bool]]], seed: int) -> None:
-    """The three lists of CelebA; half of the held-out people validate, the others test."""
+    """The three lists of CelebA; half of the held-out people are for validation, the others for testing."""
     people, tests = len(truths), held_out(len(truths))
     places = numbers(people, len(truths[0]), seed)
     rows = [("", "", "")] * places.size
@@ -95,7 +95,7 @@ def pair_lines(people: int, images: int, seed: int) -> Iterator[str]:
 
 
 def write_faces(root: Path, *, people: int = 200, images: int = 10, seed: int = 0) -> None:
-    """Writes the demo set into `root`, unless it is there already; `images` are per person, people 10 or more."""
+    """Writes the demo set into `root`, unless it exists already; `images` are per person, people 10 or more."""
     info = {"version": VERSION, "people": people, "images": images, "seed": seed}
 
     def make(folder: Path) -> None:

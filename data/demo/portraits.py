@@ -1,4 +1,4 @@
-"""Drawings of faces: a person is a vector of proportions and colours, a portrait one pose, light and mood of them."""
+"""Drawings of faces: a person is a vector of proportions and colours, a portrait has one pose, light and mood."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ DARK = (28, 24, 26)
 
 
 class Person(NamedTuple):
-    """Lengths are in half heads; features with an attribute of their own keep clear of its threshold."""
+    """Lengths are in half heads; features that decide an attribute stay clear of its threshold."""
 
     width: float
     jaw: float
@@ -60,7 +60,7 @@ class Person(NamedTuple):
     beard: bool
     beard_length: float
     mole: tuple[float, float] | None
-    wears: tuple[float, float, float]  # how often glasses, earrings, a hat
+    wears: tuple[float, float, float]  # probabilities of glasses, earrings, a hat
 
     @classmethod
     def random(cls, rng: Generator) -> "Person":
@@ -278,7 +278,7 @@ def blend(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def attributes(person: Person, mood: Mood) -> dict[str, bool]:
-    """The truth about an image, in the order of `ATTRIBUTES`."""
+    """The ground truth of an image, in the order of `ATTRIBUTES`."""
     colours = {name: person.hair == i for i, name in enumerate(("Black_Hair", "Blond_Hair", "Brown_Hair"))}
     traits = {"Bangs": person.bangs, "Beard": person.beard, "Big_Nose": person.big_nose}
     traits |= {"Bushy_Eyebrows": person.bushy, "Eyeglasses": mood.glasses, "Mouth_Slightly_Open": mood.open}

@@ -1,9 +1,9 @@
-"""A demo object-detection set in COCO format: eight kinds of things, drawn on cluttered grounds.
+"""A demo object-detection set in COCO format: eight kinds of objects, drawn on cluttered backgrounds.
 
     python -m data.demo.scenes datasets/scenes
 
 A thing is a few polygons (object units: x right, y down, about -1..1) and their relief, turned and lit
-together, so a new kind is one short function in `KINDS`. A scene depends on (seed, split, index) alone.
+together, so a new kind is one short function in `KINDS`. A scene depends only on (seed, split, index).
 """
 
 import argparse
@@ -29,7 +29,7 @@ Mask = npt.NDArray[np.bool_]
 
 VERSION = 1  # of the scenes: raise it when the same seed gives other ones
 SUPERSAMPLING = 2
-MIN_VISIBLE = 0.4  # share of a silhouette that the border and nearer things must leave in sight
+MIN_VISIBLE = 0.4  # share of a silhouette that the border and nearer things must leave visible
 SPLITS = ("train", "val")
 SHAPES = ((1, 1), (1.125, 0.84375), (0.84375, 1.125), (1.1875, 0.875))  # width and height / size
 WHITE, BLACK, WOOD, STEEL = (246, 244, 238), (26, 26, 32), (112, 74, 44), (150, 154, 162)
@@ -86,7 +86,7 @@ class Canvas:
         return (np.asarray(points, float) @ self.matrix + self.center).ravel().tolist()
 
     def decal(self, points: Points, colour: Colour) -> None:
-        """A polygon of paint, seen only where the silhouette is."""
+        """A polygon of paint, visible only inside the silhouette."""
         self.colour.polygon(self.pixels(points), fill=colour)
 
     def fill(self, points: Points, colour: Colour, level: float = 0.4, dome: float = 0) -> None:
@@ -228,7 +228,7 @@ def umbrella(canvas: Canvas, rng: Generator) -> None:
 
 
 def distractor(canvas: Canvas, rng: Generator) -> None:
-    """Shaded like the kinds but not one of them, so that shading alone does not reveal a thing."""
+    """Shaded like the kinds but not one of them, so that shading alone does not identify objects."""
     paint, corners = hsv(rng, rng.random(), rng.uniform(0, 0.8), rng.uniform(0.3, 0.9)), rng.integers(3, 8)
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.4, 0.4, corners)
     shape = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(0.5, 0.95, (corners, 1))
@@ -260,7 +260,7 @@ def noise(width: int, height: int, rng: Generator, *cells: int) -> Array:
 
 
 def background(width: int, height: int, rng: Generator) -> Image.Image:
-    """A ground of two muted colours, mixed by a random pattern, with faint flat clutter."""
+    """A background of two muted colours, mixed by a random pattern, with faint flat clutter."""
     w, h = width // 2, height // 2  # enough for soft patterns, and quick
     y, x = np.mgrid[:h, :w].astype(np.float32) / h
     angle, period, horizon = rng.uniform((0, 0.08, 0.35), (np.pi, 0.3, 0.7)).astype(np.float32)
@@ -340,7 +340,7 @@ def render_scene(size: int, rng: Generator) -> tuple[Image.Image, list[Record]]:
 
 
 def write_scene(root: Path, size: int, seed: int, job: tuple[str, int]) -> tuple[Record, list[Record]]:
-    """Saves the scene of a (split, index); returns the rows of it and of its things in the COCO file."""
+    """Saves the scene of a (split, index); returns its image and annotation rows of the COCO file."""
     split, index = job
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scene, annotations = render_scene(size, rng)
@@ -351,7 +351,7 @@ def write_scene(root: Path, size: int, seed: int, job: tuple[str, int]) -> tuple
 
 
 def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 320, seed: int = 0) -> None:
-    """Writes `root`/{train,val}/*.jpg and `root`/{train,val}.json, unless they are there already.
+    """Writes `root`/{train,val}/*.jpg and `root`/{train,val}.json, unless they exist already.
 
     `size` is about the side of a scene in pixels: widths and heights differ.
     """

@@ -70,7 +70,7 @@ def _split(leaves: UInts, settings: PartitionSettings) -> tuple[UInts, Ints, Int
         split = (end - begin > settings.max_photos) | (level < settings.min_level)
         split &= level < settings.max_level
         done.append((cells[~split], begin[~split], end[~split]))
-        bit = lowest_bit(cells[split])[:, None] >> 2  # a child's
+        bit = lowest_bit(cells[split])[:, None] >> 2  # lowest bit of a child
         cells = (cells[split][:, None] + bit * np.array([-3, -1, 1, 3]).astype(np.uint64)).reshape(-1)
     ids, first, last = (np.concatenate(column) for column in zip(*done, strict=True))
     order = np.argsort(ids)
@@ -96,7 +96,7 @@ def _mean_positions(leaves: UInts, begin: Ints, end: Ints) -> tuple[Floats, Floa
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Disjoint cells in the order of their ids, each with its photos' number and mean position.
+    """Disjoint cells in the order of their ids, each with the number and mean position of its photos.
 
     ids, counts, latitude and longitude are (N,); the positions are spherical means in degrees, rounded to
     7 digits (a centimetre). `photos` counts all that the partition was made from, including dropped ones.
@@ -135,7 +135,7 @@ class Partition:
         return range_min(self.ids), range_max(self.ids)
 
     def find(self, ids: UInts) -> Ints:
-        """Index (N,) of the partition's cell around each of the cells (N,) of any level, -1 if there is none."""
+        """Index (N,) of the partition's cell that contains each of the cells (N,) of any level, -1 if there is none."""
         begin, end = self._bounds
         index = np.empty(ids.size, np.int64)
         for part in chunks(ids.size):
@@ -158,7 +158,7 @@ class Partition:
         """Reads a saved partition.
 
         Raises:
-            UserError: the file is missing, damaged or something else.
+            UserError: the file is missing, damaged or not a partition.
         """
         try:
             check_regular(Path(path))
@@ -198,7 +198,7 @@ class Partition:
 class Hierarchy:
     """Partitions of the same photos, coarse to fine, for heads whose probabilities are multiplied.
 
-    The probability of a fine cell is its own times that of the coarser cell around it in each other head.
+    The probability of a fine cell is its own times that of the coarser cell that contains it in each other head.
     With settings in order (towards finer, max_photos never rises, min_photos, min_level and max_level never
     fall) each fine cell lies in one kept cell of every coarser partition. Otherwise the coarse cell may have
     been dropped, or be smaller than the fine one, and its index is -1: that head knows nothing of the fine
@@ -220,7 +220,7 @@ class Hierarchy:
 
     @cached_property
     def parents(self) -> Ints:
-        """Index (P - 1, N), in each of the P - 1 coarser partitions, of the cell around each finest cell."""
+        """Index (P - 1, N), in each of the P - 1 coarser partitions, of the cell that contains each finest cell."""
         finest = self.partitions[-1].ids
         return np.array([p.find(finest) for p in self.partitions[:-1]], np.int64).reshape(-1, finest.size)
 

@@ -66,7 +66,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
     """
     rejects, paths, positions, total = Rejects(path), [], [], 0
-    inside = os.path.join(os.path.abspath(root), "")  # whose end is a separator, as of "/" as well
+    inside = os.path.join(os.path.abspath(root), "")  # with one separator at the end, even for "/"
     try:
         check_regular(path, None)
         images = Images(path, root)
@@ -182,7 +182,7 @@ class GeoBatch(Batch):
 
 
 def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], row: int) -> dict[str, Any]:
-    """A photo as `collate` takes it."""
+    """A photo as `collate` expects it."""
     where = {"positions": torch.from_numpy(position).float(), "cells": torch.from_numpy(cells)}
     return {"images": image, **where, "sizes": torch.tensor(size), "rows": torch.tensor(row)}
 
@@ -343,7 +343,7 @@ class GeoData(SuiteData):
         return GeoSet(places, cells, size, steps, self.keeps_images(4 * size**2 * len(places)))
 
     def view(self, split: str) -> "tuple[v2.Compose, int]":
-        """The transforms of a split's photos, and the pixels that their sides should have before them."""
+        """The transforms of a split's photos, and the minimum side in pixels to decode them at."""
         train = split == "train"
         steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
         # random crops are enlarged, so they need more pixels than the network's input has

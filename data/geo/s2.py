@@ -91,7 +91,7 @@ def _direction_exact(latitude: Floats, longitude: Floats) -> tuple[Floats, Float
 
 
 def _direction_fast(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats, Floats]:
-    """Vectors of any length in those directions, correct to some 1e-15.
+    """Vectors of any length in the same directions, correct to some 1e-15.
 
     By the tangents of the half angles, because numpy's tangent is ten times as fast as its sine and cosine.
     """
@@ -212,7 +212,7 @@ def to_tokens(ids: UInts) -> list[str]:
 
 
 def from_tokens(tokens: Sequence[str]) -> UInts:
-    """Cell ids (N,) of N tokens; UserError names the first token that is not that of a cell."""
+    """Cell ids (N,) of N tokens; UserError names the first invalid token."""
     numbers = [int(t.ljust(16, "0"), 16) if re.fullmatch("[0-9a-f]{1,16}", t) else 0 for t in tokens]
     ids = np.array(numbers, np.uint64)
     wrong = np.flatnonzero((lowest_bit(ids) & 0x1555555555555555 == 0) | (ids >> 61 > 5))
@@ -222,7 +222,7 @@ def from_tokens(tokens: Sequence[str]) -> UInts:
 
 
 def cell_vectors(ids: UInts, offset: tuple[float, float] = (0.5, 0.5)) -> Floats:
-    """Unit vectors x, y, z (3, N) of a point of cells (N,), their centres unless `offset` along i and j, 0 to 1.
+    """Unit vectors x, y, z (3, N) of a point in each cell (N,), at `offset` (0 to 1) along i and j, or its centre.
 
     Undoes _encode and _project.
     """

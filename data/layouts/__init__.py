@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from data.layouts import detection, images
 from data.layouts.folder import Folder, Layout
 
-# By the file of shared settings that the options of a family in conf/data have as default.
+# Layout finders of each family: the options in conf/data that share a file of settings, such as _detection.yaml.
 FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
     "_detection": (detection.coco, detection.voc, detection.yolo, detection.box_csv, detection.box_jsonl),
     "_classification": (images.classification,),

@@ -1,4 +1,4 @@
-"""Layouts of detection data. The data class of an option reads a folder by the same functions as its finder here."""
+"""Layouts of detection data. The data class of an option reads a folder with the same functions as its finder here."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ JSON_FOLDERS = ("annotations", "annotation", "labels", "json")
 YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 NUMBER = re.compile(r"[-+.\deE]+")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-COLUMNS = {  # of a CSV file of boxes, and what they are called
+COLUMNS = {  # of a CSV file of boxes, and their usual names
     "image": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path"),
     "class": ("class", "label", "name", "category", "class_name"),
     "xmin": ("xmin", "x_min", "x1", "left"),
@@ -99,7 +99,7 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
     """The content and path of YOLO's data.yaml in a folder; an empty dictionary and None if there is none.
 
     Raises:
-        UserError: there are several, or the one of that `name` is not such a file.
+        UserError: there are several, or the one called `name` is not such a file.
     """
     names = [name] if name else folder.files(".yaml", ".yml")
     contents = {folder.path / n: read_plain_yaml(folder.path / n) for n in names}
@@ -114,8 +114,8 @@ def yolo_yaml(folder: Folder, name: str | None = None) -> tuple[dict[str, Any], 
 
 
 def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """Folders, or lists, of the images of each split: those that data.yaml names, if they exist below `folder`, which
-    is often not the case; otherwise the folders that are there.
+    """Folders or lists of the images of each split: those that data.yaml names, if they exist below `folder` (often
+    they do not); otherwise the folders that are found.
     """
     splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
     found = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
@@ -170,8 +170,8 @@ def yolo(folder: Folder) -> Iterator[Layout]:
 
 
 def coco_files(folder: Folder) -> dict[str, str]:
-    """The settings train_json, train_images and so on of data=coco for the files of COCO's format in a folder or its
-    sub-folders. Without those of val, splits are to be drawn; a file whose images are missing has no folder of images.
+    """The settings train_json, train_images and so on of data=coco for the COCO files in a folder or its sub-folders.
+    Without a file for val, it has to be drawn from train; a file whose images are not found gets no folder of images.
 
     Raises:
         UserError: a split has several files.
@@ -187,7 +187,7 @@ def coco_files(folder: Folder) -> dict[str, str]:
 
 def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setting: str) -> dict[str, Path]:
     """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split
-    in its name. A single file is train's; empty if there is none for train. `setting` is the setting of a split's file.
+    in its name. A single file is train's; empty if there is none for train. `setting` is for errors.
 
     Raises:
         UserError: a split has several files.
@@ -204,7 +204,7 @@ def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setti
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether both ends of a JSON file look like COCO's; image_info_* has no boxes."""
+    """Whether both ends of a JSON file look like COCO's; it need not have boxes, as image_info_* has none."""
     with path.open("rb") as file:
         text = file.read(PEEK)
         file.seek(max(len(text), os.fstat(file.fileno()).st_size - PEEK))
@@ -213,7 +213,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _only(split: str, files: list[Path], setting: str) -> Path:
-    """The only file, or the one with objects by COCO's names."""
+    """The only file, or the only one named instances*, as COCO names its boxes."""
     wanted = [path for path in files if path.name.startswith("instances")] or files
     if len(wanted) > 1:
         names = " and ".join(path.name for path in wanted[:2])
@@ -230,7 +230,7 @@ def _folder_of_splits(folder: Folder) -> Path | None:
 
 
 def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
-    """The folder that has the first image that a COCO file names."""
+    """The folder with the first image that a COCO file names; otherwise the first place with any images."""
     with path.open("rb") as file:
         match = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', file.read(PEEK))
     name = json.loads(match[1]) if match else ""
@@ -252,7 +252,7 @@ def coco(folder: Folder) -> Iterator[Layout]:
 
 def csv_columns(header: Sequence[str]) -> dict[str, int]:
     """The indices of the columns in a CSV file of boxes with this `header`, by the keys of COLUMNS; without a header,
-    in the order of RetinaNet's files, which are recognised by their numbers.
+    in the order of RetinaNet's files, which are recognised by their numeric columns.
     """
     words = [word.strip().lower() for word in header]
     found = {key: next((words.index(n) for n in names if n in words), None) for key, names in COLUMNS.items()}

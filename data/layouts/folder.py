@@ -11,7 +11,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_SUFFIXES, is_hidden
 from data.splits import SPLIT_NAMES
 
-SAMPLE = 1000  # entries of a folder with the same suffix that are kept
+SAMPLE = 1000  # most entries of a folder that are kept per suffix
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file, or a link that leads nowhere; none is a pipe, which never begins, or a device."""
+    """Whether an entry is a file or a broken link, but not a device, or a pipe, on which reading would block."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:

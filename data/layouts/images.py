@@ -14,7 +14,7 @@ from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns,
 Truth = Callable[[Table, str], str | None]
 DEVKIT = "ILSVRC2012_devkit_t12"
 CLASSES = "classes.txt"  # as tasks.shards writes it
-FOLDERS = 100  # sub-folders in which images are looked for
+FOLDERS = 100  # most sub-folders that are searched for images
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
 
@@ -68,7 +68,7 @@ def identities(folder: Folder) -> Iterator[Layout]:
 
 
 def geo(folder: Folder) -> Iterator[Layout]:
-    """Shards, tables of positions, or folders of photos, whose EXIF may have them."""
+    """Shards, tables of positions, or folders of photos that may have GPS in their EXIF."""
     found = [*shards(folder, "place_shards"), *tables(folder, "places", positions)]
     if not found:
         complain(folder, positions)
@@ -95,7 +95,7 @@ def first_images(folder: Folder, depth: int = 2) -> Folder | None:
 
 
 def has_classes(folder: Folder, least: int = 2) -> bool:
-    """Whether a folder has at least `least` sub-folders with images, which may be classes by their names."""
+    """Whether a folder has at least `least` sub-folders with images, not all with names like train or images."""
     if {name.lower() for name in folder.folders} <= NO_CLASSES:
         return False
     found = (name for name, sub in folder.folders.items() if first_images(sub, 1))
@@ -103,7 +103,7 @@ def has_classes(folder: Folder, least: int = 2) -> bool:
 
 
 def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
-    """A folder of images for each class or person, with or without splits; all of it may be in one more folder."""
+    """A folder of images for each class or person, with or without splits; all may be in a single sub-folder."""
     inside, place = folder, ""
     if len(folder.folders) == 1 and not folder.images and not folder.split_folders():
         (name,) = folder.folders
@@ -124,7 +124,7 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:
-    """WebDataset's .tar files, which are named after their splits, or whose folders are."""
+    """WebDataset's .tar files, if they or their folders are named after splits."""
     patterns: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
     found = folder.files(".tar")
     for split, known in SPLIT_NAMES.items():
@@ -145,7 +145,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
 
 
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
-    """Tables, one for all splits or one for each, that name images and can be trained on by `truth`."""
+    """Tables, one for all splits or one for each, that name images and are fit for training according to `truth`."""
     fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
     by_split = {split: [name for name in fitting if split_of_table(name) == split] for split in SPLIT_NAMES}
     named = with_val({split: found[0] for split, found in by_split.items() if found})
@@ -201,7 +201,7 @@ def classes(table: Table, images: str) -> str | None:
 
 
 def attributes(table: Table, images: str) -> str | None:
-    """The error of a table without a column of yes and no."""
+    """The error of a table without a yes/no column."""
     if binary_columns(table, (images,)):
         return None
     return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"

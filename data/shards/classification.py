@@ -45,7 +45,7 @@ def box_of(record: Record) -> Box | None:
 
 
 def decode_view(record: Record, views: ImageSet, label: int | np.ndarray, box: Box | None = None) -> dict[str, Any]:
-    """A sample of a label or attributes, as an ImageSet makes them."""
+    """A sample with a label or attributes, like those of an ImageSet."""
     content = image_of(record)
     image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution, upright=box is None)
     mirror = views.flip and random.random() < 0.5
@@ -54,7 +54,7 @@ def decode_view(record: Record, views: ImageSet, label: int | np.ndarray, box: B
 
 
 def decode_image(record: Record, views: ImageSet, classes: Mapping[str, int]) -> dict[str, Any]:
-    """A sample of classification."""
+    """A classification sample."""
     name = class_of(record)
     if name not in classes:
         raise BadImage(Path(record.name), f"there is no class {name}")
@@ -71,7 +71,7 @@ class ShardClassificationData(LabelledShards, ClassificationData):
         return [class_of(record)]
 
     def build_dataset(self, split: Split) -> ImageSet:
-        """An empty set, whose settings say how images are cropped."""
+        """An empty data set, used only for its crop settings."""
         return self.image_set(split, [])
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:

@@ -22,8 +22,8 @@ from data.shards.labelled import TrainingShards
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
-RECENT = 32  # images of a reader that a mosaic is made of
-LARGEST = 1e9  # pixels of an image's side, beyond which a number is none
+RECENT = 32  # last images of a reader, of which mosaics are made
+LARGEST = 1e9  # pixels; box coordinates must be below
 
 
 def named_objects(record: Record) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class ShardDetectionData(TrainingShards, DetectionData):
         return [replace(record, image_id=i) for i, record in enumerate(found)]
 
     def build_dataset(self, split: Split) -> DetectionSet:
-        """Of train an empty set, whose settings say how its images are shown."""
+        """For train an empty data set, used only for its augmentation settings."""
         if split == "train":
             return DetectionSet([], self.resolution, self.augmentation)
         return super().build_dataset(split)

@@ -30,7 +30,7 @@ def attributes_of(record: Record) -> dict[str, int]:
 
 
 def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
-    """A sample's attributes (A,) int8, UNKNOWN where it does not give one; BadImage if it gives another."""
+    """A sample's attributes (A,) int8, UNKNOWN where absent; BadImage if one is not in `index`."""
     row = np.full(len(index), UNKNOWN, np.int8)
     for name, value in attributes_of(record).items():
         if name not in index:
@@ -45,7 +45,7 @@ def decode_face(record: Record, views: ImageSet, index: Mapping[str, int]) -> di
 
 
 class ShardFacesData(TrainingShards, FacesData):
-    """Images with a .json whose `attributes` are 1 or 0 (or -1) by their names; one that is not known is left out."""
+    """Images with a .json whose `attributes` map names to 1 or 0 (or -1), without unknown ones."""
 
     called = "attributes"
     numbered = False
@@ -63,7 +63,7 @@ class ShardFacesData(TrainingShards, FacesData):
         return dict(self.read_all(split, lambda record, path: (path, row_of(record, index))))
 
     def build_dataset(self, split: Split) -> ImageSet:
-        """Of train an empty set, whose settings say how images are cropped."""
+        """For train an empty data set, used only for its crop settings."""
         if split == "train":
             return self.image_set(split, [])
         return super().build_dataset(split)

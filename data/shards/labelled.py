@@ -13,18 +13,18 @@ from data.shards.stream import Found, ShardLoaders
 from data.tar import Record, compressed
 from data.text import read_lines
 
-DIGITS = 18  # of a class by which it is sorted: Python refuses to read numbers of thousands
+DIGITS = 18  # of a numeric class name, used to sort: Python does not parse thousands of digits
 
 
 class LabelledShards(ShardLoaders):
-    """`classes` is a file below root with the name of a class or attribute on each line, indices being those of the
-    lines; without it, shards on disk are read once for the names and the number of samples.
+    """`classes` is a file below root with one class or attribute name per line, in the order of their indices; without
+    it, shards on disk are read once for the names and the number of samples.
     """
 
-    kinds: tuple[str, ...] = ("json",)  # of a sample's files, those that name its labels
+    kinds: tuple[str, ...] = ("json",)  # kinds of a sample's files that name its labels
     least_labels = 1
     called = "classes"
-    numbered = True  # whether a sample may give the number of a label, where a file names them, in place of its name
+    numbered = True  # whether a sample may give a label's index instead of its name, if `classes` is given
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class LabelledShards(ShardLoaders):
 
     @cached_property
     def _surveyed(self) -> tuple[int, list[str]]:
-        """How many images train, and the names of their labels."""
+        """The number of training images, and the names of their labels."""
         count, names = 0, set[str]()
         for record in self.survey("train", self.kinds):
             try:
@@ -59,8 +59,8 @@ class LabelledShards(ShardLoaders):
                 "".join(found).encode()
                 names |= found
                 count += 1
-            except (BadImage, UnicodeEncodeError):  # half of a pair of surrogates is no name
-                continue  # it is reported when it is to train
+            except (BadImage, UnicodeEncodeError):  # a name with a lone surrogate cannot be encoded
+                continue  # it is reported in training
         return count, sorted(names, key=lambda name: (int(name[:DIGITS]) if name.isdecimal() else -1, name))
 
     @cached_property
@@ -80,7 +80,7 @@ class LabelledShards(ShardLoaders):
 
     @property
     def index(self) -> dict[str, int]:
-        """The index of each label by what a sample calls it."""
+        """The index of each label, by each name that a sample may give it."""
         found = {name: i for i, name in enumerate(self.labels)}
         return found | {str(i): i for i in range(len(found))} if self.classes and self.numbered else found
 
@@ -89,7 +89,7 @@ class LabelledShards(ShardLoaders):
 
 
 class TrainingShards(LabelledShards):
-    """Only training streams: val and test are read from disk, each image by its path, as their metrics want them."""
+    """Only the train split is streamed: val and test are read from disk by image path, as their metrics require."""
 
     streamed = ("train",)
 
@@ -108,7 +108,7 @@ class TrainingShards(LabelledShards):
             self.build_dataset("test")
 
     def summary(self) -> str:
-        return SuiteData.summary(self)  # without those of the stream, which a task's own would read
+        return SuiteData.summary(self)  # without counts of training samples, for which a task's own reads all shards
 
     def examples(self) -> dict[str, int]:
-        return {}  # unknown: they are read once
+        return {}  # unknown: training samples are streamed

@@ -37,7 +37,7 @@ def position_of(record: Record) -> Floats:
 
 @dataclass
 class Decoder:
-    """Makes samples of records; None of a training photo that lies in no cell."""
+    """Decodes records to samples, or to None for a training photo that lies in no cell."""
 
     hierarchy: Hierarchy
     transforms: "v2.Compose"

@@ -21,19 +21,20 @@ from data.tar import IMAGE_SUFFIXES, BadShard, Record, find_shards, read_records
 
 log = logging.getLogger(__name__)
 
-KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # of a sample's files, those that a task may read
-MOST_WAITING = 1 << 31  # bytes of the samples that a reader shuffles: of larger ones there are fewer
+KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # kinds of a sample's files that a task may read
+MOST_WAITING = 1 << 31  # most bytes in a reader's shuffle buffer, which holds fewer samples if they are large
 Decode = Callable[[Record], dict[str, Any] | None]
 Found = TypeVar("Found")
 
 
 class ShardStream(Stream):
-    """What `decode` makes of the samples of shards, except None, each with the errors before it under `bad`.
+    """The samples of shards, decoded by `decode`, without those that become None; each has the errors since the
+    previous one under `bad`.
 
     Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
-    readers, every n-th sample. With a `share` a reader yields that many samples an epoch, repeating its shards as often
-    as needed, in random order: shards are shuffled, and samples within a buffer of `shuffle`. Without, it yields all
-    samples once. The first epoch leaves out the `batches_done` that this rank has trained on already.
+    readers, every n-th sample. With a `share`, a reader yields that many samples per epoch in random order, repeating
+    its shards if needed: shards are shuffled, and samples in a buffer of size `shuffle`. Without, it yields all samples
+    once. The first epoch skips the `batches_done` that this rank has already trained on.
     """
 
     def __init__(
@@ -54,13 +55,13 @@ class ShardStream(Stream):
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
         self.share, self.shuffle = share, shuffle
-        self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process counts for itself
+        self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process has its own count
         self.batches_done = {epoch: batches_done}
         self.batch_size = batch_size
-        self.keep = keep  # bytes of shards at addresses, on disk
+        self.keep = keep  # most bytes of remote shards that are kept on disk
         self.random = random.Random()
         self.done = torch.zeros(()).share_memory_()  # share of the training when the epoch began; StreamLoader sets it
-        self.length: int | None = None  # of an epoch of all the readers of this rank
+        self.length: int | None = None  # samples per epoch of all readers of this rank
 
     def __len__(self) -> int:
         if self.length is None:
@@ -75,7 +76,7 @@ class ShardStream(Stream):
         worker, done = get_worker_info(), self.batches_done.get(epoch, 0)
         number, numbers = (worker.id, worker.num_workers) if worker else (0, 1)
         number = (number + done) % numbers  # batches come from the loader processes in turn
-        before = (done - number + numbers - 1) // numbers  # of this reader's batches
+        before = (done - number + numbers - 1) // numbers  # batches of this reader to skip
         samples = self._samples(epoch, self.rank * numbers + number, self.ranks * numbers)
         return itertools.islice(samples, before * self.batch_size, None)
 
@@ -85,7 +86,7 @@ class ShardStream(Stream):
         samples = self._decoded(reader, readers, bad)
         if self.share is not None:
             samples = itertools.islice(samples, self.share)
-        held = None  # one behind, so that a fault of the last shard is reported as well
+        held = None  # yielded one step later, so that an error at the end of the last shard is reported too
         for sample in samples:
             if held:
                 yield held
@@ -153,7 +154,7 @@ class ShardStream(Stream):
 
 
 class StreamLoader(DataLoader):
-    """Tells the readers of a ShardStream, when an epoch begins, the share of the training that is `done`."""
+    """Tells the readers of a ShardStream at the start of each epoch which share of the training is `done`."""
 
     done: Callable[[], float] = staticmethod(lambda: 0.0)
 
@@ -164,12 +165,10 @@ class StreamLoader(DataLoader):
 
 
 class ShardLoaders(SuiteData):
-    """Loaders over shards, for a class that inherits from a task's data class too. `sources` are patterns below root
-    or addresses.
-    """
+    """Mixin for a task's data class: loaders over shards. `sources` are addresses, or patterns of files below root."""
 
     sources: dict[str, Any]
-    streamed: tuple[Split, ...] = SPLITS  # the others are read by the path of each image, from disk
+    streamed: tuple[Split, ...] = SPLITS  # the other splits are read from disk by image path
 
     def __init__(
         self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
@@ -178,7 +177,7 @@ class ShardLoaders(SuiteData):
         self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
 
     def prepare(self) -> None:
-        for split in ("val", "test"):  # train's are looked for at once if something trains, and not at all otherwise
+        for split in ("val", "test"):  # `check` looks for those of train, in commands that train
             self.shards(split)
 
     def check(self) -> None:
@@ -211,7 +210,7 @@ class ShardLoaders(SuiteData):
                 log.warning("%s: %s", *error.args)
 
     def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
-        """What `read` makes of each sample of a split on disk, from its .json and the path of its image.
+        """The results of `read` for each sample of a split on disk, given its .json and the path of its image.
 
         Raises:
             UserError: a shard is not on disk, or more than the share `max_bad` of the samples cannot be used.
@@ -232,7 +231,7 @@ class ShardLoaders(SuiteData):
         if split not in self.streamed:
             return super().num_images(split)
         if split != "train":
-            return float("inf")  # unknown: they are read once
+            return float("inf")  # unknown: they are streamed
         if self.train_count:
             return self.train_count
         if any(map(is_address, self.shards("train"))):
@@ -240,7 +239,7 @@ class ShardLoaders(SuiteData):
         return self.count_train()
 
     def count_train(self) -> int:
-        """How many samples of the shards on disk train."""
+        """The number of training samples in shards on disk."""
         raise NotImplementedError("a task on shards defines count_train")
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:

@@ -75,8 +75,8 @@ def digest(rows: Sequence[Row]) -> str:
 
 
 def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str, str]]:
-    """Writes one shard; returns the files that are left out as no readable images, and why: a link in a data set may
-    lead to any file. The same rows give the same bytes.
+    """Writes one shard; returns the files that are left out, not being readable images, and why: a link in a data set
+    may lead to any file. The same rows give the same bytes.
     """
     left_out: list[tuple[str, str]] = []
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:

@@ -28,9 +28,9 @@ class DogsTask(ClassificationTask):
         threshold = self.config["task"]["drop_near_test"]
         if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
             return
-        folder = self.trainer.log_dir if self.trainer.logger else None  # else it is where the user stands
+        folder = self.trainer.log_dir if self.trainer.logger else None  # else it is the working directory
         record = Path(folder) / "drop_near_test.json" if folder else None
-        if record and record.exists():  # a resumed run: its network is no longer the one that looked
+        if record and record.exists():  # a resumed run: its network has changed since the comparison
             content = read_json(record)
             if not isinstance(content, dict) or not all(type(s) in (int, float) for s in content.values()):
                 raise UserError(f"{record} is damaged; start a new run")
@@ -43,11 +43,11 @@ class DogsTask(ClassificationTask):
                 write_json(record, {str(path): s for path, s in near.items()})
         data.leave_out(near)
         if near and isinstance(self.teacher, Cached):
-            self.check(data)  # the cache has a row for each image that trains
+            self.check(data)  # the cache has a row for each training image
         log.info("excluded %d web images as near-duplicates of test images (cosine over %g)", len(near), threshold)
 
     def drop_near_test(self, data: DogsData, threshold: float) -> dict[Path, float]:
-        """The web images whose cosine to a test image passes the threshold, by the network as it starts."""
+        """The web images whose cosine to a test image exceeds the threshold, by the initial network's features."""
         web, tests = data.web_samples(), data.samples("test")
         was_training = self.model.training
         self.model.eval()

@@ -7,7 +7,7 @@ NAMED = 40  # classes; with more of them their names would not be legible
 
 
 def confusion_figure(matrix: np.ndarray, labels: list[str]) -> Figure:
-    """Rows of a confusion matrix (C, C) as shares."""
+    """A confusion matrix (C, C), normalised by row."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12, 4 + 0.25 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")

@@ -23,7 +23,7 @@ def _classes() -> dict[str, int]:
 
 def imagenet_rows(labels: Sequence[str]) -> list[int] | None:
     """The index of each label among ImageNet's classes, by its WordNet id (n02085620, n02085620-Chihuahua) or its name;
-    None where one is none of them, or two are the same.
+    None if one is not among them, or two are the same.
     """
     rows = []
     for label in labels:

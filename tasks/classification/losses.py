@@ -1,4 +1,4 @@
-"""Losses of classification; `targets_BC` are the probabilities (B, C) that each class is right."""
+"""Losses of classification; `targets_BC` are target probabilities (B, C)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,15 +18,15 @@ def cross_entropy(logits: Tensor, targets_BC: Tensor) -> Tensor:
 def generalized_cross_entropy(logits: Tensor, targets_BC: Tensor, q: float) -> Tensor:
     """(1 - p ** q) / q (Zhang & Sabuncu 2018): cross-entropy as q -> 0, mean absolute error at q = 1.
 
-    An image that the network is sure is mislabelled pulls less than under cross-entropy.
+    Images that the network confidently considers mislabelled have less weight than in cross-entropy.
     """
-    # of the logarithm, for p ** q has no finite slope at 0
+    # from the logarithm, as the gradient of p ** q is infinite at 0
     powers = (q * logits.float().log_softmax(dim=1)).exp()
     return (targets_BC * (1 - powers) / q).sum(dim=1).mean()
 
 
 def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Divergence of the student from the teacher (Hinton et al. 2015), times T ** 2 so that its gradients keep
+    """KL divergence of the student from the teacher (Hinton et al. 2015), times T ** 2 so that its gradients keep
     their size at any temperature.
     """
     student, teacher = ((x.float() / temperature).log_softmax(dim=1) for x in (logits, teacher_logits))

@@ -20,7 +20,7 @@ class Mistake(NamedTuple):
 
 
 class Mistakes:
-    """Keeps the `count` worst of all that was added since the last `clear`."""
+    """Keeps the `count` worst mistakes added since the last `clear`."""
 
     def __init__(self, count: int = 16) -> None:
         self.count = count

@@ -10,7 +10,7 @@ from tasks.engine.model import ExportSpec, PooledNet
 
 
 class Classifier(PooledNet):
-    """Images to the logits (B, num_classes) of classes that exclude each other."""
+    """Images to the logits (B, num_classes) of mutually exclusive classes."""
 
     form = "classes"
     export_spec = ExportSpec({"probabilities": "of each class"})

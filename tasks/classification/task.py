@@ -19,7 +19,7 @@ from tasks.distill.teacher import Network
 
 log = logging.getLogger(__name__)
 
-PER_CLASS = 120  # with more classes than this, their accuracies are seen in the confusion matrix alone
+PER_CLASS = 120  # with more classes, their accuracies are only in the confusion matrix
 TOP = 5
 IMAGENET_CLASSES = 1000
 
@@ -59,8 +59,8 @@ class ClassificationTask(DistillableTask):
         return model
 
     def _use_classifier(self, model: Classifier, classifier: Mapping[str, Tensor]) -> None:
-        """Starts from the classifier that came with the weights, if the labels of the data are among its classes, which
-        are known where they are ImageNet's.
+        """Starts from the classifier that came with the weights: from the rows of the labels if it and they are
+        ImageNet's, else from all rows if there are as many as labels.
         """
         count = classifier["bias"].numel()
         rows = imagenet_rows(self.labels) if count == IMAGENET_CLASSES else None
@@ -83,7 +83,7 @@ class ClassificationTask(DistillableTask):
 
     @cached_property
     def mixer(self) -> Callable[..., Any]:
-        """Mixes a batch's images and labels, by one of the ways that the settings allow."""
+        """Mixes a batch's images and labels by MixUp or CutMix, at random if both are on."""
         from torchvision.transforms import v2
 
         kinds = ((v2.MixUp, self.config["task"]["mixup"]), (v2.CutMix, self.config["task"]["cutmix"]))

@@ -27,7 +27,7 @@ COLUMNS = (
     *("task", "data", "name", "state", "best", "metric", "primary", "madds_m", "params_m", "latency_ms"),
     *("backbone", "alpha", "rho", "resolution", "epochs", "seconds", "folder"),
 )
-# where a spreadsheet's formula may begin: in a cell, or after what some countries' spreadsheets end cells with
+# where a spreadsheet may see a formula: at the start of a cell, or after a cell separator of some locales
 FORMULA = re.compile(r"""^(?=[\t\r\n])|(^|[;|\t\r\n])(?=[\s"']*[=+\-@])""")
 MAX_IMAGES = 24  # in the page, each about 100 kB
 CAPTIONS = {"predictions.png": "truth left, prediction right", "hard_pairs.png": "the hardest pairs"}
@@ -78,14 +78,14 @@ def _figure(value: float | None, digits: int | None = None) -> str:
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
-    """A row a run; every metric that any of them has is a column."""
+    """One row per run; every metric that any run has is a column."""
     metrics = sorted({name for run in runs for name in run.metrics})
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, *map(_cell, metrics)])
     for run in runs:
         writer.writerow([*(_cell(getattr(run, c)) for c in COLUMNS), *(run.metrics.get(m) for m in metrics)])
-    with atomic_write(path) as file:  # the folder of runs may be another's, with links in it
+    with atomic_write(path) as file:  # an untrusted folder of runs may contain links
         file.write(text.getvalue().encode(errors="replace"))
 
 
@@ -110,7 +110,7 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
         dataset, found = points(task)
         published[task] = {"dataset": dataset, "points": [vars(p) for p in found]}
     content = {"runs": entries, "published": published, "date": time.strftime("%Y-%m-%d")}
-    data = json.dumps(content).replace("<", "\\u003c")  # so that no name ends the script
+    data = json.dumps(content).replace("<", "\\u003c")  # no name can close the script element
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     with atomic_write(path, "w", encoding="utf-8") as file:
         file.write(page.replace("{{data}}", data))

@@ -17,7 +17,7 @@ from tasks.engine.config import flatten
 from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
 
-UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # where a run lies says nothing about it
+UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # names and locations say nothing about a run
 
 
 def compare_pair(config: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
 
 
 def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
-    """The first validation images of a's data, (3, H, W): twice a row the truth, what a says, what b says."""
+    """A page (3, H, W) of the first validation images of a's data: truth, a and b of each, two images per row."""
     first = modules[0].config
     rows: list[list[Tensor]] = []
     for module in modules:

@@ -12,7 +12,7 @@ import yaml
 @dataclass(frozen=True)
 class Row:
     """A row of a table: metrics in %, multiply-adds and parameters in millions, None where none is printed. `run` are
-    the settings of ours that measure it, None where it is not ours; `peer` names a torchvision model that is it.
+    the settings that measure it with this suite, None if it cannot; `peer` names the same model in torchvision.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Row:
 @dataclass(frozen=True)
 class Table:
     """A table of models: `metrics` names the values as our tasks do; `data` and `classes` are what a run of ours must
-    have for its figure to stand beside the paper's.
+    have to be compared with the paper.
     """
 
     number: int
@@ -58,12 +58,12 @@ def content() -> dict[str, Any]:
 
 
 def tables() -> list[Table]:
-    """Those of models, 4 to 14."""
+    """The paper's tables of models, 4 to 14."""
     return [Table(**{**entry, "rows": [Row(**row) for row in entry["rows"]]}) for entry in content()["models"]]
 
 
 def points(task: str) -> tuple[str, list[Point]]:
-    """The data set and the models that the paper has for a task, each once; the mean where it has several values."""
+    """The data set and the models that the paper has for a task, each model once, with the mean of its values."""
     found: dict[str, Point] = {}
     dataset = ""
     for table in (t for t in tables() if t.task == task):

@@ -1,4 +1,4 @@
-"""Reads run folders, for the commands that compare them. Nothing here needs torch, so that a thousand read fast."""
+"""Reads run folders, for the commands that compare them. Nothing here needs torch, so reading a thousand is fast."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from data.text import read_plain_yaml
 from tasks.engine.names import plain_name
 from tasks.engine.parts import JOINT, tasks_of
 
-# of what a run folder says; an untrusted one may say anything
+# limits for values from a run folder, which may be untrusted
 LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200
 
 
@@ -69,7 +69,7 @@ class Run:
 
 
 def read_runs(root: str | Path) -> list[Run]:
-    """The runs below a folder, those marked that are best for their cost. A broken one says so in its state.
+    """The runs below a folder, with Pareto-optimal ones marked. A broken one has its error as state.
 
     Raises:
         UserError: there is no such folder, or no run in it.
@@ -130,13 +130,13 @@ def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
 
 
 def _regular(path: Path) -> Path:
-    """The path of a file that can be read at once: a pipe never begins, a device never ends."""
+    """The path, if it is of a regular file: reading a pipe may block, and a device may never end."""
     check_regular(path, LARGEST_FILE)
     return path
 
 
 def _fill(run: Run, content: dict[str, Any]) -> None:
-    """Takes from a metrics.json what is of the right type; ValueError, TypeError or KeyError where it is not."""
+    """Sets a run's values from a metrics.json; raises ValueError, TypeError or KeyError if one has a wrong type."""
     _settings(run, content["settings"])
     run.content = content
     run.state = "unfinished" if content["state"] == "running" else _text(content["state"])
@@ -149,7 +149,7 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
     run.latency_ms = browser_latency(run.folder) or _number(content.get("speed", {}).get("latency_ms"))
     run.seconds, run.epochs = _number(content["seconds"]), _whole(content["epoch"])
     run.resolution = _whole(content.get("resolution"))
-    # NaN and Infinity as words: in the page, whose JSON has no such numbers, they would end it for all runs
+    # NaN and Infinity as strings: the page's JSON has no such numbers, and one would break the page for all runs
     run.changed = dict(json.loads(json.dumps(content.get("changed", {})), parse_constant=str))
 
 
@@ -201,7 +201,7 @@ def _whole(value: Any) -> int | None:
 
 
 def groups(runs: Iterable[Run]) -> list[tuple[tuple[str, str], list[Run]]]:
-    """Runs by task and data set; what is not known comes last."""
+    """Runs by task and data set; unknown tasks come last."""
     ordered = sorted(runs, key=lambda r: (r.task == "?", r.group))
     return [(group, list(own)) for group, own in groupby(ordered, key=lambda r: r.group)]
 

@@ -29,7 +29,7 @@ MOST = 12  # groups in a figure
 def tradeoff(runs: Sequence[Run], path: Path | IO[bytes]) -> None:
     """Draws a row for each task and data set with finished runs, the paper's points beside ours, as a PNG.
 
-    The line joins the runs that no cheaper one equals; the others are pale.
+    The line joins the Pareto-optimal runs; the others are pale.
     """
     shown = [(group, done) for group, own in groups(runs) if (done := [r for r in own if r.finished])][:MOST]
     figure = Figure(figsize=(10, 3.4 * max(1, len(shown))), dpi=130, layout=SPACED)
@@ -45,8 +45,8 @@ def tradeoff(runs: Sequence[Run], path: Path | IO[bytes]) -> None:
 
 
 def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
-    """Notes a run of a sweep, given its metrics.json, and draws all so far: tradeoff.png and in TensorBoard. Runs that
-    end at the same time do it one after the other.
+    """Adds a run to a sweep, given its metrics.json, and plots all runs so far: as tradeoff.png and in TensorBoard. A
+    lock serializes runs that end at the same time.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -57,7 +57,7 @@ def add_to_sweep(folder: Path, content: Mapping[str, Any]) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX)
         file.write(f"{content['folder']}\n")
         file.seek(0)
-        places = [*map(Path, dict.fromkeys(file.read().splitlines()))]  # a run that was done again is there twice
+        places = [*map(Path, dict.fromkeys(file.read().splitlines()))]  # a repeated run is listed twice
         with atomic_write(path) as picture:
             tradeoff([read_run(place, place.parent) for place in places], picture)
         with SummaryWriter(str(folder)) as board, Image.open(path) as image:
@@ -91,7 +91,7 @@ def _draw(axis: Axes, task: str, runs: Sequence[Run], cost: str) -> None:
 
 
 def _label(axis: Axes, labels: Sequence[tuple[str, tuple[float, float]]]) -> None:
-    """Writes labels beside their points, the first first; those that would meet another are left out."""
+    """Writes labels beside their points, in order; those that would overlap an earlier one are left out."""
     axis.autoscale_view()
     placed: list[tuple[float, float]] = []
     for words, point in labels:

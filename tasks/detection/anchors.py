@@ -90,8 +90,8 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 def assign(anchors_A4: Tensor, boxes_BN4: Tensor, labels_BN: Tensor, threshold: float) -> Tensor:
     """For each anchor the index (B, A) of the box it is to predict, or -1 for background.
 
-    An anchor takes the box it overlaps most if that is at least `threshold`; besides, every box gets its best
-    anchor whatever their overlap (of boxes that share a best anchor, the last). Labels below 0 mark padding.
+    An anchor takes the box with the highest IoU if that is at least `threshold`; in addition, every box gets its best
+    anchor if they overlap at all (the last of several boxes with the same best anchor). Labels below 0 mark padding.
     """
     iou = box_iou(boxes_BN4, anchors_A4[None]).masked_fill_(labels_BN[..., None] < 0, -1.0)
     if iou.shape[1] == 0:

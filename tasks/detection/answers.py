@@ -12,8 +12,8 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f
 
 
 def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
-    """Boxes (N, 4), scores (N,) and labels (N,), best first, that class-wise non-maximum suppression leaves of every
-    anchor's box (A, 4) and scores (A, classes).
+    """Class-wise non-maximum suppression of all anchors' boxes (A, 4) and scores (A, classes): the remaining boxes
+    (N, 4), scores (N,) and labels (N,), best first.
     """
     boxes, scores = outputs["boxes"], outputs["scores"]
     flat = np.argsort(-scores, axis=None, kind="stable")[: settings["candidates"]]

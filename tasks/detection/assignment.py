@@ -14,10 +14,10 @@ CLASS_POWER, IOU_POWER = 1.0, 6.0  # TOOD, section 3.2
 def task_aligned(
     scores_BAC: Tensor, boxes_BA4: Tensor, points_A2: Tensor, truth_BN4: Tensor, labels_BN: Tensor, top: int
 ) -> tuple[Tensor, Tensor]:
-    """For each point the index (B, A) of its box or -1, and how well it does there (B, A), 0 where -1.
+    """For each point the index (B, A) of its box, or -1, and the quality of the match (B, A), 0 where -1.
 
     A box takes the `top` points inside it with the highest score * IoU^6 (TOOD, section 3.2; score of the box's own
-    class); a point that several boxes want goes to the one it overlaps most. The quality is that product, scaled so
+    class); a point taken by several boxes goes to the one with the highest IoU. The quality is that product, scaled so
     that the best point of a box has the box's highest IoU (equation 6). Labels below 0 mark padding.
     """
     batch, count = labels_BN.shape

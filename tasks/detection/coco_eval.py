@@ -16,15 +16,15 @@ from pycocotools.cocoeval import COCOeval
 from data.detection import Record
 
 MOST = 100  # detections of a class in an image that COCO counts
-FEWER = (1, 10)  # recall is told of so many, too
-GROUP = 20  # images evaluated as one: the library's time is per image and class
+FEWER = (1, 10)  # recall is also reported for so many
+GROUP = 20  # images evaluated as one, because the library takes time for each image and class
 SIZES = ("small", "medium", "large")
 RECALLS = (*(f"ar{count}" for count in (*FEWER, MOST)), *(f"ar_{size}" for size in SIZES))
 
 
 @dataclass
 class Table:
-    """Objects or detections of all images: boxes (N, 4) as left, top, width and height, and what belongs to each."""
+    """Objects or detections of all images: boxes (N, 4) as left, top, width and height, and their attributes (N,)."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -33,7 +33,7 @@ class Table:
     more: dict[str, np.ndarray]  # score of detections, iscrowd and ignore of objects
 
     def rows(self) -> list[dict]:
-        """As the library wants them."""
+        """In the library's format."""
         table = {
             "id": range(1, len(self.boxes) + 1),
             "image_id": (self.images // GROUP).tolist(),
@@ -45,7 +45,7 @@ class Table:
         return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
     def pairs(self) -> dict[tuple[int, int], np.ndarray]:
-        """The rows of each group of images and class."""
+        """Row indices by (group of images, class)."""
         groups, labels = self.images // GROUP, self.labels
         order = np.lexsort((labels, groups))
         ends = np.flatnonzero((np.diff(groups[order]) != 0) | (np.diff(labels[order]) != 0)) + 1
@@ -53,7 +53,7 @@ class Table:
         return {(int(groups[part[0]]), int(labels[part[0]])): part for part in parts}
 
     def best(self, count: int) -> "Table":
-        """The detections of highest score, so many of each image and class."""
+        """The `count` detections with the highest scores for each image and class."""
         order = np.lexsort((-self.more["score"], self.labels, self.images))
         new = np.diff(self.images[order], prepend=-1) != 0
         new |= np.diff(self.labels[order], prepend=-1) != 0
@@ -64,7 +64,7 @@ class Table:
 
 
 class _Evaluation(COCOeval_faster):
-    """Takes plain rows. The library's own loading costs more than the evaluation."""
+    """Takes tables, because the library's own loading takes longer than the evaluation."""
 
     def __init__(self, truth: Table, found: Table, groups: int, classes: int, all_sizes: bool = True) -> None:
         super().__init__(iouType="bbox", print_function=lambda *_: None, extra_calc=False)
@@ -85,8 +85,8 @@ class _Evaluation(COCOeval_faster):
         self._nonempty_iou_pairs = self.truth_rows.keys() & self.found_rows.keys()
 
     def computeIoU(self, imgId: int, catId: int) -> np.ndarray:
-        """Of detections, best first, and objects; 0 where they are of different images of the group. By pycocotools'
-        own arithmetic: one at a threshold would come to its other side by the last bit of another.
+        """IoU of detections, best first, with objects; 0 between different images of the group. Computed by
+        pycocotools, because a difference in the last bit can move an IoU across a threshold.
         """
         truth, found = self.truth_rows[imgId, catId], self.found_rows[imgId, catId]
         found = found[np.argsort(-self.found.more["score"][found], kind="stable")]
@@ -97,7 +97,7 @@ class _Evaluation(COCOeval_faster):
 
 
 class _Reference(COCOeval):
-    """pycocotools', which lets a crowd's flag take the place of `ignore`."""
+    """pycocotools' evaluation, which overwrites `ignore` with `iscrowd`; here difficult objects are ignored too."""
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -107,7 +107,7 @@ class _Reference(COCOeval):
 
 
 class Figures(NamedTuple):
-    """The values that COCO's figures are means of; -1 where there is no object."""
+    """The values that COCO's metrics average; -1 where there is no object."""
 
     precision: np.ndarray  # (10, 101, C, 4) at IoU 0.5:0.95, at recall 0:1, of each class, and for objects of all
     # sizes, small, medium and large ones
@@ -177,7 +177,7 @@ class CocoEvaluator:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Half a million dictionaries are a third slower to make while the garbage collector keeps looking at them."""
+    """Disables the garbage collector, which makes creating half a million dictionaries a third slower."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -188,8 +188,8 @@ def _no_collection() -> Iterator[None]:
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:
-    """Left, top, width and height of boxes (N, 4) xyxy. Sides are rounded to twelve decimals, more than files have: the
-    difference of two corners is not quite the side that made one from the other.
+    """Left, top, width and height of boxes (N, 4) xyxy. Sides are rounded to twelve decimals, more than files have, to
+    undo the rounding error of right = left + width.
     """
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).round(12)], axis=1)
 
@@ -227,8 +227,8 @@ def average(precision: np.ndarray) -> float:
 
 
 def summary(figures: Figures, labels: Sequence[str]) -> dict[str, float]:
-    """COCO's twelve figures: AP over IoU 0.5:0.95, AP50, AP75, AP by size, average recall of 1, 10 and 100 detections
-    an image, and of 100 by size; and `ap/<label>`, `ap50/<label>`. 0..1, -1 without objects.
+    """COCO's twelve metrics: AP over IoU 0.5:0.95, AP50, AP75, AP by size, average recall with 1, 10 and 100 detections
+    per image, and with 100 by size; and `ap/<label>`, `ap50/<label>`. 0..1, -1 without objects.
     """
     precision, recall = figures
     metrics = {

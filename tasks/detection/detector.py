@@ -13,7 +13,7 @@ from tasks.engine.model import ExportSpec, Model
 
 
 class Detections(NamedTuple):
-    """The best detections of each image, highest score first; rows past an image's last have score 0."""
+    """The best detections of each image, highest score first; unused rows have score 0."""
 
     boxes: Tensor  # (B, K, 4) xyxy pixels of the input
     scores: Tensor  # (B, K)
@@ -57,7 +57,7 @@ class Detector(Model):
         raise NotImplementedError("a detector defines loss")
 
     def class_logits(self, outputs: Any) -> Tensor:
-        """Logits (B, A, num_classes) of the objects' classes, from what forward gave."""
+        """Logits (B, A, num_classes) of the objects' classes, from the outputs of `forward`."""
         raise NotImplementedError("a detector defines class_logits")
 
     def decode_boxes_at(self, outputs: Any, index_BK: Tensor) -> Tensor:
@@ -87,14 +87,14 @@ class Detector(Model):
         """
         _, anchors, classes = logits_BAC.shape
         count = min(self.candidates, anchors * classes)
-        # none is of another box than the `count` boxes whose best class scores highest: the rest need not be sorted
+        # all pairs are of the `count` boxes whose best class scores highest, so the others need not be sorted
         boxes_BN = logits_BAC.amax(dim=2).topk(min(count, anchors)).indices
         logits_BNC = logits_BAC.gather(1, boxes_BN[..., None].expand(-1, -1, classes)).float()
         logits_BK, flat_BK = logits_BNC.flatten(1).topk(count)
         return logits_BK.sigmoid(), boxes_BN.gather(1, flat_BK // classes), flat_BK % classes
 
     def apply_nms(self, boxes_BK4: Tensor, scores_BK: Tensor, labels_BK: Tensor) -> dict[str, Tensor]:
-        """The fields of Detections that class-wise suppression leaves of the candidates, of fixed shapes."""
+        """The fields of Detections after class-wise NMS of the candidates, with fixed shapes."""
         own_BCK = labels_BK[:, None] == torch.arange(self.num_classes, device=labels_BK.device)[:, None]
         apart_BCK = torch.where(own_BCK, scores_BK[:, None], 0.0)
         scores_BK = scores_BK * nms_mask(boxes_BK4, apart_BCK, self.nms_iou, self.score_threshold)
@@ -104,7 +104,7 @@ class Detector(Model):
         return {"boxes": boxes * some[..., None], "scores": scores, "labels": labels * some}
 
     def from_export(self, outputs: dict[str, Tensor]) -> Detections:
-        """The detections from what `export_forward` gave."""
+        """The detections from the outputs of `export_forward`."""
         if "labels" in outputs:
             return Detections(outputs["boxes"], outputs["scores"], outputs["labels"])
         result = self.empty(len(outputs["boxes"]), outputs["boxes"])
@@ -115,7 +115,7 @@ class Detector(Model):
         return result
 
     def anchor_boxes(self) -> Tensor | None:
-        """The anchors (A, 4), xyxy input pixels, of a detector that has some."""
+        """The anchors (A, 4), xyxy input pixels; None if the detector has none."""
         return None
 
     def nms_settings(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Detector(Model):
         return {name: getattr(self, name) for name in names}
 
     def empty(self, batch: int, like: Tensor) -> Detections:
-        """No detections, of a batch of images."""
+        """Empty detections for a batch of images."""
         return Detections(
             like.new_zeros(batch, self.max_detections, 4, dtype=torch.float32),
             like.new_zeros(batch, self.max_detections, dtype=torch.float32),

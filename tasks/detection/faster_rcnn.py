@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015) in the form of the MobileNets paper's Table 13, of torchvision's modules."""
+"""Faster R-CNN (Ren et al. 2015) as in the MobileNets paper's Table 13, built from torchvision's modules."""
 
 from math import log2
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from torchvision.models.detection.roi_heads import RoIHeads
     from torchvision.models.detection.rpn import RegionProposalNetwork
 
-ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # of the input's; TF's sides at 600 px
+ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # shares of the input's side; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
 CROP = 14
-CANDIDATES = 2000  # (box, class) pairs of an image that enter an exported file's last suppression
+CANDIDATES = 2000  # (box, class) pairs of an image that enter the final NMS of an exported file
 
 
 class ProposalHead(nn.Module):
-    """3 x 3 convolution, then for each anchor two scores (as in TF, one is background's) and four deltas."""
+    """3 x 3 convolution, then for each anchor two scores (as in TF, one is for background) and four deltas."""
 
     def __init__(self, channels: int, depth: int, anchors: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ProposalHead(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hidden = [self.conv(x).relu() for x in maps]
-        # The softmax of two scores is the sigmoid of their difference, which torchvision wants.
+        # The softmax of two scores is the sigmoid of their difference, which torchvision expects.
         pairs = [self.scores(x).float().unflatten(1, (-1, 2)) for x in hidden]
         return [pair[:, :, 1] - pair[:, :, 0] for pair in pairs], [self.deltas(x).float() for x in hidden]
 
@@ -62,7 +62,7 @@ class RoIAlign(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Blocks 12 and 13 run on each proposal's crop, and averaged: (P, C, 14, 14) to (P, D)."""
+    """The last blocks (MobileNetV1's 12 and 13) on each proposal's crop, average-pooled: (P, C, 14, 14) to (P, D)."""
 
     def __init__(self, blocks: nn.Module) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class FasterRCNN(Detector):
 
     strides = (16,)
     has_whole_backbone = False
-    phone_format = "onnx"  # which alone has suppression between the stages
+    phone_format = "onnx"  # the only format with NMS between the stages
 
     def __init__(
         self,
@@ -111,13 +111,13 @@ class FasterRCNN(Detector):
             last = backbone.taps[-1] + 1
             tail, depth = nn.Sequential(*backbone.blocks[last:]), backbone.depths[-1]
             backbone.blocks = backbone.blocks[:last]
-        else:  # the same form, untrained, behind a backbone that does not come apart
+        else:  # for a backbone that cannot be split: untrained layers of the same form
             depth = 2 * channels
             tail = nn.Sequential(separable(channels, depth, 2), separable(depth, depth))
         sides = [resolution * side for side in ANCHOR_SIDES]
         self.register_buffer("anchors", region_anchors(size, resolution // size, sides, RATIOS), persistent=False)
         self.anchors: Tensor
-        # by the names that torchvision's modules have for them
+        # named as in torchvision's modules
         self.rpn = nn.ModuleDict({"head": ProposalHead(channels, 512, len(sides) * len(RATIOS))})
         box_predictor = BoxPredictor(depth, num_classes)
         self.roi_heads = nn.ModuleDict(
@@ -125,8 +125,8 @@ class FasterRCNN(Detector):
         )
 
     def stages(self, score_threshold: float = 0.01) -> "tuple[RegionProposalNetwork, RoIHeads]":
-        """torchvision's modules around our layers. They are made where they are used: importing torchvision takes as
-        long as importing torch, and who counts layers has no use for it.
+        """torchvision's modules around our layers. They are created on use: importing torchvision takes as long as
+        importing torch, and counting multiply-adds does not need it.
         """
         from torchvision.models.detection.roi_heads import RoIHeads
         from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -153,7 +153,7 @@ class FasterRCNN(Detector):
             nms_thresh=self.nms_iou,
             detections_per_img=self.max_detections,
         )
-        first.training = second.training = self.training  # not `train()`, which the layers have had
+        first.training = second.training = self.training  # not `train()`: the layers' mode is set already
         return first, second
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class FasterRCNN(Detector):
         maps = self(images)
         boxes_BP4, valid_BP = self._proposals(maps)
         scores_NC, boxes_NC4 = self._second_stage(maps, boxes_BP4)
-        batch = maps.shape[0]  # len() would fix it
+        batch = maps.shape[0]  # len() would make it a constant
         boxes_BK4, scores_BK = boxes_NC4.reshape(batch, -1, 4), scores_NC.reshape(batch, -1)
         valid_BK = valid_BP[..., None].expand(-1, -1, self.num_classes).flatten(1) & self._large(boxes_BK4, 1e-2)
         scores_BK, order_BK = (scores_BK * valid_BK).topk(min(CANDIDATES, scores_BK.shape[1]))
@@ -178,7 +178,7 @@ class FasterRCNN(Detector):
         return self.apply_nms(boxes_BK4, scores_BK, order_BK % self.num_classes)
 
     def _proposals(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, P, 4), and which of them (B, P) are there."""
+        """Boxes (B, P, 4), and which of them (B, P) are valid."""
         first, _ = self.stages()
         (logits,), (deltas,) = first.head([maps])
         batch, cell = maps.shape[0], logits.shape[1]
@@ -207,7 +207,7 @@ class FasterRCNN(Detector):
         return (boxes[..., 2:] - boxes[..., :2] >= side).all(dim=-1)
 
     def run_all_layers(self, images: Tensor) -> None:
-        """With as many crops as there are proposals."""
+        """Runs both stages, the second on as many crops as there are proposals."""
         features = self(images)
         self.rpn["head"]([features])
         crops = features.new_zeros(self.proposals * len(images), features.shape[1], CROP, CROP)
@@ -217,9 +217,9 @@ class FasterRCNN(Detector):
         from torchvision.models.detection.image_list import ImageList
 
         sizes = [(self.resolution, self.resolution)] * len(outputs)
-        if not torch.is_autocast_enabled(outputs.device.type):  # which the maps were made in, it may be
+        if not torch.is_autocast_enabled(outputs.device.type):  # the maps may come from autocast
             outputs = outputs.float()
-        return {"0": outputs}, ImageList(outputs, sizes), sizes  # whose sizes alone are read
+        return {"0": outputs}, ImageList(outputs, sizes), sizes  # only the images' sizes are read
 
     def loss(self, outputs: Tensor, boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
         """Losses of both stages, each averaged over its sampled anchors or proposals."""

@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 
 from tasks.detection.coco_eval import average
 
-NAMED = 12  # classes with a curve and a name of their own; of more, the best and the worst
+NAMED = 12  # classes that are drawn; of more, only the best and the worst
 
 
 def precision_recall(precision: np.ndarray, labels: list[str]) -> Figure:
-    """Curves at IoU 0.5 and, thinner, at 0.75, of precision (10, 101, C, 4) as Figures has it."""
+    """Curves at IoU 0.5 and, thinner, at 0.75, of precision (10, 101, C, 4) as in `coco_eval.Figures`."""
     ap50 = [average(precision[0, :, i, 0]) for i in range(len(labels))]
     shown = [i for i in np.argsort(ap50, kind="stable")[::-1].tolist() if ap50[i] >= 0]
     if len(shown) > NAMED:

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from backbones.base import Foldable
 from backbones.mobilenet_v1 import ConvNormAct
 
-PRIOR = log(0.01 / 0.99)  # RetinaNet, section 4.1: rare objects do not swamp the first steps
+PRIOR = log(0.01 / 0.99)  # RetinaNet, section 4.1: so that background does not dominate the first steps
 
 
 def per_anchor(x: Tensor, columns: int) -> Tensor:
-    """(B, anchors * columns, H, W) to (B, H * W * anchors, columns); free in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)  # len() would fix the batch of an export
+    """(B, anchors * columns, H, W) to (B, H * W * anchors, columns); without a copy in channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)  # len() would make an export's batch size constant
 
 
 def predictor(inputs: int, outputs: int, kernel: int = 1, bias: float = 0.0) -> nn.Conv2d:
-    """A last layer, near zero plus its bias."""
+    """A last layer, whose outputs are initially near `bias`."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     nn.init.normal_(layer.weight, std=0.01)
     assert layer.bias is not None
@@ -27,7 +27,7 @@ def predictor(inputs: int, outputs: int, kernel: int = 1, bias: float = 0.0) -> 
 
 
 class MapHeads(nn.Module):
-    """Predictors of its own for each map: 1 x 1, or depthwise 3 x 3 and 1 x 1 (SSDLite)."""
+    """A separate predictor for each map: 1 x 1, or depthwise 3 x 3 and 1 x 1 (SSDLite)."""
 
     def __init__(
         self, channels: Sequence[int], anchors: Sequence[int], columns: int, depthwise: bool, bias: float = 0.0
@@ -45,8 +45,8 @@ class MapHeads(nn.Module):
 
 
 class Affine(nn.Module):
-    """What a normalization does when it infers; exporters fold one that is called so into the convolution before it,
-    and into a shared one again and again.
+    """A batch normalization at inference, as plain arithmetic: exporters would fold a BatchNorm2d into the convolution
+    before it, and into a shared convolution once for each map.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -62,7 +62,7 @@ class Affine(nn.Module):
 
 
 class SharedTower(Foldable, nn.Module):
-    """One tower of 3 x 3 convolutions for all maps, with normalization of its own for each (TF's FPN recipe)."""
+    """One tower of 3 x 3 convolutions for all maps, with separate normalization for each map (as in TF's FPN)."""
 
     def __init__(self, depth: int, layers: int, maps: int, anchors: int, columns: int, bias: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Losses of the SSD family, summed over a batch; shapes (B, A, ...) as in anchors.py."""
+"""Losses of detectors, summed over a batch unless a shape is given; shapes (B, A, ...) as in anchors.py."""
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ def hard_negative_cross_entropy(logits: Tensor, classes_BA: Tensor, ratio: float
 
 
 def varifocal(logits: Tensor, targets: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
-    """Varifocal loss (Zhang et al. 2021): cross-entropy against the quality (0 where it is another class), weighted
-    by that quality where positive and by alpha * p^gamma where not. Both (B, A, C).
+    """Varifocal loss (Zhang et al. 2021): cross-entropy with the quality as target (0 for other classes), weighted by
+    this quality for positives and by alpha * p^gamma for negatives. Logits and targets are (B, A, C).
     """
     weight = alpha * logits.detach().sigmoid().pow(gamma) * (targets == 0) + targets
     return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")

@@ -17,7 +17,7 @@ def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Extras(nn.Module):
-    """SSD's additional maps, each of half the side before: 1 x 1 to half the depth, then 3 x 3 at stride 2."""
+    """SSD's additional maps, each half as large as the last: 1 x 1 to half the depth, then 3 x 3 at stride 2."""
 
     def __init__(self, channels: Sequence[int], width: float, depthwise: bool = False) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class PathAggregation(nn.Module):
             fused.insert(0, join(torch.cat([x, larger], dim=1)))
         results = [fused[0]]
         for x, halve, join in zip(fused[1:], self.halve, self.up, strict=True):
-            # (a network without padding has maps that are not just half as large)
+            # (without padding, a map is not exactly half as large as the one before)
             smaller = F.interpolate(halve(results[-1]), size=x.shape[-2:])
             results.append(join(torch.cat([smaller, x], dim=1)))
         results.append(self.coarser(results[-1]))

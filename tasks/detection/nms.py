@@ -6,7 +6,7 @@ from torch import Tensor
 
 @torch.library.custom_op("mobilenets::nms_mask", mutates_args=())
 def nms_mask(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
-    """1 where class-wise suppression leaves a box and 0 elsewhere, (B, N) float.
+    """1 for each box that class-wise NMS keeps, else 0, (B, N) float.
 
     Boxes (B, N, 4) are xyxy; scores (B, C, N) are above `threshold` in one class at most for each box.
     """

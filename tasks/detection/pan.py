@@ -1,4 +1,4 @@
-"""An anchor-free detector of light parts, after NanoDet-Plus and PicoDet (Yu et al. 2021, arXiv 2111.00902)."""
+"""A lightweight anchor-free detector, after NanoDet-Plus and PicoDet (Yu et al. 2021, arXiv 2111.00902)."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ BINS = 8  # of a side's distance, in strides 0 to 7 (Generalized Focal Loss, arX
 
 
 class PAN(Detector):
-    """One point a cell at strides 8 to 64, on a depthwise path-aggregation neck.
+    """One point per cell at strides 8 to 64, on a depthwise path-aggregation neck.
 
     Each point gives class logits and, for the four sides, a distribution over BINS distances. Points are assigned by
-    task alignment (TOOD, arXiv 2108.07755) and trained by varifocal, GIoU and distribution focal losses.
+    task alignment (TOOD, arXiv 2108.07755) and trained with varifocal, GIoU and distribution focal losses.
     """
 
     strides = (8, 16, 32)
@@ -79,7 +79,7 @@ class PAN(Detector):
         return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
     def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:
-        """Varifocal, GIoU and distribution focal losses, per unit of alignment."""
+        """Varifocal, GIoU and distribution focal losses, divided by the total alignment quality."""
         from torchvision.ops import generalized_box_iou_loss
 
         sides, logits = (output.float() for output in outputs)

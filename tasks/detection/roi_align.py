@@ -1,19 +1,19 @@
-"""RoIAlign (He et al. 2017, arXiv 1703.06870) as two products of matrices.
+"""RoIAlign (He et al. 2017, arXiv 1703.06870) as two matrix products.
 
-Bilinear samples are a weighted sum over rows and then over columns, so that all crops of an image are one dense product
-and a batch of small ones, which run at the processor's full rate and whose gradient is two more. torchvision's kernel
-adds its gradient pixel by pixel on one thread: that alone is half of a training step (BENCHMARKS.md).
+Bilinear sampling is a weighted sum over rows and then over columns, so that all crops of an image are one dense product
+and a batch of small ones, which run at the processor's full speed, as do the products of their gradients. torchvision's
+kernel adds its gradient pixel by pixel on one thread: that alone takes half of a training step (BENCHMARKS.md).
 """
 
 import torch
 from torch import Tensor
 
-SAMPLES = 2  # of each axis of a cell
+SAMPLES = 2  # per axis of a cell
 
 
 def roi_align(maps: Tensor, boxes_BP4: Tensor, size: int, scale: float) -> Tensor:
-    """Crops (B * P, C, size, size), in channels_last, of maps (B, C, H, W) at xyxy boxes, of which `scale` makes map
-    pixels: torchvision.ops.roi_align with two samples of each axis, in the maps' precision.
+    """Crops (B * P, C, size, size), in channels_last, of maps (B, C, H, W) at xyxy boxes, which `scale` converts to map
+    pixels: torchvision.ops.roi_align with two samples per axis, in the maps' precision.
     """
     channels, height, width = maps.shape[1:]
     left, top, right, bottom = (boxes_BP4 * scale).unbind(dim=-1)
@@ -25,7 +25,7 @@ def roi_align(maps: Tensor, boxes_BP4: Tensor, size: int, scale: float) -> Tenso
 
 
 def _weights(low: Tensor, high: Tensor, size: int, pixels: int) -> Tensor:
-    """The share (..., size, pixels) that each pixel of an axis has in each of `size` cells from `low` to `high`."""
+    """The weight (..., size, pixels) of each pixel along an axis in each of `size` cells from `low` to `high`."""
     steps = (torch.arange(SAMPLES * size, device=low.device) + 0.5) / (SAMPLES * size)
     at = low[..., None] + (high - low).clamp(min=1)[..., None] * steps
     inside = (at >= -1) & (at <= pixels)

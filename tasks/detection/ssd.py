@@ -1,4 +1,4 @@
-"""The SSD family: detectors that classify and shift anchors. Each is a choice of neck, heads and anchors."""
+"""The SSD family: detectors that classify and refine anchors. Each is a choice of neck, heads and anchors."""
 
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from tasks.detection.necks import FPN, Extras
 class AnchorDetector(Detector):
     """Backbone, neck and two heads over anchors.
 
-    Outputs are num_classes + 1 columns an anchor: as in TF, column 0 is background. `loss` is "focal" (Lin et al.
-    2017; background is the absence of all classes) or "hard_negative" (SSD, section 2.2; `negative_ratio` negatives
-    a positive, background is a class).
+    The class head has num_classes + 1 outputs per anchor: as in TF, the first is background. `loss` is "focal" (Lin et
+    al. 2017; background is the absence of all classes) or "hard_negative" (SSD, section 2.2; `negative_ratio` negatives
+    per positive, background is a class).
     """
 
     anchors: Tensor
@@ -58,7 +58,7 @@ class AnchorDetector(Detector):
         index_BA = assign(self.anchors, boxes_BN4, labels_BN, self.match_iou)
         positive_BA = index_BA >= 0
         count = positive_BA.sum().clamp(min=1)
-        if boxes_BN4.shape[1] == 0:  # a batch of negatives alone
+        if boxes_BN4.shape[1] == 0:  # no image of the batch has a box
             boxes_BN4, labels_BN = boxes_BN4.new_zeros(len(boxes_BN4), 1, 4), labels_BN.new_zeros(len(labels_BN), 1)
         nearest_BA = index_BA.clamp(min=0)
         boxes_BA4 = boxes_BN4.gather(1, nearest_BA[..., None].expand(-1, -1, 4))
@@ -96,7 +96,7 @@ def map_sizes(backbone: Backbone, resolution: int, count: int) -> list[int]:
 
 
 class SSD(AnchorDetector):
-    """SSD (Liu et al. 2016) in the form of TF's ssd_mobilenet_v1: two maps of the backbone and four of its own."""
+    """SSD (Liu et al. 2016) in the form of TF's ssd_mobilenet_v1: two maps of the backbone and four extra ones."""
 
     strides = (16, 32)
     depthwise = False
@@ -124,7 +124,7 @@ class SSDLite(SSD):
 
 
 class SSDFPN(AnchorDetector):
-    """TF's ssd_mobilenet_v1_fpn: a feature pyramid at strides 8 to 128 under shared towers (RetinaNet's form)."""
+    """TF's ssd_mobilenet_v1_fpn: a feature pyramid at strides 8 to 128 with shared towers (as in RetinaNet)."""
 
     strides = (8, 16, 32)
 

@@ -26,7 +26,7 @@ class DetectionTask(TaskModule):
     published_classes = 90  # COCO's category ids, as the paper counts them
     model: Detector
 
-    precision: np.ndarray | None = None  # as Figures has it, of the last evaluation
+    precision: np.ndarray | None = None  # of the last evaluation, as in `coco_eval.Figures`
 
     def build_metrics(self) -> None:
         from tasks.detection.coco_eval import CocoEvaluator
@@ -67,7 +67,7 @@ class DetectionTask(TaskModule):
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
     def detect(self, images: Tensor, sizes: Tensor) -> Detections:
-        """Detections in pixels of the files, whose (height, width) `sizes` (B, 2) are."""
+        """Detections in pixels of the files; `sizes` (B, 2) are the files' (height, width)."""
         found = Detections(**self.named_outputs(images))
         scale = sizes.flip(1).repeat(1, 2) / self.resolution
         return found._replace(boxes=found.boxes * scale[:, None])

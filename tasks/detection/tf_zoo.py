@@ -1,4 +1,4 @@
-"""Weights of the TensorFlow detection zoo's ssd_mobilenet_v1 models, trained on COCO, as it publishes them."""
+"""Reads the ssd_mobilenet_v1 models of the TensorFlow detection zoo, trained on COCO, from its own files."""
 
 import itertools
 import logging
@@ -30,8 +30,8 @@ PUBLISHED = {
 }
 GRAPH = "frozen_inference_graph.pb"
 MAX_BYTES = 300_000_000
-MOST_VALUES, MOST_OF_ALL = 10_000_000, 50_000_000  # of a tensor, and of all
-FLOAT = 1  # of TensorFlow's data types
+MOST_VALUES, MOST_OF_ALL = 10_000_000, 50_000_000  # values of a tensor, and of all tensors
+FLOAT = 1  # TensorFlow's DT_FLOAT
 VARIABLE = re.compile(r"FeatureExtractor/|BoxPredictor_\d/")
 COLUMNS = 91  # COCO's category ids, which leave some out, and 0 for background
 PREDICTORS = {
@@ -57,10 +57,10 @@ def layers() -> Iterator[tuple[str, str]]:
 
 
 def published(alpha: float) -> str:
-    """The zoo's address of the SSD of a width.
+    """The file name of the zoo's SSD for a width.
 
     Raises:
-        UserError: it has none.
+        UserError: the zoo has none.
     """
     if alpha not in PUBLISHED:
         raise UserError(f"ckpt=coco: the zoo has backbone.alpha {sorted(PUBLISHED)}, not {alpha}")
@@ -77,7 +77,7 @@ def fetch_coco(alpha: float) -> Path:
 
 
 def read_graph(path: Path) -> dict[str, np.ndarray]:
-    """The constants of a frozen graph, by name: of a .pb file, or of the one in an archive as the zoo publishes it.
+    """The weights in a frozen graph, by name, from a .pb file or from the one in the zoo's archive.
 
     Raises:
         UserError: it cannot be read, or is too large.
@@ -98,8 +98,8 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
 
 
 def _plausible(name: str, tensor: Any) -> bool:
-    """Whether a constant is one that is used: float32, of the dimensions that its name says, and no larger than any;
-    a shape of some bytes may announce terabytes.
+    """Whether a constant can be a weight: float32, with as many dimensions as its name implies, and not too large; a
+    few bytes can declare a shape of terabytes.
     """
     sides = [dim.size for dim in tensor.tensor_shape.dim]
     wanted = 4 if name.endswith("weights") else 1
@@ -107,7 +107,7 @@ def _plausible(name: str, tensor: Any) -> bool:
 
 
 def _values(tensor: Any) -> int:
-    """How many a constant announces, of which it may give one for all."""
+    """The number of values in a constant's declared shape; the file may store one value for all."""
     return math.prod(dim.size for dim in tensor.tensor_shape.dim)
 
 
@@ -130,8 +130,8 @@ def _graph_bytes(path: Path) -> bytes:
 
 def read_tf_zoo(path: Path, labels: Sequence[str], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an ssd_mobilenet_v1 as the zoo publishes it (tar.gz or .pb), under the names of a task's state
-    dict. Class predictors keep the rows of those `labels` that COCO has by the same name, said in one line; the others
-    are those of `fresh`, the state dict of the new model.
+    dict. Class predictors take COCO's rows for those `labels` that COCO has by the same name (a log line counts them);
+    the others are from `fresh`, the state dict of the new model.
 
     Raises:
         UserError: it cannot be read, or holds no such variables.
@@ -158,7 +158,7 @@ def read_tf_zoo(path: Path, labels: Sequence[str], fresh: Mapping[str, Tensor]) 
         if theirs == "ClassPredictor" and name in fresh:
             own = fresh[name]
             if len(tensor) * (1 + len(labels)) != len(own) * COLUMNS or tensor.shape[1:] != own.shape[1:]:
-                continue  # of another network
+                continue  # another network
             tensor = _chosen(tensor, rows, own)
         state[name] = tensor
     kept = [label for label, row in zip(labels, rows, strict=True) if row is not None]

@@ -17,11 +17,11 @@ from tasks.distill.teacher import Teacher
 class Cached(Teacher):
     """Runs `teacher` once on each view of each image, in this run or an earlier one.
 
-    The answers lie in one memory-mapped file (N, V, C + 1) float32 for N images of V views, whose last column is 1
-    where the others are known. Its name changes with the teacher, the images and how they are looked at.
+    The outputs are stored in one memory-mapped file (N, V, C + 1) float32 for N images of V views; its last column is 1
+    where the others are known. Its name changes with the teacher, the images and their preprocessing.
 
     Raises:
-        UserError: the views are endless, or the file cannot be written or is damaged.
+        UserError: the number of views is not fixed, or the file cannot be written or is damaged.
     """
 
     def __init__(self, teacher: Teacher, folder: Path, dataset: ImageSet, outputs: int) -> None:
@@ -33,7 +33,7 @@ class Cached(Teacher):
         self.path = folder / f"{name}.npy"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(folder):  # processes that begin together map the same file
+            with folder_lock(folder):  # processes that start together map the same file
                 if not self.path.exists():
                     partial = folder / f".{name}.{os.getpid()}.part"
                     try:
@@ -64,5 +64,5 @@ class Cached(Teacher):
             chosen = images[torch.from_numpy(missing).to(images.device)]
             answers = self.teacher(chosen).float().cpu().numpy()
             self.known[rows[missing], views[missing], :-1] = answers
-            self.known[rows[missing], views[missing], -1] = 1  # after the answers, so that none is taken for known
+            self.known[rows[missing], views[missing], -1] = 1  # last, so that no missing output is taken for known
         return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)

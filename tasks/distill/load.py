@@ -1,4 +1,4 @@
-"""Finds the teacher that a configuration names."""
+"""Loads the teacher that a configuration names."""
 
 import csv
 import hashlib
@@ -34,13 +34,13 @@ NORMALIZATIONS = {
 def load_teacher(
     source: str, labels: Sequence[str], student: PooledNet, resolution: int, normalization: str | None = None
 ) -> Teacher:
-    """A teacher for a student of these labels, in this order, who sees `resolution` pixels: an .onnx file, a .csv or
-    .npz table of outputs, a checkpoint or run folder of ours, or a timm name (also local-dir:<folder>, hf-hub:<name>).
+    """A teacher for a student with these labels, in this order, at `resolution` pixels: an .onnx file, a .csv or .npz
+    table of outputs, a checkpoint or run folder of ours, or a timm name (also local-dir:<folder>, hf-hub:<name>).
 
     `normalization` is what an .onnx file of float input expects: "student", or one of `NORMALIZATIONS`.
 
     Raises:
-        UserError: it cannot be obtained, knows other classes or sizes, or nobody says what it expects.
+        UserError: it cannot be loaded, has other classes or sizes, or its normalization is unknown.
     """
     if source.endswith((".csv", ".npz")):
         teacher, count = _from_table(Path(source), labels, student.form)
@@ -164,7 +164,7 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
 
 
 def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher, int]:
-    """Probabilities or embeddings; the columns may come in any order where they have names."""
+    """Probabilities or embeddings; columns with names may be in any order."""
     files, names, values = _read_table(path)
     if form != "embedding" and names:
         if missing := [label for label in labels if label not in names]:
@@ -186,7 +186,7 @@ def _strange(values: np.ndarray) -> float:
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Names of images, names of columns (none where the table has none), and values (N, C)."""
+    """Names of images, names of columns (empty if the table has none), and values (N, C)."""
     try:
         check_regular(path, None)
         if path.suffix == ".npz":
@@ -216,7 +216,7 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
     """The teacher that a task's configuration names, for training on this data, behind its cache if it has one.
 
     Raises:
-        UserError: only a file names it, or as `load_teacher`.
+        UserError: only a checkpoint names it, or as `load_teacher`.
     """
     settings, labels, student = module.config, module.labels, module.model
     assert isinstance(student, PooledNet)

@@ -1,7 +1,7 @@
 """Teachers for distillation; they are neither trained nor saved.
 
-What a teacher says of an image are its outputs (C,), as the student's own: logits of classes or of attributes, or an
-embedding of length 1. The student's `form` names which.
+For an image, a teacher gives outputs (C,) of the same kind as the student: logits of classes or of attributes, or an
+embedding of length 1. The student's `form` says which.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Outputs = Callable[[Tensor], Tensor]
 
 
 class Teacher:
-    """Returns outputs (B, C) float32 of RGB (B, 3, H, W) in 0..255, which are views of the batch's images.
+    """Returns outputs (B, C) float32 for views of the batch's images, RGB (B, 3, H, W) in 0..255.
 
     It is not an nn.Module, so that checkpoints leave it out, and copies of a task share it.
     """
@@ -38,12 +38,12 @@ class Teacher:
         raise NotImplementedError("a teacher answers")
 
     def identity(self) -> str:
-        """A text that changes with anything that its outputs depend on."""
+        """A string that changes with anything that its outputs depend on."""
         raise NotImplementedError("a teacher has an identity")
 
 
 class Network(Teacher):
-    """A network, or a function for one outside of torch; `source` says what its outputs depend on."""
+    """A network, or a function for one outside torch; `source` says what its outputs depend on besides weights."""
 
     def __init__(self, outputs: Outputs, source: str, network: nn.Module | None = None) -> None:
         self.outputs, self.source, self.network = outputs, source, network
@@ -64,8 +64,8 @@ class Network(Teacher):
 
 
 class Table(Teacher):
-    """Outputs computed beforehand, one row for each image, whatever the view. Rows are found by the last parts of a
-    image's path, as many as the table's names have.
+    """Precomputed outputs, one row for each image, whatever the view. Rows are found by the last parts of an image's
+    path, as many as the table's names have.
     """
 
     by_view = False

@@ -28,8 +28,8 @@ class EmbeddingResult(Result):
 
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
-        """A vector (D,) of length 1: inner products say how alike two faces are. No verdict whether two images show
-        one person is given, for the threshold depends on what an error costs.
+        """A vector (D,) of length 1: inner products say how alike two faces are. Whether two images show one person
+        is not decided, as the threshold depends on the cost of an error.
         """
         return np.array(self.plain["embedding"], np.float32)
 

@@ -10,12 +10,12 @@ from data.classification import ImageSet
 from tasks.embedding.verification import Roc
 from tasks.engine.figures import captioned, thumbnail
 
-EACH, SIDE = 4, 160  # pairs of either mistake; pixels
-MOST = 3000  # images among which hard pairs are looked for
+EACH, SIDE = 4, 160  # pairs of each kind of mistake; pixels
+MOST = 3000  # images searched for hard pairs
 
 
 def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, dataset: ImageSet) -> Tensor:
-    """Above, the least similar pairs of one person, below, the most similar of two, among the first MOST images."""
+    """Top row: the least similar pairs of one person; bottom row: the most similar of two; of the first MOST images."""
     index, people, vectors = index[:MOST], people[:MOST], vectors[:MOST]
     cosine = vectors @ vectors.T
     first, second = np.triu_indices(len(people), 1)
@@ -31,7 +31,7 @@ def pairs_page(index: np.ndarray, people: np.ndarray, vectors: np.ndarray, datas
 
 
 def roc_figure(roc: Roc) -> Figure:
-    """True against false accepts, the latter on a logarithmic axis."""
+    """True against false accept rate, the latter on a logarithmic axis."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.semilogx(np.maximum(roc.far, 0.5 / max(roc.impostor, 1)), roc.tar)

@@ -13,8 +13,8 @@ MARGINS = {"triplet": 0.2, "arcface": 0.5, "cosface": 0.35}  # of the papers
 def semi_hard_triplet(embeddings_BD: Tensor, people: Tensor, margin: float) -> Tensor:
     """Mean of max(0, d(a, p) - d(a, n) + margin), d squared, over all pairs of one person (FaceNet, section 3).
 
-    The negative is the nearest that is farther than the positive, or where there is none, the farthest of all.
-    Zero where the batch has no such pair or one person alone.
+    The negative is the nearest one farther than the positive or, if there is none, the farthest of all.
+    Zero if the batch has no such pair or only one person.
     """
     inner = embeddings_BD.float() @ embeddings_BD.float().T
     distance = (2 - 2 * inner).clamp(min=0)
@@ -32,10 +32,10 @@ def semi_hard_triplet(embeddings_BD: Tensor, people: Tensor, margin: float) -> T
 
 
 class MarginHead(nn.Module):
-    """Softmax over people by the angle to a learned centre of each, made harder by a margin.
+    """Softmax over people by the angle to a learned centre of each, with a margin.
 
-    ArcFace (Deng et al. 2019) adds the margin to the right person's angle, CosFace (Wang et al. 2018) takes it off
-    the cosine; both then multiply by `scale`.
+    ArcFace (Deng et al. 2019) adds the margin to the right person's angle, CosFace (Wang et al. 2018) subtracts it
+    from the cosine; both then multiply by `scale`.
     """
 
     def __init__(self, dim: int, people: int, kind: Literal["arcface", "cosface"], margin: float, scale: float) -> None:
@@ -52,7 +52,7 @@ class MarginHead(nn.Module):
             harder = right - self.margin
         else:
             angle = right.clamp(-1 + 1e-6, 1 - 1e-6).acos()
-            # past pi the cosine would rise again; the line goes on falling
+            # beyond pi the cosine would rise again; a line keeps falling
             turned = (angle + self.margin).cos()
             harder = turned.where(angle + self.margin < math.pi, right - math.sin(self.margin) * self.margin)
         return F.cross_entropy(self.scale * cosine.scatter(1, people[:, None], harder), people)

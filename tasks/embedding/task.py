@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddingTask(DistillableTask):
-    """Trains an embedding; `primary` is the share of pairs of one person that are accepted at a threshold which
-    accepts one pair of two people in a hundred.
+    """Trains an embedding; `primary` is the true accept rate, over pairs of one person, at a false accept rate, over
+    pairs of two people, of 1 %.
     """
 
     primary = "tar_far1e-2"
@@ -36,7 +36,7 @@ class EmbeddingTask(DistillableTask):
         settings = self.config["task"]
         self.learns_people = not self.config["teacher"] or self.config["distill"]["teacher_weight"] < 1
         self.margin = settings["margin"] or MARGINS[settings["loss"]]
-        self.head: MarginHead | None = None  # of training alone, so no part of the model
+        self.head: MarginHead | None = None  # used only in training, so no part of the model
         if self.learns_people and settings["loss"] != "triplet":
             kind = {"kind": settings["loss"], "margin": self.margin, "scale": settings["scale"]}
             self.head = MarginHead(settings["dim"], len(self.labels), **kind)
@@ -102,7 +102,7 @@ class EmbeddingTask(DistillableTask):
         return index, people, F.normalize(vectors, dim=1).numpy()
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        """TAR at FAR, area and equal error rate over all pairs; LFW's accuracy where there are pairs; recalls."""
+        """TAR at FAR, AUC and equal error rate over all pairs; recall; LFW's accuracy if the split lists pairs."""
         index, people, vectors = self.rows()
         roc = Roc.of(vectors, people)
         if not (roc.genuine and roc.impostor):

@@ -18,7 +18,7 @@ RANKS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Roc:
-    """False and true accept rates at falling thresholds, and how many pairs of either kind they are of."""
+    """False and true accept rates at descending thresholds, and the numbers of genuine and impostor pairs."""
 
     far: np.ndarray
     tar: np.ndarray
@@ -27,7 +27,7 @@ class Roc:
 
     @classmethod
     def of(cls, vectors_ND: Vectors, people: np.ndarray) -> "Roc":
-        """From all pairs of unit vectors; cosines are counted in bins, so that any number of pairs fits."""
+        """From all pairs of unit vectors; cosines are counted in bins, so that any number fits in memory."""
         counts = np.zeros((2, BINS), np.int64)
         for start in range(0, len(vectors_ND), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -47,14 +47,14 @@ class Roc:
         return float(self.tar[place]) if place >= 0 else 0.0
 
     def threshold_at(self, far: float) -> float:
-        """That threshold, a cosine."""
+        """The threshold of `tar_at`, a cosine."""
         return 1 - (self._place(far) + 1) * 2 / BINS
 
     def _place(self, far: float) -> int:
         return int(np.searchsorted(self.far, far, side="right")) - 1
 
     def summary(self) -> dict[str, float]:
-        """TAR at each FAR that there are pairs enough for, the area under the curve, and the equal error rate."""
+        """TAR at each FAR with enough pairs, a threshold, the area under the curve, and the equal error rate."""
         fars = [far for far in FARS if far >= 1e-2 or self.impostor * far >= 1]
         balance = int(np.argmin(np.abs(self.far - (1 - self.tar))))
         area = float(np.trapezoid(np.append(0, self.tar), np.append(0, self.far)))
@@ -66,15 +66,15 @@ class Roc:
 def best_threshold(cosine: np.ndarray, same: np.ndarray) -> float:
     """The cosine threshold with the highest accuracy."""
     order = np.argsort(-cosine)
-    right = np.append(0, np.cumsum(np.where(same[order], 1, -1)))  # against calling none the same
+    right = np.append(0, np.cumsum(np.where(same[order], 1, -1)))  # correct decisions, compared with rejecting all
     edges = np.concatenate([[2.0], cosine[order], [-2.0]])
-    right[edges[:-1] == edges[1:]] = -len(cosine)  # no threshold parts equal cosines
+    right[edges[:-1] == edges[1:]] = -len(cosine)  # no threshold separates equal cosines
     best = int(right.argmax())
     return float(edges[best] + edges[best + 1]) / 2
 
 
 def lfw_accuracy(cosine: np.ndarray, pairs: Pairs) -> tuple[float, float]:
-    """Mean and standard deviation over the folds of the accuracy at the threshold that is best on the others."""
+    """Mean and standard deviation over the folds of the accuracy at the threshold that is best on the other folds."""
     accuracies = []
     for fold in np.unique(pairs.folds):
         inside = pairs.folds == fold
@@ -84,7 +84,7 @@ def lfw_accuracy(cosine: np.ndarray, pairs: Pairs) -> tuple[float, float]:
 
 
 def recalls(vectors_ND: Vectors, people: np.ndarray) -> dict[int, float]:
-    """Share of images, of people who have others, with one of those among the k most alike."""
+    """Recall@k: share of images, of people with several, that have another of the same person among the k nearest."""
     index = faiss.IndexFlatIP(vectors_ND.shape[1])
     index.add(np.ascontiguousarray(vectors_ND))
     _, counts = np.unique(people, return_counts=True)

@@ -53,7 +53,7 @@ class Result:
         """The plain values for one image: those of `answer`, and others that only this suite adds."""
         return cls.answer(outputs, spec, size)
 
-    if TYPE_CHECKING:  # `load` cannot say which class its results are of, and so not what else they have
+    if TYPE_CHECKING:  # type checkers cannot know which subclass `load` leads to, nor its attributes
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -84,7 +84,7 @@ class Result:
 
 
 class Scored(Result):
-    """Names with scores, best first: a base of results that are such a list, called `key` in the plain values."""
+    """Base of results that are a list of names with scores, best first, called `key` in the plain values."""
 
     key: ClassVar[str]
 
@@ -95,7 +95,7 @@ class Scored(Result):
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
-        """Scores (N,) from 0 to 1, falling."""
+        """Scores (N,) from 0 to 1, in descending order."""
         return np.array([row["score"] for row in self.plain[self.key]], np.float32)
 
     def lines(self) -> list[str]:

@@ -12,7 +12,7 @@ from backbones.console import Console
 
 TOLD_AFTER = 10  # steps, from which the time left is estimated
 VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
-FIRST_VALIDATION = 1 / 3  # of the minutes; it says how long the last one will take
+FIRST_VALIDATION = 1 / 3  # of the minutes; its duration predicts that of the last one
 
 
 class Budget(Callback):
@@ -32,7 +32,7 @@ class Budget(Callback):
         self.validation = 0.0  # seconds of the longest one
         self.validations = 0
         self.first_step: tuple[int, float] | None = None
-        self.epoch_done = 0.0  # progress as of the epoch's begin
+        self.epoch_done = 0.0  # progress at the start of the epoch
         self.due = True  # whether a validation follows the epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Budget(Callback):
         if self.limit is None:
             return min(
                 1.0, (step + 0.5) / max(1.0, steps)
-            )  # the middle of the step: neither the first nor the last is idle
+            )  # the middle of the step: neither the first nor the last has the lowest learning rate
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
     def read_clock(self, trainer: Trainer) -> None:
@@ -89,7 +89,7 @@ class Budget(Callback):
 
     @property
     def next_validation(self) -> float:
-        """The progress from which on the end of an epoch is followed by a validation."""
+        """The progress from which on an epoch ends with a validation."""
         if self.limit is None or not self.validations:
             return FIRST_VALIDATION
         count = max(1, min(10, int(VALIDATION_SHARE * self.limit / max(self.validation, 1e-3))))
@@ -101,7 +101,7 @@ class Budget(Callback):
         self.read_clock(trainer)
         self.tell_time(trainer)
         if self.limit is not None and self.progress(0, 0) >= 1:
-            trainer.check_val_every_n_epoch = 1  # the end is measured
+            trainer.check_val_every_n_epoch = 1  # validates at the end
             trainer.should_stop = True
 
     def tell_time(self, trainer: Trainer) -> None:

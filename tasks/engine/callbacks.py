@@ -26,9 +26,9 @@ from tasks.engine.task import TaskModule
 
 
 class EMA(WeightAveraging):
-    """Exponential moving average of the weights, which is what validation sees and checkpoints hold.
+    """Exponential moving average of the weights, used in validation and saved in checkpoints.
 
-    The decay rises with the step n as (1 + n) / (10 + n), so that short runs profit as well.
+    The decay rises with the step n as (1 + n) / (10 + n), so that short runs benefit as well.
     """
 
     def __init__(self, decay: float) -> None:
@@ -137,7 +137,7 @@ class RunReport(Callback):
         self.began = False
         before = read_json(self.path)
         self.best = {k: v for k, v in _object(before, "metrics").items() if type(v) in (int, float)}
-        self.history: list[Point] = []  # of all sessions
+        self.history: list[Point] = []  # also from before it was resumed
         self.losses = MeanLoss()
         seconds = before.get("seconds")
         self.before = float(seconds) if isinstance(seconds, int | float) else 0.0  # before it was resumed
@@ -170,7 +170,7 @@ class RunReport(Callback):
             self.check(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Before the checkpoint of the epoch is written."""
+        """Checks the loss before the epoch's checkpoint is written."""
         assert isinstance(module, TaskModule)
         self.check(trainer, module)
 
@@ -184,7 +184,7 @@ class RunReport(Callback):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         if self.began:  # else the file is right as it is
-            with suppress(OSError, UserError):  # of what ends the run already
+            with suppress(OSError, UserError):  # the run already ends with another error
                 self.write(trainer, "interrupted", self.best)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -198,7 +198,7 @@ class RunReport(Callback):
             done = module.budget.progress(trainer.global_step, steps) if module.budget else 1.0
             self.history.append(Point(done, self.losses.mean(), module.last_metrics["primary"]))
             self.write(trainer, "running", self.best)
-            if trainer.progress_bar_callback is None:  # no terminal: a line a validation
+            if trainer.progress_bar_callback is None:  # no terminal: one line per validation
                 loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
                 score = module.last_metrics["primary"]
                 most = trainer.max_epochs or -1
@@ -228,7 +228,7 @@ def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
 
 
 def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An object in one that a file holds, which anyone may have written."""
+    """A nested object of an untrusted file's content; empty if there is none."""
     found = content.get(name)
     return found if isinstance(found, dict) else {}
 

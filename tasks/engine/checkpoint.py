@@ -98,7 +98,7 @@ def read_content(path: Path) -> Any:
         raise
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
-    except Exception as error:  # a file that is none raises what it likes, and torch's words advise to trust it
+    except Exception as error:  # an invalid file may raise anything; torch's message suggests trusting it
         raise UserError(f"checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
 
 
@@ -137,7 +137,7 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
         chosen = {k: v for k, v in settled.items() if k != "normalization"}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged: the normalization of its backbone is missing") from error
-    task = next(iter(tasks_of(config).values()))  # any, for several have one backbone
+    task = next(iter(tasks_of(config).values()))  # any, as all have the same backbone
     saved_config(task | {"backbone": config["backbone"] | chosen}, path)
     return chosen | {"normalization": [list(row) for row in normalization]}
 
@@ -149,7 +149,7 @@ def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the file cannot be read.
     """
     suite = load_checkpoint(path)["suite"]
-    if "config" not in suite:  # a backbone alone, which is refused where its weights are read
+    if "config" not in suite:  # only a backbone, which is refused when its weights are read
         return {}
     own, theirs = ((c["groups"]["backbone"], c["backbone"].get("name")) for c in (config, suite["config"]))
     return dict(suite["backbone"]) if own == theirs else {}
@@ -159,7 +159,7 @@ def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: s
     """Copies every tensor of `state` that fits into the module, and logs which tensors keep their initial values.
 
     Raises:
-        UserError: nothing fits, or nothing of the backbone, which would be trained as a pretrained one all the same.
+        UserError: nothing fits, or nothing of the backbone, which would still be trained as a pretrained one.
     """
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}

@@ -98,7 +98,7 @@ def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any
 
 
 def load_options(choices: Sequence[str], name: str = "config") -> dict[str, Any]:
-    """The configuration of options alone, this suite's own, which needs no check."""
+    """The configuration of options without overrides of settings, which needs no check."""
     composed, options = _composition(name, tuple(_quoted(o) for o in choices))
     return copy.deepcopy(_settings_of(composed)) | {"groups": _chosen(options)}
 
@@ -113,7 +113,7 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _schema(name: str, overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The options that overrides choose, by an experiment file too, and what these options set by themselves.
+    """The options that overrides choose, also through an experiment, and the settings of these options.
 
     Raises:
         UserError: an option is not offered; those that begin with `_` are parts of others.
@@ -165,7 +165,7 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
 
 
 def _saved_parts(parts: Any, config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """The configurations of a saved run's tasks, each checked as that of a run, and of one backbone."""
+    """The configurations of a saved run's tasks, each checked like a run's; all must have one backbone."""
     tasks = config["multitask"]["tasks"] or []
     if not isinstance(parts, dict) or list(parts) != tasks or len(tasks) < 2:
         raise UserError(f"{source} is damaged: its parts are not the tasks {','.join(tasks)}")
@@ -177,7 +177,7 @@ def _saved_parts(parts: Any, config: Mapping[str, Any], source: str | Path) -> d
 
 
 def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """The defaults with the given values in their place, which must be plain and of settings that there are."""
+    """The defaults, overridden by the given values, which must be plain and of existing settings."""
     config = dict(defaults)
     for name, value in given.items():
         if f"{path}{name}" in RETIRED:
@@ -196,7 +196,7 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted settings that differ from the defaults of the options chosen, without names and paths."""
+    """Dotted settings that differ from the defaults of the chosen options, without names, and paths except ckpt."""
     defaults = flatten(_compose("config", as_overrides(config["groups"])))
     found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
     own = {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
@@ -212,7 +212,7 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @lru_cache
 def _composition(name: str, overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The configuration that overrides compose, and each group's option. It takes a tenth of importing torch."""
+    """The configuration that overrides compose, and each group's option. Takes a tenth as long as importing torch."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -244,7 +244,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 def _group(override: str) -> str | None:
-    """The config group that an override chooses an option of, if it does."""
+    """The config group whose option an override chooses, if any."""
     key = override.split("=", 1)[0].strip()
     return key if key in _groups() else None
 
@@ -298,12 +298,12 @@ def _quoted(override: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Text in Hydra's grammar, where a backslash means something else before a quotation mark alone."""
+    """Text quoted in Hydra's grammar, where a backslash is an escape character only before a quotation mark."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
 
 
 def _elsewhere(key: str, chosen: Mapping[str, str]) -> str | None:
-    """Which options of the key's group have it, where the chosen one has not: alpha is MobileNet's own."""
+    """Which options of the key's group have it if the chosen one does not: only MobileNet has alpha, for example."""
     group, _, name = key.partition(".")
     files = {o: yaml.safe_load((CONF / group / f"{o}.yaml").read_text()) or {} for o in _groups().get(group, [])}
     having = [o for o, content in files.items() if name not in HIDDEN and name in content.get(group, content)]

@@ -9,8 +9,8 @@ from tasks.engine.task import TaskModule
 
 
 def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
-    """The network of a configuration, of weights that mean nothing, and what it costs. Without data the number of
-    classes is the published one.
+    """The network of a configuration, with undefined weights, and its cost. Without data the number of classes is the
+    published one.
     """
     task = locate(config, "task")
     with SkipInit():

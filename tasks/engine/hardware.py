@@ -37,7 +37,7 @@ def has_fast_bf16() -> bool:
     image = torch.ones(1, 256, 28, 28).contiguous(memory_format=torch.channels_last)
     weight, threads = torch.ones(256, 256, 1, 1), torch.get_num_threads()
     took = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    torch.set_num_threads(1)  # several wait for each other where others use the machine
+    torch.set_num_threads(1)  # several would wait for each other on a busy machine
     for _ in range(10):
         for dtype in took:
             x, w = image.to(dtype), weight.to(dtype)
@@ -57,9 +57,9 @@ def use_granted_cores() -> None:
 
 
 def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
-    """Lets glibc reuse freed blocks of up to `block` bytes, `total` at most, in place of returning them.
+    """Lets glibc reuse freed blocks of up to `block` bytes, `total` at most, instead of returning them to the system.
 
-    A training step frees and takes the same large blocks again; without this each one comes back as untouched
+    A training step frees and allocates the same large blocks again; without this each one comes back as untouched
     pages, and faulting them in costs a fifth to a third of the step on a processor (BENCHMARKS.md).
     """
     if sys.platform == "linux" and not torch.cuda.is_available():

@@ -22,7 +22,7 @@ from tasks.engine.saved import is_staged
 from tasks.engine.signals import STOP, Stopped
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "ray": "ray", "optuna": "optuna"}
-RESUBMIT = signal.SIGUSR2  # what submitit has sent before a job's time is over
+RESUBMIT = signal.SIGUSR2  # the signal that submitit requests before a job's time limit
 
 
 class SweepReport(Callback):
@@ -39,8 +39,8 @@ class SweepReport(Callback):
 
 
 def check_plugins(overrides: Sequence[str]) -> None:
-    """Raises UserError if a launcher or sweeper that is asked for is not installed."""
-    Plugins.instance()  # which looks for them
+    """Raises UserError if a requested launcher or sweeper is not installed."""
+    Plugins.instance()  # finds the installed ones
     for override in overrides:
         group, _, option = override.partition("=")
         if group not in ("hydra/launcher", "hydra/sweeper"):
@@ -52,7 +52,7 @@ def check_plugins(overrides: Sequence[str]) -> None:
 
 
 def heed_signals() -> None:
-    """The first process of a run stops after the current step; the others ignore signals and are ended by it."""
+    """On a signal, a run's first process stops after the current step and ends the others, which ignore it."""
     if first_process():
         STOP.install()
         return
@@ -62,7 +62,7 @@ def heed_signals() -> None:
 
 @contextmanager
 def on_its_node() -> Iterator[None]:
-    """Sets a job's ranks and signals as those of a command, and restores the environment afterwards.
+    """Gives a job the ranks and signal handlers of a command, and restores the environment afterwards.
 
     On submitit's signal the run is saved first; then submitit submits the job again, which resumes the run.
     """
@@ -86,12 +86,12 @@ def on_its_node() -> Iterator[None]:
 
 @contextmanager
 def of_jobs() -> Iterator[None]:
-    """Raises the error that a job on another node printed; a launcher reports it among all of the job's log.
+    """Raises the error that a job on another node printed, which a launcher reports together with the job's whole log.
 
     Raises:
         UserError: a job ended with an error.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints, and ends the program
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits
     try:
         yield
     except Exception as error:
@@ -114,14 +114,14 @@ def join_job() -> None:
 
 
 def begun(config: Mapping[str, Any]) -> Path | None:
-    """The folder of the run of this name, if it has begun already."""
+    """The folder of the run with this name, if it has begun already."""
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
     return folder if (folder / "config.yaml").exists() or is_staged(str(folder)) else None
 
 
 def execute_apart(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Runs a command in its own process. One that starts further processes needs this, as they start with its command
-    line. Returns the content of metrics.json, of the last stage if there are several.
+    """Trains in a separate process, which a run that starts further processes needs, as they repeat its command line.
+    Returns the content of metrics.json, of the last stage if there are several.
     """
     with subprocess.Popen([sys.executable, "-m", "tasks.run", *overrides]) as process:
         try:

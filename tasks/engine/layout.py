@@ -14,11 +14,11 @@ CHOSEN_BY = ("data=", "resume=")  # overrides that say which option of conf/data
 
 
 def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
-    """The overrides with the data option, and its settings, that their `data.root` is recognised as, and the layout.
-    They are returned unchanged if they have no `data.root`, or name the data option.
+    """The overrides, with the data option and settings recognised from their `data.root`, and the layout. They are
+    returned unchanged if they have no `data.root`, or say which data option is meant.
 
     Raises:
-        UserError: nothing in the folder is known, or an override names an option that does not exist.
+        UserError: the folder has no known layout, or an override names an option that does not exist.
     """
     roots = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("data.root=")]
     if not roots or any(o.startswith(CHOSEN_BY) or "data" in experiment_groups(o) for o in overrides):
@@ -29,7 +29,7 @@ def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
 
 
 def family(option: str) -> str:
-    """The file of shared settings, such as _detection, that an option of conf/data begins with."""
+    """The file of shared settings, such as _detection, that an option of conf/data is based on."""
     bases = (yaml.safe_load((CONF / "data" / f"{option}.yaml").read_text()) or {}).get("defaults", [])
     base = next((b for b in bases if isinstance(b, str) and b != "_self_"), "")
     return base if base.startswith("_") or not base else family(base)

@@ -4,18 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-# Shares of the best value gained since a share of the training was done. The learning rate's end levels every curve
-# off; what came after the first third tells more: playing cards gained a quarter then and were far from their best,
-# raccoons 3 %, and no more in a longer training (BENCHMARKS.md).
+# (Share of the training, gain since then relative to the best value): a larger gain counts as still improving. The
+# learning rate's decay flattens every curve at the end, so the gain after the first third tells more: playing cards
+# gained a quarter and were far from their best, raccoons 3 %, and no more in a longer training (BENCHMARKS.md).
 GAINS = ((1 / 3, 0.1, "after the first third"), (3 / 4, 0.02, "in the last quarter"))
-FELL_BACK = 0.03  # of the best value, lost since
-HARDLY = 0.05  # the best value of a metric that is better high, below which its changes say nothing
-LEFT = 0.005  # below the highest value, so little that it says nothing either
+FELL_BACK = 0.03  # drop since the best value, relative to it
+HARDLY = 0.05  # if higher is better: a best value below this is too low to judge by its changes
+LEFT = 0.005  # so close to the maximum, changes say nothing either
 FEW = 30  # training examples of a class
 
 
 class Point(NamedTuple):
-    """A validation: the share of the training that was done, the mean loss since the one before, and the metric."""
+    """A validation: the share of the training that was done, the mean loss since the previous one, and the metric."""
 
     done: float
     loss: float
@@ -29,8 +29,8 @@ def what_limited(
     by_class: Mapping[str, float] | None = None,
     highest: float | None = 1.0,
 ) -> list[str]:
-    """Sentences about a finished training; none if nothing stands out. `examples` of training and the metric `by_class`
-    are by the names of the classes. `highest` is the highest possible value of a metric of which more is better.
+    """Sentences about a finished training; none if nothing stands out. Training `examples` and
+    the metric `by_class` are by class name. `highest` is the maximum of a metric for which higher is better.
     """
     points = [p for p in history if math.isfinite(p.primary)]
     told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""

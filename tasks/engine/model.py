@@ -20,8 +20,8 @@ def identity(output: Any) -> Any:
 def average_pool(x: Tensor) -> Tensor:
     """The mean (B, C) of each channel of a map (B, C, H, W)."""
     if x.requires_grad and not torch.compiler.is_compiling():
-        # The gradient of mean fills a map in NCHW, behind which the layers before it, in channels_last, take twice as
-        # long; that of sum is a view.
+        # The backward pass of mean allocates a gradient in NCHW, with which the preceding channels_last layers take
+        # twice as long; that of sum returns a view.
         return x.sum(dim=(2, 3)) / x[0, 0].numel()
     return x.mean(dim=(2, 3))
 
@@ -30,8 +30,8 @@ def average_pool(x: Tensor) -> Tensor:
 class ExportSpec:
     """How a model is described in an export.
 
-    `outputs` gives the meaning of each tensor of `Model.postprocess`, by name and in order; `result` makes what
-    `postprocess` returns of these tensors.
+    `outputs` gives the meaning of each tensor of `Model.postprocess`, by name and in order; `result` turns
+    these tensors into what `postprocess` returns.
     """
 
     outputs: Mapping[str, str]
@@ -47,7 +47,7 @@ class Model(nn.Module):
     strides: ClassVar[tuple[int, ...]] = (32,)
     has_whole_backbone: ClassVar[bool] = True  # Faster R-CNN moves the last blocks to its second stage
     export_spec: ClassVar[ExportSpec] = ExportSpec({"output": "what the network returns"})
-    phone_format: ClassVar[str] = "litert"  # of exports that a run's last lines advise for a phone
+    phone_format: ClassVar[str] = "litert"  # the export format that a run's report suggests for a phone
     mean: Tensor
     std: Tensor
 
@@ -67,7 +67,7 @@ class Model(nn.Module):
         raise NotImplementedError("a model defines forward")
 
     def postprocess(self, outputs: Any) -> Any:
-        """The results in raw outputs: a tensor or a NamedTuple of tensors, all with the batch first."""
+        """Raw outputs to results: a tensor or a NamedTuple of tensors, all with the batch dimension first."""
         return outputs
 
     def loss(self, outputs: Any, *targets: Any) -> Any:
@@ -100,8 +100,8 @@ class Model(nn.Module):
 
 
 class PooledNet(Model):
-    """The shape of the paper's Table 1: backbone, global average pool, dropout and one fully connected layer, from
-    images (B, 3, H, W) to (B, outputs).
+    """The architecture of the paper's Table 1: backbone, global average pool, dropout and one fully connected layer,
+    from images (B, 3, H, W) to (B, outputs).
     """
 
     form: ClassVar[Form]

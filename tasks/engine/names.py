@@ -22,7 +22,7 @@ def plain_name(name: Any, what: str) -> str:
 
 
 def run_name(stamp: str, backbone: Mapping[str, Any]) -> str:
-    """The name of a run that was given none."""
+    """The default name of a run."""
     alpha = backbone.get("alpha")
     return stamp if alpha is None else f"{stamp}-a{alpha:g}"
 

@@ -34,7 +34,7 @@ def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
 
 
 def result_type(task: str) -> type[Result]:
-    """The class of a task's results; outputs by name for a task without an option in conf/task."""
+    """The class of a task's results; `Result`, which has outputs by name, if conf/task gives none."""
     name = target({"task": task}, "task", "_result_") if task in options("task") else None
     kind: type[Result] = _import(name, "conf/task: _result_") if name else Result
     return kind
@@ -51,7 +51,7 @@ def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str 
 
 @lru_cache
 def _file_of(group: str, option: str | None) -> dict[str, Any]:
-    """What the files of an option, and of those in its `defaults`, say of its group. Composing them would take a
+    """What an option's file, and those in its `defaults`, set in its group. Composing them with Hydra would take a
     hundred times as long.
     """
     content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
@@ -59,7 +59,7 @@ def _file_of(group: str, option: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in bases:
         found |= _file_of(group, name)
-    return found | content.get(group, content)  # where the file is of the whole configuration
+    return found | content.get(group, content)  # a file may set other groups as well
 
 
 def _import(name: str, source: str) -> Any:

@@ -1,7 +1,7 @@
 """Composes the configuration of a multi-task run: each task as in its own run, then what they have in common. Nothing
 here imports torch.
 
-Its `parts` has the configuration of each task, which has the form of a single-task run's.
+Its `parts` has each task's configuration, in the form of a single-task run's.
 """
 
 import copy
@@ -23,13 +23,13 @@ from tasks.engine.layout import recognized
 
 JOINT = "multitask"
 COMMON = ("backbone", "seed", "paths", "name", "resume", "ckpt", "stages")  # of all tasks of a run
-OWN_TRAINER = ("lr", "weight_decay")  # settings of the trainer that each task has for itself
-PARTS_ALONE = ("task", "data", "distill", "teacher", "detector")  # groups of settings that the run itself has not
-APART = ("multitask", "task", "name", "resume", "ckpt", "stages", "data.root", "format")  # no settings of a part
+OWN_TRAINER = ("lr", "weight_decay")  # trainer settings that each task has for itself
+PARTS_ALONE = ("task", "data", "distill", "teacher", "detector")  # groups of settings that the run itself does not have
+APART = ("multitask", "task", "name", "resume", "ckpt", "stages", "data.root", "format")  # not passed on to the parts
 
 
 def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, Any], str]:
-    """The configuration that overrides describe, of one task or several, and what data sets were recognised as.
+    """The configuration that overrides describe, of one task or several, and the data layouts that were recognised.
 
     Raises:
         UserError: as `load_config` and `recognized`, or the tasks cannot be combined.
@@ -46,13 +46,13 @@ def is_joint(overrides: Sequence[str]) -> bool:
 
 
 def part_of(key: str) -> str | None:
-    """The task that a setting such as dogs.data.root is of."""
+    """The task that a setting such as dogs.data.root belongs to, if any."""
     name, dot, _ = key.partition(".")
     return name if dot and name in options("task") and name != JOINT else None
 
 
 def tasks_of(config: Mapping[str, Any]) -> Mapping[str, dict[str, Any]]:
-    """The configurations of a run's tasks, by name: of one task, its own."""
+    """The configurations of a run's tasks, by name; for a single-task run, its own."""
     parts: Mapping[str, dict[str, Any]] = config.get("parts") or {config["task"]["name"]: dict(config)}
     return parts
 
@@ -70,12 +70,12 @@ def with_data(config: dict[str, Any], change: Callable[[dict[str, Any]], dict[st
 
 
 def input_side(config: Mapping[str, Any]) -> int:
-    """Input side in pixels before backbone.rho: of several tasks the largest."""
+    """Input side in pixels before backbone.rho; the largest of several tasks."""
     return max(int(part["task"]["resolution"]) for part in tasks_of(config).values())
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Overrides of the run, and those of each task, without its name."""
+    """The run's own overrides, and those of each task with its name removed."""
     own: list[str] = []
     parts: dict[str, list[str]] = {}
     for override in overrides:
@@ -123,7 +123,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
         before = as_overrides(saved[task]["groups"]) if saved else []
         _check_own(task, given.get(task, []))
         common = for_parts(own)
-        if any(key_of(o) == "experiment" for o in given.get(task, [])):  # in the place of the one for all
+        if any(key_of(o) == "experiment" for o in given.get(task, [])):  # it replaces the run's
             common = [o for o in common if key_of(o) != "experiment"]
         part, layout = _part(task, [*before, *common, *given.get(task, [])], bool(saved))
         config["parts"][task] = _joined(part, config)
@@ -132,7 +132,7 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
 
 
 def for_hydra(override: str) -> str:
-    """An override in the form that Hydra's sweeps accept: those of tasks, which they do not know, as one added key."""
+    """An override in a form that Hydra's sweeps accept: those of tasks, which Hydra does not know, as one added key."""
     key, equals, value = override.partition("=")
     hidden = part_of(key) or _of_parts(override)
     return f"+{key.replace('.', '$')}{equals}{value}" if hidden else override
@@ -196,17 +196,17 @@ def _joined(part: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A task's configuration with what all tasks of the run have in common."""
     groups = part["groups"] | {key: config["groups"][key] for key in ("backbone", "trainer")}
     trainer = config["trainer"] | {key: part["trainer"][key] for key in OWN_TRAINER}
-    if trainer["backbone_lr_scale"] is None:  # which a task on its own may not take
+    if trainer["backbone_lr_scale"] is None:  # which the schema of a single task may not allow
         trainer["backbone_lr_scale"] = part["trainer"]["backbone_lr_scale"]
     common = {key: config[key] for key in COMMON} | {"name": None, "groups": groups, "trainer": trainer}
-    return part | copy.deepcopy(common)  # which YAML would write once, and refer to
+    return part | copy.deepcopy(common)  # YAML would write shared objects as aliases
 
 
 def _added(config: dict[str, Any], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a run that adds a task to another one's, and the configurations of that one's tasks.
+    """The configuration of a run that adds a task to a multi-task run, and the configurations of that run's tasks.
 
     Raises:
-        UserError: `ckpt` is not such a run, or has the task.
+        UserError: `ckpt` is not a multi-task run or has the task, or tasks or a backbone are given again.
     """
     added, run, settings = config["multitask"]["add"], config["ckpt"], config["multitask"]
     if not run:

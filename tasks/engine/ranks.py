@@ -20,7 +20,7 @@ def launched() -> bool:
 
 
 def first_process() -> bool:
-    """Whether this is the process of a run that starts the others, or that writes what all of them share."""
+    """Whether this is a run's first process, which starts the others, or writes the files that all share."""
     return os.environ.get("RANK" if launched() else "LOCAL_RANK", "0") == "0"
 
 
@@ -49,7 +49,7 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
 
 class RankWatch(threading.Thread):
     """Watches the processes that `launcher` started, or the one that started this one. If one of them ends too early,
-    `words` says so, and if training is not `over` soon after, this process ends: a GPU would wait for half an hour.
+    `words` says so, and if training is not `over` soon after, this process ends: on a GPU it would wait half an hour.
 
     It moves the started processes to the list `started`: Lightning watches those on its own list, and would kill this
     process without a message.

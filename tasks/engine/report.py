@@ -10,13 +10,13 @@ from backbones.console import Console
 from data.base import SuiteData
 
 console = Console()
-MOST_CLASSES = 12  # that the final table has rows of
-ABSENT = -1.0  # COCO's figure of what there is none of
+MOST_CLASSES = 12  # that the final table lists
+ABSENT = -1.0  # COCO's value where there are no examples
 
 
 def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
-    """The metrics to print: without those that nothing was there to measure for (-1), and of more than MOST_CLASSES
-    classes the primary metric alone, of the best and the worst.
+    """The metrics to print: without those that have no examples (-1), and for more than MOST_CLASSES classes, only
+    the primary metric of the best and the worst classes.
     """
     metrics = {name: value for name, value in metrics.items() if name != "primary" and value != ABSENT}
     of_classes = {name: value for name, value in metrics.items() if "/" in name}
@@ -30,7 +30,7 @@ def chosen_metrics(metrics: dict[str, float], primary: str) -> dict[str, float]:
 
 
 def shown_metrics(content: dict[str, Any]) -> dict[str, float]:
-    """The metrics of metrics.json to print: of several tasks their mean, and those of each without those of classes."""
+    """The metrics of metrics.json to print: for several tasks, their mean, and each one's without those per class."""
     if "parts" not in content:
         return chosen_metrics(content["metrics"], content["primary"])
     metrics = {content["primary"]: content["metrics"][content["primary"]]}

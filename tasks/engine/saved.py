@@ -1,6 +1,6 @@
 """Validates the settings of run folders and checkpoints, which are not trusted.
 
-Of the paths and addresses that a file names, only data.root is read. A teacher, and whatever else would be read,
+Of the paths and URLs that a file names, only data.root is read. A teacher, and whatever else would be read,
 written or downloaded, is used only if the command line names it too.
 """
 
@@ -18,9 +18,9 @@ from tasks.engine.parts import for_parts, part_of, split, taken_from
 from tasks.engine.schema import shaped
 
 PLAN = "stages.yaml"
-FIXED = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")  # the optimizer's form
-ASKED = ("teacher", "distill.cache")  # while a run trains
-FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # before its first checkpoint
+FIXED = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")  # the optimizer's structure
+ASKED = ("teacher", "distill.cache")  # used while a run trains
+FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # until its first checkpoint
 
 
 def is_staged(folder: str) -> bool:
@@ -30,11 +30,11 @@ def is_staged(folder: str) -> bool:
 
 def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
     """The data settings of a file, restricted to `root` or, if that is None, to the file's own data.root. With a
-    `root`, an absolute path or an address becomes its last part in `root`.
+    `root`, a URL, an absolute path or one with `..` becomes the file of the same name in `root`.
 
     Raises:
-        UserError: without one, a setting names an absolute path, an address, or what is above data.root; with one, it
-            has no such last part.
+        UserError: data.root is a URL; without `root`, a setting names such a path or URL; with it, such a setting has
+            no file name.
     """
     found = data | {"root": root or data["root"]}
     if "://" in str(found["root"]):
@@ -56,17 +56,17 @@ def below_root(data: dict[str, Any], root: str | None) -> dict[str, Any]:
 
 
 def _outside(value: str) -> bool:
-    """Whether a setting leads out of data.root, or one of the names does that it stands for as a pattern of shards."""
+    """Whether a setting, or one of the shard names that it expands to, leads outside data.root."""
     names = (value, *expand(value))
     return any("://" in n or PurePath(n).is_absolute() or ".." in PurePath(n).parts for n in names)
 
 
 def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the run to resume, with the overrides applied, whose values `config` has.
+    """The configuration of the run to resume, with the overrides applied; `config` has their values.
 
     Raises:
         UserError: it is not a run folder; an override would make it another run; or its config.yaml alone names a
-            teacher, a cache, weights or files outside of data.root.
+            teacher, a cache, weights or files outside data.root.
     """
     saved = run_config(folder)
     begun = (folder / "checkpoints" / "last.ckpt").exists()
@@ -91,7 +91,7 @@ def _resumed(
     begun: bool,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """The saved configuration of a task, whose settings are given after `prefix`, with the overrides applied."""
+    """A task's saved configuration with the overrides applied; error messages put `prefix` before its settings."""
     given = {*map(key_of, overrides)} - {"resume"}
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
@@ -104,7 +104,7 @@ def _resumed(
         if key == "trainer.weight_decay" and bool(_get(config, key)) != bool(_get(saved, key)):
             raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, _get(config, key))
-    if given.intersection(LENGTHS):  # of which one counts
+    if given.intersection(LENGTHS):  # only one of them counts
         for key in LENGTHS:
             _set(saved, key, _get(config, key))
     if not begun and "pretrained_url" in saved["backbone"]:
@@ -124,7 +124,7 @@ def _resumed(
 
 
 def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides that resume the run that `overrides` began, with those that a run folder alone may not set."""
+    """The overrides that resume the run started with `overrides`, repeating what a run folder alone may not set."""
     again = []
     for override in overrides:
         key = key_of(override).removeprefix(f"{part_of(key_of(override))}.")
@@ -134,7 +134,7 @@ def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
 
 
 def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
-    """The stages of a run and the settings that it was started with, of its stages.yaml.
+    """The stages of a run and the settings that it was started with, from its stages.yaml.
 
     Raises:
         UserError: it cannot be read, or has values that are used only if those `given` confirm them.

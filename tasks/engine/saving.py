@@ -30,12 +30,12 @@ from tasks.engine.task import TaskModule
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-DAMAGE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)  # what wrong content makes
+DAMAGE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)  # what damaged content raises
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its final name and renames it, so that a file of that name is always complete. A
-    last.ckpt that is replaced becomes previous.ckpt, if this process read or wrote it and so knows that it is whole.
+    replaced last.ckpt becomes previous.ckpt, if this process has read or written it and thus knows that it is intact.
 
     Raises:
         UserError: it cannot be written; the previous checkpoint is untouched.
@@ -64,8 +64,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes nothing: a run's checkpoints replace themselves, and one that was resumed from is not trusted,
-        and may name any file as the best before.
+        """Removes nothing: a run's checkpoints overwrite their predecessors, and an untrusted one that is resumed from
+        could name any file as the previous best.
         """
 
 
@@ -92,7 +92,7 @@ def _reason(error: BaseException) -> str:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read and is as it was written: torch compares no checksums."""
+    """Whether a checkpoint can be read and its checksums match, which torch does not verify."""
     try:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type for entry in archive.infolist()) or archive.testzip():
@@ -104,10 +104,10 @@ def is_whole(path: Path) -> bool:
 
 
 def last_checkpoint(folder: Path, task: str) -> Path | None:
-    """The checkpoint to resume from, known to be whole and of this task; None where there is none yet.
+    """The checkpoint to resume from, verified to be intact and of this task; None if there is none yet.
 
     Raises:
-        UserError: none of those that are there is whole, or it is of another task or version.
+        UserError: all existing ones are damaged, or it is of another task or version.
     """
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
     path = last
@@ -125,7 +125,7 @@ def last_checkpoint(folder: Path, task: str) -> Path | None:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt at the end of each epoch, every so many `minutes` within an epoch, and when a signal arrives,
+    """Writes last.ckpt at the end of each epoch, every `minutes` within an epoch, and when a signal arrives,
     after which the run ends. Within an epoch only the first process writes, since it has everything that is needed.
 
     A signal in an epoch's last step takes effect after its validation and checkpoint.
@@ -138,7 +138,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.path = folder / "checkpoints" / LAST
         self.period = 60 * minutes  # seconds
         self.saved = time.monotonic()
-        self.across = 1  # images of a step of all processes
+        self.across = 1  # images per step, over all processes
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "across": self.across}
@@ -148,7 +148,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.across = data_of(trainer).batch_size * trainer.world_size
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tells the data the position at which training continues, before a loader is made."""
+        """Tells the data the position from which training continues, before a loader is created."""
         loops, data = checkpoint["loops"]["fit_loop"], data_of(trainer)
         if not same_form(loops, trainer.fit_loop.state_dict()):
             raise ValueError("loops")
@@ -157,7 +157,7 @@ class LastCheckpoint(ModelCheckpoint):
         if epoch["ready"] <= epoch["processed"]:
             return
         before = checkpoint["callbacks"][self.state_key]["across"]
-        if before != self.across:  # batches of another size, or other processes: as many images, about
+        if before != self.across:  # another batch size or number of processes: about as many images
             most = max(0, int(min(data.num_images("train"), 1e15)) // self.across - 1)
             given = min(most, batches["ready"] * before // self.across)
             batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
@@ -170,7 +170,7 @@ class LastCheckpoint(ModelCheckpoint):
             use_settings(trainer, cast(TaskModule, module))
         self.saved = time.monotonic()
         STOP.deferred = trainer.is_global_zero
-        if trainer.fit_loop.restarted_mid_epoch:  # Lightning leaves it out
+        if trainer.fit_loop.restarted_mid_epoch:  # Lightning does not call it then
             module.on_train_epoch_start()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -187,7 +187,7 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.strategy.save_checkpoint(content, self.path)
             self.saved = time.monotonic()
         if stop:
-            trainer._logger_connector.update_train_step_metrics()  # of this step, which is not taken again
+            trainer._logger_connector.update_train_step_metrics()  # of this step, which will not be repeated
             STOP.stop()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -211,8 +211,8 @@ def data_of(trainer: Trainer) -> SuiteData:
 
 
 def refuse_damaged(trainer: Trainer, path: Path) -> None:
-    """Makes the trainer refuse a checkpoint with a damaged training state in one line: Lightning, restoring one, raises
-    nearly any exception.
+    """Makes the trainer raise a UserError for a damaged training state: Lightning raises nearly any exception when it
+    restores one.
     """
     connector: Any = trainer._checkpoint_connector
 
@@ -269,7 +269,7 @@ def use_settings(trainer: Trainer, module: TaskModule) -> None:
 
 
 def check_optimizers(trainer: Trainer) -> None:
-    """Raises UserError if an optimizer's state, which torch takes as it is, does not fit what it trains."""
+    """Raises UserError if an optimizer's restored state, which torch does not check, does not fit its parameters."""
     for optimizer in trainer.optimizers:
         for parameter, state in optimizer.state.items():
             values = state.values()

@@ -1,4 +1,4 @@
-"""Checks settings against their schema, which is the group's YAML file itself: its keys are all there are, a default
+"""Checks settings against their schema, which is the group's YAML file itself: only its keys are valid, a default
 gives the type, and `allowed` an interval such as "(0, 2]", a list of choices, or one of `SHAPES`.
 """
 
@@ -22,7 +22,7 @@ PLAIN = (type(None), bool, int, float, str)
 
 
 def check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> None:
-    """Checks all settings of `config`. A number where text is expected, as a name or a path, becomes text in place.
+    """Checks all settings of `config`. A number where text is expected, such as a name or path, is converted in place.
 
     Raises:
         UserError: a setting is unknown, missing, or has a value that is not allowed.
@@ -80,7 +80,7 @@ def _interval_problem(value: Any, default: Any, interval: str) -> str | None:
     below = value < float(high) if closing == ")" else value <= float(high)
     if not (above and below):
         return f"must be in {interval}"
-    # beside null and auto there are counts
+    # numbers that may be replaced by null or auto are counts
     integral = type(default) in (int, str) or (default is None and float(low) >= 1)
     return "must be of type int" if integral and not isinstance(value, int) else None
 

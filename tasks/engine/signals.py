@@ -13,8 +13,8 @@ from subprocess import Popen, TimeoutExpired, run
 from types import FrameType
 from typing import Any
 
-REQUEUE = signal.SIGUSR1  # what SLURM is asked to send before a job's time is over
-TWICE = 1.0  # seconds within which a signal that comes again is the same one: `timeout` sends its own twice
+REQUEUE = signal.SIGUSR1  # the signal that SLURM is asked to send before a job's time limit
+TWICE = 1.0  # seconds within which a repeated signal counts as one: `timeout` sends each signal twice
 
 
 class Stopped(SystemExit):
@@ -53,12 +53,12 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.owner: int | None = None  # the process that heeds it
+        self.owner: int | None = None  # the process that handles it
         self.number: int | None = None
         self.deferred = False
         self.validating = False
-        self.launcher: Any = None  # Lightning's, of the processes on other devices
-        self.ranks: list[Popen] = []  # those that were taken over from it
+        self.launcher: Any = None  # Lightning's launcher of the processes on other devices
+        self.ranks: list[Popen] = []  # processes taken over from it
 
     def install(self) -> None:
         self.owner = os.getpid()
@@ -92,7 +92,7 @@ class Stop:
             raise Stopped(self.number)
 
     def end_ranks(self) -> None:
-        """Ends the processes on other devices, which would wait for this one for ever, or print that it is gone."""
+        """Ends the processes on other devices, which would wait for this one forever, or print that it is gone."""
         launched: list[Popen] = getattr(self.launcher, "procs", [])
         ranks = [*self.ranks, *launched]
         launched.clear()  # Lightning watches this list, and would kill this process as well

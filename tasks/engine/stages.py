@@ -1,4 +1,4 @@
-"""Runs in stages, each starting from the best weights of the one before: `stages` of an experiment."""
+"""Runs in stages (`stages` of an experiment), each starting from the best weights of the previous one."""
 
 import json
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                     settings = with_stage_data(settings, more)
                 settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
                 content = train(settings, folder=place, draw=not config["resume"])
-            if STOP.number is not None:  # in the stage's last moments
+            if STOP.number is not None:  # it arrived at the very end of the stage
                 raise Stopped(STOP.number, folder)
             before = str(place)
     return content
@@ -72,8 +72,8 @@ def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]
 
 
 def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """A stage's settings, with the data settings of an untrusted plan, or of each of its tasks, restricted to
-    data.root.
+    """The settings of a stage, or of each of its tasks. Data settings of the untrusted plan, unlike those `given`, may
+    name files only inside data.root.
     """
     own, parts = split(given)
     if "parts" in settings:

@@ -1,5 +1,5 @@
-"""How commands start: logging, the process set up for speed, the data. Lightning is not imported, and torch only where
-something computes.
+"""How commands start: logging, the process set up for speed, the data. Lightning is not imported, and torch only if
+something is computed.
 """
 
 import logging
@@ -33,10 +33,10 @@ def set_up_logging() -> None:
     """Logs our messages and all warnings through rich."""
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning 2.6's own call
     resumed = r"You're resuming from a checkpoint that ended before the epoch ended"
-    warnings.filterwarnings("ignore", resumed)  # our loaders leave out what was given, which Lightning cannot know
+    warnings.filterwarnings("ignore", resumed)  # our loaders skip used batches, which Lightning cannot know
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
-    for chatty in ("httpx2", "faiss.loader"):  # the Hub's client names each request, FAISS each library it tries
+    for chatty in ("httpx2", "faiss.loader"):  # the Hub's client logs each request, FAISS each library it tries
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -57,11 +57,12 @@ def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
 
 
 def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "SuiteData":
-    """The data set that a checkpoint's configuration names, to measure on: read below `root`, or below the checkpoint's
-    own data.root, which is logged. Nothing is generated, downloaded or read elsewhere because a checkpoint names it.
+    """The data set that a checkpoint's configuration names, for evaluation: read below `root`, or below the
+    checkpoint's own data.root, which is logged. Nothing is generated, downloaded or read elsewhere because a checkpoint
+    names it.
 
     Raises:
-        UserError: it names files outside of data.root, and no root is given.
+        UserError: it names files outside data.root, and no root is given.
     """
     if root is None:
         for task in tasks_of(config).values():

@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from lightning import LightningModule as Module
 
     from tasks.engine.budget import Budget
-else:  # it becomes Lightning's where it meets a Trainer: tasks.engine.lightning
+else:  # it becomes a LightningModule when a Trainer takes it: tasks.engine.lightning
     from torch.nn import Module
 
 LOWEST_LR = 1e-3  # share of the peak
-PRETRAINED_SHARE = 0.1  # of the learning rate: a backbone with weights forgets them at the rate of new layers
+PRETRAINED_SHARE = 0.1  # of the learning rate: at the full rate, a pretrained backbone forgets its features
 
 
 class TaskModule(Module):
     """A deployable `model` with its training and evaluation.
 
     A task defines `build_model`, `build_metrics`, `compute_losses`, `update_metrics`, `compute_metrics`,
-    `reset_metrics` and `ground_truth`. The results of an image, and their drawing, follow from its option in conf/task
-    (see tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning): prediction,
-    export and the counting of costs import neither Lightning nor metrics.
+    `reset_metrics` and `ground_truth`. How results are computed and drawn follows from its option in
+    conf/task (see tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning), so
+    that prediction, export and cost counting import neither Lightning nor torchmetrics.
     """
 
     primary: ClassVar[str]  # the metric that selects the best checkpoint
-    mode: ClassVar[Literal["max", "min"]] = "max"  # whether it is better high or low
+    mode: ClassVar[Literal["max", "min"]] = "max"  # whether higher or lower is better
     published_classes: ClassVar[int] = 0  # in the paper's data set, for counting costs without data
-    closed_set: ClassVar[bool] = True  # whether it can only be tested on data of its own labels
+    closed_set: ClassVar[bool] = True  # whether it can only be tested on data with the labels it knows
     pairwise_metrics: ClassVar[bool] = False  # whether its metrics compare images of a split with each other
-    budget: "Budget | None" = None  # how long it trains, where a run says so
-    hyperparameters: list[dict[str, Any]]  # of the optimizer's groups, as the settings have them
+    budget: "Budget | None" = None  # length and progress of the training, set by a run
+    hyperparameters: list[dict[str, Any]]  # of the optimizer's parameter groups, from the settings
     head_is_pretrained: bool = False  # whether the weights it starts from include its head
-    asks_teacher: bool = True  # false where only a file names the teacher
+    asks_teacher: bool = True  # false if only a checkpoint names the teacher
     model: Model
 
     def __init__(
@@ -61,8 +61,8 @@ class TaskModule(Module):
         settled: Mapping[str, Any] | None = None,
         join: Callable[[Backbone], Backbone] | None = None,
     ) -> None:
-        """`settled` has the values that a backbone chose before for null settings (see `build_backbone`), for one that
-        loads no weights. `join` makes a backbone share layers with those of other tasks, in a multi-task run.
+        """`settled` has the values that the backbone chose earlier for null settings (see `build_backbone`), for one
+        that loads no weights. `join` makes it share layers with the backbones of other tasks, in a multi-task run.
         """
         super().__init__()
         wanted = config["task"].get("num_classes")  # of tasks that have classes
@@ -71,9 +71,9 @@ class TaskModule(Module):
         self._begin(config, labels, load_weights, settled)
         self.join = join
         self.model = self.build_model().to(memory_format=torch.channels_last)
-        self.join = None  # which knows other tasks' layers
-        self.set_backbone_frozen(config["trainer"]["freeze_backbone"])  # several processes agree on it beforehand
-        self.model.train()  # until training begins: Lightning warns of layers that are not
+        self.join = None  # it refers to other tasks' layers
+        self.set_backbone_frozen(config["trainer"]["freeze_backbone"])  # before DDP records the trainable parameters
+        self.model.train()  # Lightning warns of layers in eval mode when training starts
         if config["trainer"]["bn_momentum"]:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -93,16 +93,16 @@ class TaskModule(Module):
 
     @classmethod
     def published_labels(cls, config: Mapping[str, Any]) -> list[str]:
-        """Names of as many classes as `task.num_classes` says, or the paper's data set has, for counting costs."""
+        """Placeholder labels for counting costs, as many as `task.num_classes`, else as the paper's data set has."""
         return [str(i) for i in range(config["task"].get("num_classes") or cls.published_classes)]
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of the data set that follow from the task's own, such as names that its teacher knows."""
+        """Data settings that follow from the task's settings, such as the names of its teacher's outputs."""
         return {}
 
     def check(self, data: SuiteData) -> None:
-        """Opens what training needs besides the data, before a run folder is made for it.
+        """Loads what training needs besides the data, such as a teacher, before the run folder is created.
 
         Raises:
             UserError: the teacher cannot be obtained, or settings do not fit the data.
@@ -132,12 +132,12 @@ class TaskModule(Module):
         raise NotImplementedError("a task defines reset_metrics")
 
     def figures(self) -> dict[str, Tensor]:
-        """Images (3, H, W) uint8, by name, of what a validation measured; every process calls it before the reset."""
+        """Figures of a validation by name, (3, H, W) uint8; every process calls it before `reset_metrics`."""
         return {}
 
     def prepare_image(self, image: Tensor) -> Tensor:
-        """The model's input (3, R, R) for a decoded image (3, H, W) uint8: the central square if `data.center_crop`
-        gives its side as a share of the shorter one, else the whole image, resized without keeping its proportions.
+        """The model's input (3, R, R) for a decoded image (3, H, W) uint8: with `data.center_crop`, the central square
+        of that share of the shorter side, else the whole image, resized without keeping its aspect ratio.
         """
         share = self.config["data"].get("center_crop")
         return center_view(image, share, self.resolution) if share else resize_square(image, self.resolution)
@@ -175,12 +175,12 @@ class TaskModule(Module):
         return to_tensor(self.result_type(prediction, to_pil(image), self.labels).draw())
 
     def answer_settings(self) -> dict[str, Any]:
-        """Plain values that `Result.answer` needs beside the outputs; an export's model.json keeps them."""
+        """Plain values that `Result.answer` needs besides the outputs; an export's model.json keeps them."""
         threshold = self.config["task"].get("draw_threshold")
         return {} if threshold is None else {"postprocess": {"draw_threshold": threshold}}
 
     def export_metadata(self) -> dict[str, Any]:
-        """Further entries of an export's model.json that only this task has, plain values."""
+        """Task-specific entries of an export's model.json, as plain values."""
         return {}
 
     def ground_truth(self, batch: Any) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class TaskModule(Module):
         raise NotImplementedError("a task defines ground_truth")
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
-        """The tensors that `ckpt` names, by the names of this module's state dict.
+        """The tensors in the file `path` of the setting `ckpt`, by the names of this module's state dict.
 
         Raises:
             UserError: the file cannot be read, or is of another task.
@@ -197,7 +197,7 @@ class TaskModule(Module):
         return state
 
     def settled_before(self) -> dict[str, Any]:
-        """The values that the backbone of `ckpt` chose for null settings, which its weights need again."""
+        """The values that the backbone of `ckpt` chose for null settings, which its weights require."""
         return settled_of(self.config["ckpt"], self.config)
 
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
@@ -226,7 +226,7 @@ class TaskModule(Module):
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:
-        """Entries of metrics.json that only this task has."""
+        """Task-specific entries of metrics.json."""
         return {}
 
     def nonfinite_loss(self) -> str:
@@ -234,7 +234,7 @@ class TaskModule(Module):
         return "the loss"
 
     def batches_to_plot(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:
-        """The batch of a validation that is drawn, with the task that it is of."""
+        """What to draw of a validation batch: tasks, each with its batch."""
         if not batch_index:
             yield self, batch
 
@@ -272,7 +272,7 @@ class TaskModule(Module):
 
     def set_backbone_frozen(self, held: bool) -> None:
         """Freezes the backbone, including its normalization's statistics, or unfreezes it. If its early layers stay
-        frozen, their statistics adapt all the same: with those of ImageNet, AP fell by a fifth on playing cards.
+        frozen, their statistics are still updated: with those of ImageNet, AP fell by a fifth on playing cards.
         """
         backbone = self.model.backbone
         assert isinstance(backbone, Backbone)
@@ -292,12 +292,12 @@ class TaskModule(Module):
 
     @property
     def has_weights(self) -> bool:
-        """Whether the backbone started from weights of another training."""
+        """Whether the backbone started from trained weights."""
         backbone = self.config["backbone"] | self.settled
         return bool(backbone.get("weights") or self.config["ckpt"]) or backbone.get("pretrained") is True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups, by weight decay and learning rate."""
+        """The optimizer's parameter groups, by weight decay and learning rate."""
         settings, share = self.config["trainer"], self.backbone_share()
         spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
         return grouped(
@@ -312,7 +312,7 @@ class TaskModule(Module):
         fused = str(settings["precision"]) != "16"
         if settings["optimizer"] == "adamw":
             return torch.optim.AdamW(groups, lr=lr, fused=fused)
-        if settings["optimizer"] == "rmsprop":  # as in TensorFlow, which the paper's epsilon and decay are of
+        if settings["optimizer"] == "rmsprop":  # TensorFlow's, to which the paper's epsilon and decay apply
             from timm.optim import RMSpropTF
 
             return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
@@ -321,7 +321,7 @@ class TaskModule(Module):
     def configure_optimizers(self) -> Any:
         settings = self.config["trainer"]
         optimizer = self.build_optimizer()
-        # a resumed run has them from its checkpoint, whatever the settings are by now
+        # a resumed run replaces them in the optimizer by its checkpoint's, even if the settings have changed
         self.hyperparameters = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = float(self.trainer.estimated_stepping_batches)
 
@@ -333,12 +333,12 @@ class TaskModule(Module):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        # Lightning refuses to clip for fused optimizers, which is only wrong with a gradient scaler.
+        # Lightning refuses to clip with fused optimizers, although this is only wrong with a gradient scaler.
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["grad_clip"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what predict and export need: plain values, so that it loads with weights_only=True, and options by
-        their names, so that no file names code.
+        name, so that a file cannot name code.
         """
         checkpoint["suite"] = {
             "version": CHECKPOINT_VERSION,
@@ -362,8 +362,8 @@ def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str,
 
 
 def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:
-    """The task of a checkpoint with its (averaged) weights, ready to predict (and no longer to train). A teacher is
-    used only if it is given here, and without a cache.
+    """The task of a checkpoint with its (averaged) weights, for inference only. A teacher is used only if it is
+    given here, and without a cache.
 
     Raises:
         UserError: it contains only a backbone, or weights of another network than its settings describe; a teacher is
@@ -376,9 +376,9 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
     if teacher is not None and not any("distill" in own for own in tasks_of(config).values()):
         raise UserError(f"teacher={teacher}: task={suite['task']} does not use a teacher")
     for own in (config, *tasks_of(config).values()):
-        own["trainer"]["compile"] = False  # it pays where one trains
+        own["trainer"]["compile"] = False  # it pays off only in training
     if "parts" in config:
-        config["multitask"]["add"] = None  # the tasks that were there before are measured as the added one is
+        config["multitask"]["add"] = None  # all tasks are evaluated, not only the added one
     try:
         module: TaskModule = locate(config, "task")(
             config, suite["labels"], load_weights=False, settled=suite["backbone"]

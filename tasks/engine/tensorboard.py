@@ -24,8 +24,8 @@ LAYOUT = {
 
 
 def quiet_writers() -> None:
-    """Keeps the threads that write event files from printing what stops them: whoever trains hears of it at the next
-    write, and says it in one line.
+    """Keeps the threads that write event files from printing their error: training gets it at the next write, and
+    reports it in one line.
     """
     default = threading.excepthook
 
@@ -47,7 +47,7 @@ class RunLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:
             super().log_metrics(metrics, step)
-        except ValueError as error:  # which Lightning makes of whatever goes wrong
+        except ValueError as error:  # which Lightning raises for any error
             if not isinstance(error.__cause__, OSError):
                 raise
             raise UserError(f"{self.log_dir} cannot be written: {error.__cause__.strerror}") from error
@@ -57,7 +57,7 @@ class RunLogger(TensorBoardLogger):
         if status == "success":
             super().finalize(status)
         else:
-            with suppress(OSError):  # of what ended the run, perhaps
+            with suppress(OSError):  # perhaps the error that ended the run
                 super().finalize(status)
 
     @rank_zero_only
@@ -69,7 +69,7 @@ class RunLogger(TensorBoardLogger):
                     self.experiment.add_scalar(f"{group}/{name}", value, 0)
         self.experiment.add_text("metric/name", facts["primary"], 0)
         self.experiment.add_custom_scalars(LAYOUT)
-        # TensorBoard takes the columns of any one run for all, so all runs must name the same
+        # TensorBoard takes one run's columns for all runs, so all must have the same
         columns, start, _ = hparams(self.columns(facts), dict.fromkeys(COMMON, 0.0))
         writer = self.experiment._get_file_writer()
         writer.add_summary(columns)
@@ -86,7 +86,7 @@ class RunLogger(TensorBoardLogger):
 
     @staticmethod
     def columns(facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of the HParams tab, the same for every task; the last holds what they do not."""
+        """The columns of the HParams tab, the same for every task; the last holds all other settings."""
         config = facts["settings"]
         tasks = tasks_of(config)
         backbone, trainer = config["backbone"], config["trainer"]

@@ -52,7 +52,7 @@ from tasks.engine.tensorboard import RunLogger, quiet_writers
 
 log = logging.getLogger(__name__)
 console = Console()
-NOTICED = 10.0  # seconds in which a process that is gone is noticed
+NOTICED = 10.0  # seconds to wait for the watchdog to notice a dead process
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
@@ -63,10 +63,10 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
         trainer = _trainer(settings, folder, [*callbacks, *bar])
-    except (MisconfigurationException, ImportError, ValueError) as error:  # a device that is not there, or its package
+    except (MisconfigurationException, ImportError, ValueError) as error:  # a missing device or package
         raise UserError(f"trainer.accelerator={settings['accelerator']}: {first_line(error)}") from error
     if settings["head_warmup_epochs"] and "parts" not in config and isinstance(trainer.strategy, DDPStrategy):
-        # it waits for gradients of all that trained when it began, and the backbone is frozen after that
+        # DDP waits for the gradients of all parameters that it found trainable, and the backbone is frozen later
         trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
     return trainer
 
@@ -76,7 +76,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
     if launched():
         plugins.append(TorchElasticEnvironment())
     elif "SLURM_JOB_ID" in os.environ:
-        # as elsewhere, a run starts the processes of further devices itself, and heeds its own signals
+        # as outside SLURM, a run starts the processes of further devices and handles signals itself
         plugins.append(LightningEnvironment())
     trainer = Trainer(
         max_epochs=settings["max_epochs"] or 1,
@@ -94,7 +94,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    # Lightning's own handler broadcasts to the other processes, wherever they are: that can wait for ever
+    # Lightning's own handler broadcasts to the other processes, whatever they are doing, and can wait forever
     cast(Any, trainer._signal_connector)._sigterm_notifier_fn = STOP
     return trainer
 
@@ -119,7 +119,7 @@ def new_folder(config: dict[str, Any]) -> Path:
             return folder
         except FileExistsError as error:
             if config["name"] and not any((folder / begun).exists() for begun in ("config.yaml", PLAN)):
-                os.environ[RUN_FOLDER] = str(folder)  # a process that was killed before it began has left it
+                os.environ[RUN_FOLDER] = str(folder)  # left by a process that was killed before training began
                 return folder
             if config["name"]:
                 raise UserError(f"{folder} exists; choose another name, or resume it with resume={folder}") from error
@@ -130,15 +130,15 @@ def new_folder(config: dict[str, Any]) -> Path:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Locks a run folder until the process ends, in whatever way.
+    """Locks a run folder within the block; if the process is killed, the system releases the lock.
 
-    It uses a record lock, which forked processes do not share: the loaders of a killed run may live for some seconds.
+    It is a record lock, which forked processes do not inherit: loaders of a killed run may live on for some seconds.
 
     Raises:
-        UserError: another process has locked it, it cannot be written, or a folder in it is a link: a resumed run may
-            come from someone else, and must not write elsewhere.
+        UserError: another process has locked it, it cannot be written, or a folder in it is a symbolic link: a resumed
+            run may come from someone else, and must not write elsewhere.
     """
-    if not first_process():  # for which the folder need not be there yet
+    if not first_process():  # for the others the folder may not exist yet
         yield
         return
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
@@ -158,7 +158,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def _unfollowed(path: str, flags: int) -> int:
-    """Opens a file, but no link and no pipe that nobody reads."""
+    """Opens a file without following a symbolic link or waiting for a pipe's reader."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
@@ -174,11 +174,11 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     demo's data is generated if it is absent. Nothing is written to the run folder.
 
     Raises:
-        UserError: something in the settings, the data, the weights or the hardware must be put right first.
+        UserError: something in the settings, the data, the weights or the hardware must be corrected first.
     """
     check_processes(config["trainer"], config["name"])
     seed_everything(config["seed"], workers=True, verbose=False)
-    build_trainer(config, None, [])  # whether there is such an accelerator
+    build_trainer(config, None, [])  # fails if there is no such accelerator
     data = build_data(config, draw)
     data.seed = config["seed"]
     suite = load_checkpoint(ckpt)["suite"] if ckpt else {}
@@ -204,7 +204,7 @@ def train(
     describes the recognised data format.
 
     Raises:
-        UserError: something in the settings, the data or the file system must be put right first.
+        UserError: something in the settings, the data or the file system must be corrected first.
         Stopped: a signal arrived.
     """
     setup()
@@ -220,7 +220,7 @@ def train(
             data, module = prepare(config, ckpt, draw)
             return fit(config, folder, data, module, differing, ckpt)
     for task in tasks_of(config).values():
-        task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from anywhere
+        task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from any folder
     differing = changed(config)
     data, module = prepare(config, draw=draw)
     found = ", ".join(part for part in (layout, data.summary(), data.choices) if part)
@@ -247,8 +247,8 @@ def fit(
     callbacks = [budget, *build_callbacks(config, folder, facts)]
     trainer = build_trainer(config, folder, callbacks)
     steps = steps_per_epoch(config, data, trainer.world_size)
-    trainer.fit_loop.max_epochs = epochs_of(config["trainer"], steps)  # -1: without an end
-    # its connector sets it; where it is more than an epoch has, Lightning warns
+    trainer.fit_loop.max_epochs = epochs_of(config["trainer"], steps)  # -1: no limit
+    # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
     trainer.log_every_n_steps = int(min(config["trainer"]["log_every"], steps))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
@@ -262,7 +262,7 @@ def fit(
     report = next(c for c in callbacks if isinstance(c, RunReport))
     own = f"{module.primary}/"
     by_class = {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own) and v != ABSENT}
-    highest = None if config.get("multitask", {}).get("references") else 1.0  # which count as 1
+    highest = None if config.get("multitask", {}).get("references") else 1.0  # relative to references it may exceed 1
     facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class, highest)
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
@@ -293,7 +293,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
             STOP.end_processes()
         if lost:
             raise UserError(watch.words) from error
-        if STOP.number is not None:  # whatever came of it: loaders and processes on other devices stop as well
+        if STOP.number is not None:  # whatever the error: the signal also stops loaders and processes on other devices
             raise Stopped(STOP.number, run) from None
         if isinstance(error, OSError | UserError) and not folder.is_dir():
             raise UserError(f"the run folder {folder} no longer exists") from error
@@ -304,7 +304,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
 
 
 def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> float:
-    """Steps an epoch has in each of the processes; infinite for a stream of unknown length."""
+    """Steps of an epoch in each process; infinite for a stream of unknown length."""
     batches = data.train_batches() / processes
     limit = config["trainer"]["limit_train_batches"] or math.inf
     return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
@@ -360,7 +360,7 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
         )
         for name, part in own.items()
     ]
-    last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # the last of all: it holds their state
+    last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # after the others, whose state it saves
     callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts)]
     callbacks += [best, *each, last, StepSeeds(config["seed"])]
     if config["trainer"]["ema_decay"]:

@@ -16,7 +16,7 @@ def execute(overrides: Sequence[str]) -> Path:
         raise UserError(f"quantize={config['quantize']}: format={form.name} cannot be quantized")
     if config["part"] == "backbone" and form.name != "torch":
         raise UserError(f"part=backbone needs format=torch; format={form.name} contains complete models")
-    form.module()  # a missing package is said before anything is loaded
+    form.module()  # reports a missing package before anything is loaded
     if config["part"] == "all":
         from tasks.export.together import export_all
 

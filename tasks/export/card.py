@@ -1,7 +1,7 @@
 """The model card beside a model: README.md as the Hugging Face Hub reads it, YAML metadata before Markdown.
 
-What is said of a model may come from a file that another person made: names stand in code spans, where neither
-Markdown nor HTML means anything, and the metadata is written by a YAML library.
+The facts about a model may come from an untrusted file: names are put in code spans, where Markdown and HTML have no
+effect, and a YAML library writes the metadata.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tasks.engine.report import ABSENT
 CARD = "README.md"
 LONGEST = 80  # characters of a name
 MOST_NAMES = 100  # classes that are listed
-SETTINGS = {  # of the configuration, and what they are called
+SETTINGS = {  # the settings that a card lists, and their names there
     "task.resolution": "pixels, before rho",
     "backbone.alpha": "width (alpha)",
     "backbone.rho": "resolution (rho)",
@@ -46,9 +46,9 @@ def code(text: object) -> str:
 def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = None) -> str:
     """The text of a model card.
 
-    `facts` has what model.json has (see `tasks.export.package.Spec`), and whether the backbone was `pretrained` on
-    ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short form,
-    such as apache-2.0.
+    `facts` has the entries of model.json (see `tasks.export.package.Spec`), and whether the backbone was `pretrained`
+    on ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short
+    form, such as apache-2.0.
     """
     parts = (
         f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
@@ -65,7 +65,7 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
 
 
 def joint_card(facts: Mapping[str, Any], results: Mapping[str, type[Result]]) -> str:
-    """The card of a file of several tasks, each with its section. `facts` has what model.json has."""
+    """The card of a multi-task export, with a section for each task. `facts` has the entries of model.json."""
     configs = facts["provenance"]["config"]["parts"]
     parts = {
         name: {**facts, **facts["parts"][name], "task": name, "provenance": {"config": configs[name]}}
@@ -89,7 +89,7 @@ def title(facts: Mapping[str, Any]) -> str:
 def metadata(
     facts: Mapping[str, Any], tasks: Mapping[str, tuple[Mapping[str, Any], type[Result]]], licence: str | None
 ) -> str:
-    """The card's YAML, of ASCII alone; `tasks` has the facts and the kind of results of each."""
+    """The card's YAML metadata, in ASCII; `tasks` has the facts and the result type of each task."""
     content: dict[str, Any] = {"library_name": "mobilenets", "tags": ["mobilenet", "mobilenets", *map(plain, tasks)]}
     kinds = [result.hub_task for _, result in tasks.values()]
     if len(kinds) == 1 and kinds[0]:
@@ -108,12 +108,12 @@ def metadata(
 
 
 def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The metrics of all classes together that there was something to measure for, by name."""
+    """Names and values of the metrics that could be measured, without those of single classes."""
     return [(name, float(value)) for name, value in figures.items() if "/" not in name and value != ABSENT]
 
 
 def data_name(facts: Mapping[str, Any]) -> str:
-    """The option of conf/data, and the last part of the folder, which does not reveal where it is."""
+    """The data set's option in conf/data, with only the last part of its folder, so that no path is revealed."""
     config = facts["provenance"]["config"]
     folder = str(config["data"].get("root") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
     option = config["groups"]["data"]
@@ -142,7 +142,7 @@ def use(facts: Mapping[str, Any]) -> str:
 
 
 def metrics(facts: Mapping[str, Any]) -> str:
-    """A table of the metrics before and after the export, and on what they were measured."""
+    """A table of the metrics before and after the export, and the data they were measured on."""
     found = facts["metrics"]
     before, after = found["before"], found.get("after")
     titles = ["metric", "checkpoint", *(["this file"] if after else [])]

@@ -36,9 +36,9 @@ from tasks.export.verify import RuntimeModel, differences, losing_layers, measur
 log = logging.getLogger(__name__)
 
 THREADS = usable_cores()
-COMPARED = 32  # validation images whose outputs are compared one by one
-TRIED = 4  # training images on which each layer's loss is tried
-TIMED = 0.2  # seconds over which one image after another is timed
+COMPARED = 32  # validation images whose outputs are compared with the network's
+TRIED = 4  # training images on which the int8 error of each layer is measured
+TIMED = 0.2  # seconds for which the latency is measured
 MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
 
 
@@ -46,7 +46,8 @@ def export(config: dict[str, Any]) -> Path:
     """Writes and checks an export, and returns its folder.
 
     Raises:
-        UserError: something must be put right first, or the file loses more than `max_drop` (it is kept).
+        UserError: the settings or the data need correction, or the metric drops by more than `max_drop` (the file is
+            kept).
     """
     setup()
     form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
@@ -61,7 +62,7 @@ def export(config: dict[str, Any]) -> Path:
         return export_backbone(config, checkpoint, target)
     graph = Graph(module.model, config["input"], form.with_nms)
     spec = describe(config, form, path, module, graph)
-    seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # the crops that int8 takes its ranges from
+    seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # for the crops used in calibration
     with atomic_folder(target, config["overwrite"]) as folder:
         data = data_of(config, module)
         samples = calibration(data, config["calibration"]) if int8 else []
@@ -79,7 +80,7 @@ def export(config: dict[str, Any]) -> Path:
         spec.metrics = compared(config, module, count, before, after)
         spec.latency = latency(graph, runner, form, module.resolution, config["batch"])
         spec.note = data.note
-        if whole is not checkpoint and config["quantize"] != "int8_qat":  # which trains what was shared
+        if whole is not checkpoint and config["quantize"] != "int8_qat":  # QAT changes the shared weights
             spec.provenance["shared_sha256"] = shared_sha256(whole["state_dict"])
         finish(spec, module, folder, form)
     report(spec, target)
@@ -92,7 +93,7 @@ def export(config: dict[str, Any]) -> Path:
 
 
 def chosen_part(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
-    """The checkpoint to export: for a multi-task run, that of one of its tasks.
+    """The checkpoint to export; of a multi-task run, the checkpoint of one of its tasks.
 
     Raises:
         UserError: there is no such part.
@@ -120,7 +121,7 @@ def shared_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: Path) -> Path:
-    """Writes only the backbone, and checks that `backbone.weights` loads it with the same feature maps."""
+    """Writes only the backbone, loads it by `backbone.weights`, and records how much its last feature map differs."""
     from tasks.export.to_torch import write_backbone
 
     settings = checkpoint["suite"]["config"]["backbone"]
@@ -147,7 +148,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
 
 def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, at its present location."""
-    # processes must not be forked beside the runtimes' threads
+    # no loader processes: forking is unsafe while the runtimes' threads run
     data = saved_data(module.config, config["root"], workers=0)
     if module.closed_set:
         data.use_labels(module.labels)
@@ -155,7 +156,7 @@ def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
 
 
 def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
-    """The folder of the export: <task>-<alpha>-<size>[-int8]-<format>."""
+    """The folder of the export: <task>-<alpha or backbone>-<size>[-<quantize>]-<format>."""
     inside = checkpoint.parent.name == "checkpoints"
     folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
     backbone = module.config["backbone"]
@@ -185,7 +186,7 @@ def calibration(data: SuiteData, count: int) -> list[Tensor]:
 
 
 def images(data: SuiteData, count: int) -> list[Tensor]:
-    """At least `count` validation images, in batches (B, 3, R, R) uint8."""
+    """The first batches (B, 3, R, R) uint8 of validation images, with at least `count` images if there are so many."""
     loader = data.val_dataloader()
     return [batch.images for _, batch in zip(range(-(-count // data.batch_size)), loader, strict=False)]
 
@@ -289,7 +290,7 @@ def report(spec: Spec, target: Path) -> None:
 
 
 def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:
-    """The layers or the output that lose most accuracy, for the error message."""
+    """The layers with the largest int8 error, or in float the output that differs most, for the error message."""
     if not samples:
         worst = max(spec.differences, key=lambda name: spec.differences[name])
         return f"its output {worst} differs by up to {spec.differences[worst]:.3g}"

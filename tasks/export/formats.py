@@ -21,13 +21,13 @@ def installed(name: str) -> bool:
 class Format:
     """A format's description, which needs none of its packages. Its module has `write`, `Runner` and `EXAMPLE`."""
 
-    name: str  # also of the extra of our own package that brings what writes it
+    name: str  # also the extra of this package that installs `packages`
     suffix: str
     packages: tuple[str, ...]  # modules
-    runtime: str  # what runs the file, as pip knows it
+    runtime: str  # pip name of the package that runs the file
     runtime_module: str
-    needs: str  # likewise for example.py
-    with_nms: bool  # whether non-maximum suppression can be inside
+    needs: str  # what example.py needs, in words
+    with_nms: bool  # whether the file can contain non-maximum suppression
     free_batch: bool
     int8: bool = True
 
@@ -42,7 +42,7 @@ class Format:
         return importlib.import_module(f"tasks.export.to_{self.name}")
 
     def runner(self, path: Path, threads: int) -> Any:
-        """A file of this format, ready to run on arrays, without what writes it.
+        """A file of this format, ready to run on arrays; needs only its runtime, not the packages that write it.
 
         Raises:
             UserError: its runtime is not installed, or cannot run the file.
@@ -51,7 +51,7 @@ class Format:
             raise UserError(f"{path} needs {self.runtime}: pip install {self.runtime}")
         try:
             return RUNNERS[self.name](path, threads)
-        except Exception as error:  # of many kinds, the runtimes' own
+        except Exception as error:  # each runtime raises its own kinds
             raise UserError(f"{path} cannot be run: {first_line(error)}") from error
 
 

@@ -58,5 +58,5 @@ class Job:
     example: Tensor  # an input
     names: list[str]  # of the outputs
     path: Path
-    calibration: npt.NDArray[Any]  # inputs to take int8's ranges from; none where the file is to be float
+    calibration: npt.NDArray[Any]  # inputs for int8 calibration; empty for a float file
     checkpoint: dict[str, Any]

@@ -13,7 +13,7 @@ from data.text import read_json
 from tasks.export.formats import FORMATS
 
 VERSION = 1
-MAX_BYTES = 1 << 26  # of model.json: the cells of the Earth take 2 MB
+MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
@@ -101,7 +101,7 @@ def sha256(path: Path) -> str:
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """The content of an export's model.json. It is not trusted: what this suite uses of it is checked.
+    """The content of an export's model.json. It is not trusted: the types of its main entries are checked.
 
     Raises:
         UserError: there is none, it is damaged, of a newer version, or names a file outside of the folder.
@@ -121,7 +121,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _wrong_part(content: dict[str, Any]) -> str | None:
-    """The first entry of a model.json that has a wrong type; None if there is none."""
+    """What is wrong with the first invalid entry of a model.json; None if all are valid."""
     form = FORMATS.get(content["format"]) if isinstance(content["format"], str) else None
     image, outputs, labels = (content.get(name) for name in ("input", "outputs", "labels"))
     if form is None:

@@ -14,18 +14,18 @@ from tasks.engine.lightning import for_trainer
 from tasks.engine.task import TaskModule
 from tasks.engine.train import build_trainer
 
-MEMORY = 0.99  # of the activations' ranges, a step
+MEMORY = 0.99  # momentum of the moving activation ranges, per step
 
 
 def straight_through(x: Tensor, low: Tensor, high: Tensor, levels: int) -> Tensor:
-    """x on `levels` even steps from low to high, with the gradient of the identity inside them."""
+    """x rounded to `levels` equal steps from low to high, with the identity's gradient inside this range."""
     step = ((high - low) / levels).clamp(min=1e-8)
     inside = x.clamp(low, high)
     return inside + ((inside / step).round() * step - inside).detach()
 
 
 class RoundedWeight(nn.Module):
-    """Of each output channel on 255 symmetric steps."""
+    """Rounds the weights of each output channel to 255 symmetric levels."""
 
     def forward(self, weight: Tensor) -> Tensor:
         high = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
@@ -33,7 +33,7 @@ class RoundedWeight(nn.Module):
 
 
 class Ranges:
-    """A moving range of a layer's output, which its output is rounded to."""
+    """Rounds a layer's output to 256 levels within the moving average of its range."""
 
     def __init__(self) -> None:
         self.low: Tensor | None = None
@@ -48,7 +48,7 @@ class Ranges:
 
 
 def int8_layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear, nn.Module]]:
-    """The layers that int8 rounds, by name, each with the module at whose output it does: the activation is fused."""
+    """The layers that int8 rounds: name, layer, and the module whose output is rounded (the activation is fused)."""
     blocks = {id(m.conv): m for m in model.modules() if isinstance(m, ConvNormAct)}
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     return [(name, layer, blocks.get(id(layer), layer)) for name, layer in layers]
@@ -56,7 +56,7 @@ def int8_layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear, nn.M
 
 @contextmanager
 def rounding(model: nn.Module) -> Iterator[None]:
-    """In this context, convolutions and fully connected layers compute as in int8, except for their sums."""
+    """In this context, weights and outputs of convolutions and fully connected layers are rounded as in int8."""
     layers = int8_layers(model)
     hooks = [end.register_forward_hook(Ranges()) for _, _, end in layers]
     for _, layer, _ in layers:
@@ -70,7 +70,7 @@ def rounding(model: nn.Module) -> Iterator[None]:
 
 
 def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> None:
-    """Trains the folded network of `module` in place, by the task's own losses."""
+    """Trains the network of `module` (normalization folded) in place, with the task's own losses."""
     settings = module.config["trainer"] | {
         **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze_backbone": False},
         **{"head_warmup_epochs": 0, "precision": "32", "devices": 1, "num_nodes": 1},

@@ -1,4 +1,4 @@
-"""Runs exported files by their own runtimes. Nothing here needs torch, but executorch's own package brings it."""
+"""Runs exported files in their own runtimes. Only ExecuTorch's needs torch."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def usable_threads() -> int:
 
 
 def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
-    """`images` in batches of one size, the last filled up with its last image."""
+    """`images` in batches of one size, the last padded with copies of its last image."""
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
@@ -48,7 +48,7 @@ def silenced() -> Iterator[None]:
 
 
 class OnnxRunner:
-    """An ONNX file, run on inputs of any batch."""
+    """An ONNX file, run on inputs of any batch size."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
@@ -64,7 +64,7 @@ class OnnxRunner:
 
 
 class LiteRTRunner:
-    """A LiteRT file, run on inputs of any batch, in batches of the size that it takes."""
+    """A LiteRT file, run on inputs of any batch size, in batches of its fixed size."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -72,7 +72,7 @@ class LiteRTRunner:
         self.run = Interpreter(str(path), num_threads=threads).get_signature_runner()
         (details,) = self.run.get_input_details().values()
         self.batch = int(details["shape"][0])
-        with silenced():  # XNNPACK tells that the first run prepares it
+        with silenced():  # XNNPACK prints a message in the first run
             self.run(args_0=np.zeros(details["shape"], details["dtype"]))
 
     def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -84,7 +84,7 @@ class LiteRTRunner:
 
 
 class ExecuTorchRunner:
-    """An ExecuTorch program, run on inputs of any batch, in batches of the size that it takes."""
+    """An ExecuTorch program, run on inputs of any batch size, in batches of its fixed size."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool

@@ -1,4 +1,4 @@
-"""Measures the speed of networks and files, each in a process of its own with its own memory and threads."""
+"""Measures the speed of networks and exported files, each in its own process with its own memory and threads."""
 
 import multiprocessing
 import resource
@@ -46,9 +46,9 @@ class Row:
     median_ms: float  # of one image
     p95_ms: float
     images_per_second: float  # in batches of 16
-    memory_mb: float  # that loading and running takes
+    memory_mb: float  # added by loading and running
     file_mb: float
-    share_of_peak: float  # multiply-adds a second in batches of 16, of `peak_rate`'s float32
+    share_of_peak: float  # multiply-adds per second in batches of 16, as a share of `peak_rate`
 
 
 def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Contender]:
@@ -67,14 +67,14 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
     rows = []
     for contender in all_:
         if contender.kind in FORMATS:
-            FORMATS[contender.kind].module()  # a missing package is said at once
+            FORMATS[contender.kind].module()  # reports a missing package at once
         for threads in THREADS:
             with ProcessPoolExecutor(1, context) as pool:
                 try:
                     rows.append(pool.submit(measure, contender, threads, seconds).result())
                 except UserError:
                     raise
-                except Exception as error:  # of many kinds: the runtimes' own, a compiler's, a process that died
+                except Exception as error:  # any kind: from a runtime, a compiler or a process that died
                     hint = "; leave it out by compile=false" if contender.kind == "compiled" else ""
                     raise UserError(
                         f"{contender.name} ({contender.path}) cannot be run: {first_line(error)}{hint}"
@@ -135,8 +135,8 @@ def times(call: Callable[[], object], seconds: float) -> list[float]:
 
 @torch.inference_mode()
 def peak_rate() -> float:
-    """Multiply-adds a second of MobileNet's most frequent layer, 1 x 1 and 512 channels wide, in float32 and in bulk;
-    the best of several. (PyTorch's matrix product reaches less than half of it on processors of AMD.)
+    """Multiply-adds per second of MobileNet's most frequent layer, a 1 x 1 convolution of 512 channels, in float32 and
+    large batches; the best of several runs. (On AMD processors, PyTorch's matrix product reaches less than half of it.)
     """
     batch, channels, side = 16, 512, 14
     x = torch.rand(batch, channels, side, side).to(memory_format=torch.channels_last)
@@ -145,7 +145,7 @@ def peak_rate() -> float:
 
 
 def resident() -> float:
-    """Memory of this process, in MB; where no /proc tells it, the most that it had so far."""
+    """Resident memory of this process, in MB; on systems without /proc, its peak so far."""
     if not STATM.exists():
         return peak_memory()
     pages = int(STATM.read_text().split()[1])
@@ -153,7 +153,7 @@ def resident() -> float:
 
 
 def peak_memory() -> float:
-    """The most memory that this process had, in MB."""
+    """Peak memory of this process, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

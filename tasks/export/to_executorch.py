@@ -1,4 +1,4 @@
-"""ExecuTorch programs lowered to XNNPACK, and the runtime of executorch's own Python package. The batch is fixed."""
+"""Writes ExecuTorch programs lowered to XNNPACK, and runs them with the executorch package. The batch size is fixed."""
 
 import copy
 import logging
@@ -27,13 +27,13 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def write(job: Job) -> None:
-    """Writes the graph; int8 is static, of convolutions and fully connected layers, per channel."""
+    """Writes the graph; int8 quantization is static, with per-channel weights."""
     with silenced():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
     logging.getLogger("root").setLevel(logging.WARNING)
-    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # the lowering wants plain weights
+    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # lowering needs contiguous weights
     if len(job.calibration):
         quantize(graph, job)
     with silenced():
@@ -43,7 +43,7 @@ def write(job: Job) -> None:
 
 
 def quantize(graph: Graph, job: Job) -> None:
-    """Makes the network, from normalised pixels to what its forward gives, compute in int8."""
+    """Replaces the model's forward, from normalised images to raw outputs, with an int8 version."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -60,7 +60,7 @@ def quantize(graph: Graph, job: Job) -> None:
 
 
 def unshare_biases(network: torch.fx.GraphModule) -> None:
-    """Gives each call of a shared convolution a bias of its own: the steps of an int8 bias follow from the input's."""
+    """Gives each call of a shared convolution its own bias, because a quantized bias's scale depends on the input's."""
     seen: set[str] = set()
     for i, node in enumerate(list(network.graph.nodes)):
         bias = node.args[2] if node.target is torch.ops.aten.conv2d.default and len(node.args) > 2 else None
@@ -75,8 +75,8 @@ def unshare_biases(network: torch.fx.GraphModule) -> None:
 
 
 def quantizer(config: Any) -> Any:
-    """XNNPACK's, that besides takes a convolution and its ReLU6 as one. By itself it would round their sums to the
-    range before the ReLU6, which after folding is often a hundred times as wide.
+    """XNNPACK's quantizer, which here also treats a convolution and its ReLU6 as one. Otherwise it would quantize the
+    convolution's output in its range before the ReLU6, which after folding is often a hundred times as wide.
     """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) files by litert-torch, and their interpreter with XNNPACK. The batch is fixed."""
+"""Writes LiteRT (TensorFlow Lite) files with litert-torch, and runs them with XNNPACK. The batch size is fixed."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from tasks.export.graph import Job
 from tasks.export.runtimes import LiteRTRunner, in_batches, silenced
 
-# What carries the network. Decoding of boxes and the last softmax keep their range in float.
+# The operators of the network itself. Box decoding and the last softmax stay in float, for its range.
 QUANTIZED = (
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
@@ -29,8 +29,8 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def write(job: Job) -> None:
-    """Writes the graph; int8 is static, with per-channel weights, and keeps input and outputs as they are."""
-    # litert-torch 0.10 copies weights of another layout, and takes such copies of one shape for the same tensor
+    """Writes the graph; int8 quantization is static, with per-channel weights, and keeps the input and output types."""
+    # litert-torch 0.10 copies weights in another memory layout, and mistakes copies of equal shape for one tensor
     graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)
     with silenced():
         import litert_torch

@@ -1,4 +1,4 @@
-"""ONNX files, and ONNX Runtime to run them. The batch size is free, and non-maximum suppression is part of the file."""
+"""Writes ONNX files, and runs them in ONNX Runtime. Batch size is dynamic, and the file contains NMS."""
 
 import logging
 import tempfile
@@ -30,7 +30,7 @@ def write(job: Job) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     program: Any = torch.onnx.export(
         job.graph,
-        (torch.cat([job.example, job.example]),),  # of a batch of one it would make a constant
+        (torch.cat([job.example, job.example]),),  # a batch of one would become a constant
         dynamo=True,
         input_names=["image"],
         output_names=job.names,
@@ -68,7 +68,7 @@ def quantize(exported: Path, prepared: Path, path: Path, calibration: npt.NDArra
             batch = next(self.left, None)
             return None if batch is None else {"image": batch}
 
-    logging.getLogger().setLevel(logging.WARNING)  # it tells of every scale on the root logger
+    logging.getLogger().setLevel(logging.WARNING)  # it logs every scale on the root logger
     quant_pre_process(exported, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
@@ -85,13 +85,13 @@ def quantize(exported: Path, prepared: Path, path: Path, calibration: npt.NDArra
 
 
 def translations() -> dict[Any, Any]:
-    """ONNX for the operators of detection."""
+    """ONNX translations of detection's custom operators."""
     from onnxscript import FLOAT, INT64, opset18
 
     from tasks.detection import nms  # registers the operator
 
     assert nms
-    op: Any = opset18  # whose types leave no room for constants
+    op: Any = opset18  # its type hints do not allow constants
 
     def nms_mask(boxes: FLOAT, scores: FLOAT, iou: float, threshold: float) -> FLOAT:
         count = op.Shape(scores, start=2, end=3)

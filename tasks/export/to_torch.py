@@ -36,7 +36,7 @@ def write_backbone(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes tensors, those that several names have once; the header's `same` says which name has them."""
+    """Writes tensors, one with several names only once; the header's `same` maps its other names to the stored one."""
     places: dict[tuple[object, ...], str] = {}
     owners = {}
     for name, tensor in state.items():

@@ -1,5 +1,5 @@
-"""What a run of several tasks is as a whole (part=all): one file that passes an image through a shared backbone once,
-one safetensors that stores what tasks share once, or a file for each task.
+"""Exports all tasks of a multi-task run (part=all): as one file that runs the shared backbone once per image, as one
+safetensors file that stores shared weights once, or as one file per task.
 """
 
 import logging
@@ -43,16 +43,16 @@ from tasks.multitask.one_pass import OnePass
 
 log = logging.getLogger(__name__)
 
-# of a network, with normalization as it was trained: what is restored has it within the convolutions of each task
+# the networks' parameters as trained: `restore` folds the normalization into the convolutions of each task
 PARAMETER = re.compile(r"^parts\.\w+\.model\.(?!.*\.(running_mean|running_var|num_batches_tracked)$)")
 
 
 def export_all(config: dict[str, Any]) -> Path:
-    """Writes the files, and measures them by each task's own metric. Returns their folder.
+    """Writes the files, and measures them with each task's own metrics. Returns their folder.
 
     Raises:
-        UserError: the run is of one task, the tasks of one file are of several input sides, or a task loses more than
-            `max_drop`.
+        UserError: the run has one task, the tasks of one file have different input sizes, or a task's metric drops by
+            more than `max_drop`.
     """
     setup()
     path = find_checkpoint(config["ckpt"])
@@ -61,7 +61,7 @@ def export_all(config: dict[str, Any]) -> Path:
     if not settings.get("parts"):
         raise UserError(f"part=all is for multi-task runs; {path} has one task")
     learners = [name for name, part in settings["parts"].items() if "distill" in part]
-    asked = learners or settings["parts"]  # restore says so where no task learns from a teacher
+    asked = learners or settings["parts"]  # `restore` raises an error if no task uses a teacher
     teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
     patched = {*(settings["multitask"]["patches"] or [settings["multitask"]["share"]])} != {"all"}
     if patched and config["format"] != "torch":
@@ -82,8 +82,8 @@ def export_all(config: dict[str, Any]) -> Path:
 
 
 def export_each(config: dict[str, Any], teachers: dict[str, str | None]) -> Path:
-    """A file for each task, whose teacher is given: those whose layers differ need a pass each. Their model.json says
-    that they are of one backbone, by the same `provenance.shared_sha256`.
+    """Writes a file for each task (with its teacher), because tasks with different layers each need a forward pass.
+    The same `provenance.shared_sha256` in their model.json shows that they share a backbone.
     """
     targets, failed = [], []
     for name, teacher in teachers.items():
@@ -99,7 +99,7 @@ def export_each(config: dict[str, Any], teachers: dict[str, str | None]) -> Path
 def write_one_pass(
     config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
 ) -> tuple[Spec, dict[str, Runner]]:
-    """Writes one file with one pass of the backbone; returns its spec, and what gives each task's outputs."""
+    """Writes one file that runs the backbone once; returns its spec, and for each task a runner of its outputs."""
     form, first = FORMATS[config["format"]], next(iter(modules.values()))
     check_sides(modules)
     again = {name: restore(part_checkpoint(checkpoint, name)).model for name in modules}
@@ -122,7 +122,7 @@ def write_one_pass(
 def write_weights(
     config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
 ) -> tuple[Spec, dict[str, Runner]]:
-    """Writes the checkpoint as one safetensors; returns its spec, and what gives each task's outputs."""
+    """Writes the checkpoint as one safetensors file; returns its spec, and for each task a runner of its outputs."""
     form, whole = FORMATS["torch"], restore(checkpoint)
     graphs = {name: Graph(module.model, config["input"], form.with_nms) for name, module in modules.items()}
     specs = {name: describe(config, form, path, modules[name], graph) for name, graph in graphs.items()}
@@ -161,14 +161,14 @@ def finish(
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
     spec.provenance["config"] = checkpoint["suite"]["config"]
-    if spec.format != "torch":  # where each task has its own view
+    if spec.format != "torch":  # with torch, each task has its own view
         spec.input["center_crop"] = common_view(modules)
     spec.cost["megabytes"] = file.stat().st_size / 1e6
     spec.sha256 = sha256(file)
     write_spec(folder, spec, {"parts": parts})
     results = {name: module.result_type for name, module in modules.items()}
     (folder / CARD).write_text(joint_card(asdict(spec) | {"parts": parts}, results), encoding="utf-8")
-    if spec.format == "torch":  # whose tasks have inputs of their own, so that it runs in this suite alone
+    if spec.format == "torch":  # each task has its own input, so only this suite can run the file
         return
     form = FORMATS[spec.format]
     helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.answer)}
@@ -187,14 +187,14 @@ def check_sides(modules: dict[str, TaskModule]) -> None:
 
 
 def calibration_inputs(config: dict[str, Any], modules: dict[str, TaskModule], graph: Graph) -> npt.NDArray[Any]:
-    """The file's inputs for training images of all tasks, as many of each."""
+    """Calibration inputs from training images, the same number for each task."""
     count = -(-config["calibration"] // len(modules))
     samples = [x for module in modules.values() for x in calibration(data_of(config, module), count)]
     return np.asarray(graph.pixels(torch.cat(samples)).numpy())
 
 
 def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, runner: Runner) -> dict[str, Any]:
-    """A task's entry in model.json, with its metric before and after, and the largest differences of its outputs."""
+    """A task's entry in model.json, with its metrics before and after; adds its output differences to `spec`."""
     graph = Graph(module.model, config["input"], FORMATS[spec.format].with_nms)
     names = [output.removeprefix(f"{name}.") for output in spec.names if output.startswith(f"{name}.")]
     data = data_of(config, module)
@@ -208,7 +208,7 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
 
 
 def common_view(modules: dict[str, TaskModule]) -> float | None:
-    """The share of the shorter side in the view that all tasks have; None, the whole image, where they have several."""
+    """The `center_crop` of all tasks, a share of the shorter side; None, the whole image, if they differ."""
     views = {module.config["data"].get("center_crop") for module in modules.values()}
     if len(views) > 1:
         log.warning("the tasks have different values of data.center_crop; the file takes the whole image")

@@ -29,7 +29,7 @@ class RuntimeModel(Model):
     def __init__(self, graph: Graph, runner: Runner, names: list[str]) -> None:
         nn.Module.__init__(self)  # there is no backbone
         self.graph, self.runner, self.names = graph, runner, names
-        self.export_spec = graph.model.export_spec  # type: ignore[misc]  # as of its class elsewhere
+        self.export_spec = graph.model.export_spec  # type: ignore[misc]  # a class attribute elsewhere
 
     def preprocess(self, images: Tensor) -> Tensor:
         return self.graph.pixels(images.cpu())
@@ -52,8 +52,8 @@ class Counter(Callback):
 
 
 def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
-    """About `images` validation images from all over the split, which may be sorted by class; the first ones where
-    they come as a stream, and all where the metrics compare them with each other.
+    """A loader of about `images` validation images, evenly spaced because the split may be sorted by class; of all
+    images if they are streamed (`measure` then stops early) or if the metrics compare them with each other.
     """
     loader = data.val_dataloader()
     if module.pairwise_metrics or isinstance(loader.dataset, IterableDataset):
@@ -67,7 +67,7 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
 def measure(
     module: TaskModule, data: SuiteData, images: int, model: Model | None = None
 ) -> tuple[dict[str, float], int]:
-    """The task's metrics on about `images` validation images, by `model` in place of its own, and how many."""
+    """The task's metrics on about `images` validation images, and their number; `model` replaces the task's own."""
     settings = {
         **module.config["trainer"],
         "devices": 1,
@@ -89,7 +89,7 @@ def measure(
         trainer.validate(for_trainer(module), datamodule=for_trainer(data), verbose=False)
     finally:
         module.model = own
-        del data.val_dataloader  # the method is there again
+        del data.val_dataloader  # restores the method
     return {name: value for name, value in module.last_metrics.items() if name != "primary"}, counter.count
 
 
@@ -109,7 +109,7 @@ def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict
 
 @torch.inference_mode()
 def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[tuple[str, float]]:
-    """The layers that lose most in int8, each with the error relative to the output's size that it causes by itself."""
+    """The `count` layers whose int8 rounding changes the outputs most, each with the relative error that it causes."""
     model = graph.model
     before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
     losses = []

@@ -1,4 +1,4 @@
-"""The images that the worst attributes get most wrong."""
+"""The worst mistakes on the attributes with the lowest average precision."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from torchvision.utils import make_grid
 from data.classification import ImageSet
 from tasks.engine.figures import captioned, thumbnail
 
-WORST, EACH, SIDE = 4, 4, 160  # attributes; images of either mistake; pixels
+WORST, EACH, SIDE = 4, 4, 160  # attributes; images of each kind of mistake; pixels
 
 
 def worst_attributes(
     names: list[str], precision: Tensor, index: Tensor, scores: Tensor, labels: Tensor, dataset: ImageSet
 ) -> dict[str, Tensor]:
-    """A page of mistakes for each of the attributes (A,) of the lowest average precision; nan is where none has it.
+    """A page of mistakes for each attribute of the lowest average `precision` (A,), nan if no image has the attribute.
 
-    Rows (N,) of the split's images are `index`, their scores and labels (N, A).
+    `index` (N,) are the images' rows in the split; their scores and labels are (N, A).
     """
     order = precision.nan_to_num(2).argsort()[:WORST].tolist()
     return {
@@ -25,7 +25,7 @@ def worst_attributes(
 
 
 def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, dataset: ImageSet) -> Tensor:
-    """Above, images that have the attribute and scored lowest, below, those without it that scored highest."""
+    """Top row: images with the attribute and the lowest scores; bottom row: those without it and the highest."""
     cells = []
     for truth, worst_first in ((1, scores), (0, -scores)):
         of_truth = (labels == truth).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""The network of the paper's Table 12: any number of attributes, each there or not."""
+"""The network of the paper's Table 12: any number of attributes, each present or absent."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +17,7 @@ class AttributeNet(PooledNet):
         return logits.float().sigmoid()
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy averaged over the attributes (MobileNets, section 4.5) that are known.
+        """Binary cross-entropy averaged over the known attributes (MobileNets, section 4.5).
 
         Targets (B, A) are 1, 0, -1 where unknown, or a teacher's probabilities.
         """

@@ -16,7 +16,7 @@ from tasks.faces.model import AttributeNet
 
 
 class FacesTask(DistillableTask):
-    """Trains attributes; `primary` is the mean of the attributes' average precisions (Table 12)."""
+    """Trains an attribute classifier; `primary` is the mean of the attributes' average precisions (Table 12)."""
 
     primary = "map"
     published_classes = 40  # CelebA
@@ -57,9 +57,9 @@ class FacesTask(DistillableTask):
         return self.model.postprocess(self.model(self.model.preprocess(images)))
 
     def truth(self, batch: ClassificationBatch) -> Tensor:
-        """The labels (B, A) of a batch; what is not known is what the teacher decides, if there is one."""
+        """The labels (B, A) of a batch; unknown ones are taken from the teacher, if there is one."""
         labels = batch.labels.long()
-        if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # measured outside of training
+        if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # evaluated outside training
             self.teacher = teacher_of(self, self.data)
         if self.teacher and bool((labels < 0).any()):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())

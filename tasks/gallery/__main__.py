@@ -60,7 +60,7 @@ def run(config: dict[str, Any]) -> None:
 
 
 def check_parts(config: dict[str, Any]) -> None:
-    """Raises UserError if a mode that has no parts is given some."""
+    """Raises UserError if `part`, `of` or `ray` is set for a mode without parts."""
     given = [f"{name}={config[name]}" for name in ("part", "of", "ray") if config[name] is not None]
     if config["mode"] != "build" and given:
         raise UserError(f"{' '.join(given)}: only mode=build has parts, and mode={config['mode']} runs as one process")
@@ -86,7 +86,7 @@ def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     from tasks.engine.start import saved_data
 
     data = cast("GeoData", saved_data(checkpoint["suite"]["config"], config["root"]))
-    limit_pixels(config["max_pixels"])  # not what the run had
+    limit_pixels(config["max_pixels"])  # instead of the run's limit
     return data
 
 

@@ -1,5 +1,5 @@
-"""Inverted files that are larger than memory: vectors are added block by block, each to its own file, and the blocks'
-lists are merged into one on disk. Existing blocks are kept, so that a killed build resumes.
+"""Inverted-file (IVF) indexes larger than memory: vectors are added block by block, each to its own file, and the
+blocks' lists are merged into one on disk. Existing blocks are kept, so that a killed build resumes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def blocks_of(found: Embeddings) -> list[range]:
 
 
 def in_blocks(index: Any, found: Embeddings) -> bool:
-    """Whether an index can lie on disk, and has more vectors than one block."""
+    """Whether an index can be on disk, and gets more vectors than one block."""
     return faiss.try_extract_index_ivf(index) is not None and len(blocks_of(found)) > 1
 
 
@@ -56,8 +56,8 @@ def trained(folder: Path, index: Any, found: Embeddings, factory: str) -> Path:
 
 
 def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -> list[Path]:
-    """Writes the missing blocks, each as an index. Vectors are numbered from `first` on across all blocks: if FAISS
-    1.15 numbers them while merging, the numbers of blocks of unequal lengths are wrong.
+    """Writes the missing blocks, each as an index. Vector ids count from `first` across all blocks: ids that FAISS 1.15
+    assigns while merging blocks of unequal lengths are wrong.
     """
     paths = []
     folder.mkdir(exist_ok=True)
@@ -76,8 +76,8 @@ def write_blocks(folder: Path, empty: Path, found: Embeddings, first: int = 0) -
 
 
 def merge(empty: Path, blocks: Sequence[Path], target: Path, kept: Bools | None = None) -> None:
-    """Writes the index `target`, and its lists beside it, with the vectors and numbers of the blocks; with `kept`
-    (N,), of those vectors alone, numbered anew.
+    """Writes the index `target`, and its lists beside it, with the vectors and ids of the blocks; if `kept` (N,) is
+    given, with those vectors only, and new ids.
 
     FAISS writes the path of the lists into the index; `read_index` accepts only lists in the index's own folder.
 
@@ -105,8 +105,8 @@ def merge(empty: Path, blocks: Sequence[Path], target: Path, kept: Bools | None 
 
 
 def keep(lists: Any, kept: Bools) -> int:
-    """Overwrites the vectors of inverted lists that are not `kept` (N,), and numbers the others anew; returns how many
-    these are, or fewer if the lists have other numbers. FAISS's remove_ids keeps the numbers, and leaves vectors in the
+    """Overwrites the vectors of inverted lists that are not `kept` (N,), and gives the others new ids; returns the
+    number of these, or fewer if an id is out of range. FAISS's remove_ids keeps the ids, and leaves vectors in the
     file.
     """
     number, count = np.cumsum(kept) - 1, 0
@@ -124,6 +124,6 @@ def keep(lists: Any, kept: Bools) -> int:
 
 
 def drop(folder: Path) -> None:
-    """Removes the blocks, which are merged."""
+    """Removes the folders of blocks."""
     for place in folder.glob("blocks-*"):
         shutil.rmtree(place, ignore_errors=True)

@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of how many processes this is."""
+    """The index of this process, and the number of processes."""
 
     index: int = 0
     count: int = 1
@@ -51,7 +51,7 @@ class Rank:
 
 
 def fingerprint(checkpoint: dict[str, Any]) -> str:
-    """A digest of all that a model's embeddings depend on, which tells them from another model's."""
+    """A digest of everything that embeddings depend on: it identifies the model that made them."""
     suite, digest = checkpoint["suite"], hashlib.sha256()
     digest.update(json.dumps([suite["resolution"], suite["backbone"]["normalization"]]).encode())
     for name, tensor in sorted(checkpoint["state_dict"].items()):
@@ -98,8 +98,8 @@ def embedded(
 ) -> Iterator[tuple[range, Halves]]:
     """Each batch of rows with its embeddings (B, D), NaN if unreadable.
 
-    As many threads as torch uses read a batch while a GPU embeds the one before it. On a CPU reading and embedding
-    alternate, each on all cores: together, threads of a layer would wait for those that are reading.
+    While a GPU embeds a batch, as many threads as torch uses read the next one. On a CPU, reading and embedding
+    alternate, each on all cores: at the same time, torch's threads would wait for those that read.
     """
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
@@ -156,7 +156,7 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def leave_memory(table: Any) -> None:
-    """Takes a mapped array's pages out of this process's memory; the next access maps them again."""
+    """Releases the pages of a memory-mapped array; the next access maps them again."""
     table.base.madvise(mmap.MADV_DONTNEED)
 
 
@@ -195,7 +195,7 @@ class Embeddings:
         self.dim: int = self.tables[0].shape[1]
 
     def shard(self, number: int, rows: Bools) -> npt.NDArray[np.float32]:
-        """The embeddings (n, D) of the chosen rows (shard size,) of a shard."""
+        """The embeddings (n, D) of a shard's rows that are true in the mask `rows` (shard size,)."""
         found: npt.NDArray[np.float32] = self.tables[number][rows].astype(np.float32)
         leave_memory(self.tables[number])
         return found
@@ -216,8 +216,8 @@ class Embeddings:
         return found
 
     def remove(self, rows: Ints, mark: str) -> None:
-        """Takes rows (n,), ascending, out of the table, as if their photos could not be read. On disk the table stays;
-        its shards without these rows are written beside it, as <number>-<mark>.npy.
+        """Removes rows (n,), ascending, from the table, as if their photos could not be read. The shards on disk stay;
+        copies without these rows are written beside them, as <number>-<mark>.npy.
         """
         for own in np.split(rows, np.flatnonzero(np.diff(rows // self.size)) + 1) if len(rows) else ():
             number, lost = own[0] // self.size, own % self.size

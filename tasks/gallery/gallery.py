@@ -43,12 +43,12 @@ from tasks.geo.model import GeoLocator
 log = logging.getLogger(__name__)
 
 VERSION = 1
-REWRITTEN = "embeddings/*/*-*.npy"  # shards without the photos that a generation has removed
+REWRITTEN = "embeddings/*/*-*.npy"  # shards rewritten without the photos that a generation removed
 
 
 @dataclass
 class Part:
-    """Photos that were added together; `digest` is of their paths. A removal is a part of none."""
+    """Photos that were added together; `digest` is of their paths. A removal is recorded as a part without photos."""
 
     name: str
     photos: int
@@ -111,7 +111,7 @@ class Neighbours(NamedTuple):
     positions: Floats
 
     def found(self, query: int) -> "Neighbours":
-        """Those of a query that were found: (n,), (n,) and (n, 2)."""
+        """The neighbours found for one query: (n,), (n,) and (n, 2)."""
         kept = np.isfinite(self.similarities[query])
         return Neighbours(self.rows[query][kept], self.similarities[query][kept], self.positions[query][kept])
 
@@ -209,7 +209,7 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
 
     Raises:
         UserError: there is no gallery of this model, the photos are all in it already, or the folder holds unfinished
-            embeddings of others.
+            embeddings of other photos.
     """
     rank = Rank.join()
     facts = Facts.read(folder, fingerprint(checkpoint))
@@ -247,7 +247,7 @@ def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
 
 
 def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
-    """The photos that a gallery does not have, whatever their paths are relative to."""
+    """The photos that are not in the gallery, by their absolute paths."""
     try:
         known = set(read_names(folder / f"paths-{len(facts.parts)}.txt"))
     except UserError as error:
@@ -262,7 +262,7 @@ def embedding_dim(checkpoint: dict[str, Any]) -> int:
 
 
 def _digest(places: Places) -> str:
-    """Raises UserError if the name of a photo has a line feed, which ends a name in a gallery's list."""
+    """A digest of the paths. Raises UserError if one has a line feed, which ends a path in a gallery's list."""
     for path in places.paths:
         if "\n" in str(path):
             raise UserError(f"{str(path)!r} has a line feed in its name, which a gallery cannot hold; rename it")
@@ -273,7 +273,7 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
     """Records the model and photos of unfinished embeddings, so that only the same job resumes them."""
     claim, path = {"model": model, "shard_size": shard_size, **asdict(part)}, folder / "building.json"
     embeddings = folder / "embeddings" / part.name
-    begun = any(embeddings.glob("*.npy"))  # looked for before the claim, which the processes of this job write first
+    begun = any(embeddings.glob("*.npy"))  # checked before the claim, which this job's other processes write first
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -294,8 +294,8 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
 
 
 def drop_finished(folder: Path, facts: Facts) -> None:
-    """Removes the claim of a part that is in the gallery, files of other generations than the current one, which a
-    killed process may have left, and embeddings of photos that the current one has removed.
+    """Removes the claim of a part that is in the gallery, files of other generations, which a killed process may have
+    left, and embeddings of removed photos.
     """
     with suppress(OSError, ValueError, AttributeError):  # a damaged claim stays
         claim = json.loads((folder / "building.json").read_text())
@@ -351,8 +351,8 @@ def _readable(places: Places, found: Embeddings) -> tuple[Floats, list[str]]:
 
 
 def commit(folder: Path, facts: Facts, part: Part, positions: Floats, paths: list[str]) -> None:
-    """Writes the files of the next generation that follow its index, then gallery.json, which makes it the current one,
-    and removes the generation before.
+    """Writes the files of the next generation, whose index exists already, then gallery.json, which makes it the
+    current one, and removes the previous generation.
     """
     generation = len(facts.parts) + 1
     save_array(folder / f"positions-{generation}.npy", positions)

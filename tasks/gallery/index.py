@@ -51,7 +51,7 @@ def make_index(factory: str, dim: int) -> Any:
         for i in range(chain.size()):
             step = faiss.downcast_VectorTransform(chain.at(i))
             if isinstance(step, faiss.OPQMatrix):
-                step.niter = 10  # of FAISS's 50, each of which trains a product quantizer
+                step.niter = 10  # instead of FAISS's 50; each iteration trains a product quantizer
     return index
 
 
@@ -68,7 +68,7 @@ def bytes_per_vector(index: Any) -> int:
 
 
 def tune(index: Any) -> None:
-    """Search breadth for a recall of about 0.95 and more: 64 inverted lists, or 128 candidates in a graph."""
+    """Sets the search breadth for a recall of at least about 0.95: 64 inverted lists, or 128 candidates in a graph."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     if isinstance(inner, faiss.IndexIVF):
         inner.nprobe = min(64, inner.nlist)
@@ -103,8 +103,8 @@ def write_index(index: Any, path: Path) -> None:
 
 
 def read_index(path: Path, mapped: bool = True) -> Any:
-    """An index, memory-mapped as far as its kind allows, if `mapped`; lists in a file beside it always are. Of such
-    files only the one with the index's own name is read, whatever path the index contains.
+    """An index, if `mapped` memory-mapped as far as its kind allows; inverted lists in a separate file always are. Only
+    the separate file with the index's own name is read, whatever path the index contains.
 
     Raises:
         UserError: the file is absent or damaged.
@@ -121,7 +121,7 @@ def read_index(path: Path, mapped: bool = True) -> Any:
 
 
 def lists_of(path: Path) -> Path:
-    """The file beside an index that has its lists, unless they are in the index itself."""
+    """The file beside an index with its inverted lists, unless they are in the index itself."""
     return path.with_suffix(".ivfdata")
 
 

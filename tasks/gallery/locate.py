@@ -30,8 +30,8 @@ class Locator:
 
     Retrieval is [L]kNN: the mode of a density of scale `sigma_km` over the `k` nearest photos' positions, weighted
     by exp(sharpness * similarity). Fusion adds the classifier's CELLS most probable cells to that density, with the
-    share `fusion` of the weight. For a photo of which an approximate index finds no neighbour, the classifier's answer
-    takes their place.
+    share `fusion` of the weight. If an approximate index finds no neighbour of a photo, the classifier's answer takes
+    their place.
     """
 
     model: GeoLocator

@@ -1,4 +1,4 @@
-"""The parts of a gallery as tasks of Ray, which starts a task again whose worker died."""
+"""Embeds the parts of a gallery as Ray tasks; Ray restarts a task whose worker died."""
 
 import os
 import socket
@@ -14,8 +14,8 @@ SECONDS = 5.0  # in which a cluster must answer
 
 
 def embed_parts(config: dict[str, Any], run: Callable[[dict[str, Any]], None]) -> None:
-    """Has `run` do `mode=build part=i of=n` for each part, a core each, on the Ray cluster at the address `ray`, or on
-    one that is started for it on this machine (`local`). Files must be at the same paths on all nodes.
+    """Calls `run` with `mode=build part=i of=n` for each part, on one core each, on the Ray cluster at the address
+    `ray`, or on a new one on this machine (`local`). Files must be at the same paths on all nodes.
 
     Raises:
         UserError: the parts are not given, torchrun started this process, Ray is not installed, there is no such

@@ -1,4 +1,4 @@
-"""Removal of photos from a gallery: the index, positions, paths and embeddings lose them, as one step on disk."""
+"""Removes photos from a gallery: from index, positions, paths and embeddings, in one atomic step on disk."""
 
 import logging
 import os
@@ -51,11 +51,11 @@ def named(source: str, gallery: Gallery) -> list[int]:
     """The rows of the photos that `source` names.
 
     Raises:
-        UserError: there is none, or one of a list is not there.
+        UserError: there is none, or a listed photo is not in the gallery.
     """
     if source.endswith(".txt"):
         return _listed(Path(source), gallery)
-    names = {os.path.abspath(source), os.path.realpath(source)}  # a gallery has paths without links
+    names = {os.path.abspath(source), os.path.realpath(source)}  # a gallery's paths have symbolic links resolved
     if not names.isdisjoint(gallery.paths):
         return [row for row, path in enumerate(gallery.paths) if path in names]
     pattern = re.compile("|".join(map(_pattern, names)))
@@ -96,13 +96,13 @@ def _pattern(name: str) -> str:
 
 
 def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: blocks.Bools) -> None:
-    """Writes the generation that has the `kept` photos (N,) only."""
+    """Writes the next generation, with only the `kept` photos (N,)."""
     generation = len(facts.parts) + 1
     stored = _without(folder, facts, kept, str(generation))
     before, target = (folder / f"index-{number}.faiss" for number in (generation - 1, generation))
     if lists_of(before).exists():
         blocks.merge(folder / blocks.TRAINED, [before], target, kept)
-    else:  # in memory vectors are added anew, which every kind of index can; a graph can remove none
+    else:  # all kinds of index can be filled again in memory; a graph cannot remove vectors
         index = read_index(before, mapped=False)
         index.reset()
         add_vectors(index, stored, target)
@@ -111,8 +111,8 @@ def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: blocks.Bools) ->
 
 
 def _without(folder: Path, facts: Facts, kept: blocks.Bools, mark: str) -> Sequence[Embeddings]:
-    """The embeddings that stay, part by part; shards that lose some are written with a `mark`, for the commit to put in
-    their place. A part that loses photos can be added again: its digest is dropped.
+    """The remaining embeddings of each part; shards that lose some are written with a `mark`, and `commit` puts them in
+    place. The digest of a part that loses photos is cleared, so that it can be added again.
     """
     parts = {
         number: Embeddings(folder / "embeddings" / str(number), part.photos, facts.shard_size)

@@ -103,7 +103,7 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
 def by_place(
     truth: Floats, errors: dict[str, Floats], kind: Literal["continent", "country"]
 ) -> dict[str, dict[str, float]]:
-    """Median errors in km by the place of the city nearest to the truth; empty without city names."""
+    """Median errors in km by continent or country of the city nearest to the truth; empty without city names."""
     names = [getattr(near, kind) if (near := nearest_place(*position)) else None for position in truth.tolist()]
     found: dict[str, dict[str, float]] = {}
     for name in sorted({name for name in names if name}):
@@ -149,7 +149,7 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
 
 
 def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Image:
-    """A map of the cells and neighbours behind the i-th answer; below it the photo and its nearest of the gallery."""
+    """A map of the cells and neighbours behind the i-th answer; below it the photo and its nearest gallery photos."""
     rows, _, near = answer.neighbours.found(i)
     cells = answer.cells.cells[i].cpu().numpy()
     means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())

@@ -42,7 +42,7 @@ def world(width: int) -> Image.Image:
 
 
 def pixels(positions: ArrayLike, width: int) -> Floats:
-    """Pixels x, y (N, 2) on a map of positions (N, 2) in degrees."""
+    """Map pixels x, y (N, 2) of positions (N, 2) in degrees."""
     latitude, longitude = np.asarray(positions, np.float64).reshape(-1, 2).T
     return np.stack([(longitude + 180) / 360 * width, (90 - latitude) / 180 * (width / 2)], axis=1)
 

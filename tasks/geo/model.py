@@ -115,7 +115,7 @@ class GeoLocator(PooledNet):
     @staticmethod
     def _distance_km(positions: Tensor, directions: Tensor) -> Tensor:
         """Great circles (B, N) from positions in degrees to unit vectors (N, 3)."""
-        phi, theta = positions.deg2rad().unbind(1)  # in float32, which Apple's GPUs have alone
+        phi, theta = positions.deg2rad().unbind(1)  # in float32: Apple's GPUs have no float64
         own = torch.stack([phi.cos() * theta.cos(), phi.cos() * theta.sin(), phi.sin()], 1)
         # by the chord, because the arc cosine is imprecise at short distances
         chord = (own[:, None] - directions[None]).norm(dim=2)
@@ -125,7 +125,7 @@ class GeoLocator(PooledNet):
         """Log probabilities (B, N) of the finest cells."""
         *coarse, fine = (part.log_softmax(1) for part in logits.float().split(self.sizes, 1))
         for part, parents in zip(coarse, self.parents, strict=True):
-            # a head without a cell around it does not count
+            # a partition without a cell around the fine one does not count
             fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)
         return fine.log_softmax(1)
 

@@ -33,7 +33,7 @@ class CheckpointModel(Predictor):
         self.view_side = self.module.view_side
 
     def view(self, pixels: Pixels) -> Tensor:
-        pixels = np.require(pixels, requirements=["C", "W"])  # a caller's may be a view that torch does not take
+        pixels = np.require(pixels, requirements=["C", "W"])  # a caller's array may be a view that torch rejects
         return self.module.prepare_image(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.inference_mode()
@@ -62,7 +62,7 @@ class JointPredictor(Predictor):
 
 
 def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | None) -> Predictor:
-    """The model of the best checkpoint of a run, or of a checkpoint file: of several tasks those named in `only`.
+    """The model of a run's best checkpoint, or of a checkpoint file; of a multi-task run, the tasks named in `only`.
 
     Raises:
         UserError: it cannot be used, or has no such tasks.

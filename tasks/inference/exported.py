@@ -1,7 +1,7 @@
-"""Predicts with an exported file, by its own runtime and numpy.
+"""Predicts with an exported file, in its own runtime and with numpy.
 
-The folder is not trusted: of it the model file is run and the checked model.json is used; what its outputs mean is
-said by this machine's conf/, and example.py is never executed.
+The folder is not trusted: only its model file and its checked model.json are used, this machine's conf/ says what the
+outputs mean, and example.py is never executed.
 """
 
 import math
@@ -28,7 +28,7 @@ class ExportedModel(Predictor):
     def __init__(self, folder: Path, spec: dict[str, Any], threshold: float | None) -> None:
         """`spec` is the content of model.json, checked."""
         if threshold is not None:
-            for own in (spec, *spec["parts"].values()):  # of a file of several tasks each
+            for own in (spec, *spec["parts"].values()):  # parts: tasks of a multi-task file
                 own["postprocess"]["draw_threshold"] = threshold
         self.folder, self.spec = folder, spec
         self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
@@ -56,7 +56,7 @@ class ExportedModel(Predictor):
                 self.result_type.from_outputs({name: value[i] for name, value in outputs.items()}, self.spec, size)
                 for i, size in enumerate(sizes)
             ]
-        except Exception as error:  # of many kinds, the runtimes' own; or outputs that are not what model.json says
+        except Exception as error:  # each runtime raises its own kinds; or the outputs differ from model.json
             raise UserError(
                 f"{self.folder}: the model file and model.json do not fit: {first_line(error):.200}"
             ) from error

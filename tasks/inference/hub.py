@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: published as safetensors and a card, and opened by hub://<owner>/<name>.
 
-Only a command line or a caller names a repository. Of what a repository holds one file is downloaded, the weights with
-their header, which is checked as any checkpoint is (SECURITY.md).
+Only a command line or a caller names a repository. One file is downloaded from it, the weights with their header, which
+is checked like that of any checkpoint (SECURITY.md).
 """
 
 import json
@@ -31,7 +31,7 @@ def is_hub(path: object) -> bool:
 
 
 def local(path: str) -> str:
-    """A path as it is; of hub://<owner>/<name>[@revision] the path of the downloaded file.
+    """The given path; for hub://<owner>/<name>[@revision], the path of the downloaded file.
 
     Raises:
         UserError: see `fetch`.
@@ -43,7 +43,7 @@ def parse(address: str) -> tuple[str, str | None]:
     """The repository and the revision of an address.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not the address of a model.
     """
     match = ADDRESS.fullmatch(address.removeprefix(PREFIX))
     if not match or ".." in address:
@@ -68,7 +68,7 @@ def fetch(address: str) -> Path:
             raise UserError(f"{address} has no {FILE}; it is not a model of this suite") from error
         except HfHubHTTPError:
             raise
-        except Exception as error:  # offline, or no connection: of the HTTP library's own kinds
+        except Exception as error:  # offline, or no connection: the HTTP library raises its own kinds
             copy = try_to_load_from_cache(repo, FILE, revision=revision)
             if not isinstance(copy, str):
                 raise UserError(f"{address} cannot be reached, and the cache has no copy of it: {error}") from error
@@ -80,7 +80,7 @@ def fetch(address: str) -> Path:
 
 
 def bar(address: str, size: int) -> Any:
-    """The class of a progress bar that ends a download of more than the announced `size` in bytes."""
+    """A progress bar class that aborts a download of more than the announced `size` in bytes."""
     from huggingface_hub.utils import tqdm
 
     class Bounded(tqdm):
@@ -110,7 +110,7 @@ def one_line(what: str) -> Iterator[None]:
         status = error.response.status_code
         hint = "; log in with: hf auth login" if status in (401, 403) else ""
         raise UserError(f"{what}: the Hub answers {status}{hint}") from error
-    except Exception as error:  # of many kinds, the HTTP library's own
+    except Exception as error:  # the HTTP library raises its own kinds
         raise UserError(f"{what}: {first_line(error):.200}") from error
 
 
@@ -118,7 +118,7 @@ def push(config: dict[str, Any]) -> None:
     """Publishes what conf/hub.yaml describes: the weights as safetensors, never a pickle, and the card.
 
     Raises:
-        UserError: there is no such checkpoint, the name of the repository is none, or the Hub refuses.
+        UserError: there is no such checkpoint, the repository's name is invalid, or the Hub refuses.
     """
     if is_hub(config["repo"]):
         config["repo"] = config["repo"].removeprefix(PREFIX)
@@ -144,11 +144,11 @@ def push(config: dict[str, Any]) -> None:
 def write(path: str, folder: Path, licence: str | None = None) -> None:
     """Writes what is published of a run, a checkpoint or an export: the weights with their header, and the card.
 
-    The folder loads as the repository does. An export's own card is taken as it is. Folders and addresses in the
-    settings are cut to their last part.
+    The folder can be loaded like the repository. An export's own card is copied. Paths and addresses in the settings
+    are cut to their last part.
 
     Raises:
-        UserError: it is none of these, an export of another format than torch, or has links to elsewhere.
+        UserError: it is none of these, an export of another format than torch, or has links out of its folder.
     """
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
@@ -195,7 +195,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose folders and addresses are cut to their last part: the rest would reveal this machine's."""
+    """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The entry from Python: `from tasks import load`."""
+"""The Python entry point: `from tasks import load`."""
 
 import os
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from tasks.inference.predictor import Predictor
 def load(
     path: str | os.PathLike[str], *, threshold: float | None = None, only: Sequence[str] | None = None
 ) -> Predictor:
-    """A trained model, ready for `predict`: of a run folder, a checkpoint (.ckpt, .safetensors), an export's folder, or
-    the Hugging Face Hub, hub://<owner>/<name>.
+    """A trained model, ready for `predict`, from a run folder, a checkpoint (.ckpt, .safetensors), an export's folder
+    or the Hugging Face Hub (hub://<owner>/<name>).
 
     A checkpoint runs in PyTorch, on the GPU if there is one; an export in its own runtime, without torch. `threshold`
     is the lowest score to report, by default the model's own. A multi-task run predicts with all of its tasks, or with
     those named in `only`; `result.parts` has their results.
 
     Raises:
-        UserError: it is none of these, damaged, cannot be downloaded, or its runtime is not installed.
+        UserError: `path` is none of these, damaged, cannot be downloaded, or its runtime is not installed.
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise UserError(f"threshold={threshold} must be in [0, 1)")

@@ -30,7 +30,7 @@ class Decoded(NamedTuple):
 
     name: str
     source: ImageInput
-    view: Any  # what the model sees of it
+    view: Any  # the model's input
     size: Size
 
 
@@ -40,14 +40,14 @@ class Predictor(ABC):
     task: str
     class_names: list[str]
     result_type: type[Result]
-    view_side: int  # pixels that the shorter side of a decoded image must have
+    view_side: int  # a JPEG may be decoded at a smaller scale, with sides of at least so many pixels
     references: tuple[list[str], npt.NDArray[np.float32]] | None = None  # names, and unit vectors (N, D)
 
     def predict(
         self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = BATCH, skip_unreadable: bool = False
     ) -> Iterator[Result]:
-        """A generator of the result of each image, in order; `list(...)` computes all. More than a batch of `images` is
-        read ahead.
+        """Yields the result of each image, in order; `list(...)` computes all. More than a batch of `images` is read
+        ahead.
 
         An image is a file name, an RGB array (H, W, 3) uint8 or a PIL image; sizes may differ. Files and PIL images are
         rotated by their EXIF orientation. An image that cannot be read raises an error or, with `skip_unreadable`, is
@@ -65,8 +65,8 @@ class Predictor(ABC):
         return (result for _, result in self._results(self._read(images, skip_unreadable, batch_size), batch_size))
 
     def set_references(self, images: Iterable[ImageInput]) -> None:
-        """Sets images that later results are compared with: their `matches` are the most similar of these. Unreadable
-        ones are skipped.
+        """Sets reference images; later results list the most similar ones as `matches`. Unreadable images are
+        skipped.
 
         Raises:
             UserError: none can be read, or the task does not compare images.
@@ -98,10 +98,10 @@ class Predictor(ABC):
                 yield image.name, result
 
     def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Decoded]:
-        """The images; files are decoded by threads while the model runs on the images before them."""
+        """The images; threads decode files while the model runs on earlier images."""
         threads = usable_cores()
         numbered = enumerate(images, start=1)
-        # a caller may change what is in memory as soon as the next image is asked for
+        # arrays are decoded at once: the caller may change one as soon as the next image is requested
         items = (self._decode(*pair) if isinstance(pair[1], IN_MEMORY) else pair for pair in numbered)
         for found in prefetch(self._decoded, items, threads, batch_size + 2 * threads):
             if isinstance(found, Decoded):
@@ -131,4 +131,4 @@ class Predictor(ABC):
 
     @abstractmethod
     def answers(self, views: list[Any], sizes: list[Size]) -> list[dict[str, Any]]:
-        """The plain values for a batch of views of images of these (height, width)."""
+        """The plain values of each result for a batch of views; `sizes` are the images' (height, width)."""

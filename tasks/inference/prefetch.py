@@ -12,8 +12,8 @@ Found = TypeVar("Found")
 def prefetch(
     call: Callable[[Item], Found], items: Iterable[Item], threads: int, most: int
 ) -> Generator[Found, None, None]:
-    """call(item) of each item, in their order. While one result is in use, threads work on the next ones, `most` at a
-    time; so many items are taken, and so many results kept. An error of a call is raised in the place of its result.
+    """call(item) for each item, in order. While one result is in use, threads compute the next ones; at most `most`
+    items are taken in advance, and as many results kept. An error in a call is raised in place of its result.
     """
     waiting: deque[Future[Found]] = deque()
     pool = ThreadPoolExecutor(threads)

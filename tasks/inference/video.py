@@ -1,7 +1,7 @@
 """Videos and cameras: the model runs on their frames one by one, and a video is written, in bounded memory.
 
-PyAV (FFmpeg), an optional package, reads and writes them. A file is opened by the demuxers of videos alone: others,
-such as those of playlists, would open what a file names.
+PyAV (FFmpeg), an optional package, reads and writes them. Only FFmpeg's demuxers for video files are allowed: others,
+such as those for playlists, would open the files that a file names.
 """
 
 import logging
@@ -33,8 +33,8 @@ SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegvideo,mpegts,asf"
 # FFmpeg's format and the name of a camera
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
-TICKS = 60_000  # a second, of what is written: what codecs allow, and whole for the usual rates
-RECENT = 30  # frames that the rate in the picture is of
+TICKS = 60_000  # per second, in written videos: codecs allow it, and frames of the usual rates last a whole number
+RECENT = 30  # frames over which the displayed frame rate is measured
 
 
 class Source(NamedTuple):
@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The file name of the written video."""
+        """The name of the written video, without suffix."""
         return "camera" if self.format else Path(self.name).stem
 
 
@@ -55,10 +55,10 @@ class Frame(NamedTuple):
 
 
 def video_source(wanted: str | None) -> Source | None:
-    """The video that `input` names: a file by its suffix, `camera`, `camera:1` or /dev/video1. None where it is none.
+    """The video that `input` names: a file by its suffix, `camera`, `camera:1` or /dev/video1. None for anything else.
 
     Raises:
-        UserError: there is no such file, or no way to cameras on this system.
+        UserError: there is no such file, or cameras are not supported on this system.
     """
     text = wanted or ""
     if text == "camera" or text.startswith("camera:"):
@@ -90,7 +90,7 @@ def load_av() -> Any:
 
 
 class Reader:
-    """The frames of a video, upright and of one size; to be closed.
+    """The frames of a video, upright and of one size; close it after use.
 
     Raises:
         UserError: it cannot be opened, has no pictures, or its pictures have more pixels than allowed.
@@ -105,7 +105,7 @@ class Reader:
                 check_regular(Path(source.name), most=None)
                 options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
                 self.container = self.av.open(source.name, options=options)
-        except (OSError, ValueError) as error:  # FFmpeg's errors are these as well
+        except (OSError, ValueError) as error:  # FFmpeg's errors derive from these
             reason = error.strerror if isinstance(error, OSError) else "it is not a video of a known format"
             raise UserError(f"input={source.name} cannot be opened: {reason or error}") from error
         if not self.container.streams.video:
@@ -152,7 +152,7 @@ class Reader:
                 return
             except BlockingIOError:  # a camera that has no picture yet
                 time.sleep(0.005)
-            except (OSError, ValueError):  # the file is torn
+            except (OSError, ValueError):  # the file is damaged
                 self.damaged += 1
                 return
 
@@ -161,7 +161,7 @@ class Reader:
 
 
 class Writer:
-    """An MP4 file of frames of one size, that can be played once it is closed; sides are cut to even numbers."""
+    """An MP4 file of frames of one size, playable once it is closed; frames are cropped to even sides."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.av, self.path, self.rate = load_av(), path, rate
@@ -187,7 +187,7 @@ class Writer:
 
 
 class Answered(NamedTuple):
-    """A frame with the last answer drawn on it; `result` where it is of this frame."""
+    """A frame with the latest result drawn on it; `result` is None if that is an earlier frame's."""
 
     number: int
     seconds: float
@@ -196,7 +196,7 @@ class Answered(NamedTuple):
 
 
 def answered(model: Predictor, frames: Iterator[Frame], every: int) -> Iterator[Answered]:
-    """Each frame, each `every`-th answered, with the frames a second that this takes."""
+    """Each frame with the latest result and the frame rate drawn on it; the model runs on every `every`-th frame."""
     last: Result | None = None
     times: deque[float] = deque(maxlen=RECENT)
     for number, frame in enumerate(frames):
@@ -223,8 +223,8 @@ def with_rate(image: Image.Image, words: str) -> Image.Image:
 
 @contextmanager
 def stopped_by_hand() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM comes: what is being written can be ended then. A second one ends
-    the process at once.
+    """A list that is empty until SIGINT or SIGTERM arrives, so that the caller can complete its output. A second
+    signal ends the process at once.
     """
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from tasks.inspect.contents import Contents
 from tasks.inspect.files import FileInfo
 
-WANTED = 16  # pixels in the network's input below which at most a tenth of the boxes should be: two cells of stride 8
+WANTED = 16  # pixels of the network's input: at most a tenth of the boxes should be smaller; two cells at stride 8
 STEP, LOWEST, HIGHEST = 32, 320, 640  # pixels: step and bounds of advised resolutions
-RARE = 4  # a class is rare if it is in so many times fewer images than the median class
-WASTE = 16  # pixels of a file for each pixel of the network's input, from which on smaller copies are advised
+RARE = 4  # a rare class is in at least so many times fewer images than the median class
+WASTE = 16  # pixels of a file per pixel of the network's input above which smaller copies are advised
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _advice(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any
 
 
 def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution: int) -> Iterator[Advice]:
-    """Advises another resolution, by the sides of the boxes as shares of their images' sides."""
+    """Advises a higher resolution if boxes are small; their sides are shares of their images' sides."""
     tenth = float(np.quantile(sides, 0.1))
     wanted = math.ceil(WANTED / max(tenth, 1e-3) / STEP) * STEP
     # enlarged images have no more detail
@@ -64,7 +64,7 @@ def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution:
 
 
 def _balanced(contents: Contents) -> Iterator[Advice]:
-    """Advises to balance classes, if some are rare by the images (not the boxes) that show them."""
+    """Advises class balancing if some classes are rare, counted in images, not in boxes."""
     train = (contents.split[contents.row] == 0) & ~contents.crowd
     pairs = np.unique(np.stack([contents.row[train], contents.label[train]], axis=1), axis=0)
     images = np.bincount(pairs[:, 1], minlength=len(contents.names))

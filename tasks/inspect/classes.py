@@ -1,4 +1,4 @@
-"""What is odd about the splits and their classes."""
+"""Checks the splits and their classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 

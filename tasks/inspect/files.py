@@ -1,4 +1,4 @@
-"""Inspects image files: their headers, a digest of their content, and of some the pixels. Nothing here needs torch."""
+"""Inspects image files: headers, a digest of the content, and the pixels of some. Nothing here needs torch."""
 
 import hashlib
 import multiprocessing
@@ -22,7 +22,7 @@ from data.image_file import ORIENTATION, BadImage, check_mode, limit_pixels, ope
 
 THUMB = (18, 16)  # width and height of the grey thumbnails that are compared
 END = 1 << 16  # bytes: of a file longer than two of these only both ends are hashed
-DECODED = 30_000  # images of a set whose pixels are decoded
+DECODED = 30_000  # images of a data set whose pixels are decoded, at most
 AT_ONCE = 64  # files that a process takes at a time
 MANY = 1000  # files from which on several processes inspect them
 ABSENT = "there is no such file"
@@ -84,7 +84,7 @@ def _ends(format: str | None, tail: bytes) -> bool:
 
 
 def _thumb(image: Image.Image) -> bytes:
-    """The image's THUMB, of a JPEG decoded at an eighth of its size, for which all of its data is read."""
+    """The image's THUMB. A large JPEG is decoded at a smaller scale, for which all of its data is read."""
     image.draft("L", (2 * THUMB[0], 2 * THUMB[1]))
     return to_8_bits(image).convert("L").resize(THUMB, Image.Resampling.BOX).tobytes()
 
@@ -106,7 +106,7 @@ def inspect_files(paths: Sequence[Path], decoded: int, max_pixels: int) -> Itera
         return
     start = partial(_start, max_pixels)
     processes = min(8, usable_cores())
-    # spawn: a fork would copy torch's threads in whatever state they are
+    # spawn: forking is unsafe while torch has threads
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
         try:
             yield from pool.map(inspect_file, paths, wanted, chunksize=AT_ONCE)

@@ -1,4 +1,4 @@
-"""What is odd about a data set: one finding for each kind, with examples."""
+"""Findings about a data set: one for each kind, with examples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Box = tuple[float, ...]  # left, top, right, bottom in pixels of the file
 
 @dataclass(frozen=True)
 class Example:
-    """An image with what is odd about it; `boxes` are marked, `other` is shown beside it."""
+    """An image with a description of the finding; `boxes` are marked, `other` is shown beside it."""
 
     path: Path | None  # None if it is not about a single image
     words: str = ""
@@ -21,8 +21,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something odd: `kind` is its name, `title` describes the `count` cases, `hint` says what to do about them. A
-    fault costs accuracy or misleads; `fault=False` is information only.
+    """`kind` is the finding's name, `title` describes the `count` cases, `hint` says what to do about them. A fault
+    reduces accuracy or misleads; `fault=False` is information only.
     """
 
     kind: str

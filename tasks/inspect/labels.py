@@ -1,4 +1,4 @@
-"""What is odd about labels: boxes that cannot be right, images without labels."""
+"""Checks labels: boxes that cannot be right, images without labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from tasks.inspect.contents import Contents, Flags
 from tasks.inspect.files import FileInfo
 from tasks.inspect.findings import Box, Example, Finding, finding
 
-OVER = 2.0  # pixels that a box may be over its image's edge, because tools count pixels differently
+OVER = 2.0  # pixels by which a box may exceed its image, because tools count pixels differently
 SAME = 1.0  # pixels by which two boxes of one object may differ
 
 

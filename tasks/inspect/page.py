@@ -106,7 +106,7 @@ def _finding(finding: Finding, pictures: "Pictures") -> str:
 
 
 def oddest(findings: Sequence[Finding]) -> list[Example]:
-    """The images with the most faults, at least two, with all that is odd about them."""
+    """The images with the most kinds of faults, at least two, each with all its findings."""
     faults: dict[Path, list[tuple[Finding, Example]]] = {}
     for finding in findings:
         for example in finding.examples:
@@ -146,7 +146,7 @@ class Pictures:
         self.address = cache(self._address)
 
     def figure(self, example: Example) -> str:
-        """A picture with its name and what is odd about it."""
+        """A picture with its name and a description of the finding."""
         assert example.path
         shown = "".join(
             f"<img src='{address}' alt=''>" if address else "<div class=none>not readable</div>"

@@ -1,4 +1,4 @@
-"""What is odd about single image files."""
+"""Checks single image files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

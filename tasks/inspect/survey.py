@@ -1,4 +1,4 @@
-"""All that is found out about a data set."""
+"""The inspection of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from tasks.multitask.schedule import draw_epoch, shares
 
 @dataclass
 class JointBatch:
-    """Batches of tasks, in order: in training those of a step, else one. `index` counts a loader's."""
+    """Batches with their tasks' names, in order: in training those of a step, else a single one."""
 
     rows: list[tuple[str, Any]]
 
@@ -30,7 +30,7 @@ class JointBatch:
 
     @property
     def images(self) -> range:
-        """A range as long as there are images, for counting them."""
+        """A range whose length is the number of images, to count them."""
         return range(sum(len(batch.images) for _, batch in self.rows))
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
@@ -46,7 +46,7 @@ class JointBatch:
 
 @dataclass(frozen=True)
 class Named:
-    """Collates a task's samples to a batch that names the task."""
+    """Collates a task's samples into a batch that names the task."""
 
     name: str
     collate: Any
@@ -56,9 +56,9 @@ class Named:
 
 
 class JointLoader:
-    """The steps of an epoch, each a JointBatch. A task's batches come from its loader, started again as often as it
-    takes; each pass over it, in each epoch, has an order of its own. Of the epoch that it begins with, it leaves out
-    the steps that were `given` before.
+    """The steps of an epoch, each a JointBatch. A task's batches come from its loader, restarted as often as
+    needed; each pass over it, in each epoch, has its own order. In the first epoch, the steps `given` before a resume
+    are skipped.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ def start_pass(loader: DataLoader, epoch: int, number: int) -> None:
         loader.sampler.epoch = place
     elif isinstance(loader.dataset, Stream):
         loader.dataset.epoch = place
-        if not number:  # loader processes count for themselves, from the number that they begin with
+        if not number:  # loader processes count by themselves, from the number that they start with
             end_processes(loader)
 
 
@@ -116,8 +116,8 @@ PASSES = 1 << 16  # over a data set in an epoch, at most
 
 
 class JointData(SuiteData):
-    """The data sets of a run's tasks, by name. Of tasks among `names` that are not trained, and have none, the labels
-    are those of the checkpoint that the run starts from, which `source` reads.
+    """The data sets of a run's tasks, by name. Tasks among `names` that are not trained have none; their labels come
+    from the checkpoint that the run starts from, which `source` reads.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class JointData(SuiteData):
         return sum(data.num_images(split) for data in self.parts.values())
 
     def train_batches(self) -> float:
-        """Steps of an epoch, which has about as many batches as all data sets together, one per task in each step."""
+        """Steps of an epoch, which has about as many batches as all data sets together, as many per step as tasks."""
         return sum(data.train_batches() for data in self.parts.values()) / len(self.parts)
 
     def train_dataloader(self) -> JointLoader:
@@ -220,7 +220,7 @@ class JointData(SuiteData):
         return loader
 
     def teardown(self, stage: str) -> None:
-        """Ends the loader processes, which would outlive the run, as waiting iterators keep its loaders."""
+        """Ends the loader processes, which would outlive the run, as unfinished iterators keep the loaders alive."""
         for loader in self.loaders:
             end_processes(loader)
         self.loaders = []

@@ -10,7 +10,7 @@ from tasks.engine.model import Model
 
 
 class JointModel(Model):
-    """The models of a run's tasks, by name, each from an image at its own `sides` (pixels)."""
+    """The models of a run's tasks, by name; each sees the image resized to its own side in `sides` (pixels)."""
 
     def __init__(self, models: Mapping[str, Model], sides: Mapping[str, int]) -> None:
         nn.Module.__init__(self)  # the backbones are the models' own
@@ -41,7 +41,7 @@ class JointModel(Model):
 
 
 def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """The parameters of each module that no other one of the modules has."""
+    """The parameters of each module that it shares with no other."""
     owners: dict[nn.Parameter, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters():

@@ -1,4 +1,4 @@
-"""The networks of several tasks that share their whole backbone, in one pass of it."""
+"""Runs the networks of several tasks that share their whole backbone, in one pass through it."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -11,7 +11,7 @@ from tasks.engine.model import ExportSpec, Model
 
 
 class Maps(nn.Module):
-    """Replaces a backbone, and returns feature maps that were computed before."""
+    """Replaces a backbone, and returns previously computed feature maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class OnePass(Model):
     <task>.<output>. The models are modified in place; do not reuse them.
 
     Raises:
-        UserError: no task's backbone gives the maps of all, or a task has taken blocks out of it.
+        UserError: no task's backbone returns the maps that all need, or a task has taken blocks out of it.
     """
 
     def __init__(self, models: Mapping[str, Model]) -> None:

@@ -1,6 +1,6 @@
 """A run on several processes: gradients are averaged once a step, after the batches of all tasks.
 
-DistributedDataParallel averages in the backward pass, of which a step has several; it is told to leave that out.
+DistributedDataParallel averages in each backward pass, of which a step has several; this is turned off.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ def leave_out_averages(trainer: Any) -> None:
 
 @torch.no_grad()
 def average_gradients(module: nn.Module, processes: int) -> None:
-    """Averages the gradients over the processes, which have had batches of the same tasks, and takes the first one's
-    statistics of batch normalization, as DistributedDataParallel does.
+    """Averages the gradients over the processes, which have had batches of the same tasks, and broadcasts the first
+    one's batch normalization statistics, as DistributedDataParallel does.
     """
     if processes == 1:
         return
@@ -33,7 +33,7 @@ def average_gradients(module: nn.Module, processes: int) -> None:
 
 
 def _together(tensors: Sequence[Tensor], change: Callable[[Tensor], object]) -> None:
-    """Changes tensors in place, all of a data type as one flat tensor."""
+    """Changes tensors in place, all those of one dtype as one flat tensor."""
     for kind in {t.dtype for t in tensors}:
         own = [t for t in tensors if t.dtype == kind]
         flat = torch.cat([t.flatten() for t in own])

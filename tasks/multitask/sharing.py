@@ -1,6 +1,6 @@
 """Ties the backbones of several tasks to one set of weights, except for the layers that each task has for itself.
 
-A task's own batch normalization, or depthwise kernels too, patch the layers that all have in common (Mudrakarta et al.
+A task's own batch normalization, optionally also depthwise kernels, patch the common layers (Mudrakarta et al.
 2018, arXiv 1810.10703; Bilen and Vedaldi 2017, arXiv 1701.07275).
 """
 
@@ -30,11 +30,11 @@ class Sharing:
         self.first: Backbone | None = None
 
     def join(self, backbone: Backbone, share: Share) -> Backbone:
-        """The backbone with the first one's layers in the place of its own, which it keeps where `share` says so; these
-        start as the first one's.
+        """The backbone with its layers replaced by the first one's, except those that `share` keeps for each task: they
+        start as copies of the first one's.
         """
         if self.first is None:
-            # by name and at once: a detector may move blocks to another place
+            # stored by name now, as a detector may move blocks elsewhere
             self.first, self.layers = backbone, dict(backbone.named_modules())
             return backbone
         self._tie(backbone, "", share)
@@ -65,14 +65,14 @@ class Sharing:
 
 
 def _first_batch(first: Backbone, network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Does what `first` does before its first batch, if the batch of another task comes first."""
+    """Runs the hooks that `first` has for its first batch, if another task's batch comes earlier."""
     if network.training:
         for hook in list(first._forward_pre_hooks.values()):
             hook(first, inputs)
 
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules have the same parts of the same shapes; one list of blocks may be longer than the other."""
+    """Whether two modules have the same type and tensor shapes; one list of blocks may be longer than the other."""
     if isinstance(one, nn.ModuleList):
         return type(one) is type(other)
     shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (one, other)]

@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 class JointTask(TaskModule):
     """Trains several tasks; `primary` is the mean of their primary metrics, each as a share of its reference.
 
-    A step has a batch of each task as the schedule says. They are run one after the other, forwards and backwards, so
-    that memory is that of the largest; the gradients add up.
+    A step has as many batches as there are tasks, drawn by the schedule. Each runs forward and backward before the
+    next, so that memory is that of the largest; the gradients accumulate.
     """
 
     primary = "mean"
-    closed_set: ClassVar[bool] = False  # each task looks after its own labels
+    closed_set: ClassVar[bool] = False  # each task handles its own labels
     parts: nn.ModuleDict
 
     def __init__(
@@ -47,7 +47,7 @@ class JointTask(TaskModule):
     ) -> None:
         """`labels` are those of all tasks, each after its task's name and a slash."""
         nn.Module.__init__(self)
-        if config["multitask"]["add"] and load_weights:  # whose weights are those of ckpt, without their own source
+        if config["multitask"]["add"] and load_weights:  # the weights come from ckpt, not from the backbone's source
             settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
         self._begin(config, labels, load_weights, settled)
         self.names, self.trained = list(config["parts"]), taken_from(config)
@@ -61,8 +61,8 @@ class JointTask(TaskModule):
             self._freeze_others()
 
     def _build_parts(self) -> nn.ModuleDict:
-        """Each task as of its own run, on the first one's backbone; weights are those of the first that looks at
-        photographs.
+        """Each task as in its own run, but with shared backbone layers, whose weights are loaded for the first task
+        that is not a demo.
         """
         settings, sharing = self.config["multitask"], Sharing()
         kinds = dict(zip(self.names, settings["patches"] or [settings["share"]] * len(self.names), strict=True))
@@ -136,7 +136,7 @@ class JointTask(TaskModule):
         content = load_checkpoint(path, task=self.config["task"]["name"])
         self._keep_metrics(content)
         state: dict[str, Tensor] = dict(content["state_dict"])
-        if added := self.config["multitask"]["add"]:  # its own layers start as those of the others
+        if added := self.config["multitask"]["add"]:  # its own layers start as the other tasks'
             for key, tensor in content["state_dict"].items():
                 _, name, rest = key.split(".", 2) if key.startswith("parts.") else ("", "", "")
                 if name != added and rest.startswith("model.backbone."):
@@ -192,10 +192,10 @@ class JointTask(TaskModule):
                 module.training = module not in frozen
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """From `held_from` on, all tasks are normalised by the running statistics, which are used after training, and
-        not by those of a single task's batch.
+        """From `held_from` on, shared normalization uses its running statistics, as after training, instead of those of
+        a single task's batch.
         """
-        leave_out_averages(self.trainer)  # of this step: Lightning turns it on again after each
+        leave_out_averages(self.trainer)  # for this step: Lightning turns them on again after each
         assert self.budget
         done = self.budget.progress(self.trainer.global_step, float(self.trainer.estimated_stepping_batches))
         if done >= self.held_from:
@@ -204,7 +204,7 @@ class JointTask(TaskModule):
 
     @property
     def held_from(self) -> float:
-        """The share of the training after which shared statistics are frozen; pretrained ones are from the start."""
+        """The share of the training after which shared statistics are frozen; by default 0 if pretrained, else 0.5."""
         share = self.config["multitask"]["hold_statistics"]
         return (0.0 if self.has_weights else 0.5) if share is None else float(share)
 
@@ -246,7 +246,7 @@ class JointTask(TaskModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clips gradients here, after a gradient scaler, and not at the end of `training_step`, before it."""
+        """Clips gradients here, after a gradient scaler has unscaled them, not at the end of `training_step`."""
         nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["grad_clip"])
 
     def nonfinite_loss(self) -> str:
@@ -316,7 +316,7 @@ class JointTask(TaskModule):
         return grouped(rows)
 
     def facts(self) -> dict[str, Any]:
-        """The entry of each task in metrics.json: as in a single-task run, and its own parameters."""
+        """The entry of each task in metrics.json: as for a single-task run, plus the number of its own parameters."""
         own = own_parameters(dict(self.parts.items()))
         parts = {}
         for name, part in self.each():

@@ -17,7 +17,7 @@ from tasks.web.runtime import RUNTIMES, runtime_names
 from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("runtimes.js", "models.js", "show.js", "page.js")  # one after the other
+SCRIPTS = ("runtimes.js", "models.js", "show.js", "page.js")  # in this order
 MAP_WIDTH = 720  # pixels
 
 
@@ -67,7 +67,7 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
     fields = {
         "policy": policy(script, style, config["cdn"] if linked else None),
         "style": style,
-        "data": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),  # so that no name ends the script
+        "data": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),  # no name can close the script element
         "blobs": "\n".join(blob(name, value) for name, value in blobs.items()),
         "script": script,
     }

@@ -1,8 +1,8 @@
-// The models: images as their input, their outputs as answers, and how fast they are.
+// The models: from images to inputs, from outputs to answers, and their speed.
 
 const MEASURED = {warmup: 3, least: 5, seconds: 2, batch: 16};  // as tasks.bench
 
-async function load(model) {  // once, and again where another provider is chosen
+async function load(model) {  // once, and again if another provider is chosen
   const {spec} = model, provider = byId("provider").value === "webgpu" && webgpu(spec) ? "webgpu" : "wasm";
   if (model.session && model.provider === provider) return;
   const withRuntime = !models.some((m) => m.session && m.spec.format === spec.format), {loader, ms} = await runtime(spec.format);
@@ -27,7 +27,7 @@ async function run(model, data, images) {  // the outputs of the first image, an
   return [outputs, performance.now() - start];
 }
 
-// ---- pixels: the same as Pillow's, bit by bit, so that answers are those of Python
+// ---- pixels: the same as Pillow's, bit for bit, so that answers equal Python's
 
 let gl = null;
 // RGBA of an image as its file stores it; null where the browser has no WebGL, or the image is too large for it
@@ -47,8 +47,8 @@ function colours(bitmap) {
   return whole ? pixels : null;
 }
 
-// Python leaves transparency out, and takes the colours of what is transparent, too. A canvas has lost them: it keeps
-// each colour multiplied by its opacity.
+// Python drops the alpha channel and keeps the colours of transparent pixels. A canvas loses these: it stores colours
+// multiplied by their opacity.
 async function opaque(bitmap) {
   const {width, height} = bitmap, pixels = width * height > LARGEST ? null : colours(bitmap);
   let transparent = false;
@@ -68,7 +68,7 @@ function region({center_crop: centre}, width, height) {  // left, top, right, bo
 }
 
 const kernels = new Map();
-function kernel(from, to) {  // Pillow's antialiased bilinear filter: of each output the first input, and weights * 2 ** 22
+function kernel(from, to) {  // Pillow's antialiased bilinear filter: each output's first input, and weights * 2 ** 22
   const key = `${from} ${to}`;
   if (!kernels.has(key)) {
     const scale = from / to, support = Math.max(scale, 1), taps = 2 * Math.ceil(support) + 1;
@@ -122,7 +122,7 @@ function arranged({layout, size}, pixels) {  // uint8 (batch, size, size, 3) as 
   return values;
 }
 
-// ---- answers: as each export's example.py makes them of the outputs of one image
+// ---- answers: as each export's example.py computes them from the outputs of one image
 
 const round = (value, digits) => Number(Number(value).toFixed(digits));
 function ranked({data}, {labels, postprocess}) {  // names with scores, best first
@@ -132,11 +132,11 @@ function ranked({data}, {labels, postprocess}) {  // names with scores, best fir
 const degrees = (radians) => round(radians * 180 / Math.PI, 5);
 const plain = (outputs) => Object.fromEntries(Object.entries(outputs).map(([name, o]) => [name, Array.from(o.data, (v) => round(v, 5))]));
 
-function suppress({boxes, scores}, settings) {  // class-wise non-maximum suppression, where a format has none inside
+function suppress({boxes, scores}, settings) {  // class-wise non-maximum suppression, for files that do not contain it
   const classes = scores.dims.at(-1), given = scores.data;
   let order = [];
   for (let i = 0; i < given.length; i++) if (given[i] > settings.score_threshold) order.push(i);
-  if (order.length > settings.candidates) {  // sorts fewer, as `given` is long
+  if (order.length > settings.candidates) {  // drops the lowest scores, so that the sort below has less to do
     const least = Float32Array.from(order, (i) => given[i]).sort().at(-settings.candidates);
     order = order.filter((i) => given[i] >= least);
   }

@@ -1,21 +1,21 @@
-// The page: a panel for each model, where images come from, and measuring.
+// The page: a panel for each model, image sources, and measuring.
 
-const RECENT = 30;  // runs that the shown speed is of
+const RECENT = 30;  // runs over which the shown speed is measured
 const LARGEST = 16e6;  // pixels of a canvas that every phone can hold
 
 const models = DATA.exports.map((spec, index) => ({spec, index, enabled: spec.task === DATA.exports[0].task}));
 const enabled = () => models.filter((m) => m.enabled);
 let image = null, stream = null, facing = "environment", able = false, running = null, again = false;
-let answered = [];  // when the last ones were answered
+let answered = [];  // times of the last answers
 let pending = 0;  // images and changes that are not answered yet
-let asked = 0;  // images and cameras that were asked for: the last one counts
+let asked = 0;  // images and cameras requested so far: only the last one counts
 
 function say(words) {
   byId("message").textContent = words;
   byId("message").hidden = !words;
 }
 
-async function busy(work) {  // says so while it lasts, to screen readers as well
+async function busy(work) {  // marks the models as busy while `work` lasts, for screen readers
   pending += 1;
   byId("models").setAttribute("aria-busy", "true");
   try {
@@ -88,7 +88,7 @@ async function answerAll() {
   }
 }
 
-// answers the present image by every enabled model, one after the other
+// runs every enabled model on the current image, one after the other
 const update = () => busy(() => {
   again = true;
   running ??= Promise.resolve().then(answerAll).finally(() => {
@@ -285,7 +285,7 @@ async function start() {
     return say(`The models cannot be run: ${error.message ?? error}.`);
   }
   able = true;
-  if (!DATA.samples.length || asked) return update();  // what was asked for while the runtimes loaded stays
+  if (!DATA.samples.length || asked) return update();  // keeps an image requested while the runtimes loaded
   await openSample(0);
   if (asked === 1 && enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {
     await keepReference();

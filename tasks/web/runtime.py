@@ -59,7 +59,7 @@ class Runtime:
         return content
 
     def fetch(self, target: Path) -> None:
-        """Downloads the package by the npm client, and keeps the files that pages may need in `target`."""
+        """Downloads the package with npm, and keeps the files that pages may need in `target`."""
         manual = f"or npm install {self.release} elsewhere and give its node_modules as runtime_folder="
         npm = shutil.which("npm")
         if not npm:

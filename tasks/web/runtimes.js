@@ -1,6 +1,6 @@
 "use strict";
-// The runtimes: ONNX Runtime for ONNX files, LiteRT for LiteRT files. Each is started once and then loads models, as
-// sessions: `run` gives outputs by name, each with `data` and `dims`, for `data` of one image or more.
+// The runtimes: ONNX Runtime for ONNX files, LiteRT for LiteRT files. Each is started once and then loads models as
+// sessions: `run` takes the `data` of one image or more and returns outputs by name, each with `data` and `dims`.
 
 const byId = (id) => document.getElementById(id);
 const DATA = JSON.parse(byId("data").textContent);
@@ -43,7 +43,7 @@ async function startOnnx([script, wasm]) {
   };
 }
 
-// A module with one instruction of relaxed SIMD, i8x16.relaxed_swizzle, which is valid where browsers have it.
+// A module with one instruction of relaxed SIMD, i8x16.relaxed_swizzle, valid only in browsers that support it.
 const relaxed = () => WebAssembly.validate(Uint8Array.of(
   0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 10, 16, 1, 14, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 128, 2, 26, 11));
 const ELEMENTS = {1: Float32Array, 2: Int32Array, 3: Uint8Array, 4: BigInt64Array, 6: Uint8Array, 9: Int8Array};  // litert::ElementType
@@ -54,9 +54,9 @@ function listed(vector) {
   return values;
 }
 
-async function startLiteRT([script, wasm]) {  // by the functions of its WebAssembly, as the package's index.js uses them
+async function startLiteRT([script, wasm]) {  // calls its WebAssembly functions as the package's index.js does
   const own = relaxed() ? threads : 1;
-  // It starts a worker for each core, needed or not, and cannot start any where memory is not shared.
+  // It starts a worker for each core, needed or not, which fails without shared memory.
   Object.defineProperty(navigator, "hardwareConcurrency", {value: own === 1 ? 0 : own, configurable: true});
   const element = make("script", {src: scriptUrl(script)});
   await new Promise((resolve, reject) => {
@@ -93,7 +93,7 @@ async function startLiteRT([script, wasm]) {  // by the functions of its WebAsse
         for (const done of [input, type, signature, compiled, model]) done.delete();
         lib._free(memory);
       },
-      async run(data) {  // of more images than the file takes at once, it answers all and gives the first
+      async run(data) {  // runs all images, in batches of the file's size, and returns the outputs of the first batch
         let first = null;
         for (let start = 0; start < data.byteLength; start += size) {
           const part = new Uint8Array(data.buffer, data.byteOffset + start, Math.min(size, data.byteLength - start));

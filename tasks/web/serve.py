@@ -50,7 +50,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(address[:2], partial(Handler, page))  # type: ignore[arg-type]  # an IPv6 address has four parts, of which these are two
 
     def handle_error(self, *request: Any) -> None:
-        """Prints a traceback, unless a browser has gone, as where the page is loaded again before its end."""
+        """Prints a traceback, unless the browser closed the connection, such as by reloading the page early."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*request)
 

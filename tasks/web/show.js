@@ -1,8 +1,8 @@
-// What is shown of an answer, by its kind: a function of the model, its rows and its outputs gives the nodes of its
-// panel. Everything that comes from an export is untrusted: it is put into the page as text, never as HTML.
+// How each kind of answer is shown: a function of the model, its rows and its outputs returns the nodes of its panel.
+// Everything that comes from an export is untrusted: it is put into the page as text, never as HTML.
 
 const BARS = 12;  // rows of a bar chart
-const frame = document.createElement("canvas").getContext("2d", {willReadFrequently: true});  // the present image
+const frame = document.createElement("canvas").getContext("2d", {willReadFrequently: true});  // the current image
 let reference = null;  // the context of the image that embeddings are compared with
 let world = null;  // the map
 
