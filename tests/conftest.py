@@ -37,7 +37,7 @@ from tests.groups import ROOT, pytest_collection_modifyitems, pytest_xdist_make_
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
 
-# Other processes may use the machine, and what fails once must fail again.
+# No deadline, as others may use the machine; and failures must be reproducible.
 slow = [HealthCheck.too_slow]
 settings.register_profile("shared", deadline=None, derandomize=True, suppress_health_check=slow)
 settings.load_profile("shared")
@@ -59,18 +59,18 @@ def pytest_runtest_call() -> None:
 
 
 def as_if_first() -> None:
-    """Whatever ran before in this process, and made the fixtures, a test draws the same random numbers, by as many
-    threads: two that wait for each other while others use the cores take many times as long as one.
+    """Resets random seeds and the number of threads, which earlier tests or fixtures may have changed: two threads
+    that wait for each other on busy cores take many times as long as one.
     """
     torch.set_num_threads(THREADS)
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  # the one that libraries draw from
+    np.random.seed(0)  # noqa: NPY002  # the global generator, which libraries use
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def stoppable() -> Iterator[None]:
-    """Signals as the command has them, and as they were afterwards."""
+    """Installs the command's signal handlers, and restores the earlier ones afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     STOP.install()
     yield
@@ -104,7 +104,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def untrained(folder: Path, *overrides: str) -> Path:
-    """A run folder of a network as it starts."""
+    """A run folder with an untrained network."""
     config = load_config(overrides)
     torch.manual_seed(0)
     module = locate(config, "task")(config, build_data(config).labels)
@@ -123,7 +123,7 @@ def shared(path: str) -> Path:
 
 
 def make_irregular(path: Path, kind: str) -> None:
-    """What is not a regular file: a pipe never begins, a device never ends; or a folder."""
+    """Makes what is not a regular file: a pipe that sends nothing, an endless device, or a folder."""
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
@@ -142,12 +142,12 @@ def png_header(width: int, height: int) -> bytes:
 
 @contextmanager
 def as_main(module: str, arguments: Sequence[str], folder: Path, columns: int = 200) -> Iterator[None]:
-    """What a program of its own would have for itself: arguments, folder, environment, handlers, random numbers."""
+    """Isolates a command in this process: arguments, folder, environment, handlers, random numbers."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     environment, logger, threads = os.environ.copy(), logging.getLogger(), torch.get_num_threads()
     handlers, level = logger.handlers[:], logger.level
     heed = [signal.getsignal(number) for number in numbers]
-    numpys = np.random.get_state()  # noqa: NPY002  # the one that Lightning seeds
+    numpys = np.random.get_state()  # noqa: NPY002  # the global generator, which Lightning seeds
     states, hydra = (random.getstate(), numpys), Singleton.get_state()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         patch.setattr(sys, "argv", [f"tasks/{module}.py", *arguments])
@@ -163,7 +163,7 @@ def as_main(module: str, arguments: Sequence[str], folder: Path, columns: int = 
             logger.handlers[:], logger.level = handlers, level
             for number, handler in zip(numbers, heed, strict=True):
                 signal.signal(number, handler)
-            vars(STOP).update(vars(Stop()))  # as the next program starts with
+            vars(STOP).update(vars(Stop()))  # as at the start of a program
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             Singleton.set_state(hydra)
@@ -217,14 +217,14 @@ def start_run(*arguments: str, environment: dict[str, str] | None = None) -> sub
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # whoever started the tests in the background made them deaf to it
+        # tests that were started in the background inherit an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def kill_ray_worker(title: bytes, mark: str) -> bool:
-    """Kills a worker of Ray that runs something of this title, and whose environment holds the mark; False if none
-    does at this moment.
+    """Kills a Ray worker whose process title starts with `title` and whose environment contains `mark`; False if there
+    is none at this moment.
     """
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is someone else's
@@ -235,7 +235,7 @@ def kill_ray_worker(title: bytes, mark: str) -> bool:
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], seconds: float = 180) -> None:
-    """Waits for something while a process goes on; fails, and ends the process, if it stops or takes too long."""
+    """Waits for a condition while a process runs; fails, and kills the process, if it ends or takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:

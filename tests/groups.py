@@ -1,7 +1,7 @@
-"""Which tests share a process, and which begin.
+"""Which tests share a process, and which start first.
 
-pytest-xdist's own groups do nothing under pytest 9.2 (pytest-xdist issue 1386): every fixture of a file was made in
-each process.
+pytest-xdist's own groups do nothing under pytest 9.2 (pytest-xdist issue 1386): each process made every
+fixture of a file.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# By the time they take, longest first: what is long and last would keep one process busy and the other idle.
+# By duration, longest first: a long one at the end would keep one process busy and the others idle.
 LONG = (
     "tests/tasks/engine/test_jobs.py",
     "tests/tasks/web",
@@ -27,7 +27,7 @@ LONG = (
 
 
 def group(nodeid: str) -> str:
-    """What one process runs, so that it makes its fixtures once: a file, or a folder with a conftest.py of its own."""
+    """What runs in one process, to make its fixtures once: a file, or a folder with a conftest.py of its own."""
     file = Path(nodeid.partition("::")[0])
     folder = file.parent
     return str(folder if folder != Path("tests") and (ROOT / folder / "conftest.py").exists() else file)
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(group(item.nodeid), len(LONG)))
 
 
-@pytest.hookimpl(optionalhook=True)  # there is none where xdist is not installed
+@pytest.hookimpl(optionalhook=True)  # the hook exists only where xdist is installed
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
@@ -46,5 +46,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
 
-    config.option.loadscopereorder = False  # which would begin with the most tests, however short
+    config.option.loadscopereorder = False  # it would start with the groups of most tests, however short
     return ByGroup(config, log)

@@ -1,7 +1,7 @@
-"""python -m tests.notebook [--fast]: runs docs/tour.ipynb from top to bottom and keeps what comes out in it; --fast
-trains for a few steps and keeps nothing.
+"""python -m tests.notebook [--fast]: runs docs/tour.ipynb from top to bottom and stores the outputs in it; --fast
+trains for a few steps and stores nothing.
 
-The cells are run plainly, in one process: a line `!python -m tasks.<command> ...` as that command, the rest as Python.
+The cells run without Jupyter, in one process: a line `!python -m tasks.<command> ...` as a command, others as Python.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "docs" / "tour.ipynb"
-WIDEST = 800  # pixels of a kept picture
+WIDEST = 800  # pixels of a stored image
 FAST = {
     "run": "backbone.alpha=0.25 task.resolution=96 data=demo_scenes data.train=24 data.val=8 data.batch_size=8 "
     "data.workers=0 trainer.minutes=null trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.precision=32",
@@ -53,7 +53,7 @@ def run_command(line: str, fast: bool) -> None:
 def run_cell(source: str, names: dict[str, Any], fast: bool) -> Any:
     """Runs a cell, and returns the value of its last line where it is an expression."""
     if source.startswith("!"):
-        for line in source.splitlines()[: 1 if fast else None]:  # those after it are alike
+        for line in source.splitlines()[: 1 if fast else None]:  # the others are similar
             run_command(line.removeprefix("!"), fast)
         return None
     *body, last = ast.parse(source).body
@@ -65,7 +65,7 @@ def run_cell(source: str, names: dict[str, Any], fast: bool) -> Any:
 
 
 def outputs(said: str, value: Any) -> list[dict[str, Any]]:
-    """What a notebook keeps of a cell."""
+    """A cell's outputs in the notebook format."""
     found: list[dict[str, Any]] = []
     if said.strip():
         text = "".join(f"{line.rstrip()}\n" for line in said.strip("\n").splitlines())
@@ -84,7 +84,7 @@ def outputs(said: str, value: Any) -> list[dict[str, Any]]:
 
 
 def execute(notebook: dict[str, Any], fast: bool) -> None:
-    """Runs all cells of code, each with the names of those before, and keeps their outputs in `notebook`."""
+    """Runs all cells of code, each with the variables of those before, and stores their outputs in `notebook`."""
     names: dict[str, Any] = {}
     for number, cell in enumerate((c for c in notebook["cells"] if c["cell_type"] == "code"), start=1):
         said, source, start = io.StringIO(), "".join(cell["source"]), time.monotonic()
@@ -94,7 +94,7 @@ def execute(notebook: dict[str, Any], fast: bool) -> None:
         except (Exception, SystemExit):
             print(said.getvalue(), file=sys.stderr)
             raise
-        words = said.getvalue().replace(f"{Path.cwd()}/", "")  # where it ran is of this machine alone
+        words = said.getvalue().replace(f"{Path.cwd()}/", "")  # this path differs between machines
         cell["outputs"], cell["execution_count"] = outputs(words, value), number
         print(f"{time.monotonic() - start:6.1f} s  {source.splitlines()[0][:90]}", flush=True)
 

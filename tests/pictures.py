@@ -1,8 +1,8 @@
-"""python -m tests.pictures [<name> ...]: the pictures of the documentation, made anew by the commands that they show.
+"""python -m tests.pictures [<name> ...]: remakes the documentation's pictures with the commands that they show.
 
 `demo` trains `make demo`'s detector, for eight minutes, whose data `check` shows and which `page` exports; `dogs`,
 `faces` and `geo` run what their pages say, `compare` a short run of every task at two widths. Half an hour on two free
-cores, in build/pictures; what has been trained there is used again. Needs Chromium.
+cores, in build/pictures; what has been trained there is reused. Needs Chromium.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def tasks(command: str, *arguments: str) -> None:
 
 
 def trained(task: str, name: str, written: Path, minutes: float | None) -> Path:
-    """The folder of the run whose command is the first of `task` in a file of the repository."""
+    """The folder of a run, trained with the first command for `task` in the file `written`."""
     folder = PLACE / "runs" / task / name
     if not folder.exists():
         command = next(
@@ -77,7 +77,7 @@ def check(minutes: float | None) -> None:
 
 
 def geo(minutes: float | None) -> None:
-    """The map of a photo, among the demo's gallery."""
+    """The map of a photo, located with the demo's gallery."""
     run = PLACE / "runs" / "geo" / "earth"
     if not run.exists():
         tasks("run", "experiment=earth", "name=earth", *PLACES, *([f"trainer.minutes={minutes}"] if minutes else []))
@@ -99,7 +99,7 @@ def compare(minutes: float | None) -> None:
 
 
 def page(minutes: float | None) -> None:
-    """The page with a float and an int8 export, which answer the same photo."""
+    """The page with a float and an int8 export of one detector, and their answers to a photo."""
     run = demo_run(minutes)
     for quantize in ("none", "int8"):
         tasks("export", f"ckpt={run}", "format=litert", f"quantize={quantize}", "max_drop=100", "overwrite=true")

@@ -1,4 +1,4 @@
-"""Measuring anew: what takes whose place in BENCHMARKS.md."""
+"""New measurements: which earlier ones they replace in BENCHMARKS.md."""
 
 import subprocess
 import sys

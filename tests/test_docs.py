@@ -31,7 +31,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 RECIPES = [ROOT / "BENCHMARKS.md", *sorted((ROOT / "conf").glob("**/*.yaml"))]
 MARKDOWN = sorted({*PAGES, *ROOT.glob("*.md")})
 
-# What the pages leave open, and what the test puts there. `tiny` is the first run of each task.
+# The pages' placeholders, and the values that the test puts there. `tiny` is the first run of each task.
 PLACEHOLDERS = {
     "<name>": "tiny",
     "<run>": "runs/detection/tiny",
@@ -63,7 +63,7 @@ PLACEHOLDERS = {
     "<revision>": "main",
     "<n>": "2",
 }
-# Commands of the pages that are only composed, by how they begin, and why.
+# Commands of the pages that are only composed, by their beginning, and why.
 COMPOSED = {
     "prepare": "downloads a public data set",
     "check": "reads a data set of the user's",
@@ -90,7 +90,7 @@ FAST = {
     "export": "calibration=8 max_drop=100 qat_steps=1 overwrite=true",
     "paper": "table=8",
 }
-# By the data set that a command trains on, where it is one that can be made here.
+# Settings for each data set that a command trains on, if it can be made here.
 DATA = {
     "demo_scenes": "data=demo_scenes data.root={scenes} data.train=24 data.val=8 detector=ssd",
     "demo_dogs": "data=dogs data.root={dogs} data.web_labels=web_labels.json",
@@ -165,7 +165,7 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
 
 
 def composed(module: str, arguments: list[str]) -> dict[str, object]:
-    """The configuration of a command, which may not name a setting that there is not."""
+    """The configuration of a command, which must not name an unknown setting."""
     given = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
     return composed_run(given) if module == "run" else load_config(given, module)
 
@@ -182,7 +182,7 @@ def demo() -> list[str]:
 
 
 def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
-    """The task of a run, and by the prefix of their settings the data sets that it trains on."""
+    """The task of a run, and the data sets that it trains on, by the prefix of their settings."""
     if added := [a.partition("=")[2] for a in arguments if a.startswith("multitask.add=")]:
         config = load_config([f"task={added[0]}"])
         return "multitask", {f"{added[0]}.": config["groups"]["data"]}
@@ -193,7 +193,7 @@ def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def hastened(command: list[str], runs: Counter[str], roots: dict[str, Path]) -> list[str]:
-    """The command with settings that make it fast, beside those that it has."""
+    """The command with additional settings that make it fast."""
     command = ["trainer.minutes=0.05" if a.startswith("trainer.minutes=") else a for a in command]
     module, *arguments = command
     if any(a.startswith(("-", "resume=")) for a in arguments):
@@ -321,7 +321,7 @@ SETTINGS = re.compile(r"(?:-m )?(?:[a-z_]+(?:\.[a-z_]+)*=\S+)(?: [a-z_]+(?:\.[a-
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_setting_is_one(page: Path) -> None:
-    """Settings between backticks, as `backbone.alpha=0.5`, are some command's."""
+    """Settings in backticks, such as `backbone.alpha=0.5`, must belong to some command."""
     for code in inline_code(page.read_text()):
         if code != "key=value" and SETTINGS.fullmatch(re.sub(r"<[^<>]+>|'[^']*'", "x", code)):
             arguments = [a for a in shlex.split(filled(code)) if not a.startswith(("-m", "hydra."))]

@@ -88,7 +88,7 @@ def test_a_run_starts_from_a_checkpoint(files: Path) -> None:
 
 
 def test_a_checkpoint_is_exported(files: Path) -> None:
-    """To what the export of that version answers."""
+    """The new export answers like that version's export."""
     run_folder = files / "runs/classification/tiny"
     (old,) = (run_folder / "export").iterdir()
     new = export.execute([f"ckpt={run_folder}", f"root={files / 'data'}", "max_drop=100", f"output={files / 'new'}"])
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_exported(files: Path) -> None:
 
 
 def test_an_export_and_a_checkpoint_are_benchmarked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "THREADS", (1,))  # each takes a process of its own, which imports torch
+    monkeypatch.setattr(speed, "THREADS", (1,))  # each number of threads takes its own process, which imports torch
     run_folder = files / "runs/classification/tiny"
     result = command(
         "bench", f"ckpt={run_folder}", f"export={run_folder}", "seconds=0.01", "compile=false", "format=json"

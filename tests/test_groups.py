@@ -1,4 +1,4 @@
-"""How tests are shared out to processes."""
+"""How tests are distributed over processes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What files bring along is printed as text."""
+"""Text that comes from files is printed as plain text."""
 
 import io
 import logging
@@ -31,7 +31,7 @@ def test_names_reach_the_terminal_as_text() -> None:
         assert not set(text) & {"\x1b", "\x07", "\r", "\b", "\x9b", "\u202e", "\udcff"}
     assert printed(table).count(SHOWN) == 4
     rows = [line for line in printed(table).splitlines() if line[:1] in "┃│"]
-    assert len({len(line) for line in rows}) == 1  # what is replaced still has a width
+    assert len({len(line) for line in rows}) == 1  # replaced characters still have a width
 
 
 def test_rules_and_log_messages_too() -> None:

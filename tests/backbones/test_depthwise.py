@@ -59,7 +59,7 @@ def test_the_fast_path_is_taken_on_the_processor(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 4), (3, 2, 4), (3, 2, 1)])
 def test_frozen_statistics_are_part_of_the_convolution(kernel: Literal[1, 3], stride: int, groups: int) -> None:
-    """Outputs and all gradients are those of convolution, normalization and activation one by one."""
+    """Outputs and all gradients are those of separate convolution, normalization and activation."""
     torch.manual_seed(0)
     layer = ConvNormAct(4, 4, kernel, stride, groups).double()
     norm = layer.norm

@@ -1,4 +1,4 @@
-"""Servers that announce nonsense, hardly send, or never stop."""
+"""Servers that send wrong headers, send too slowly, or never stop."""
 
 import itertools
 import socket
@@ -30,7 +30,7 @@ def server(start: bytes, then: bytes = b"", pause: float = 0.0) -> Iterator[str]
             for _ in itertools.count() if then else ():
                 client.sendall(then)
                 time.sleep(pause)
-        except OSError:  # the other side has had enough
+        except OSError:  # the client has closed the connection
             pass
         finally:
             client.close()
@@ -89,7 +89,7 @@ SLOW = {
 
 @pytest.mark.parametrize("start", SLOW.values(), ids=SLOW)
 def test_a_server_that_hardly_sends(start: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte at a time, at which no timeout of a socket takes offence."""
+    """A byte at a time, which triggers no socket timeout."""
     monkeypatch.setattr(downloads, "PATIENCE", 0.5)
     with server(start, b"0", pause=0.05) as url:
         refused(url, tmp_path / "a.bin", r"cannot be downloaded \(\d+ bytes in \d+ s are too few", tries=3)

@@ -1,4 +1,4 @@
-"""Files that are whole: in which order they reach the disk."""
+"""Complete files: in which order they reach the disk."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.conftest import make_irregular
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is flushed and renamed, in order, while it is done."""
+    """Records what is flushed and renamed, in order."""
     found: list[tuple[str, str]] = []
     flush, rename = os.fsync, Path.replace
 
@@ -43,11 +43,11 @@ def test_a_file_is_flushed_before_its_name_and_its_name_after(events: list[tuple
 
 
 def test_no_link_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither one of the file's own name, nor one where the unfinished file goes."""
+    """Neither a link in place of the file, nor one in place of the temporary file."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "a.txt").symlink_to(victim)
-    for number in (os.getpid(), os.getpid() + 1):  # what its name held once
+    for number in (os.getpid(), os.getpid() + 1):  # which temporary names contained once
         (tmp_path / f".a.txt.{number}.part").symlink_to(victim)
     with atomic_write(tmp_path / "a.txt", "w") as file:
         file.write("whole")
@@ -82,7 +82,7 @@ def test_what_links_lead_out_of_is_not_within(tmp_path: Path) -> None:
         if is_within(tmp_path / "run" / name, tmp_path / "run")
     ]
     assert inside == ["a", "in"]
-    is_within(tmp_path / "run" / "self", tmp_path)  # has an answer
+    is_within(tmp_path / "run" / "self", tmp_path)  # must return
 
 
 def test_a_folder_is_flushed_with_all_that_is_in_it(events: list[tuple[str, str]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A convolution that clips what it computes equals one that is clipped afterwards."""
+"""A convolution with fused clipping equals one that is clipped afterwards."""
 
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -43,7 +43,7 @@ def test_outputs_are_equal(
     mixed: bool,
     channels_last: bool,
 ) -> None:
-    """But for rounding, under autocast and in bfloat16 itself, of no images too."""
+    """Up to rounding, under autocast and in pure bfloat16, also for an empty batch."""
     layer, x = folded(*kind, activation, padding), 3 * torch.randn(shape)
     if not mixed:
         layer, x = layer.bfloat16(), x.bfloat16()
@@ -74,7 +74,7 @@ def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert taken(layer, x)
     assert not taken(layer, x, grad=True)
-    assert not taken(folded(3, 2, 8, nn.ReLU6, "same"), x.float())  # where nothing is gained
+    assert not taken(folded(3, 2, 8, nn.ReLU6, "same"), x.float())  # where fusing gains nothing
     assert not taken(folded(1, 1, 1, nn.Hardswish, "same").bfloat16(), x)
     assert not taken(ConvNormAct(8, 8).eval().bfloat16(), x)
     with torch.no_grad():
@@ -82,5 +82,5 @@ def test_when_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.jit.trace(layer, (x,), check_trace=False)
     assert not calls
     assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
-    layer.conv.register_forward_hook(lambda *_: None)  # as what counts costs and what takes int8's ranges has
+    layer.conv.register_forward_hook(lambda *_: None)  # as cost counting and int8 calibration register
     assert not taken(layer, x)

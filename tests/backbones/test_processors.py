@@ -1,4 +1,4 @@
-"""Threads and loader processes by the processors that a process may use."""
+"""How many threads and loader processes there are, by the processors that a process may use."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_a_process_of_one_core_uses_one() -> None:
     ("given", "wanted"), [({}, "PASSIVE"), ({"GOMP_SPINCOUNT": "7"}, None), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
 )
 def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None) -> None:
-    """Unless the user says how they wait."""
+    """Unless the environment says how they wait."""
     with mock.patch.dict(os.environ, given):
         for name in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - given.keys():
             os.environ.pop(name, None)
@@ -63,7 +63,7 @@ def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None) -> Non
     [(0, [], "None"), (64, [], "PASSIVE"), (0, ["-m", "hydra/launcher=joblib", "--help"], "PASSIVE")],
 )
 def test_a_run_beside_others_shares_its_cores(others: int, words: list[str], wanted: str) -> None:
-    """Before torch is loaded, which reads how; and so do the jobs of a launcher."""
+    """The variable is set before torch is loaded, which reads it; the jobs of a launcher do so too."""
     program = (
         "import os, sys, tasks.run as run\n"
         "told = lambda *_: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))\n"
@@ -80,12 +80,12 @@ def test_a_run_beside_others_shares_its_cores(others: int, words: list[str], wan
 
 
 def test_how_many_others_run(tmp_path: Path) -> None:
-    """On the processors of this process alone."""
+    """Only those on this process's processors count."""
     (core, *_) = sorted(os.sched_getaffinity(0))
     for number, state, processor in ((1, "R", core), (2, "S", core), (3, "R", 9999), (os.getpid(), "R", core)):
         (tmp_path / str(number)).mkdir()
         fields = [*map(str, range(4, 39)), str(processor), "0"]
         (tmp_path / str(number) / "stat").write_text(f"{number} (a (b) c) {state} {' '.join(fields)}\n")
-    (tmp_path / "5").mkdir()  # which ended
+    (tmp_path / "5").mkdir()  # a process that has ended
     assert others_running(tmp_path) == 1
     assert others_running(tmp_path / "none") == 0

@@ -1,4 +1,4 @@
-"""Passes for their shapes alone, against passes that are computed."""
+"""Forward passes that compute only shapes, against real forward passes."""
 
 import copy
 

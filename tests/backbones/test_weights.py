@@ -1,4 +1,4 @@
-"""Pretrained weights: the layouts they come in, and what belongs to them."""
+"""Pretrained weights: their file layouts, and the settings that belong to them."""
 
 import http.server
 import itertools
@@ -37,7 +37,7 @@ from tests.conftest import shared
 def test_timm_outputs(name: str, alpha: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=7).eval()
-    for module in theirs.modules():  # statistics that a wrong epsilon or order would show in
+    for module in theirs.modules():  # statistics that reveal a wrong epsilon or order
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
@@ -93,7 +93,7 @@ def test_keras_kernels_land_where_they_belong(tmp_path: Path) -> None:
 
 
 def test_real_weights_see_a_blood_cell_differently_than_noise() -> None:
-    """The published weights give activations of a natural size only with their own padding and statistics."""
+    """The published weights give activations of a plausible size only with their own padding and statistics."""
     network = build_mobilenet_v1(alpha=0.25, weights=str(shared("weights/mobilenet_2_5_224_tf_no_top.h5"))).eval()
     with torch.no_grad():
         features = network(torch.zeros(1, 3, 224, 224))[-1]
@@ -102,7 +102,7 @@ def test_real_weights_see_a_blood_cell_differently_than_noise() -> None:
 
 
 def test_folded_normalization_is_unfolded_by_the_first_batch(caplog: pytest.LogCaptureFixture) -> None:
-    """Statistics of 0 and 1 would have training normalize features that must stay as they are."""
+    """With statistics of 0 and 1, training would normalize, and so change, the folded features."""
     torch.manual_seed(0)
     source = MobileNetV1(0.25)
     for name, parameter in source.named_parameters():
@@ -116,7 +116,7 @@ def test_folded_normalization_is_unfolded_by_the_first_batch(caplog: pytest.LogC
         truth = network.eval()(images)[0]
         trained = network.train()(images)[0]
         after = network.eval()(images)[0]
-    assert (trained - truth).norm() < 0.01 * truth.norm()  # 0.83 without
+    assert (trained - truth).norm() < 0.01 * truth.norm()  # 0.83 without unfolding
     assert (after - truth).norm() < 0.01 * truth.norm()
 
 
@@ -147,7 +147,7 @@ def test_unreadable_weights(name: str, content: bytes | None, words: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["link", "soft link", "storage", "virtual", "shape", "chunk", "text"])
 def test_a_keras_file_holds_what_it_says(kind: str, tmp_path: Path) -> None:
-    """HDF5 can lead to other files, and announce what it does not hold."""
+    """HDF5 can link to other files, and declare data that it does not hold."""
     name, path = "conv1/conv1/kernel:0", keras_file(tmp_path / "a.h5", 0.25)
     other = keras_file(tmp_path / "b.h5", 0.25)
     shape = (3, 3, 3, 8)
@@ -261,7 +261,7 @@ def test_pretrained_is_downloaded_once(server: str, tmp_path: Path, monkeypatch:
 def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says so; a name that is never resolved does not hang."""
+    """And says so; a host name that cannot be resolved does not block."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     keras_file(tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5", 0.25)
@@ -274,7 +274,7 @@ def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
     assert time.monotonic() - start < 60
     network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
     assert network.settled["pretrained"] is True
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was fetched once stays
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was downloaded is still used
     again = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
     assert torch.equal(*(next(n.parameters()) for n in (again, network)))
 
@@ -282,7 +282,7 @@ def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
 def test_what_is_no_file_of_weights_is_not_kept(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A network that asks to log in answers every address with a page; a cache may be a file."""
+    """A captive portal answers every address with its login page; the cache's path may be a file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     (tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5").write_text("<html>log in</html>")
@@ -297,7 +297,7 @@ def test_what_is_no_file_of_weights_is_not_kept(
 def test_servers_behind_a_proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("http_proxy", server.removeprefix("http://"))
-    assert reachable("http://nowhere.invalid/x")  # the proxy is what must answer
+    assert reachable("http://nowhere.invalid/x")  # only the proxy must answer
     monkeypatch.setenv("http_proxy", "127.0.0.1:9")
     assert not reachable("http://nowhere.invalid/x")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -330,7 +330,7 @@ def test_offline_and_unpublished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_weights_of_other_libraries_must_fit(tmp_path: Path) -> None:
-    """timm itself would take what fits, and start from scratch where nothing does."""
+    """timm itself would load what fits, and start from scratch if nothing does."""
     small = timm.create_model("mobilenetv3_small_050")
     torch.save(small.state_dict(), tmp_path / "small.pth")
     backbone = build_timm(name="mobilenetv3_small_050", weights=str(tmp_path / "small.pth"), strides=(16, 32))

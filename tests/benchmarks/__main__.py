@@ -1,8 +1,8 @@
-"""python -m tests.benchmarks [<script> ...]: measures anew, and keeps what comes out in BENCHMARKS.md, with its date.
+"""python -m tests.benchmarks [<script> ...]: runs benchmarks and writes their dated output to BENCHMARKS.md.
 
-Without names every script runs that needs nothing but this repository, one after the other: some hours, on a machine
-that has nothing else to do. `geo` names one, "startup --rounds 1" one with other arguments. What a script prints is put
-at the end of its section, in place of what the same script gave on the same machine; figures of other machines stay.
+Without names, all scripts that need nothing but this repository run one after the other: some hours, on an otherwise
+idle machine. `geo` names one, "startup --rounds 1" one with other arguments. A script's output is put at the end of its
+section, in place of its earlier output from the same machine; figures of other machines stay.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from backbones.files import atomic_write
 from backbones.processors import processor_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {  # by the script's arguments, the heading that they are under
+SECTIONS = {  # script and arguments: the heading of their section
     "detection --rounds 3": "Detectors against torchvision's",
     "profile task=detection trainer.minutes=5": "Where a run's time goes",
-    "contention": "Where a run's time goes",
+    "contention": "Shared cores",
     "check": "Checking a data set",
     "startup": "What commands cost before they do anything",
     "predict --count 400": "What commands cost before they do anything",
@@ -39,7 +39,7 @@ SECTIONS = {  # by the script's arguments, the heading that they are under
     "distill": "Faces: what a teacher is worth",
     "export": "Exported files",
 }
-OTHERS = {  # which are started by hand, and what they need
+OTHERS = {  # started by hand: what they need
     "dogs_noisy": "ImageNet weights",
     "export_matrix": "ImageNet weights",
     "finetune": "photographs",
@@ -54,7 +54,7 @@ BLOCK = re.compile(
 
 
 def machine() -> str:
-    """What tells one machine's figures from another's."""
+    """Identifies the machine that figures come from."""
     return f"{usable_cores()} cores of {processor_name()}"
 
 
@@ -81,7 +81,7 @@ def key(found: re.Match[str] | None) -> tuple[str, str] | None:
 
 
 def section_of(command: str) -> str:
-    """The heading of a script that is named, with arguments or without. Raises SystemExit if it is not in the list."""
+    """The heading for a script, given with or without arguments. Raises SystemExit if it is not in the list."""
     headings = {listed.split()[0]: heading for listed, heading in SECTIONS.items()}
     script = command.split()[0]
     if script not in headings:

@@ -1,8 +1,8 @@
-"""python -m tests.benchmarks.blocks: an index on disk, built in blocks and killed meanwhile: memory, recall, speed.
+"""python -m tests.benchmarks.blocks: an index on disk, built in blocks with kills in between: memory, recall, speed.
 
-Generated vectors: unit vectors around random centres, 100 to each, as photos of the same places lie. Exact search is
-FAISS's over all vectors in memory. Queries are vectors of the set with noise. The builds join the control group of
-`--group`: under its limit on memory, the kernel takes mapped files back or ends the build.
+Vectors are generated: unit vectors around random centres, about 100 each, like photos of the same places. Exact search
+is FAISS's over all vectors in memory. Queries are vectors of the set with noise. Builds run in the cgroup `--group`:
+under its memory limit, the kernel evicts mapped files or kills the build.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def own_memory(process: int) -> int:
-    """Kilobytes that a process holds beside the files that it maps."""
+    """Memory of a process in kB, without the files that it maps."""
     found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
     return int(found[1]) if found else 0
 

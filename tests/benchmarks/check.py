@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.check: seconds and memory of tasks.check on a generated set of 100,000 images.
 
-COCO's layout with JPEGs of 500 x 375 (made once, in the temporary folder, by all cores: grained patches of colour, of
-which 20 files in the same split are alike), a fifth in val, five boxes of 20 classes in each. Planted: a copy of a
-training image in val, a torn file, a box outside of its image; the command must name these three and nothing else.
+COCO's layout with JPEGs of 500 x 375 (made once, in the temporary folder, by all cores: grainy patches of
+colour, 20 files of each picture in one split), a fifth in val, five boxes of 20 classes in each. Planted: a copy of a
+training image in val, a truncated file, a box outside of its image; the command must name these three and nothing else.
 """
 
 import argparse

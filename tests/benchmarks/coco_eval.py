@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.coco_eval: loading and evaluating at COCO val2017's size, ours against pycocotools.
 
 5,000 images, 80 classes, 36,781 objects and 100 detections an image, synthesised; ground truth and detections lie
-in files, as pycocotools wants them. Each way runs alone in a process of its own, which tells its peak memory.
+in files, as pycocotools wants them. Each evaluation runs alone in its own process, whose peak memory is printed.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def by_pycocotools(folder: Path) -> list[float]:
 
 
 def by_us(folder: Path) -> list[float]:
-    """As a validation does it, whose detections come image by image as arrays."""
+    """Like a validation, where detections come image by image as arrays."""
     from data.coco import read_coco
     from tasks.detection.coco_eval import CocoEvaluator, summary
 
@@ -92,7 +92,7 @@ def by_us(folder: Path) -> list[float]:
 
 def measured(way: str, folder: Path, answers: "multiprocessing.Queue[tuple[list[float], float, float]]") -> None:
     for name in ("data.coco", "tasks.detection.coco_eval", "pycocotools.cocoeval"):
-        importlib.import_module(name)  # loading Python's modules is not what is compared
+        importlib.import_module(name)  # import time is not compared
     start = time.perf_counter()
     stats = {"ours": by_us, "pycocotools": by_pycocotools}[way](folder)
     seconds = time.perf_counter() - start

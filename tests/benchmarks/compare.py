@@ -57,7 +57,7 @@ def write_run(root: Path, task: str, name: str, seed: int = 0, **more: Any) -> P
 
 
 def write_image(folder: Path, size: tuple[int, int] = (1218, 1230)) -> None:
-    """A predictions.png as heavy as those of validation."""
+    """A predictions.png as large as those of a validation."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 6, size[0] // 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize(size).save(folder / "predictions.png")
 

@@ -1,10 +1,10 @@
 """python -m tests.benchmarks.contention: a training step on shared cores, by how long waiting threads spin.
 
-SSD 300, batch 8, forward, loss, backward and optimizer, on all cores: alone, beside a process for each core that keeps
-it busy, and two trainings at once. OpenMP's threads wait for each other dozens of times in a step; a thread that spins
-meanwhile takes the core from whoever has work. Each setting of the environment has processes of its own, in turns. Two
-to three minutes on two cores. Aims: beside as many busy processes as cores 2.5 times as long as alone, and so of two at
-once (80 % of half the speed each).
+SSD 300, batch 8, forward, loss, backward and optimizer, on all cores: alone, beside one busy process per core, and two
+trainings at once. OpenMP's threads wait for each other dozens of times in a step; a thread that spins meanwhile blocks
+a core that others need. The settings of the environment take turns, each in processes of its own. Two to three minutes
+on two cores. Target: at most 2.5 times the time alone, beside one busy process per core and for each of two trainings
+at once (80 % of half the speed).
 """
 
 import argparse
@@ -51,7 +51,7 @@ print(sorted(times[2:])[len(times[2:]) // 2], flush=True)
 
 
 def steps(setting: dict[str, str], others: int, trainings: int, seconds: float) -> float:
-    """Median seconds of a step, the mean of so many trainings at once, beside so many other processes."""
+    """Median seconds of a step: the mean of `trainings` at once, beside `others` busy processes."""
     environment = {k: v for k, v in os.environ.items() if k not in OWN} | setting
     processes = [
         subprocess.Popen(
@@ -77,7 +77,7 @@ def steps(setting: dict[str, str], others: int, trainings: int, seconds: float) 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that compute without a pause."""
+    """Runs `count` processes that compute without a pause."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -1,10 +1,10 @@
 """python -m tests.benchmarks.detection: our detectors against torchvision's on the same backbone, maps and batch.
 
 Alpha 1, 91 outputs. Ours run as the suite runs them: channels_last, precision auto, uint8 input, freed memory kept, and
-batch normalization folded to infer. torchvision's run as they come: eager float32 on a list of images, around
+batch normalization folded for inference. torchvision's run unchanged: eager float32 on a list of images, around
 timm's MobileNetV1, which is the same network in plain layers, with the same further layers. torchvision's SSD makes
-2,278 anchors where ours makes 1,917, and its proposal head is 512 channels wide as ours. Score thresholds are such that
-as many (box, class) pairs enter postprocessing on either side as a trained detector's.
+2,278 anchors where ours makes 1,917; its Faster R-CNN has an RPN head of 512 channels, like ours. Score thresholds are
+set so that on both sides as many (box, class) pairs enter postprocessing as with a trained detector.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def plain(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: i
 
 
 class Maps(nn.Module):
-    """The six maps of ssd_mobilenet_v1, and of SSDLite, in torchvision's form, of plain layers."""
+    """The six feature maps of ssd_mobilenet_v1 and SSDLite as a torchvision backbone of plain layers."""
 
     def __init__(self, depthwise: bool) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def torchvision_faster_rcnn(side: int) -> TorchvisionFasterRCNN:
     )
 
 
-# our detector, input side, images a batch, torchvision's counterpart
+# our detector, input side, images per batch, torchvision's counterpart
 CASES: dict[str, tuple[type[Detector], int, int, Callable[[int], nn.Module] | None]] = {
     "ssd": (SSD, 300, 16, partial(torchvision_ssd, depthwise=False)),
     "ssdlite": (SSDLite, 320, 16, partial(torchvision_ssd, depthwise=True)),
@@ -130,7 +130,7 @@ def autocast() -> AbstractContextManager:
 
 
 def threshold(predictor: nn.Module, call: Callable[[], Any], images: int) -> float:
-    """The score that CANDIDATES pairs an image pass, of what `predictor` says of classes when called."""
+    """The score that CANDIDATES pairs per image exceed, in the class outputs of `predictor` during `call`."""
     said: list[Tensor] = []
     hook = predictor.register_forward_hook(lambda _module, _inputs, outputs: said.append(class_scores(outputs)))
     with torch.inference_mode():
@@ -140,23 +140,29 @@ def threshold(predictor: nn.Module, call: Callable[[], Any], images: int) -> flo
 
 
 def class_scores(outputs: Any) -> Tensor:
-    """Probabilities of the objects' classes, flat."""
+    """Probabilities of all classes but the background, flattened."""
     if isinstance(outputs, dict):  # torchvision's SSD head
         return outputs["cls_logits"].float().softmax(-1)[..., 1:].flatten()
     return outputs[0].float().softmax(-1)[..., 1:].flatten()  # a box predictor
 
 
-def compare(name: str, rounds: int) -> None:
-    kind, side, batch, peer = CASES[name]
+def compare(name: str, rounds: int, batch: int | None) -> None:
+    kind, side, own_batch, peer = CASES[name]
+    batch = batch or own_batch
     torch.manual_seed(0)
     ours = kind(MobileNetV1(strides=kind.strides), CLASSES, side).to(memory_format=torch.channels_last)
     theirs = peer(side) if peer else None
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    if batch > 1:  # batch normalization of a 1 x 1 map needs two images
+        compare_training(f"{name} {side}", ours, theirs, images, rounds)
+    compare_inference(f"{name} {side}", ours, theirs, images, rounds)
+
+
+def compare_training(name: str, ours: Detector, theirs: nn.Module | None, images: Tensor, rounds: int) -> None:
+    batch, side = len(images), images.shape[-1]
     corner = torch.rand(batch, OBJECTS, 2) * 0.66 * side
     boxes = torch.cat([corner, corner + 20 + torch.rand(batch, OBJECTS, 2) * 0.23 * side], dim=-1)
     labels = torch.randint(0, CLASSES, (batch, OBJECTS))
-    floats = [image.float() / 255 for image in images]
-    targets = [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
     parts: dict[str, list[float]] = {}
     calls: dict[str, Callable[[], object]] = {}
 
@@ -180,6 +186,8 @@ def compare(name: str, rounds: int) -> None:
 
     calls["ours"] = train_ours
     if theirs:
+        floats = as_floats(images)
+        targets = [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)]
         their_optimizer = torch.optim.AdamW(theirs.parameters())
 
         def train_theirs() -> None:
@@ -190,11 +198,13 @@ def compare(name: str, rounds: int) -> None:
 
         calls["torchvision"] = train_theirs
     ours.train()
-    training = seconds(calls, rounds)
-    show(f"{name} {side}, batch {batch}, training", training)
+    show(f"{name}, batch {batch}, training", seconds(calls, rounds))
     total = sum(sum(values) for values in parts.values())
     print("   our step:", ", ".join(f"{part} {100 * sum(v) / total:.0f} %" for part, v in parts.items()))
 
+
+def compare_inference(name: str, ours: Detector, theirs: nn.Module | None, images: Tensor, rounds: int) -> None:
+    batch = len(images)
     ours.eval()
     fold_norms(ours)  # as tasks.predict does
     with torch.inference_mode(), autocast():
@@ -210,8 +220,9 @@ def compare(name: str, rounds: int) -> None:
         with autocast():
             ours.postprocess(ours(ours.preprocess(images)), lowest)
 
-    calls = {"ours": infer_ours}
+    calls: dict[str, Callable[[], object]] = {"ours": infer_ours}
     if theirs:
+        floats = as_floats(images)
         theirs.eval()
         stage: Any = theirs.roi_heads if isinstance(theirs, TorchvisionFasterRCNN) else theirs
         stage.score_thresh = 0.99
@@ -224,11 +235,16 @@ def compare(name: str, rounds: int) -> None:
             theirs(floats)
 
         calls["torchvision"] = infer_theirs
-    show(f"{name} {side}, batch {batch}, inference", seconds(calls, rounds))
+    show(f"{name}, batch {batch}, inference", seconds(calls, rounds))
+
+
+def as_floats(images: Tensor) -> list[Tensor]:
+    """Images (B, 3, H, W) uint8 as torchvision's detectors take them."""
+    return [image.float() / 255 for image in images]
 
 
 def show(what: str, times: dict[str, float]) -> None:
-    cells = "".join(f"  {name} {1e3 * t:.0f} ms" for name, t in times.items())
+    cells = "".join(f"  {name} {1e3 * t:.{0 if t > 0.05 else 1}f} ms" for name, t in times.items())
     print(f"{what}:{cells}" + (f"  ratio {times['torchvision'] / times['ours']:.2f}" if len(times) > 1 else ""))
 
 
@@ -236,12 +252,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("detectors", nargs="*", help=f"among {', '.join(CASES)}; all where none is named")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, help="images per batch; 1 measures inference only")
     arguments = parser.parse_args()
     if unknown := set(arguments.detectors) - set(CASES):
         parser.error(f"unknown detectors {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     print(machine())
     for name in arguments.detectors or CASES:
-        compare(name, arguments.rounds)
+        compare(name, arguments.rounds, arguments.batch)
 
 
 if __name__ == "__main__":

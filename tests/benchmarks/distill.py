@@ -1,8 +1,8 @@
-"""python -m tests.benchmarks.distill: what keeping a teacher's answers is worth, epoch by epoch.
+"""python -m tests.benchmarks.distill: what caching a teacher's outputs saves, epoch by epoch.
 
 A student of alpha 0.25 learns the drawn faces' attributes from a teacher of alpha 1 and from timm's ResNet-50 in ONNX
-(both of random weights: the cost is the same). With one view of each image every answer is known after the first
-epoch; with four, ever more of them.
+(both of random weights: the cost is the same). With one view of each image all outputs are cached after the first
+epoch; with four, more of them after each.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.run import execute
 from tests.benchmarks.timing import machine
 
-NOISY_STEPS, CLEAN_STEPS = 8 * (936 // 32), 15 * (144 // 32)  # epochs by batches, as experiment=dogs_noisy has them
+NOISY_STEPS, CLEAN_STEPS = 8 * (936 // 32), 15 * (144 // 32)  # epochs x batches of experiment=dogs_noisy
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""python -m tests.benchmarks.export: exported files beside timm's eager mobilenetv1_100, 224 px, one image.
+"""python -m tests.benchmarks.export: exported files against timm's eager mobilenetv1_100, 224 px, one image.
 
-Each has a process of its own, for what one leaves in the allocator changes another's time; they take turns, in blocks
-of calls. The weights are random, which costs the same time. int8 takes its ranges from random images.
+Each has its own process, since memory that one leaves in the allocator changes another's time; they take turns, in
+blocks of calls. The weights are random, which does not change the time. int8 is calibrated on random images.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def block() -> list[float]:
 
 
 def exports(folder: Path) -> dict[str, Path]:
-    """Every format, float and int8."""
+    """A float and an int8 file of each format that has int8."""
     torch.manual_seed(0)
     graph = Graph(fold_norms(Classifier(MobileNetV1(1.0), CLASSES)), "uint8_nhwc", with_nms=True)
     example = graph.example(1, SIDE)

@@ -1,7 +1,7 @@
-"""python -m tests.benchmarks.export_matrix <folder> [--weights <.h5>]: every task, to every format, and what it costs.
+"""python -m tests.benchmarks.export_matrix <folder> [--weights <.h5>]: every task in each runtime's format, with costs.
 
-Trains a network of each task on drawn data into <folder>/runs (what is there already is kept), exports each, float and
-int8, measures the files with two threads, and prints README's matrix. Each command has a process of its own.
+Trains a network of each task on drawn data into <folder>/runs (existing ones are kept), exports each, float and int8,
+measures the files with two threads, and prints the matrix of docs/export.md. Each command runs in its own process.
 """
 
 import argparse
@@ -37,7 +37,7 @@ KINDS = [(form, quantize) for form in ("onnx", "litert", "executorch") for quant
 
 
 def command(name: str, *arguments: str, threads: int = 2) -> str:
-    """What the last line of its errors says, nothing where all went well."""
+    """Runs a command; the last line of its errors if it fails, else nothing."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", f"tasks.{name}", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -49,7 +49,7 @@ def command(name: str, *arguments: str, threads: int = 2) -> str:
 
 
 def train(name: str, root: Path, weights: str | None) -> Path:
-    """Its run folder."""
+    """The run folder of a network, which is trained if there is none."""
     run = root / "runs" / name
     if not (run / "checkpoints" / "best.ckpt").exists():
         where = [f"paths.runs={root / 'made'}", f"paths.data={root / 'data'}", f"name={name.replace(' ', '_')}"]
@@ -63,7 +63,7 @@ def train(name: str, root: Path, weights: str | None) -> Path:
 
 
 def export(run: Path, form: str, quantize: str, folder: Path) -> str:
-    """What went wrong, if anything did."""
+    """The error, if there is one."""
     settings = (f"ckpt={run}", f"format={form}", f"quantize={quantize}", f"output={folder}", "overwrite=true")
     return command("export", *settings, threads=1)
 

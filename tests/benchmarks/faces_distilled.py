@@ -1,10 +1,10 @@
-"""python -m tests.benchmarks.faces_distilled: what a teacher is worth to a small network of faces, on the drawn demo.
+"""python -m tests.benchmarks.faces_distilled: what a teacher is worth to a small face network, on the drawn demo.
 
 Attributes: a teacher of alpha 1 learns from all labels; students learn from its soft outputs on the same images
-without labels, or from a tenth of the labels in as many steps. Embeddings: a teacher of alpha 1 learns from people,
-students of alpha 0.5 from it, on 9,600 images of other people, who is on them unknown; measured on all pairs of
-images of the forty people that none of them has seen, after the last epoch.
-Two processes of one thread each; attributes' figures are of the test split, at the best epoch by the validation split.
+without labels, or from a tenth of the labels in as many steps. Embeddings: a teacher of alpha 1 learns from labelled
+people, students of alpha 0.5 from the teacher, on 9,600 unlabelled images of other people; measured after the last
+epoch on all image pairs of the forty people that none of them has seen.
+Two processes of one thread each; attributes are measured on the test split, at the best epoch of the validation split.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of each process; torch reads it at its import
+os.environ["OMP_NUM_THREADS"] = "1"  # per process; torch reads it when imported
 
 from data.demo.faces import write_faces
 from tasks.engine.checkpoint import load_checkpoint
@@ -54,7 +54,7 @@ def teacher(task: str, runs: Path, common: Sequence[str]) -> Job:
 
 
 def students(task: str, runs: Path, more: Path, seeds: int, common: Sequence[str]) -> dict[str, Job]:
-    """The students of a task's teacher and, of attributes, those of few labels."""
+    """The students of a task's teacher and, for attributes, those trained on few labels."""
     part = "attributes" if task == "faces" else "embedding"
     taught: tuple[str, ...] = (f"teacher={runs / task / 'teacher'}", f"distill.cache={runs / 'cache'}")
     taught += (f"trainer.max_epochs={EPOCHS[part]}",)

@@ -1,11 +1,11 @@
 """python -m tests.benchmarks.finetune --root <folder>: fine-tuning a classifier, ours and timm's, for the same minutes.
 
 Alpha 0.75, 224 px, the same split, once with ImageNet weights where `--weights` names Keras' file, once from scratch.
-Ours is `python -m tasks.run task=classification data.root=<folder> trainer.minutes=<minutes>` with nothing else set.
+Ours is `python -m tasks.run task=classification data.root=<folder> trainer.minutes=<minutes>` with a seed.
 timm's is its MobileNetV1, loader, augmentation and optimizer with the defaults of its train.py (eager float32, SGD with
 momentum 0.9 and weight decay 2e-5, cosine, color jitter 0.4, crops of at least 8 %, label smoothing 0.1) and batches of
-32; its rate is 0.1 * batch / 256 from scratch, as train.py chooses, and a tenth of that with weights. Weights, padding
-and normalization are the same on both sides. Printed is the top-1 of the last weights on val.
+32; its learning rate is 0.1 * batch / 256 from scratch, as train.py chooses, and a tenth of that with weights. Weights,
+padding and normalization are the same on both sides. Printed is the top-1 of the last weights on val.
 """
 
 import argparse
@@ -64,12 +64,12 @@ def peer(classes: int, weights: str | None) -> nn.Module:
 
 
 def train_peer(data: ClassificationData, minutes: float, weights: str | None, seed: int) -> tuple[float, int]:
-    """Top-1 on val and the steps that were made."""
+    """Top-1 on val and the number of steps."""
     torch.manual_seed(seed)
     as_it_comes()
     network = peer(len(data.labels), weights)
     workers = max(1, (torch.get_num_threads() - 1))
-    files: Any = Files(data.samples("train"))  # any data set does, though it asks for one of its own
+    files: Any = Files(data.samples("train"))  # any data set works, though the signature asks for timm's own
     train = create_loader(
         files,
         (3, SIDE, SIDE),
@@ -87,7 +87,7 @@ def train_peer(data: ClassificationData, minutes: float, weights: str | None, se
             done = (time.monotonic() - start) / (60 * minutes)
             if done >= 1:
                 break
-            for group in optimizer.param_groups:  # a cosine over the time, after 5 % of warm-up
+            for group in optimizer.param_groups:  # cosine over the time, after 5 % of warm-up
                 group["lr"] = peak * min(done / 0.05, (1 + math.cos(math.pi * done)) / 2)
             loss(network(images), labels).backward()
             optimizer.step()
@@ -102,7 +102,7 @@ def train_peer(data: ClassificationData, minutes: float, weights: str | None, se
 
 
 def train_ours(arguments: argparse.Namespace, weights: str | None, seed: int) -> tuple[Path, float]:
-    """The run's folder and its top-1 on val."""
+    """The run's folder and the top-1 of its last validation."""
     folder = Path("runs") / "classification" / f"finetune-{Path(arguments.root).name}-{bool(weights):d}-{seed}"
     settings = [
         f"data.root={arguments.root}",
@@ -113,7 +113,7 @@ def train_ours(arguments: argparse.Namespace, weights: str | None, seed: int) ->
     backbone = [f"backbone.alpha={ALPHA}", f"backbone.weights={weights}" if weights else "backbone.pretrained=false"]
     command = ["-m", "tasks.run", "task=classification", f"name={folder.name}", *settings, *backbone]
     subprocess.run([sys.executable, *command], check=True)
-    return folder, json.loads((folder / "metrics.json").read_text())["metrics"]["top1"]
+    return folder, json.loads((folder / "metrics.json").read_text())["history"][-1]["primary"]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""python -m tests.benchmarks.gallery_ray: a gallery by two workers of Ray, one of which is killed, and by one process.
+"""python -m tests.benchmarks.gallery_ray: a gallery by two Ray workers, one of which is killed, and by one process.
 
-Printed are the seconds of each, and whether the files are equal to the last bit. It needs the extra `ray`.
-Photos are of the generated Earth, 96 px; a model of alpha 0.25 that was trained for a moment.
+Prints the seconds of each, and whether the files are equal to the last bit. It needs the extra `ray`.
+Photos are of the generated Earth, 96 px; the model of alpha 0.25 is trained for 20 steps.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How fast positions become S2 cells, 91 million of them a PlaNet partition, and photos a gallery.
+"""How fast positions become S2 cells, 91 million positions a PlaNet partition, and photos a gallery.
 
     python tests/benchmarks/geo.py                      about two minutes, 91 million positions
     python tests/benchmarks/geo.py --points 1000000     seconds; the thresholds shrink with the number
 
-Wanted: cell ids at 100 times the speed of a loop over Google's s2geometry package, both here in one process
+Targets: cell ids at 100 times the speed of a loop over Google's s2geometry package, both here in one process
 on the same points; a partition of 91 million positions (PlaNet's number) at its thresholds 10,000 and 50,
 some 26,000 cells, within 90 s and 6 GB on two cores; embedding of photos from the disk (JPEGs of 500 x 375, at
 224 pixels) at 85 % or more of the speed of the backbone alone.
@@ -36,7 +36,7 @@ from tasks.geo.model import CellTable, GeoLocator
 from tests.benchmarks.input import make_images
 
 PLANET_PHOTOS = 91_000_000
-CITIES = 300_000  # villages included; with the background chosen for about as many cells as PlaNet has
+CITIES = 300_000  # villages included; chosen with BACKGROUND to give about as many cells as PlaNet has
 BACKGROUND = 0.1  # share of the photos that are anywhere on the sphere, seas included
 
 
@@ -44,7 +44,7 @@ def photo_positions(count: int, seed: int = 0) -> tuple[Floats, Floats]:
     """Latitude (N,) and longitude (N,) of photos in cities of power-law sizes, over a thin background.
 
     Within a city the distance from the middle is log-normal about a few kilometres, so that there is a
-    crowded centre and a long tail. Made piece by piece: the benchmark measures memory.
+    dense centre and a long tail. Made in chunks, as the benchmark measures memory.
     """
     rng = np.random.default_rng(seed)
     share = 1.0 / np.arange(10, CITIES + 10) ** 0.9
@@ -124,7 +124,7 @@ def partition(count: int) -> None:
 
 
 def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
-    """`write_embeddings`, which reads, embeds and writes, against the backbone alone on pixels that wait in memory."""
+    """`write_embeddings`, which reads, embeds and writes, against the backbone alone on pixels in memory."""
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), quality=85)
         files = sorted(Path(folder).rglob("*.jpg"))

@@ -1,15 +1,15 @@
-"""How fast and how well a gallery is searched, by the kind of its index.
+"""How fast and how well a gallery is searched, for each kind of index.
 
     python tests/benchmarks/geo_retrieval.py                    minutes, 1 million vectors of 256 dimensions
     python tests/benchmarks/geo_retrieval.py --count 100000     a minute
 
-Wanted: at 1 million vectors of 256 dimensions, recall@1 of 0.95 or more against exact search at 10 times its
+Target: at 1 million vectors of 256 dimensions, recall@1 of 0.95 or more against exact search at 10 times its
 speed. All kinds search the same vectors in one process, one query at a time, as a server does, and in one
 batch. The vectors are clustered in a space of few dimensions, as those of photos are.
 
-The second table says what 100 million would take here, by the number of vectors that each step compares: k-means
-n * lists of them (n being proportional to lists), adding N * lists, a query lists + probes * N / lists; a graph
-log N for each. Memory is exact.
+The second table extrapolates to 100 million by the number of vector comparisons: n * lists for k-means (n being
+proportional to lists), N * lists for adding, lists + probes * N / lists for a query; in a graph log N for each
+vector added and each query. Memory is exact.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 @dataclass
 class Row:
-    """What an index showed; times in seconds, a query's in milliseconds."""
+    """Measurements of an index: times in seconds, of a query in milliseconds."""
 
     factory: str
     recall: float

@@ -1,9 +1,9 @@
 """python -m tests.benchmarks.input: our loading of training images against torchvision's, on one core.
 
-JPEGs of 500 x 375 (made once, in the temporary folder, of the demo's drawn scenes with camera noise), collated to a
+JPEGs of 500 x 375 (made once, in the temporary folder, from the demo's drawn scenes with camera noise), collated to a
 uint8 batch. Classification: a random resized crop to 224 and mirroring; torchvision's is ImageFolder with Pillow and
 transforms.RandomResizedCrop, RandomHorizontalFlip, PILToTensor. Detection, to 320: SSD's random crop, mirroring and,
-every other time, another light; torchvision's is Pillow and v2's RandomIoUCrop, Resize, RandomHorizontalFlip,
+half of the time, a photometric change; torchvision's is Pillow and v2's RandomIoUCrop, Resize, RandomHorizontalFlip,
 SanitizeBoundingBoxes, ColorJitter. Both sides draw from the same distributions.
 """
 
@@ -32,7 +32,7 @@ DETECTION_SIDE = 320
 
 
 def make_images(root: Path, quality: int) -> None:
-    """Grained as a photograph is: without it a JPEG would be half as long, and quicker to decode."""
+    """With grain like a photograph's: without it, JPEGs would be half as large and faster to decode."""
     if len(list(root.rglob("*.jpg"))) == COUNT:
         return
     for i in range(COUNT):

@@ -1,12 +1,12 @@
-"""python -m tests.benchmarks.multitask: one backbone for the five demo tasks, beside a network for each.
+"""python -m tests.benchmarks.multitask: one backbone for the five demo tasks, against a network for each.
 
 Arms: (a) five single runs; (b) the backbone of one of these, frozen, under new heads; joint runs that share (c) all,
-(d) all but normalization, (e) all but depthwise kernels too; (f) the best of these with learned weights of the losses.
+(d) all but normalization, (e) all but depthwise kernels too; (f) the best of these with learned loss weights.
 In every arm a task has the same number of batches of the same size, and its last weights are measured. (a) and the best
 joint arm have all seeds, the others the first. Change is the mean over tasks of the primary metric relative to (a).
 
-Runs that are finished are not repeated, so that it can be stopped and started again. With --speed it measures the steps
-and answers of such runs, which wants a machine where nothing else runs.
+Finished runs are not repeated, so that it can be stopped and restarted. With --speed it also times the training steps
+and answers of each arm, which needs an otherwise idle machine.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TASKS = {
     "embedding": [],
     "geo": ["task.resolution=96"],
 }
-FROZEN = "dogs"  # whose backbone arm (b) has
+FROZEN = "dogs"  # the task whose backbone arm (b) uses
 SHARES = {"c": "all", "d": "norm", "e": "depthwise"}
 NAMES = {
     "a": "single runs",
@@ -44,12 +44,12 @@ NAMES = {
     "e": "own depthwise kernels",
     "f": "learned loss weights",
 }
-EPOCH = 50  # steps at most, so that as many epochs make up the same steps in every arm
+EPOCH = 50  # steps at most, so that equal epochs mean equal steps in every arm
 SPEED_STEPS = 20
 
 
 class Arm(NamedTuple):
-    """Of a seed: each task's primary metric, parameters, and the folders of its runs."""
+    """One seed of an arm: each task's primary metric, parameters, and the folders of its runs."""
 
     metrics: dict[str, float]
     params_m: float
@@ -57,7 +57,7 @@ class Arm(NamedTuple):
 
 
 class Runs:
-    """Trains by the command, as many at once as there are `jobs`, of one thread each where there are several."""
+    """Trains with the command, `jobs` runs at once, with one thread each if there are several."""
 
     def __init__(self, root: Path, steps: int, jobs: int, settings: list[str]) -> None:
         self.root, self.steps = root, steps
@@ -67,7 +67,7 @@ class Runs:
         self.environment = dict(os.environ) | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
 
     def start(self, task: str, name: str, settings: list[str], steps: int | None = None) -> Any:
-        """A future of what metrics.json of the run says."""
+        """A future with the content of the run's metrics.json."""
         return self.pool.submit(self._run, task, name, settings, steps or self.steps)
 
     def _run(self, task: str, name: str, settings: list[str], steps: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Runs:
 
 
 def settings_of(arm: str, best: str | None, root: Path) -> list[str]:
-    """What tells an arm's runs from those of a single task or of sharing everything."""
+    """The settings that are specific to an arm."""
     if arm == "b":
         return [f"backbone.weights={root / FROZEN / 'a-0/checkpoints/best.ckpt'}", "trainer.freeze_backbone=true"]
     if arm == "f":
@@ -131,12 +131,12 @@ def finish_arm(arm: str, started: list[Any]) -> Arm:
 
 
 def change(arm: Arm, reference: dict[str, float]) -> float:
-    """In percent, the mean over tasks."""
+    """Mean relative change over tasks, in percent."""
     return 100 * statistics.mean(arm.metrics[task] / max(reference[task], 1e-9) - 1 for task in TASKS)
 
 
 def photo_ms(arm: Arm, photo: Path, rounds: int = 15) -> float:
-    """The median time of all answers to a photo, from the file on."""
+    """Median ms for all tasks' answers to a photo, reading the file included."""
     models = [load(folder) for folder in arm.folders]
     times = []
     for i in range(rounds + 2):
@@ -149,7 +149,7 @@ def photo_ms(arm: Arm, photo: Path, rounds: int = 15) -> float:
 
 
 def measure_speed(runs: Runs, arms: dict[str, list[Arm]], best: str) -> dict[str, tuple[float, float]]:
-    """Of each arm: seconds of a step of all tasks, as tasks.run tells it, and ms for all answers to a photo."""
+    """For each arm: seconds of a step of all tasks, as tasks.run prints it, and ms for all answers to a photo."""
     photo = next(Path("datasets/demo_scenes").rglob("*.jpg"))
     found = {}
     for arm in arms:
@@ -207,7 +207,7 @@ def show(arms: dict[str, list[Arm]], speed: dict[str, tuple[float, float]]) -> N
 
 
 def changes_of(arms: dict[str, list[Arm]], name: str) -> list[float]:
-    """Of each seed; of the single runs, those of one seed to their mean."""
+    """For each seed, relative to the single runs of that seed; for these, relative to their mean."""
     means = {task: statistics.mean(arm.metrics[task] for arm in arms["a"]) for task in TASKS}
     return [change(arm, means if name == "a" else arms["a"][i].metrics) for i, arm in enumerate(arms[name])]
 

@@ -1,10 +1,10 @@
-"""python -m tests.benchmarks.page <export folder> ...: exports in Chromium beside the same files outside of it.
+"""python -m tests.benchmarks.page <export folder> ...: exports in Chromium against the same files outside of it.
 
-Each is measured with one thread and with two, by the page's own code, between two measurements of the file's own
-runtime by the same protocol. A LiteRT export whose ONNX export is beside it, float or int8 alike, has a second ratio,
-to ONNX Runtime. All ratios are of the fastest tenths, which a busy machine disturbs less than medians. A LiteRT
-detector's suppression is in the browser's time and not in LiteRT's. Then the time from opening each export's page from
-disk to its first answer: the least of several.
+Each is measured with one thread and with two, by the page's own code, between two measurements in the file's native
+runtime with the same protocol. A LiteRT export with the ONNX export beside it, both float or both int8, has a second
+ratio, to ONNX Runtime. All ratios are of 10th percentiles, which a busy machine disturbs less than medians. The NMS of
+a LiteRT detector is in the browser's time and not in LiteRT's. Then the time from opening each export's page from disk
+to its first answer: the minimum of several.
 """
 
 import argparse
@@ -30,7 +30,7 @@ OPENED = 3
 
 
 def native(folder: Path, threads: int, seconds: float) -> list[float]:
-    """Milliseconds of an image, again and again."""
+    """Repeated times of an image, in milliseconds."""
     spec = read_spec(folder)
     shape = [1, *spec["input"]["shape"][1:]]
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(spec["input"]["type"])

@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.predict: tasks.predict on a folder of photographs, as a share of the network's batch rate.
 
 JPEGs of 500 x 375 (as tests.benchmarks.input makes them, repeated under other names), PAN at 320 px, untrained but with
-a threshold that leaves some ten boxes to draw. The network's rate is that of its answers to batches that are decoded
-already. Both on all cores, in turns; the command's start is left out, as the difference between two folders' times.
+a threshold that leaves some ten boxes to draw. The network's rate is that of its answers to decoded batches.
+Both use all cores, in turns; the command's start-up cancels out in the difference between two folders' times.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from tests.benchmarks.input import SIZE, make_images
 from tests.benchmarks.timing import machine
 from tests.conftest import untrained
 
-FEW = 32  # images of the folder whose time is the start's
-DRAWN = 10  # boxes of an image
+FEW = 32  # images of the small folder, whose time is subtracted
+DRAWN = 10  # boxes per image
 
 
 def folder_of(root: Path, source: list[Path], count: int) -> Path:
@@ -36,7 +36,7 @@ def folder_of(root: Path, source: list[Path], count: int) -> Path:
 
 
 def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> float:
-    """Of the command, start included."""
+    """Seconds of the command, start-up included."""
     output = folder.with_name(f"{folder.name}-out")
     settings = [f"ckpt={run}", f"input={folder}", f"output={output}", f"threshold={threshold}", f"format={form}"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -48,7 +48,7 @@ def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> flo
 
 
 def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) -> float:
-    """Of an image in a batch that is decoded already."""
+    """Seconds per image in a decoded batch."""
     decoded: Any = [model._decode(i, path) for i, path in enumerate(paths[:batch])]
     views, sizes = [d.view for d in decoded], [d.size for d in decoded]
     model.answers(views, sizes)

@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.profile task=... <settings>: where the time of a training run goes.
 
-The settings are those of tasks.run. Each moment of the run's process counts once, for the innermost part that it is in;
-what the loaders do meanwhile is not seen. On a GPU, which computes while the process goes on, the parts say where the
-process waits: `CUDA_LAUNCH_BLOCKING=1` shows the computations.
+The settings are those of tasks.run. The time of the run's process counts once, for the innermost part; loader processes
+are not measured. On a GPU, which computes asynchronously, the parts show where the process waits:
+`CUDA_LAUNCH_BLOCKING=1` shows the computations.
 """
 
 import resource
@@ -18,7 +18,7 @@ from tasks.engine import train
 from tasks.run import execute
 
 START, END, LOOP, VALIDATION = "start", "end", "rest of the loop", "validation: "
-PARTS = {  # of Lightning's names of what it does
+PARTS = {  # by words in Lightning's action names
     "train_dataloader_next": "loader wait",
     "batch_to_device": "transfer",
     "transfer_batch": "transfer",
@@ -66,7 +66,7 @@ class Shares(Profiler):
         return ""
 
     def time(self, owner: Any, method: str, part: str) -> None:
-        """Has what an object's method does count for a part."""
+        """Attributes the time of an object's method to a part."""
         call = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ class Shares(Profiler):
 
 
 class Parts(Callback):
-    """Tells apart what Lightning has no names for."""
+    """Adds parts that Lightning has no names for."""
 
     def __init__(self, shares: Shares) -> None:
         self.shares = shares
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def peak() -> float:
-    """MB that this process has had in memory at most."""
+    """Peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

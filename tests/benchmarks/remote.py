@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.remote: images a second from shards in an object store against those on disk, on one core.
 
 moto's S3 server, a process of its own beside the reader; JPEGs of 500 x 375 of tests.benchmarks.input, cropped to 224.
-Each turn reads all shards once: as a stream, and from the copy that is kept. The server's work is on the same cores.
+Each turn reads all shards once: as a stream, and from the cached copy. The server's work is on the same cores.
 """
 
 import io

@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.startup: what commands cost before they do anything, in multiples of `import torch`.
 
-Each command runs in a process of its own, all of them in turns, on the smallest work that there is: a network counted,
-an image of a checkpoint and of an ONNX file predicted, a demo's data checked, the paper's tables, one training step.
-Printed are the median processor time, as others may use the machine, and the largest memory.
+Each command runs in a process of its own, all of them in turns, on the smallest possible work: a network's cost, a
+prediction by a checkpoint and by an ONNX file, a check of a demo's data, the paper's tables, one training step.
+Prints the median processor time, as others may use the machine, and the peak memory.
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measured(arguments: list[str]) -> tuple[float, float]:
-    """Seconds of processors, and the most memory in MB, of a Python process and its children."""
+    """Processor seconds, and peak memory in MB, of a Python process and its children."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -33,7 +33,7 @@ def measured(arguments: list[str]) -> tuple[float, float]:
 
 
 def prepared(folder: Path) -> dict[str, list[str]]:
-    """The commands, with the files that they want."""
+    """The commands, with the files that they need."""
     from data.demo.scenes import write_scenes
     from tasks.export.__main__ import execute
     from tests.conftest import TINY, untrained
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.prepare:  # in a process of its own: a child's memory counts from its parent's on
+    if arguments.prepare:  # in a process of its own: a child's peak memory includes its parent's at the fork
         from tests.benchmarks.timing import machine
 
         facts = {"commands": prepared(arguments.prepare), "machine": machine()}

@@ -28,7 +28,7 @@ def seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int = 7, w
 
 
 def machine() -> str:
-    """The processor's abilities, threads and versions, for the head of a table."""
+    """The processor's features, threads and versions, for the head of a table."""
     amx, bf16 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
     slow = "" if has_fast_bf16() else ", which is slower than float32"
     features = "AMX" if amx else f"AVX512-BF16{slow}" if bf16 else "no native bf16"

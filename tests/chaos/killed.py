@@ -1,9 +1,9 @@
-"""python -m tests.chaos.killed: kills commands at seeded moments; what they leave is whole, and the end is the same.
+"""python -m tests.chaos.killed: kills commands at seeded moments; their files stay whole, and the result the same.
 
-A command runs in a forked process, which ends itself by SIGKILL where it is about to open a file for writing, to flush,
-rename, link or remove one for the n-th time: at such a moment, not after a time, so that a seed means the same on every
-machine. Then every file that a command has left under its name is read, and the command is given again, as a user
-would, until it comes to its end; the result must equal that of an undisturbed one.
+A command runs in a forked process, which ends itself by SIGKILL right before its n-th change of files: opening one for
+writing, a flush, rename or link, making or removing one or a folder. It counts changes, not seconds, so that a seed
+means the same on every machine. Then every file that the command has left under its final name is read, and the command
+is started again, as a user would, until it finishes; the result must equal that of an undisturbed one.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import yaml
 from PIL import Image
 
 from tasks import page, run
-from tasks.engine import train  # noqa: F401  # before the first fork, which then need not
+from tasks.engine import train  # noqa: F401  # before the first fork, so that no fork has to
 from tasks.engine.config import load_config
 from tasks.engine.saving import is_whole
 from tasks.export import __main__ as export
@@ -52,27 +52,27 @@ DATA = (
     "data.generated=true",
     "data.min_photos=1",
 )
-# what a command says that had come to its end but for the last clearing away
+# messages of a command that had been killed after its work, during the final cleanup
 DONE = {"gallery add": "are in the gallery", "gallery remove": "has no photo of that name"}
 TRAINING = ("trainer.max_epochs=2", "trainer.validate_every=1", "trainer.precision=32", "trainer.save_minutes=1e-6")
 
 
 @dataclass
 class Job:
-    """A command: `start` gives it anew, in a folder that is empty or that a killed one has left; `result` is what an
-    undisturbed one gives as well.
+    """A command: `start` runs it in a folder that is empty or that a killed run has left; `result` is what must equal
+    that of an undisturbed run.
     """
 
     start: Callable[[Path], object]
     result: Callable[[Path], Any]
-    share: float = 1.0  # of its events, within which the kills are drawn
+    share: float = 1.0  # of its events: kills are drawn from this first part
 
 
 def events_until(work: Callable[[], object], folder: Path, last: int | None) -> int | None:
     """Does the work in a process that ends itself before the `last` change of a file in `folder`, if there are as many.
 
     Returns:
-        The number of changes that were made, or None where it was killed.
+        The number of changes, or None if it was killed.
 
     Raises:
         AssertionError: it failed, with its output.
@@ -160,7 +160,7 @@ def check_whole(folder: Path) -> int:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The files that are neither hidden nor in a hidden folder, as those are that a killed process did not finish."""
+    """The files that are neither hidden nor in a hidden folder, as the unfinished files of a killed process are."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
@@ -191,7 +191,7 @@ def flat(value: Any) -> Any:
 
 
 def jobs(root: Path, address: str) -> dict[str, Job]:
-    """Each command that writes; those behind use what the first, undisturbed, have made in `root`."""
+    """Each command that writes; later ones use what the undisturbed earlier ones have made in `root`."""
     model, photos = root / "undisturbed" / "training" / "geo" / "run", root / "earth"
     built = root / "undisturbed" / "gallery build"
 
@@ -234,10 +234,10 @@ def jobs(root: Path, address: str) -> dict[str, Job]:
 
 
 def chaos(kills: int, seed: int, root: Path, say: Callable[[str], object] = print) -> dict[str, int]:
-    """Kills each command in turn; the number of kills of each.
+    """Kills each command in turn; returns the number of kills of each.
 
     Raises:
-        AssertionError: something was not whole, a command did not go on, or its end was another.
+        AssertionError: a file was not whole, a command did not go on, or its result differed.
     """
     counts: dict[str, int] = {}
     with serving() as address:
@@ -255,7 +255,7 @@ def chaos(kills: int, seed: int, root: Path, say: Callable[[str], object] = prin
 
 
 def disturb(name: str, job: Job, root: Path, wanted: int, events: int, chance: random.Random) -> int:
-    """Kills a command as often as is `wanted`, and lets it come to its end, as often as it takes."""
+    """Kills a command `wanted` times in all, and lets it finish in between, in as many folders as that takes."""
     expected, killed = job.result(root / "undisturbed" / name), 0
     for life in itertools.count():
         folder = root / f"{name} {life}"

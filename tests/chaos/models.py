@@ -29,7 +29,7 @@ PHOTOS, DIM = 60, 8
 
 @cache
 def suite_content() -> dict[str, Any]:
-    """A checkpoint of a classifier that has learned nothing."""
+    """A checkpoint of an untrained classifier."""
     small = ("task=classification", "backbone.alpha=0.05", "task.resolution=32", "backbone.pretrained=false")
     config = load_config([*small, "data=folders"])
     module = locate(config, "task")(config, ["a", "b"])
@@ -66,7 +66,7 @@ def table() -> bytes:
 
 @cache
 def gallery_files() -> dict[str, bytes]:
-    """A gallery's folder: its facts, index, positions and paths."""
+    """The files of a gallery: its facts, index, positions and paths."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(PHOTOS, DIM)).astype(np.float32)
     index = make_index("IVF4,PQ4x4", DIM)
@@ -111,7 +111,7 @@ def use_table(path: Path) -> None:
 
 
 def use_gallery(path: Path) -> None:
-    """The file among those of a whole gallery."""
+    """Searches a gallery that has this file among its own."""
     for name, content in gallery_files().items():
         if name != path.name:
             (path.parent / name).write_bytes(content)

@@ -1,6 +1,6 @@
-"""python -m tests.chaos.mutated: damaged files of every form, by seed. Only our own errors come out, in bounded time.
+"""python -m tests.chaos.mutated: files of every format, damaged by seed: only our own errors, in bounded time.
 
-Each form is read in a process of its own, for libraries in C end with the process where they fail.
+Each format is read in a process of its own, since C libraries may crash it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ LARGEST = 1_000_000  # pixels of an image
 
 @dataclass
 class Account:
-    """What came of the files of a form."""
+    """The outcomes for the files of a format."""
 
     read: int = 0
     refused: int = 0
@@ -41,7 +41,7 @@ class Account:
 
 
 def read_damaged(form: str, count: int, seed: int, folder: Path) -> Account:
-    """Reads that many damaged files of a form."""
+    """Reads `count` damaged files of a format."""
     name, content, change, read = FORMATS[form]
     account, number = Account(), 0
     whole = content() if callable(content) else content
@@ -74,13 +74,13 @@ def read_damaged(form: str, count: int, seed: int, folder: Path) -> Account:
 
 
 def outcome(read: Callable[[Path], object], file: Path) -> str:
-    """read, refused, or what is wrong."""
+    """One of: read, refused, or what went wrong."""
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(used + 4 * SECONDS), resource.RLIM_INFINITY))
     before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "read"
     try:
         read(file)
-    except OURS:  # whose words the commands print as one line
+    except OURS:  # which the commands print as one line
         found = "refused"
     except BaseException:
         found = " | ".join(traceback.format_exc().splitlines()[-6:]).replace("\t", " ")

@@ -1,4 +1,4 @@
-"""Files of every form that is read, how each is damaged by a seed, and what reads it."""
+"""Files of every format that is read, how each is damaged by a seed, and what reads it."""
 
 import io
 import json
@@ -50,7 +50,7 @@ VALUES: tuple[Any, ...] = (None, True, *NUMBERS, "", "x", "../x", "\ud800", "a\0
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """The content with one to five changes: bytes, stretches and tokens set, cut, doubled, moved."""
+    """The content with one to five changes: bytes, ranges and tokens set, cut, doubled, moved."""
     data = bytearray(content)
     for _ in range(chance.randint(1, 5)):
         at = chance.randrange(len(data) + 1)
@@ -223,7 +223,7 @@ SHARD = {f"{i}.{kind}": c for i in range(3) for kind, c in (("jpg", image("JPEG"
 
 
 def mutated_checkpoint(content: bytes, chance: random.Random) -> bytes:
-    """As `mutated`, or a checkpoint with other values in what it says of itself."""
+    """As `mutated`, or a checkpoint with other values, mostly in its metadata."""
     if chance.random() < 0.4:
         return mutated(content, chance)
     found = torch.load(io.BytesIO(content), weights_only=True)

@@ -1,4 +1,4 @@
-"""An archive and a server for it, in a process of its own: one that forks should have no threads."""
+"""An archive and a server for it in its own process, since a process that forks should have no threads."""
 
 import hashlib
 import io

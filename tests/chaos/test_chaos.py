@@ -21,5 +21,5 @@ def test_killed_commands_leave_whole_files_and_go_on_to_the_same_end() -> None:
 
 
 def test_only_our_own_errors() -> None:
-    """In files of every form that a seed has damaged."""
+    """For damaged files of every format."""
     assert chaos("mutated", "--count", "100").startswith("100 files, 0 with another error than ours")

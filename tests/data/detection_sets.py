@@ -1,4 +1,4 @@
-"""Small sets of images with boxes in the layouts that there are, for tests."""
+"""Small sets of images with boxes in every layout, for tests."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ Names = list[str]
 
 
 def photos(folder: Path, names: Names) -> None:
-    """Images of these names without suffix, of several kinds."""
+    """Images with these names (without suffix), of several file types."""
     folder.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (WIDTH, HEIGHT))
     for i, name in enumerate(names):
@@ -42,7 +42,7 @@ def names(split: str, count: int) -> Names:
 def xmls(folder: Path, names: Names, file_name: str = "elsewhere.jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        corners = "<xmin>5</xmin><ymin>4</ymin><xmax>24</xmax><ymax>18</ymax>"  # counted from 1
+        corners = "<xmin>5</xmin><ymin>4</ymin><xmax>24</xmax><ymax>18</ymax>"  # 1-based
         thing = f"<object><name>{kind(name)}</name><bndbox>{corners}</bndbox></object>"
         (folder / f"{name}.xml").write_text(f"<annotation><filename>{file_name}</filename>{thing}</annotation>")
 
@@ -182,7 +182,7 @@ def yolo_flat_with_classes_txt(root: Path) -> None:
 @layout("yolo", DRAWN)
 def yolo_beside_images(root: Path) -> None:
     photos(root, names("a", 20))
-    txts(root, names("a", 20), "{} 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n")  # outlines
+    txts(root, names("a", 20), "{} 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n")  # polygons
     (root / "dataset.yml").write_text("names: [cat, dog]")
 
 

@@ -62,7 +62,7 @@ def test_random_boxes_are_distributed_as_torchvisions() -> None:
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 1200), (1600, 1300)])
 def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Path) -> None:
-    """Of the whole image, though ours decodes at a half or a quarter of its size."""
+    """Of the full-size image, though ours decodes at half or quarter size."""
     path = tmp_path / "image.jpg"
     smooth_image(*size).save(path, quality=95)
     width, height = size
@@ -72,7 +72,7 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
     whole = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
     part = box[1], box[0], box[3] - box[1], box[2] - box[0]
     theirs = F.resized_crop(whole, *part, [96, 96], antialias=True)
-    # blue is a sawtooth, whose jumps decoding at another scale moves
+    # without blue, a sawtooth whose jumps move if decoded at another scale
     difference = (ours[:2].float() - theirs[:2].float()).abs()
     assert float(difference.mean()) < 1.5
 
@@ -80,7 +80,7 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_as_their_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
-    """At full scale and at a part of it, in the cache too; but not under boxes, which are of the stored image."""
+    """At full and reduced scale, in the cache too; but not with boxes, which refer to the stored image."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path, plain = tmp_path / f"turned{suffix}", tmp_path / f"upright{suffix}"
@@ -108,7 +108,7 @@ def test_photographs_are_turned_as_their_exif_says(orientation: int, suffix: str
 
 @pytest.mark.parametrize("box", [(0, 0, 90, 60), (0, 10, 90, 50), (5, 0, 80, 60)], ids=["all", "rows", "columns"])
 def test_a_part_is_resized_in_channels_last(box: tuple[int, int, int, int]) -> None:
-    """Torch's other code is slower, and so is collating what it returns."""
+    """Torch's other code path is slower, and so is collating its result."""
     image = torch.from_numpy(np.array(smooth_image(90, 60))).permute(2, 0, 1)
     ours = resize_box(image, box, 24, 32)
     assert ours.stride() == (1, 3 * 32, 3)

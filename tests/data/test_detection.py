@@ -129,7 +129,7 @@ def test_odd_images_are_augmented(boxes: list[list[float]], size: tuple[int, int
 
 
 def test_light_is_changed_as_torchvision_does() -> None:
-    """In the order brightness, contrast, saturation, where no value leaves its range on the way."""
+    """In the order brightness, contrast, saturation, with values that never need clipping."""
     torch.manual_seed(0)
     image = torch.randint(90, 150, (3, 20, 20), dtype=torch.uint8)
     torch.manual_seed(1)
@@ -307,7 +307,7 @@ def test_upright(tmp_path: Path) -> None:
 
 
 def test_mosaic_keeps_each_box_on_its_object() -> None:
-    """Four images, each with a square of a grey of its own."""
+    """Four images, each with a square in a different grey."""
     torch.manual_seed(0)
     seen = set()
     for _ in range(30):

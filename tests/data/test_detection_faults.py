@@ -1,4 +1,4 @@
-"""What is wrong with detection data: one line, before a run begins."""
+"""Faults in detection data are reported in one line, before a run begins."""
 
 import logging
 from collections.abc import Callable

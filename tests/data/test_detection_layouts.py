@@ -1,4 +1,4 @@
-"""Detection data by its folder alone: every layout is recognised and read alike."""
+"""Detection data given only by its folder: every layout is recognised, and read alike."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_a_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_sets_as_published(name: str, option: str, counts: str, labels: str, tmp_path: Path) -> None:
-    for path in shared(f"data/{name}").iterdir():  # links, for the folder itself may be written to
+    for path in shared(f"data/{name}").iterdir():  # links, since reading may write into the folder
         (tmp_path / path.name).symlink_to(path)
     data = read(tmp_path)
     assert recognize(tmp_path, "_detection").option == option

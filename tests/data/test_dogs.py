@@ -1,4 +1,4 @@
-"""The drawn dogs, the layout of Stanford Dogs, and what is said of layouts that are not right."""
+"""The drawn dogs, the layout of Stanford Dogs, and errors for wrong layouts."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_what_is_left_out_is_not_trained_on(dogs: Path) -> None:
 
 
 def test_each_of_several_processes_has_a_batch(dogs: Path) -> None:
-    """Of 36 images a batch of 30 leaves none over for the 18 of one process."""
+    """One process has 18 of the 36 images: less than a batch of 30, which is one batch then."""
     found: Any = data(dogs, batch_size=30)
     found.trainer = SimpleNamespace(global_rank=1, world_size=2, accelerator=None)
     assert [len(batch.images) for batch in found.loader("train")] == [18]
@@ -108,7 +108,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 def test_a_list_of_images_that_are_not_there(copied: Path) -> None:
     count = len(data(copied).samples("train"))
     data(copied).samples("train")[0].path.unlink()
-    assert len(data(copied, max_bad=0.05).samples("train")) == count  # few are counted as unreadable later on
+    assert len(data(copied, max_bad=0.05).samples("train")) == count  # a few are counted as unreadable later
     with pytest.raises(UserError, match=rf"1 of {count} images of the train list are not there: .*\.jpg, \.\.\."):
         data(copied).check()
 
@@ -148,7 +148,7 @@ def test_label_maps(copied: Path) -> None:
 
 @pytest.mark.parametrize("name", ["{}/../../../secret.jpg", "{}/../../Images/../../secret.jpg"])
 def test_a_list_names_no_file_outside(name: str, copied: Path) -> None:
-    """Not even one that need not be there."""
+    """Not even where missing files are allowed."""
     (copied.parent / "secret.jpg").write_bytes(next(copied.rglob("*.jpg")).read_bytes())
     content = loadmat(copied / "test_list.mat")
     content["file_list"][0, 0] = np.array([name.format(content["file_list"][0, 0].item().split("/")[0])])

@@ -1,4 +1,4 @@
-"""The drawn faces, the layouts of face attributes, and what is said of tables that are not right."""
+"""The drawn faces, the layouts of face attributes, and errors for wrong tables."""
 
 import random
 import shutil
@@ -67,7 +67,7 @@ def test_a_count_that_disagrees_is_reported(copied: Path, caplog: pytest.LogCapt
 
 
 def test_rows_that_cannot_be_used(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Few are left out and told of, each with its reason; more than data.max_bad stop the run."""
+    """A few are left out and reported, each with its reason; more than data.max_bad stop the run."""
     path = copied / "list_attr_celeba.txt"
     rewrite(path, 2, " 1", " 2") if " 1" in path.read_text().splitlines()[2] else rewrite(path, 2, "-1", "2")
     (copied / "img_align_celeba" / "000002.jpg").unlink()
@@ -135,7 +135,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
-    """Of an attribute, as pandas writes a column of such; and of the split: the row belongs to none, and is counted."""
+    """In an attribute, as pandas writes such a column; and in the split: the row belongs to none, and is counted."""
     for i in range(4):
         Image.new("RGB", (40, 50)).save(tmp_path / f"{i}.jpg")
     data = csv_data(tmp_path, "file,hat\n0.jpg,1.0\n1.jpg,0.0\n2.jpg,\n3.jpg,-1.0\n")

@@ -1,4 +1,4 @@
-"""Folders of people, LFW's pairs, and what is said of pairs that are not right."""
+"""Folders of people, LFW's pairs, and errors for wrong pairs."""
 
 import shutil
 from collections import Counter
@@ -47,7 +47,7 @@ def test_a_batch_has_several_images_of_each_person(faces: Path) -> None:
         assert len(batch.images) == 8
         assert Counter(batch.labels.tolist()) == dict.fromkeys(batch.labels.tolist(), 2)
         assert len(set(batch.paths)) == 8
-    many = People(found.dataset("train").images, 5)[0]  # type: ignore[attr-defined]  # more than there are
+    many = People(found.dataset("train").images, 5)[0]  # type: ignore[attr-defined]  # more than a person has
     assert len(many) == 5
     assert {m["label"] for m in many} == {many[0]["label"]}
 

@@ -1,4 +1,4 @@
-"""ImageNet's own layout, and what is said of one that is not right."""
+"""ImageNet's own layout, and errors for a wrong one."""
 
 import shutil
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_train_and_val_agree_on_what_a_class_is(root: Path) -> None:
         for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
             assert float(image.float().mean()) == pytest.approx(shades[label], abs=2)
     flat = {s.path.name: s.label for s in found.samples("val")}
-    for name, label in flat.items():  # as others sort it into folders
+    for name, label in flat.items():  # the common layout, with a folder for each class
         wnid = found.wnids[label]
         (root / "val" / wnid).mkdir(exist_ok=True)
         shutil.move(root / "val" / name, root / "val" / wnid / name)

@@ -40,7 +40,7 @@ def refused(path: Path, words: str, **reading: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif", "a.bmp"])
-@pytest.mark.parametrize("limit", [60 * 90 - 1, 60 * 90 // 4])  # Pillow's own limit warns up to twice of it
+@pytest.mark.parametrize("limit", [60 * 90 - 1, 60 * 90 // 4])  # Pillow only warns up to twice its own limit
 def test_an_image_of_more_pixels_than_the_limit_is_not_decoded(name: str, limit: int, tmp_path: Path) -> None:
     Image.new("RGB", (90, 60)).save(tmp_path / name)
     limit_pixels(60 * 90)
@@ -153,7 +153,7 @@ def test_unreadable_photos_of_a_folder_are_of_one_kind(tmp_path: Path) -> None:
 
 
 def photograph(side: int = 256, **settings: Any) -> bytes:
-    """A JPEG of noise, grey nowhere."""
+    """A JPEG of noise, nowhere grey (128)."""
     content = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 100, (side, side, 3), np.uint8)
     Image.fromarray(noise).save(content, "JPEG", **settings)
@@ -186,7 +186,7 @@ def test_the_rest_of_a_jpeg_is_turned_and_read_from_memory(tmp_path: Path) -> No
     content = photograph(exif=exif)
     content = content[: len(content) * 3 // 4]
     image, _ = read_image(tmp_path / "a.jpg", 1 << 30, upright=True, content=content)
-    assert (image[:, :, :40] == 128).all()  # the last rows, which are the left columns
+    assert (image[:, :, :40] == 128).all()  # the last stored rows, the left columns when upright
     assert not (image[:, :, 200:] == 128).all(dim=(0, 1)).any()
 
 

@@ -117,7 +117,7 @@ def test_attributes_that_nobody_knows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_mosaics_depend_on_seed_and_epoch_alone(workers: int, boxes: Path) -> None:
-    """Of images of the same epoch and reader, so that a run that resumes sees the same."""
+    """They combine images of one epoch and reader, so that a resumed run sees the same ones."""
     whole, resumed = (box_data(boxes, mosaic=1.0, batch_size=2, workers=workers) for _ in range(2))
     loader = whole.train_dataloader()
     epochs = [list(loader) for _ in range(2)]
@@ -125,12 +125,12 @@ def test_mosaics_depend_on_seed_and_epoch_alone(workers: int, boxes: Path) -> No
     for one, other in zip(resumed.train_dataloader(), epochs[1][3:], strict=True):
         same(one, other)
     shown = [int((batch.labels >= 0).sum()) for batch in epochs[0]]
-    assert sum(shown[2:]) > 1.3 * sum(shown[:2]) * len(shown[2:]) / 2  # the first images of a reader are alone
+    assert sum(shown[2:]) > 1.3 * sum(shown[:2]) * len(shown[2:]) / 2  # a reader's first images are without partners
 
 
 @pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (1, 1), (1, 2)])
 def test_the_end_of_a_training_is_without_mosaics(workers: int, ranks: int, boxes: Path) -> None:
-    """Loader processes live on, forked or (of several devices) spawned, and learn how far the training is."""
+    """Persistent loader processes, forked or (for several devices) spawned, learn how far the training is."""
     data = box_data(boxes, **PLAIN | {"mosaic": 1.0, "workers": workers})
     data.trainer = SimpleNamespace(global_rank=0, world_size=ranks, accelerator=None)  # type: ignore[assignment]
     loader = data.train_dataloader()
@@ -233,7 +233,7 @@ def test_a_face_that_is_not_whole(facts: dict[str, Any], tmp_path: Path) -> None
 
 
 def test_attributes_with_the_names_of_numbers(tmp_path: Path) -> None:
-    """They are no numbers of attributes; true and 1.0 are 1."""
+    """They are names, not indices of attributes; true counts as 1, and 0.0 and -1 as 0."""
     (tmp_path / "classes.txt").write_text("1\n2\n3")
     for split in SPLITS[:2]:
         write_shard(

@@ -1,4 +1,4 @@
-"""Data of classification, faces, people and places by `data.root` alone: what is recognised, and what is refused."""
+"""Data of classification, faces, people and places given by `data.root` alone: what is recognised and what refused."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def table(root: Path, name: str, *lines: str) -> None:
 
 
 def shard(path: Path, *records: Mapping[str, object]) -> None:
-    """Samples of a PNG and a .json or .cls."""
+    """Samples of a PNG and a JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for i, record in enumerate(records):
@@ -86,7 +86,7 @@ def train_and_test(root: Path) -> None:
 
 
 def flat_test(root: Path) -> None:
-    """As of a contest: nobody knows what the test images are."""
+    """As in a contest: the test labels are not published."""
     tree(root, "train", "val", count=2)
     images("test/1.png", root=root)
 
@@ -148,7 +148,7 @@ def test_classes(
     assert (found, data.labels) == (option, labels)
     if sizes:
         assert counts(data) == sizes
-        if sizes[0] > sizes[1] and option != "imagenet":  # drawn: in both classes a fifth, the same again
+        if sizes[0] > sizes[1] and option != "imagenet":  # drawn: a fifth of each class, the same each time
             kept = json.loads((tmp_path / "splits.json").read_text())
             assert [len(kept["train"]), len(kept["val"])] == sizes[:2]
             assert Counter(s.label for s in samples(data)["val"]) == {0: sizes[1] // 2, 1: sizes[1] // 2}
@@ -251,13 +251,13 @@ def test_places(tmp_path: Path) -> None:
 
 def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path) -> None:
     images(*(f"{i}.png" for i in range(60)), root=tmp_path)
-    rows = [f"{i}.png,{i // 3},{'rare' if i < 3 else 'ab'[i % 2]}" for i in range(60)]  # a class of one sender
+    rows = [f"{i}.png,{i // 3},{'rare' if i < 3 else 'ab'[i % 2]}" for i in range(60)]  # a class from one sender
     table(tmp_path, "images.csv", "image,sender_id,label", *rows)
     _, data = opened("classification", tmp_path)
     assert (
         "classes in label, data.group=sender_id would keep each sender_id in one split, a random fifth" in data.choices
     )
-    _, data = opened("classification", tmp_path, "data.group=sender_id")  # another draw than that without groups
+    _, data = opened("classification", tmp_path, "data.group=sender_id")  # another split than the one without groups
     senders = {split: {int(s.path.stem) // 3 for s in found} for split, found in samples(data).items()}
     assert not senders["train"] & senders["val"]
     assert 0 in senders["train"]

@@ -1,4 +1,4 @@
-"""Folders of detection data as people have them: names that repeat, paths that are wrong, files that are no data."""
+"""Folders of detection data as people have them: names that repeat, paths that are wrong, files that are not data."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from data.layouts import recognize
 from tests.data.detection_sets import BOX, CLASSES, coco, jsonl, kind, names, photos, read, table, txts, xmls
 
 NAMES = "names: [cat, dog]\n"
-Counts = tuple[int, int, int]  # of images of train, val and test, which is val's where there is none
+Counts = tuple[int, int, int]  # images of train, val and test; without a test split, those of val
 ODD: dict[str, tuple[Counts, Callable[[Path], None]]] = {}
 
 
@@ -78,7 +78,7 @@ def voc_files_of_equal_names(root: Path) -> None:
 
 
 def yolo(root: Path, text: str, **folders: str) -> None:
-    """Images of splits in folders, and what data.yaml says of them."""
+    """Images in a folder for each split, and a data.yaml with this text."""
     for (split, folder), count in zip(folders.items(), (6, 4, 3), strict=False):
         photos(root / folder / "images", names(split, count))
         txts(root / folder / "labels", names(split, count))
@@ -123,7 +123,7 @@ def yolo_that_names_its_folders_only(root: Path) -> None:
 
 @odd(6, 4)
 def yolo_of_poses(root: Path) -> None:
-    """Key points follow the boxes, in a number that an outline could have too."""
+    """Key points follow the boxes, as many numbers as a polygon could have."""
     yolo(root, "kpt_shape: [2, 2]\n", train="train", val="valid")
     for file in root.rglob("*/labels/*.txt"):
         file.write_text(file.read_text().strip() + " 0.9 0.9 0.8 0.8\n")
@@ -366,7 +366,7 @@ def refused(root: Path, words: str) -> None:
 
 
 def test_images_of_val_that_are_missing(tmp_path: Path) -> None:
-    """Not drawn of train in silence, though the file of val is there."""
+    """Val is not silently drawn from train: its annotation file exists."""
     for split, count in (("train", 6), ("val", 4)):
         photos(tmp_path / split, names(split, count))
         coco(tmp_path / "annotations" / f"{split}.json", tmp_path / split, names(split, count))

@@ -65,7 +65,7 @@ def test_a_class_that_is_called_images(tmp_path: Path) -> None:
     ("folders", "setting"), [(["."], ["data.train=.", "data.val=null"]), (["train", "val"], [])], ids=["flat", "splits"]
 )
 def test_classes_that_are_called_images_and_labels(folders: list[str], setting: list[str], tmp_path: Path) -> None:
-    """They might be images and their masks: the user says."""
+    """They might be images and their masks: the user must say."""
     tree(tmp_path, *folders, classes=["images", "labels"], count=5)
     hint = " ".join(["data=folders", *setting])
     with pytest.raises(UserError, match=f"if images and labels are classes, set {hint}$"):
@@ -164,7 +164,7 @@ def test_an_absolute_path_inside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_yolos_boxes_are_those_of_the_upright_image(orientation: int, tmp_path: Path) -> None:
-    """A white patch, marked where it is seen, is where it is stored."""
+    """A white patch, labelled in the upright image, is found where it is stored."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     (tmp_path / "images").mkdir()

@@ -1,4 +1,4 @@
-"""Names that a list or table writes otherwise than the disk, and test splits without labels."""
+"""Names that a list or table spells differently from the disk, and test splits without labels."""
 
 import json
 import unicodedata
@@ -28,7 +28,7 @@ def test_lists_of_voc_have_names_with_spaces(column: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("here", "there"), [("NFD", "NFC"), ("NFC", "NFD")])
 @pytest.mark.parametrize("write", [coco, table, jsonl], ids=["coco", "csv", "jsonl"])
 def test_accents_are_written_in_two_ways(write: Any, here: Form, there: Form, tmp_path: Path) -> None:
-    """macOS parts letters from their accents in names of files."""
+    """macOS stores letters and their accents separately in file names."""
     listed, lying = (unicodedata.normalize(form, "Bär") for form in (there, here))
     for split in ("train", "val"):
         own = [f"{listed}{i}" for i in range(3)]
@@ -72,7 +72,7 @@ def csv_without_labels_of_test(root: Path) -> None:
 
 @pytest.mark.parametrize("write", [coco_without_labels_of_test, csv_without_labels_of_test])
 def test_a_test_split_whose_labels_are_not_published(write: Any, tmp_path: Path) -> None:
-    """It is no reason not to train; what is asked for by name is read, or refused."""
+    """Training is possible without them; a split that is named in the settings is read, or refused."""
     write(tmp_path)
     data = read(tmp_path)
     data.check()

@@ -1,4 +1,4 @@
-"""Lists, tables and annotations that are pipes or devices: a pipe never begins, a device never ends."""
+"""Lists, tables and annotations that are pipes or devices: a pipe sends nothing, a device never ends."""
 
 import os
 from collections.abc import Callable

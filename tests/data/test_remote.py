@@ -22,7 +22,7 @@ CONTENT = bytes(range(256)) * 40
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[None]:
-    """An S3 server of its own, with the bucket `bucket`, that fsspec finds."""
+    """A local S3 server with the bucket `bucket`, which fsspec uses."""
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
     serving = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -38,7 +38,7 @@ def store() -> Iterator[None]:
 
 
 def fresh():  # type: ignore[no-untyped-def]
-    """fsspec's view of the store, without what it remembers of it."""
+    """fsspec's view of the store, without its cached listings."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
@@ -57,7 +57,7 @@ def kept() -> int:
 @needs_moto
 @pytest.mark.parametrize("cache_gb", [0, 1])
 def test_shards_in_a_store_are_those_on_disk(cache_gb: float, store: None, shards: Path) -> None:  # noqa: F811
-    """Of each epoch, in loader processes too, and with what is kept."""
+    """In each epoch, with loader processes, without and with the cache."""
     system = fresh()
     for path in shards.glob("*.tar"):
         system.put(str(path), f"s3://bucket/{path.name}")

@@ -1,4 +1,4 @@
-"""Shards: who reads what, from where, and what is said of those that are not whole."""
+"""Shards: who reads what, from where, and errors for damaged ones."""
 
 import io
 import lzma
@@ -51,7 +51,7 @@ def image(shade: int, size: int = 40) -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Four shards of training images and one of validation, classes by number."""
+    """Four shards of training images and one of validation, with class numbers."""
     for shard in range(5):
         numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
         samples = [{"JPG": image(n), "cls": str(n % 3).encode()} for n in numbers]
@@ -120,7 +120,7 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
 
 
 def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
-    """In loader processes that live on, and in those that begin later, as after a resume."""
+    """In persistent loader processes, and in those started later, as after a resume."""
     found = data(shards, workers=2, batch_size=3)
     loader = found.train_dataloader()
     epochs = [list(loader) for _ in range(3)]
@@ -134,7 +134,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_an_epoch_that_goes_on_leaves_out_what_was_given(workers: int, shards: Path) -> None:
-    """Loader processes give batches by turns; the one after leads."""
+    """Loader processes deliver batches in turns; the one whose turn is next starts."""
     whole, resumed = (data(shards, workers=workers, batch_size=2) for _ in range(2))
     loader = whole.train_dataloader()
     epochs = [list(loader) for _ in range(3)]
@@ -178,7 +178,7 @@ def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pax", [False, True])
 def test_a_member_that_leads_back_to_the_first(pax: bool, tmp_path: Path) -> None:
-    """A size below zero, as tarfile reads it in either of two places, would have the shard never end."""
+    """A negative size, which tarfile reads from either of two places, would make the shard endless."""
     first, second = tarfile.TarInfo("a.jpg"), tarfile.TarInfo("b.jpg")
     headers = {"size": "-2560"} if pax else {}
     first.size, second.size = 512, 0 if pax else -1536
@@ -191,7 +191,7 @@ def test_a_member_that_leads_back_to_the_first(pax: bool, tmp_path: Path) -> Non
 
 
 def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By many files, each of which is small enough; what nobody reads of it does not count, but for its header."""
+    """Because of many files that are each small enough; files that nobody reads count only with their headers."""
     monkeypatch.setattr("data.tar.MAX_FILE", 4000)
     write_shard(
         tmp_path / "a.tar", [{"jpg": bytes(2000), "mp4": bytes(3000)}, {"jpg": bytes(2000), "png": bytes(2000)}]
@@ -307,7 +307,7 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; what is below cut/ ends in the middle, as a broken connection does."""
+    """Serves a folder; files below cut/ end half way, as with a broken connection."""
 
     def translate_path(self, path: str) -> str:
         return super().translate_path(path.replace("/cut/", "/"))

@@ -1,4 +1,4 @@
-"""Splits that are drawn: shares, groups, and what is kept of an earlier draw."""
+"""Random splits: shares, groups, and what is kept of an earlier draw."""
 
 import json
 from collections import Counter
@@ -29,7 +29,7 @@ def test_a_fifth_of_each_stratum(tmp_path: Path) -> None:
     strata = ["many" if i < 150 else "few" for i in range(200)]
     drawn = draw_splits(tmp_path, keys, strata)
     assert Counter(s for k, s in zip(keys, strata, strict=True) if drawn[k] == "val") == {"many": 30, "few": 10}
-    # however large, one group is not most of val
+    # a large group must not be most of val
     groups = [0 if i < 55 else i // 5 for i in range(200)]
     drawn = draw_splits(tmp_path, keys, strata, groups, "by_group.json")
     assert drawn["000"] == "train"
@@ -37,7 +37,7 @@ def test_a_fifth_of_each_stratum(tmp_path: Path) -> None:
 
 
 def test_the_only_one_of_a_stratum_stays_in_train(tmp_path: Path) -> None:
-    """Though its group, which is large, would otherwise come to val."""
+    """Though its group, which is large, would otherwise go to val."""
     groups = [0] * 6 + [1 + i // 5 for i in range(50)]
     drawn = draw_splits(tmp_path, [str(i) for i in range(56)], ["rare", *["often"] * 55], groups)
     assert drawn["0"] == "train"
@@ -46,7 +46,7 @@ def test_the_only_one_of_a_stratum_stays_in_train(tmp_path: Path) -> None:
 def test_what_was_drawn_stays_when_images_are_added(tmp_path: Path) -> None:
     keys = [str(i) for i in range(20)]
     first = draw_splits(tmp_path, keys, groups=[i // 2 for i in range(20)])
-    more = [*keys, *(str(i) for i in range(20, 32))]  # one more of each group, and two of none
+    more = [*keys, *(str(i) for i in range(20, 32))]  # one more of each group, and two of new groups
     second = draw_splits(tmp_path, more, groups=[*(i // 2 for i in range(20)), *range(12)])
     assert {k: second[k] for k in keys} == first
     assert [second[str(20 + i)] for i in range(10)] == [first[str(2 * i)] for i in range(10)]
@@ -63,7 +63,7 @@ def test_what_was_drawn_stays_when_images_are_added(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 10, 50])
 def test_strata_of_two(count: int, tmp_path: Path) -> None:
-    """A fifth of two is none, but val has its share of all."""
+    """A fifth of two rounds to none, but val still has a fifth of all."""
     keys = [f"{i:03d}" for i in range(2 * count)]
     drawn = draw_splits(tmp_path, keys, [i // 2 for i in range(2 * count)])
     val = {int(key) // 2 for key, split in drawn.items() if split == "val"}

@@ -1,4 +1,4 @@
-"""Visual wake words: which of COCO's images show a person, and training to tell."""
+"""Visual wake words: which of COCO's images show a person, and training on these labels."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ CATEGORIES = [{"id": 1, "name": "person"}, {"id": 7, "name": "dog"}]
 
 
 def box(image: int, category: int, width: float, height: float) -> dict[str, Any]:
-    # the area of an outline is not what counts
+    # the segment's area does not count
     return {"id": 1, "image_id": image, "category_id": category, "bbox": [0, 0, width, height], "area": 1.0}
 
 
@@ -24,10 +24,10 @@ CONTENT = {
     "categories": CATEGORIES,
     "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in range(6)],
     "annotations": [
-        box(0, 1, 8, 5),  # 0.5 % of the image, which is not more
+        box(0, 1, 8, 5),  # 0.5 % of the image, which is not enough
         box(1, 1, 8, 5.1),
         box(2, 7, 90, 70),
-        *(box(3, 1, 5, 5), box(3, 1, 5, 5)),  # together they are
+        *(box(3, 1, 5, 5), box(3, 1, 5, 5)),  # together they are enough
         *(box(4, 1, 1, 1), box(4, 1, 50, 50)),
     ],
 }

@@ -97,12 +97,12 @@ def test_the_task_is_guessed(dogs: Path, voc: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(dogs: Path, tmp_path: Path) -> None:
-    """A set that is no detection's, as a process; and errors of one line."""
+    """A data set that is not for detection."""
     result = command("check", "task=dogs", "data=dogs", f"data.root={dogs}", f"output={tmp_path / 'dogs.html'}")
     assert result.returncode == 0, result.stderr
     assert "36" in result.stdout
     assert (tmp_path / "dogs.html").exists()
-    assert "train with" not in result.stdout  # what it was given names more than a folder
+    assert "train with" not in result.stdout  # its settings are more than a folder
 
 
 def test_a_sample_is_decoded_and_all_files_are_opened(scenes: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_sample_is_decoded_and_all_files_are_opened(scenes: Path, tmp_path: Pa
     assert {(i.width, i.height) for i in infos} == {Image.open(f).size for f in files}
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(files[0].read_bytes()[:-20])
-    assert inspect_file(cut, decode=False).rows is not None  # found though it is not of the sample
+    assert inspect_file(cut, decode=False).rows is not None  # found without decoding it
 
 
 def test_many_files_are_looked_at_by_processes(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def person(path: Path, grey: int) -> None:
 
 
 def test_people_are_numbered_in_each_split_by_itself(tmp_path: Path) -> None:
-    """More of them in val than in train ended the command; with fewer, one counted as another."""
+    """More people in val than in train made the command fail; with fewer, one was taken for another."""
     for split, people in (("train", 3), ("val", 5)):
         for i in range(people):
             for k in range(2):
@@ -159,7 +159,7 @@ def test_no_is_a_label(tmp_path: Path) -> None:
     (tmp_path / "data" / "train.csv").write_text("\n".join(rows))
     found = check(["task=faces", f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'a.html'}"])
     empty = [f for f in found.findings if f.kind == "empty"]
-    assert [len(f.examples) for f in empty] == [1]  # of the one that nothing is known of
+    assert [len(f.examples) for f in empty] == [1]  # the one image without a value
 
 
 def test_a_folder_of_two_layouts_is_not_tried_as_another_tasks(scenes: Path, tmp_path: Path) -> None:

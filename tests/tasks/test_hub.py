@@ -29,7 +29,7 @@ TOKEN = "of-the-test"
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories in memory. `lies` are what is served of some in place of it: announced headers, and content."""
+    """Repositories in memory. For some, `lies` are served instead: headers, and content."""
 
     daemon_threads = True
 
@@ -141,13 +141,13 @@ def run(dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Ran(NamedTuple):
-    """A folder with the results of commands, and of each its status and all that it printed."""
+    """A folder with the results of commands, and each one's status and output."""
 
     place: Path
     answers: dict[str, dict[str, Any]]
 
 
-LIES: dict[str, tuple[dict[str, str], bytes]] = {  # headers that are announced, and what is sent
+LIES: dict[str, tuple[dict[str, str], bytes]] = {  # headers, and the content that is sent
     "huge": ({"X-Linked-Size": str(10**12), "X-Linked-Etag": '"a"'}, b""),
     "more": ({"Content-Length": "5"}, b"0123456789"),
     "junk": ({}, b"no tensors"),
@@ -171,7 +171,7 @@ print("\\t".join(answers))
 
 @pytest.fixture(scope="module")
 def ran(server: Hub, run: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """What commands did, one after the other in one process whose Hub is the server."""
+    """The results of commands, run one after the other in one process with the server as its Hub."""
     place = tmp_path_factory.mktemp("hub")
     image = next((dogs / "Images").rglob("*.jpg"))
     for name, lie in LIES.items():
@@ -278,7 +278,7 @@ def test_the_card_of_an_export_is_published_as_it_is(run: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["README.md", hub.FILE])
 def test_no_link_is_published(name: str, run: Path, tmp_path: Path) -> None:
-    """An export may be another's: what its card leads to could be any file, and its weights another model's."""
+    """An export may come from others: its card could link to any file, its weights to another model's."""
     folder = export([f"ckpt={run}", f"output={tmp_path / 'export'}", "format=torch", "max_drop=100"])
     (folder / name).rename(tmp_path / "private")
     (folder / name).symlink_to(tmp_path / "private")
@@ -304,7 +304,7 @@ def test_no_folder_of_this_machine_is_published(run: Path, tmp_path: Path) -> No
 
 
 def test_no_file_makes_the_hub_be_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that names a repository is opened as any other; its words are no address."""
+    """A checkpoint that names repositories is opened as any other; the names are not followed."""
     monkeypatch.setattr(hub, "fetch", lambda address: pytest.fail(f"asked for {address}"))
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"] |= {"ckpt": "hub://eve/x", "teacher": "hub://eve/x", "resume": "hub://eve/x"}

@@ -1,4 +1,4 @@
-"""What commands import: each is waited for, and none imports what it does not use."""
+"""What commands import: imports take time, and no command imports what it does not use."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def slow(modules: set[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def torchs() -> int:
-    """How many modules torch itself is."""
+    """How many modules `import torch` loads."""
     code = "import sys, torch; print(len(sys.modules))"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
@@ -85,7 +85,7 @@ def test_a_data_set_is_checked_with_torch_alone(tmp_path: Path, scenes: Path) ->
 
 
 def test_a_run_imports_no_more_than_it_trains_with(tmp_path: Path, scenes: Path, torchs: int) -> None:
-    """Lightning imports torchvision, matplotlib, scipy and what else is there; of the suite's own choice is none."""
+    """Lightning imports torchvision, matplotlib, scipy and others if installed; the suite adds no optional ones."""
     settings = (
         "task=detection",
         "data=demo_scenes",

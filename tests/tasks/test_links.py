@@ -1,4 +1,4 @@
-"""Links, pipes and devices in what another person made: nothing is written through them, and nothing waits."""
+"""Links, pipes and devices in other people's files: nothing is written through them, and nothing blocks."""
 
 import os
 from pathlib import Path

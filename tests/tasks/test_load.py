@@ -28,7 +28,7 @@ from tasks.export.package import read_spec
 from tasks.predict import predict
 from tests.conftest import ROOT, untrained
 
-# an export takes the time of its layers
+# export time grows with the number of layers
 SMALL = (
     *("backbone.alpha=0.25", "backbone.variant=shallow", "task.resolution=96"),
     *("data.batch_size=8", "data.workers=0"),
@@ -119,7 +119,7 @@ print(sorted({"torch", "torchvision", "lightning"} & set(sys.modules)))
 
 
 def test_checkpoint_and_export_detect_the_same(detector: Path) -> None:
-    """Of an image that needs no resizing, so that both see the same pixels."""
+    """In an image that needs no resizing, so that both see the same pixels."""
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
     results = [next(load(path, threshold=0.0).predict(image)) for path in (detector, exported(detector))]
     for result in results:

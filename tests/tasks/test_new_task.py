@@ -1,4 +1,4 @@
-"""A task that nobody here wrote: one folder, two YAML files, and every command works on it."""
+"""A task added by a user: one folder, two YAML files, and every command works with it."""
 
 import json
 import os

@@ -34,7 +34,7 @@ def test_tables_1_to_3_come_out_but_for_the_misprints() -> None:
 
 @pytest.mark.parametrize("table", published.tables(), ids=lambda table: f"table_{table.number}")
 def test_recounted_costs_are_those_printed(table: published.Table) -> None:
-    """To half of the last digit that the paper has, and 5 % for what it rounds otherwise."""
+    """Parameters to half of the last digit printed, multiply-adds to 5 %, as the paper rounds them otherwise."""
     for row in table.rows:
         if row.run is not None and "variant" not in row.run:
             config, cost = paper.our_cost(f"{table.run} {row.run}".strip())
@@ -70,7 +70,7 @@ def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_
 
 
 def test_the_phone_files_are_those_that_were_published(tmp_path: Path) -> None:
-    """Of the sixteen combinations, with what int8 costs by the source; ours stands beside its own."""
+    """All sixteen combinations, with the published loss by int8; our run is in the row of its own combination."""
     config = load_config(["experiment=imagenet", "backbone.alpha=0.5", "task.resolution=160"], "cost")
     folder = write_run(tmp_path, "dogs", "mine", classes=1000, resolution=160)
     content = json.loads((folder / "metrics.json").read_text()) | {"task": "classification"}

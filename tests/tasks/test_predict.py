@@ -36,7 +36,7 @@ def test_every_file_has_an_output_of_its_own_below_the_folder(tmp_path: Path, mo
     found = output_paths(files, Path("out"))
     assert [str(path) for path in found] == [f"out/{file.relative_to('in')}.png" for file in files]
     assert len(set(found)) == 4
-    roundabout = find_images("in/*/../a.*")  # each of two files by two ways
+    roundabout = find_images("in/*/../a.*")  # finds each of two files by two paths
     assert len(roundabout) == 2
     for path in output_paths(roundabout, Path("out")):
         assert path.parent == Path("out")
@@ -53,7 +53,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["dogs", "detection"])
 def test_images_of_odd_shapes(task: str, scenes: Path, dogs: Path, tmp_path: Path) -> None:
-    """A side may be longer than a JPEG's can be; the drawing alone is smaller then."""
+    """A side may be longer than JPEG allows; only the drawing is smaller then."""
     few = {
         "dogs": ("data=dogs", f"data.root={dogs}"),
         "detection": ("data.train=24", "data.val=8", f"data.root={scenes}"),

@@ -1,4 +1,4 @@
-"""Threads that work ahead: order, bounds and errors; and what that makes of predictions."""
+"""Threads that work ahead: order, bounds and errors; and their use in predictions."""
 
 import threading
 import time

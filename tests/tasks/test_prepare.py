@@ -24,7 +24,7 @@ CHUNK = 70_000  # bytes after which the server hangs up
 
 
 class Server(BaseHTTPRequestHandler):
-    """Sends at most CHUNK bytes of a file a connection, whatever was announced. Below /anew/ it knows no ranges."""
+    """Sends at most CHUNK bytes of a file per connection, whatever it announced. Below /anew/ it ignores ranges."""
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str | None]] = []
@@ -108,7 +108,7 @@ def test_a_transfer_goes_on_where_it_was_dropped(server: str, tmp_path: Path) ->
 
 def test_another_call_goes_on_where_the_last_one_gave_up(server: str, tmp_path: Path) -> None:
     content = noise(2 * CHUNK)
-    Server.files["a.bin"] = content[: CHUNK + 10]  # of which too much is announced by the file's later length
+    Server.files["a.bin"] = content[: CHUNK + 10]  # shorter than the later file
     (tmp_path / "a.bin.part").write_bytes(content[:CHUNK])
     Server.files["a.bin"] = content
     download(f"{server}/a.bin", tmp_path / "a.bin", keep=True, digest=md5(content))
@@ -126,7 +126,7 @@ def test_a_server_without_ranges_cannot_help(server: str, tmp_path: Path) -> Non
     one_line(error)
     assert len(Server.asked) == 3
     assert (tmp_path / "a.bin.part").stat().st_size == CHUNK
-    Server.files["a.bin"] = noise(CHUNK // 2)  # shorter than what lies here
+    Server.files["a.bin"] = noise(CHUNK // 2)  # shorter than the partial file here
     download(f"{server}/anew/a.bin", tmp_path / "a.bin", keep=True)
     assert (tmp_path / "a.bin").read_bytes() == noise(CHUNK // 2)
 

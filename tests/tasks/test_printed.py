@@ -1,4 +1,4 @@
-"""What commands print of names that came from files."""
+"""How commands print names that come from files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NAMES = ("[/nope]", "[red]cat[/]", ":dog:", "\x1b[2J")
 def test_the_report_of_a_run_prints_names_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A category [/nope] ended the command after all the training."""
+    """A category named [/nope] made the command fail after all the training."""
     content = {"task": "detection", "epoch": 3, "primary": "ap", "metrics": {f"ap50/{name}": 0.5 for name in NAMES}}
     content |= {"phone_format": "onnx"}
     content["limits"] = ["few examples: [/rare]"]

@@ -100,7 +100,7 @@ def test_shards_of_places_and_what_is_left_out(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A link in a folder of images may lead to any file, to a device that never ends or a pipe that never begins."""
+    """A link in a folder of images may lead to any file, to a device that never ends or a pipe that sends nothing."""
     (tmp_path / "secret").write_text("precious")
     (tmp_path / "a.jpg").symlink_to(tmp_path / "secret")
     (tmp_path / "b.png").symlink_to("/dev/zero")

@@ -1,4 +1,4 @@
-"""What an untrusted checkpoint, run folder or export can do: nothing but be refused in one line, or be a model."""
+"""What an untrusted checkpoint, run folder or export can do: only be refused in one line, or work as a model."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ SMALL = ("backbone.alpha=0.25", "task.resolution=32")
 
 @pytest.fixture(scope="module")
 def content() -> Content:
-    """A checkpoint of a detector of two classes that has learned nothing."""
+    """A checkpoint of an untrained detector of two classes."""
     return written("detector=pan")
 
 
@@ -70,7 +70,7 @@ def one_line(error: UserError) -> None:
     assert len(words) < 1000
 
 
-# Each of these ran code or emptied a file when the file's word was taken for what to call.
+# Each of these ran code or emptied a file when a checkpoint's targets were called unchecked.
 CALLS_CODE = {"_target_": "tasks.run.hydra.utils.instantiate", "x": {"_target_": "sympy.sympify", "a": "1"}}
 EMPTIES_A_FILE = {"_target_": "data.base.logging.basicConfig", "filename": "victim", "filemode": "w", "force": True}
 
@@ -116,7 +116,7 @@ def test_a_target_is_a_modules_own(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def mutations() -> Iterator[tuple[str, Callable[[Content], Any]]]:
-    """What to break in a suite, by name."""
+    """Ways to break a checkpoint's `suite` entry, by name."""
     yield "a newer version", lambda s: s.update(version=3)
     yield "an older version", lambda s: s.update(version=1)
     yield "a version in words", lambda s: s.update(version="2")
@@ -162,7 +162,7 @@ def test_a_suite_of_another_kind(suite: Any, tmp_path: Path) -> None:
 
 
 class Touch:
-    """Would write a file where a pickle may call anything."""
+    """Writes a file if it is unpickled without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -315,7 +315,7 @@ def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path)
 
 
 def test_measuring_draws_nothing(content: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A demo's root that a checkpoint names stays as it is, and the line that is read names it."""
+    """A demo's root that a checkpoint names stays as it is, and a printed line names it."""
     root = tmp_path / "victim"
     bad = changed(content, lambda suite: suite["config"]["data"].update(root=str(root)))
     file = save(bad, tmp_path / "x.ckpt")
@@ -335,7 +335,7 @@ def test_measuring_draws_nothing(content: Content, tmp_path: Path, capsys: pytes
 
 
 def test_resuming_asks_for_nothing_that_the_folder_alone_names(tmp_path: Path, dogs: Path) -> None:
-    """A teacher, a cache, weights and downloads are named again, or not used; a demo is not drawn."""
+    """A teacher, a cache, weights and downloads must be named again, or are not used; a demo is not drawn."""
     run = tmp_path / "run"
     run.mkdir()
     root = tmp_path / "victim"
@@ -376,7 +376,7 @@ def test_a_teacher_is_asked_only_where_it_is_named(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_removes_no_file(tmp_path: Path) -> None:
-    """Lightning removes what the checkpoint that it resumed from names as the best one before."""
+    """Lightning would remove the file that a resumed checkpoint names as the best one before."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     AtomicCheckpointIO().remove_checkpoint(tmp_path / "checkpoints" / ".." / "victim")

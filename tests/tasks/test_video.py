@@ -29,7 +29,7 @@ av = pytest.importorskip("av")
 
 
 def write(path: Path, pictures: list[Image.Image], rate: Fraction = RATE, codec: str = "libx264", **more: Any) -> Path:
-    """A video of a picture a frame."""
+    """A video with one picture per frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *pictures[0].size, "yuv420p"
@@ -90,7 +90,7 @@ def test_every_so_manieth_frame_is_answered(clip: Path, tmp_path: Path) -> None:
     assert [line["frame"] for line in lines] == [0, 6, 12, 18]
     frames, _, _ = read(tmp_path / "out" / "clip.mp4")
     assert len(frames) == 20
-    bars = [frame[2:10, :40].astype(int) for frame in frames]  # where the answer stands
+    bars = [frame[2:10, :40].astype(int) for frame in frames]  # where the answer is drawn
     apart = [np.abs(a - b).max() for a, b in pairwise(bars)]
     assert max(apart[6:11]) < 60  # the picture turns from red to blue, and the answer stays
     assert apart[11] > 60
@@ -136,7 +136,7 @@ def test_odd_sides_and_damage(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 50, 66, 3), dtype=np.uint8)
     odd = write(tmp_path / "odd.avi", list(map(Image.fromarray, noise)), codec="mpeg4")
     content = bytearray(odd.read_bytes())
-    odd.write_bytes(content[: len(content) * 2 // 3])  # torn
+    odd.write_bytes(content[: len(content) * 2 // 3])  # truncated
     lines = run(tmp_path, input=odd)
     assert 5 < len(lines) < 30
     assert len(read(tmp_path / "out" / "odd.mp4")[0]) == len(lines)
@@ -161,7 +161,7 @@ def test_errors_of_one_line(clip: Path, tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(UserError, match=words) as raised:
             run(tmp_path, input=tmp_path / name)
         assert "\n" not in str(raised.value)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # to be put back
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # so that undo() restores it
     with pytest.raises(UserError, match="more pixels than max_pixels=1000 allows"):
         run(tmp_path, input=clip, max_pixels=1000)
     monkeypatch.undo()
@@ -176,7 +176,7 @@ def test_errors_of_one_line(clip: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_turned_video_is_read_upright(tmp_path: Path) -> None:
-    """As a phone held upright writes it: the pictures lie, and the track's matrix turns them clockwise."""
+    """As a phone held upright writes it: frames are stored sideways, and the track's matrix turns them clockwise."""
     picture = Image.new("RGB", (64, 48), "blue")
     picture.paste("red", (0, 0, 32, 48))
     path = write(tmp_path / "turned.mp4", [picture] * 3)

@@ -1,4 +1,4 @@
-"""python -m tasks.zoo: what there is to start from, without a network."""
+"""python -m tasks.zoo: lists the weights to start from, without a network."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ from tasks.engine.config import load_config
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What is listed where one file of Keras and one of timm are in the caches, and no socket can be opened."""
+    """The list, with one file of Keras and one of timm in the caches, and no way to open a socket."""
     root = tmp_path_factory.mktemp("cache")
     (root / "mobilenets").mkdir()
     (root / "mobilenets" / public_name(0.5, 160)).touch()
@@ -69,4 +69,4 @@ def test_eighty_columns_cut_no_figure(
     assert "…" not in printed
     for row in rows:
         assert f"{row['madds_m']:,.0f}" in printed
-        assert row["name"][:20] in printed  # a long one goes on below
+        assert row["name"][:20] in printed  # a long one is wrapped

@@ -27,7 +27,7 @@ def assign(partition: Partition, latitude: ArrayLike, longitude: ArrayLike) -> n
 
 @pytest.fixture(scope="module")
 def photos() -> tuple[np.ndarray, np.ndarray]:
-    """Positions (4000,) in clusters of any size, over a thin background, with some exactly alike."""
+    """Positions (4000,) in clusters of any size, over a thin background, some of them equal."""
     rng = np.random.default_rng(7)
     city = rng.zipf(1.5, 3000) % 40
     latitude = rng.uniform(-70, 70, 40)[city] + rng.normal(0, 0.2, 3000)
@@ -71,7 +71,7 @@ def recursive_partition(
 def test_partition_is_that_of_a_plain_recursion(
     photos: tuple[np.ndarray, np.ndarray], settings: PartitionSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s2, "_CHUNK", 97)  # so that cells lie across chunks
+    monkeypatch.setattr(s2, "_CHUNK", 97)  # so that cells span chunks
     latitude, longitude = photos
     partition = build(latitude, longitude, settings)
     expected = recursive_partition(latitude, longitude, settings)
@@ -136,7 +136,7 @@ def test_fine_cell_without_a_coarse_one_is_marked(photos: tuple[np.ndarray, np.n
 
 def test_saved_partition_is_loaded_alike(photos: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     partition = build(*photos, SMALL)
-    for _ in range(2):  # the second time over the first
+    for _ in range(2):  # the second time overwrites the first
         partition.save(tmp_path / "cells.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
     loaded = Partition.load(tmp_path / "cells.csv")

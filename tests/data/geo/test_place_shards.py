@@ -52,7 +52,7 @@ def places(root: Path, **settings: Any) -> ShardGeoData:
 
 
 def test_loaders_can_be_started_elsewhere(earth: Path, tmp_path: Path) -> None:
-    """As the loaders of a run on several devices are."""
+    """As in a run on several devices."""
     for split in SPLITS[:2]:
         write_shard(tmp_path / f"{split}-0.tar", [{"png": image(9), "cls": number} for number in (b"0", b"1")])
     for found in (data(tmp_path), places(earth)):
@@ -98,7 +98,7 @@ def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytes
 def test_a_run_and_its_gallery_on_shards_with_given_cells(
     earth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second run takes the first one's partition files, and looks through no shard beforehand."""
+    """The second run takes the first one's partition files, and scans no shard beforehand."""
     where = ["task=geo", "data=place_shards", f"data.root={earth}", "data.workers=0", f"paths.runs={tmp_path}"]
     first = [
         "data.max_photos=[20,8]",
@@ -121,7 +121,7 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
     gallery(load_config([*settings, "mode=query", f"input={photo}"], "gallery"))
     answer = json.loads((tmp_path / "out" / "answers.jsonl").read_text())
     assert answer["neighbours"][0]["path"] == f"{earth}/gallery-000.tar/photos/000004.jpg"
-    # and on other data, which need not have what trains
+    # also on other data, which needs no training split
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(earth / "gallery-000.tar", other / "val-000.tar")

@@ -1,4 +1,4 @@
-"""Positions from CSV files and from EXIF: what is read, and what is said of what cannot be."""
+"""Positions from CSV files and from EXIF: what is read, and the messages about what cannot be."""
 
 import logging
 from pathlib import Path
@@ -211,11 +211,11 @@ def test_settings_that_leave_no_cell(root: Path) -> None:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_photos_are_turned_upright(cached: bool, tmp_path: Path) -> None:
-    """As predictions turn them: a phone stores what it saw upright on its side."""
+    """As in predictions: a phone stores an upright photo on its side."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     stored = np.zeros((30, 40, 3), np.uint8)
-    stored[:, :20] = 255  # the left half, which is above once it is turned
+    stored[:, :20] = 255  # the left half, which is on top when upright
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     places, cells = Places([tmp_path / "a.png"], np.zeros((1, 2))), np.zeros((1, 1), np.int64)
     (row,) = DataLoader(GeoSet(places, cells, 32, v2.Compose([v2.Identity()]), cached), None)

@@ -38,7 +38,7 @@ def awkward_positions() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cells_at(latitude: ArrayLike, longitude: ArrayLike, level: int) -> UInts:
-    """The cells of a level around positions: a leaf's id with a 1 in place of the finer levels' bits."""
+    """The cells of a level that contain positions: a leaf's id with a 1 in place of the finer levels' bits."""
     bit = np.uint64(1 << 2 * (30 - level))
     cells: UInts = (cell_ids(latitude, longitude) & np.negative(bit)) | bit
     return cells

@@ -21,7 +21,7 @@ def test_labels_are_found_among_imagenets_classes() -> None:
 
 
 def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Against timm's own network, whose best of the folders' classes must be the one that the folder names."""
+    """Against the top-1 of timm's own network among the folders' classes."""
     torch.manual_seed(0)
     network = timm.create_model("mobilenetv1_100").eval()
     torch.save(network.state_dict(), tmp_path / "timm.pth")
@@ -43,7 +43,7 @@ def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert f"{right / total:.4f}" in next(line for line in shown.splitlines() if "top1" in line)
     predict.test_weights([f"backbone.weights={tmp_path / 'timm.pth'}", f"data.root={tmp_path / 'val'}", "mode=test"])
-    assert "9 images of" in capsys.readouterr().out  # all, where there are no splits
+    assert "9 images of" in capsys.readouterr().out  # all images, as there are no splits
     assert not (tmp_path / "val" / "splits.json").exists()
     (tmp_path / "val" / "tabby").rename(tmp_path / "val" / "my cat")
     with pytest.raises(UserError, match="no classifier for the classes of the data; train"):

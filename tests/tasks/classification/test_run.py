@@ -185,7 +185,7 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
         metrics = json.loads((folder / stage / "metrics.json").read_text())
         assert (metrics["state"], metrics["epoch"]) == ("finished", 4)
         assert "come from ImageNet" in metrics["note"]
-    # the drawn ones do not, but were given as data=dogs
+    # the drawn images do not, but were given as data=dogs
     assert capsys.readouterr().out.count("note: Stanford Dogs' images come from ImageNet") == 2
     steps = [e.step for e in EventAccumulator(str(folder / "1_noisy")).Reload().Scalars("train/loss")]
     kept = [step for step in steps if step < before["global_step"]]
@@ -252,7 +252,7 @@ def test_a_teacher_is_learned_from_and_not_saved(run: Path, tree: Path, tmp_path
 
 
 def test_a_cache_is_of_the_images_that_train(dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that leave out other images of the web have another one."""
+    """Runs that leave out other web images have another cache file."""
     teacher = untrained(tmp_path / "teacher", "task=dogs", *settings(dogs, tmp_path))
     more = ("task=dogs", "data.train=web", "data.views=2", f"teacher={teacher}", f"distill.cache={tmp_path / 'cache'}")
     for name, own in (("a", slice(5)), ("b", slice(5, 10))):
@@ -286,7 +286,7 @@ def test_an_onnx_teacher_says_what_the_network_says(tmp_path: Path) -> None:
         torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="has 4 classes, the data has 2"):
         load_teacher(str(path), ["a", "b"], student(2), 64, "half")
-    torch.onnx.export(network, example, str(path), dynamo=False)  # for two images at once
+    torch.onnx.export(network, example, str(path), dynamo=False)  # with a fixed batch of two images
     teacher = load_teacher(str(path), ["a", "b", "c", "d"], student(4), 64, "student")
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), network(network.preprocess(images)), rtol=1e-3, atol=1e-4)

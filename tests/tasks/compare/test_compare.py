@@ -104,7 +104,7 @@ def test_the_command(generated: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert float(table["dogs", "run3"]["latency_ms"]) == content["speed"]["latency_ms"]
     assert Image.open(tmp_path / "compare.png").width > 1000
     page = (tmp_path / "compare.html").read_text()
-    assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", page) == []  # one file that needs no other
+    assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", page) == []  # a self-contained file
     assert "data:image/jpeg;base64," in page
 
 
@@ -214,7 +214,7 @@ def test_a_run_that_is_chosen_shows_its_images_and_classes(page: Page) -> None:
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
-ODD: dict[str, dict[str, Any]] = {  # what metrics.json or its settings say instead
+ODD: dict[str, dict[str, Any]] = {  # odd values in metrics.json or its settings
     "a width in words": {"settings": {"backbone": {"alpha": "wide", "rho": 1.0}}},
     "a width that is true": {"settings": {"backbone": {"alpha": True, "rho": 1.0}}},
     "a task that is a list": {"settings": {"task": {"name": ["dogs"]}}},
@@ -283,7 +283,7 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "[|nope]" in printed
     assert "\x1b" not in printed
     data = (tmp_path / "out" / "compare.html").read_text().partition('id="data">')[2].partition("</script>")[0]
-    json.loads(data, parse_constant=pytest.fail)  # of which JSON has none
+    json.loads(data, parse_constant=pytest.fail)  # JSON has no such constants
     with (tmp_path / "out" / "compare.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert len(rows) == len(names)
@@ -292,7 +292,7 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for cell in cells:
         assert cell[:1] not in ("=", "+", "@", "\t", "\r")
         assert cell[:1] != "-" or float(cell) < 0
-        for part in cell.split(";")[1:]:  # which ends a cell where the comma is in numbers
+        for part in cell.split(";")[1:]:  # the separator of cells where numbers have a decimal comma
             assert part.lstrip(" \"'")[:1] not in ("=", "+", "-", "@") or part.startswith("'")
 
 

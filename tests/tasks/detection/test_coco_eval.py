@@ -105,7 +105,7 @@ def tenths(rng: np.random.Generator, low: int, high: int) -> float:
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
 def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, tmp_path: Path) -> None:
-    """Many detections overlap their objects by just a threshold, 0.5, 0.55 and so on."""
+    """Many detections overlap their objects by exactly a threshold, 0.5, 0.55 and so on."""
     rng = np.random.default_rng(0)
     images = 60
     objects: list[dict[str, Any]] = []
@@ -144,7 +144,7 @@ def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
 def test_difficult_objects_count_neither_for_nor_against(backend: Any) -> None:
-    """Found or not; but a second detection of one is a false one, as of any object and unlike in a crowd."""
+    """Found or not; but a second detection of one is a false positive, as for any object and unlike in a crowd."""
     boxes = np.array([[0.0, 0, 50, 50], [100, 100, 150, 150]])
     areas, none = np.array([2500.0, 2500]), np.zeros(2, bool)
 

@@ -21,7 +21,7 @@ SIDE, CLASSES = 128, 5
 
 
 class Pooled(Backbone):
-    """Mean colours at each stride, for what stands on it: an export takes the time of its layers."""
+    """Mean colours at each stride instead of a real backbone: export time grows with the number of layers."""
 
     def __init__(self, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Pooled(Backbone):
 
 
 def detector(kind: type[Detector], backbone: Backbone | None = None, **settings: int) -> Detector:
-    """One whose untrained outputs are spread: of many scores, and boxes that overlap."""
+    """An untrained detector with varied outputs: many different scores, and boxes that overlap."""
     torch.manual_seed(0)
     settings |= {"proposals": 40} if kind is FasterRCNN else {}
     model: Detector = kind(backbone or MobileNetV1(0.25, strides=kind.strides), CLASSES, SIDE, **settings)
@@ -58,7 +58,7 @@ def expected(model: Detector, batch: Tensor) -> Detections:
 
 
 def same(got: Detections, wanted: Detections) -> None:
-    """In nearly all rows: some scores and overlaps of an untrained network are all but tied."""
+    """In nearly all rows: some scores and overlaps of an untrained network are nearly tied."""
     rows = zip(*got, *wanted, strict=True)
     for boxes, scores, labels, wanted_boxes, wanted_scores, wanted_labels in rows:
         there, some = wanted_scores > 0, scores > 0
@@ -87,7 +87,7 @@ def test_suppression_in_numpy_equals_postprocess(kind: type[Detector]) -> None:
 
 
 def test_two_stages_in_onnx_runtime(tmp_path: Path) -> None:
-    """Both uses of suppression, and crops, for a batch of another size than was exported."""
+    """Both uses of suppression, and crops, for another batch size than the exported one."""
     form, model, batch = FORMATS["onnx"], detector(FasterRCNN), images(3)
     graph = Graph(model, "uint8_nhwc", form.with_nms)
     names = ["boxes", "scores", "labels"]

@@ -158,7 +158,7 @@ def test_distribution_focal_loss_is_least_at_the_distance() -> None:
     ],
 )
 def test_it_overfits_four_scenes(detector: type[Detector], settings: dict, scenes: Path, tmp_path: Path) -> None:
-    """AP50 comes to 0.77 and more, by how each machine rounds; what does not learn has hardly any."""
+    """AP50 reaches 0.77 or more, depending on the machine's rounding; without learning it stays near 0."""
     content = json.loads((scenes / "val.json").read_text())
     content["images"] = content["images"][:4]
     kept = {image["id"] for image in content["images"]}

@@ -18,7 +18,7 @@ from tasks.detection.roi_align import roi_align
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9), size=st.integers(1, 5))
 @settings(max_examples=40)
 def test_crops_and_their_gradient_are_torchvisions(seed: int, height: int, width: int, size: int) -> None:
-    """Of boxes inside, across and far outside of the map, without area, and wrong way round."""
+    """For boxes inside, across and far outside of the map, without area, and with swapped corners."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(2, 3, height, width, generator=generator).requires_grad_()
     corner = torch.rand(2, 6, 2, generator=generator) * 260 - 80
@@ -54,7 +54,7 @@ def images() -> Tensor:
 
 
 def test_losses_and_gradients_are_those_of_torchvisions_crops() -> None:
-    """With 48 proposals and the boxes of each image, which are not as many, fewer than are asked for."""
+    """With 48 proposals and each image's boxes, which differ in number: fewer than requested."""
     boxes = torch.tensor([[[10.0, 10, 60, 70], [20, 30, 60, 90]], [[30.0, 30, 80, 90], [0, 0, 0, 0]]])
     labels, found = torch.tensor([[0, 2], [1, -1]]), []
     for crops in (None, MultiScaleRoIAlign(["0"], CROP, 2)):
@@ -66,13 +66,13 @@ def test_losses_and_gradients_are_those_of_torchvisions_crops() -> None:
         found.append((losses, [p.grad for p in ours.parameters() if p.grad is not None]))
     (losses, grads), (wanted_losses, wanted_grads) = found
     torch.testing.assert_close(losses, wanted_losses)
-    for grad, wanted in zip(grads, wanted_grads, strict=True):  # some units' activations are all but tied
+    for grad, wanted in zip(grads, wanted_grads, strict=True):  # some units' activations are nearly tied
         assert (grad - wanted).norm() < 0.02 * wanted.norm()
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_detections_are_those_of_torchvisions_crops(autocast: bool) -> None:
-    """Also where maps of half precision are postprocessed out of autocast."""
+    """Also where half-precision maps are postprocessed outside of autocast."""
     found = []
     for crops in (None, MultiScaleRoIAlign(["0"], CROP, 2)):
         ours = model().eval()

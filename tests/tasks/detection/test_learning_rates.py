@@ -69,7 +69,7 @@ def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: s
     with pytest.raises(UserError, match=f"freeze_early_layers=true: backbone={backbone} does not define") as error:
         DetectionTask(config, ["a", "b"])
     assert "\n" not in str(error.value)
-    DetectionTask(config, ["a", "b"], load_weights=False)  # a checkpoint of a run that had it is read
+    DetectionTask(config, ["a", "b"], load_weights=False)  # but a checkpoint of a run that had it is read
 
 
 TINY = ("task=detection", "backbone.alpha=0.25", "task.resolution=64", "data.train=24", "data.val=8", "data.workers=0")
@@ -87,7 +87,7 @@ def test_a_run_that_is_started_from_counts_as_weights(scenes: Path, tmp_path: Pa
 
 
 def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, tmp_path: Path) -> None:
-    """Padding and the rest come with them, for nothing else computes what the run computed."""
+    """Padding, epsilon and normalization come with them; with others the network would compute something else."""
     given = [*TINY, f"data.root={scenes}"]
     odd = ("backbone.padding=symmetric", "backbone.norm_eps=0.01")
     run = untrained(tmp_path / "run", *given, *odd)

@@ -37,7 +37,7 @@ MAPS = (512, 1024, 512, 256, 256, 128)
 
 
 def zoo_file(path: Path, classes: int = 90) -> dict[str, np.ndarray]:
-    """Random variables as ssd_mobilenet_v1_coco has them, and an optimizer's that must not disturb."""
+    """Random variables as ssd_mobilenet_v1_coco has them, and an optimizer's, which must be ignored."""
     rng = np.random.default_rng(0)
     variables: dict[str, np.ndarray] = {"global_step": np.array(7)}
 
@@ -70,7 +70,7 @@ def zoo_file(path: Path, classes: int = 90) -> dict[str, np.ndarray]:
 
 
 def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
-    """An archive as the zoo's, with a frozen graph that has the variables as constants, and an operation."""
+    """An archive like the zoo's, with a frozen graph of the variables as constants and one operation."""
     graph = GraphDef()
     graph.node.add(name="Preprocessor/mul", op="Mul")
     for name, array in variables.items():
@@ -84,7 +84,7 @@ def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
 
 
 def starting(path: Path, labels: list[str], resolution: int = 160) -> Any:
-    """A module with an SSD for the labels that starts from a file of the zoo's."""
+    """A module with an SSD for the labels that starts from a file in the zoo's format."""
     torch.manual_seed(0)
     module: Any = torch.nn.Module()
     module.model = SSD(MobileNetV1(strides=SSD.strides), len(labels), resolution).eval()
@@ -131,7 +131,7 @@ def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
 
 
 def test_the_zoos_boxes_and_scores(tmp_path: Path) -> None:
-    """Anchors, box coding and the scores of what is detected, against TensorFlow's formulas written out in numpy."""
+    """Anchors, box coding and detection scores, against TensorFlow's formulas written out in numpy."""
     zoo_file(tmp_path / "ssd.tar.gz")
     model = starting(tmp_path / "ssd.tar.gz", COCO).model
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_the_zoos_file_comes_from_its_server(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(tf_zoo, "ZOO", f"http://127.0.0.1:{running.server_port}")
         path = tf_zoo.fetch_coco(1.0)
         running.shutdown()
-    assert path == tf_zoo.fetch_coco(1.0)  # of the cache: nobody answers any more
+    assert path == tf_zoo.fetch_coco(1.0)  # from the cache: the server is shut down
     assert len(read_tf_zoo(path, ["person"], {})) > 150
     with pytest.raises(UserError, match=r"the zoo has backbone.alpha \[0.75, 1.0\], not 0.5"):
         tf_zoo.fetch_coco(0.5)
@@ -192,14 +192,14 @@ def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
         pass
-    with tarfile.open(tmp_path / "header.tar.gz", "w:gz") as archive:  # that tarfile would read whole
+    with tarfile.open(tmp_path / "header.tar.gz", "w:gz") as archive:  # with a header that tarfile would read whole
         member = tarfile.TarInfo("x")
         member.type, member.size = tarfile.GNUTYPE_LONGNAME, 2 << 20
         archive.addfile(member, io.BytesIO(bytes(member.size)))
     with tarfile.open(tmp_path / "large.tar.gz", "w:gz", compresslevel=1) as archive:
         member = tarfile.TarInfo("x")
         member.size = tf_zoo.MAX_BYTES + 1
-        archive.fileobj.write(member.tobuf())  # its content never comes
+        archive.fileobj.write(member.tobuf())  # without its content
     reasons = {
         "header.tar.gz": "a header of 2097152 bytes",
         "large.tar.gz": "contains more than an ssd_mobilenet_v1",
@@ -242,7 +242,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_constant_is_left_out(kind: str, tmp_path: Path) -> None:
-    """What fits is used; no traceback, and no memory for what a shape of some bytes announces."""
+    """What fits is used, without a traceback, and without memory for a huge shape declared in a few bytes."""
     variables = zoo_file(tmp_path / "ssd.tar.gz")
     name, tensor = ODD[kind]
     graph = GraphDef()
@@ -254,7 +254,7 @@ def test_an_odd_constant_is_left_out(kind: str, tmp_path: Path) -> None:
 
 
 def test_many_constants_of_one_value_fill_no_memory(tmp_path: Path) -> None:
-    """TensorFlow's compact form: a megabyte of graph announces forty gigabytes."""
+    """TensorFlow's compact form: a graph of a megabyte declares forty gigabytes."""
     graph = GraphDef()
     for i in range(1000):
         value = tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1000, 10_000, 1, 1))

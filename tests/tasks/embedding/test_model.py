@@ -1,4 +1,4 @@
-"""Losses and measures of embeddings against plain loops and torchmetrics."""
+"""Losses and metrics of embeddings against plain loops and torchmetrics."""
 
 import math
 from typing import Literal
@@ -94,7 +94,7 @@ def test_the_roc_is_a_plain_loop_over_pairs() -> None:
         assert roc.tar_at(far) == pytest.approx(max(np.mean(np.array(genuine) >= t) for t in thresholds), abs=0.005)
     cosine, same = (torch.tensor([p[k] for p in pairs]) for k in (0, 1))
     assert roc.summary()["auc"] == pytest.approx(float(binary_auroc((cosine + 1) / 2, same.long())), abs=1e-3)
-    assert "tar_far1e-4" not in roc.summary()  # 1770 pairs cannot tell
+    assert "tar_far1e-4" not in roc.summary()  # 1770 pairs are too few
 
 
 def test_lfw_protocol_is_a_plain_loop() -> None:
@@ -135,7 +135,7 @@ def test_recall_is_a_plain_loop() -> None:
     [(1.0, 160, 289.651), (1.0, 128, 185.377), (0.75, 160, 165.629), (0.75, 128, 106.002)],
 )
 def test_costs_of_table_14(alpha: float, resolution: int, madds: float) -> None:
-    """The body's are those of the classifier of 1000 classes, less its last layer; the head adds its own."""
+    """The body costs as much as the classifier of 1000 classes without its last layer; the head is added."""
     cost = measure_cost(EmbeddingNet(MobileNetV1(alpha), 128), resolution)
     head = int(1024 * alpha) * 128
     assert round((cost.madds - head) / 1e6, 3) == madds

@@ -18,12 +18,12 @@ from tests.conftest import TINY
 @pytest.mark.parametrize(
     ("given_settings", "images", "epochs"),
     [
-        ((), 100, 250),  # 6 steps of 16 an epoch: 1,500 steps
+        ((), 100, 250),  # 6 steps of 16 images an epoch: 1,500 steps
         ((), 118_287, 12),
         (("trainer.steps=100",), 100, 17),
         (("trainer.max_epochs=3",), 100, 3),
         (("trainer.minutes=8",), 100, -1),
-        (("trainer.minutes=8", "trainer.steps=100"), 100, 17),  # the last one counts
+        (("trainer.minutes=8", "trainer.steps=100"), 100, 17),  # the last setting counts
         (("trainer.steps=100", "trainer.minutes=8"), 100, -1),
         (("experiment=coco_ssd", "trainer.steps=100"), 100, 17),
     ],
@@ -69,7 +69,7 @@ def test_a_run_of_a_fraction_of_a_minute_ends_measured(scenes: Path, tmp_path: P
     assert content["step"] > 0
     assert json.loads((tmp_path / "detection/short/metrics.json").read_text())["metrics"]["ap"] >= 0
     longer = execute([f"resume={tmp_path / 'detection/short'}", f"trainer.max_epochs={content['epoch'] + 1}"])
-    assert longer["epoch"] == content["epoch"] + 1  # the minutes, which are over, no longer count
+    assert longer["epoch"] == content["epoch"] + 1  # the minutes, which are used up, no longer count
 
 
 def test_durations() -> None:

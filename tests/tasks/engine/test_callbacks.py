@@ -43,7 +43,7 @@ def test_ema_is_that_of_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("metrics", [5, None, [], {"primary": "best", "ap": 0.25}])
 def test_a_report_that_another_wrote(metrics: Any, tmp_path: Path) -> None:
-    """A run goes on with what is of the right type in it."""
+    """A run uses the entries that have the right type."""
     (tmp_path / "metrics.json").write_text(json.dumps({"metrics": metrics, "seconds": "long"}))
     report = RunReport(tmp_path, {})
     assert report.best == ({"ap": 0.25} if isinstance(metrics, dict) else {})
@@ -72,14 +72,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
     monkeypatch.setattr(secrets, "token_hex", lambda count: "0")
-    (tmp_path / ".last.ckpt.0.part").mkdir()  # where it is written first
+    (tmp_path / ".last.ckpt.0.part").mkdir()  # the temporary file's name
     with pytest.raises(UserError, match=r"cannot be written: File exists.*; the last good one is .*last.ckpt"):
         AtomicCheckpointIO().save_checkpoint({"x": 2}, path)
     assert torch.load(path, weights_only=True) == {"x": 1}
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    """The same signal twice in a moment, as `timeout` sends it, is one."""
+    """The same signal twice in quick succession, as `timeout` sends it, counts once."""
     code = (
         "import os, signal, time; from tasks.engine import signals; signals.TWICE = 3600\n"
         "signals.STOP.install(); signals.STOP.deferred = True\n"

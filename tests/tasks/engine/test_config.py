@@ -78,7 +78,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(argument: str) -> None:
 
 
 def test_a_torch_that_does_not_fit_torchvision(tmp_path: Path) -> None:
-    """What import torchvision raises beside a CPU-only torch, from a package of that name that comes first."""
+    """A fake torchvision, first on the path, raises what the real one does beside a CPU-only torch."""
     (tmp_path / "torchvision").mkdir()
     lines = "raise RuntimeError('operator torchvision::nms does not exist')"
     (tmp_path / "torchvision" / "__init__.py").write_text(lines)
@@ -131,7 +131,7 @@ def test_a_setting_that_is_no_more_does_not_keep_a_file_from_being_read() -> Non
 
 
 def test_odd_values_of_settings() -> None:
-    """Every group with every option, hidden ones too, and every setting with odd values: composed, or one line."""
+    """Every group with every option, hidden ones too, and random settings with odd values: composed, or one line."""
     rng = random.Random(2)
     groups = [p for p in configuration.CONF.iterdir() if p.is_dir()]
     options = [f"{g.name}={f.stem}" for g in groups for f in g.glob("*.yaml")]
@@ -165,7 +165,7 @@ def test_read_plain_yaml_is_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["backbone", "data", "detector", "task"])
 def test_what_an_option_stands_for_is_what_composing_it_gives(group: str) -> None:
-    """Without composing, which `target` does not wait for: options may stand on others."""
+    """`target` finds it without composing, which is slow; options may be based on others."""
     for option in options(group):
         choice = [f"{group}={option}", *(["multitask.tasks=[dogs,faces]"] if option == "multitask" else [])]
         composed, _ = _composition("config", tuple(choice))

@@ -12,7 +12,7 @@ from tasks.engine.hardware import has_fast_bf16, lightning_precision
 
 @pytest.mark.parametrize(("slow", "chosen"), [(torch.float32, "bf16-mixed"), (torch.bfloat16, "32-true")])
 def test_the_faster_precision_is_chosen(slow: torch.dtype, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a processor whose convolutions take a while longer in one; afterwards torch has its threads again."""
+    """On a processor that convolves more slowly in one; afterwards torch has its threads again."""
     convolve, threads = F.conv2d, torch.get_num_threads()
 
     def convolution(x: Tensor, weight: Tensor) -> Tensor:

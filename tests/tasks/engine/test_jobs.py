@@ -1,4 +1,4 @@
-"""Sweeps by Hydra's launchers, and runs whose processes others start: run folders, trade-off, metrics, restarts."""
+"""Sweeps with Hydra's launchers, and runs whose processes others start: run folders, trade-off, metrics, restarts."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import torch
 from tasks.compare.runs import read_run
 from tasks.compare.tradeoff import tradeoff
 from tasks.engine.saved import to_resume
-from tests.conftest import ROOT, command, kill_ray_worker, spawn, start_run, wait_until
+from tests.conftest import ROOT, command, kill_ray_worker, start_run, wait_until
 from tests.tasks.engine.test_run import bad_input
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +25,7 @@ TWO = ("hydra.launcher.tasks_per_node=2", "trainer.devices=2")
 
 
 def settings(dogs: Path, runs: Path, *more: str) -> list[str]:
-    """Of a run on dogs that takes seconds."""
+    """Settings of a run on dogs that takes seconds."""
     short = ["experiment=smoke", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu"]
     tiny = ["task.resolution=64", "data.batch_size=8", "data.workers=0", "backbone.alpha=0.25", "logger.images=0"]
     return ["task=dogs", "data=dogs", f"data.root={dogs}", *short, *tiny, f"paths.runs={runs}", *more]
@@ -36,8 +36,8 @@ def results(runs: Path) -> list[dict[str, object]]:
 
 
 def test_a_sweep_by_submitit(dogs: Path, tmp_path: Path) -> None:
-    """Its jobs run at the same time; the picture is that of their runs, as without a launcher."""
-    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, "backbone.alpha=0.25,0.3"))
+    """Its jobs run in parallel; the trade-off plot shows their runs, as without a launcher."""
+    result = command("run", "-m", LOCAL, *settings(dogs, tmp_path, "backbone.alpha=0.25,0.3"))
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "sweeps").iterdir()
     assert str(sweep / "tradeoff.png") in result.stdout
@@ -54,7 +54,7 @@ def test_a_sweep_by_submitit(dogs: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_of_a_launcher_measure_as_one(dogs: Path, tmp_path: Path) -> None:
-    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, *TWO, "name=two"))
+    result = command("run", "-m", LOCAL, *settings(dogs, tmp_path, *TWO, "name=two"))
     assert result.returncode == 0, result.stderr
     (run,) = results(tmp_path)
     result = command("predict", f"ckpt={tmp_path / 'dogs' / 'two'}", "mode=test", f"root={dogs}")
@@ -64,7 +64,7 @@ def test_two_processes_of_a_launcher_measure_as_one(dogs: Path, tmp_path: Path) 
 
 
 def test_two_machines(dogs: Path, tmp_path: Path) -> None:
-    """A torchrun each; the second tells nothing, and both write to one folder."""
+    """One torchrun each; the second does not print the run folder, and both write to it."""
     options = settings(dogs, tmp_path, "trainer.num_nodes=2", "name=nodes")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1"]
     port = f"--master-port={20000 + os.getpid() % 20000}"
@@ -85,7 +85,7 @@ def test_two_machines(dogs: Path, tmp_path: Path) -> None:
     assert run["state"] == "finished"
     last = torch.load(tmp_path / "dogs" / "nodes" / "checkpoints" / "last.ckpt", weights_only=True)
     across = [c["across"] for c in last["callbacks"].values() if isinstance(c, dict) and "across" in c]
-    assert across == [16]  # images of a step of both
+    assert across == [16]  # images per step, over both
 
 
 def test_a_job_that_submitit_stops_goes_on_when_it_is_submitted_again(dogs: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def job_of(folder: Path) -> int:
 
 
 def test_a_sweep_of_runs_on_two_devices(dogs: Path, tmp_path: Path) -> None:
-    result = spawn("run", "-m", *settings(dogs, tmp_path, "trainer.devices=2", "task.dropout=0,0.5"))
+    result = command("run", "-m", *settings(dogs, tmp_path, "trainer.devices=2", "task.dropout=0,0.5"))
     assert result.returncode == 0, result.stderr
     assert [run["step"] for run in results(tmp_path)] == [2, 2]
 
@@ -143,7 +143,7 @@ def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
-    result = spawn("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
+    result = command("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
     bad_input(result, "a job of the sweep failed: there is no checkpoint absent")
 
 
@@ -175,7 +175,7 @@ def test_torchrun_without_its_settings(
 
 @pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs '.[ray]'")
 def test_a_sweep_on_ray_one_of_whose_workers_is_killed(dogs: Path, tmp_path: Path) -> None:
-    """Its run is done again."""
+    """Its run is repeated."""
     more = ["task.dropout=0,0.5", "backbone.alpha=0.25,0.3", "trainer.max_epochs=3"]
     process = start_run(
         "-m",

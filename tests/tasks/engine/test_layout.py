@@ -1,4 +1,4 @@
-"""Names in a folder of data become settings as they are, or are refused."""
+"""File and folder names in a data folder become settings unchanged, or are refused."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def split_folders(root: Path) -> None:
 
 
 def test_a_folders_name_is_no_interpolation(tmp_path: Path) -> None:
-    """It led outside of data.root, and put what the environment holds into the run's configuration."""
+    """It led outside of data.root, and put environment variables into the run's configuration."""
     split_folders(tmp_path / "${oc.env:HOME}")
     with pytest.raises(UserError, match=r"has a file or folder named '\$\{oc.env:HOME\}/train': rename it"):
         recognized(["task=classification", f"data.root={tmp_path}"])

@@ -1,4 +1,4 @@
-"""Plain tasks and data sets that a Trainer takes."""
+"""Plain tasks and data sets become usable by a Trainer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is said of a training's curves."""
+"""What a run says about its training curves."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from tasks.engine.limits import Point, what_limited
 
 RISING = [Point(i / 10, 2 - i / 10, 0.05 * i) for i in range(1, 11)]
 FLAT = [Point(i / 10, 1 / i, min(0.3, 0.1 * i)) for i in range(1, 11)]
-CARDS = [0.474, 0.5, 0.573, 0.606, 0.603, 0.625, 0.621, 0.622, 0.627, 0.636, 0.636]  # flat at the end, and yet
+CARDS = [0.474, 0.5, 0.573, 0.606, 0.603, 0.625, 0.621, 0.622, 0.627, 0.636, 0.636]  # flat only at the end
 RACCOON = [0.538, 0.546, 0.533, 0.55, 0.548, 0.563, 0.563, 0.549, 0.545, 0.55, 0.553]
 
 
@@ -30,7 +30,7 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         (FALLING, "max", "overfitting: the best metric was at 40%"),
         ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best metric was at 40%"),
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
-        ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not fall on
+        ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not keep falling
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
         ([p._replace(primary=2 * p.primary) for p in RISING], "max", "the metric is close to its maximum"),
         ([p._replace(primary=2 * p.primary) for p in FALLING], "max", "the metric is close to its maximum"),

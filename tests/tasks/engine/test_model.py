@@ -1,4 +1,4 @@
-"""What tasks' networks share."""
+"""What the tasks' networks have in common."""
 
 import torch
 
@@ -6,7 +6,7 @@ from tasks.engine.model import average_pool
 
 
 def test_the_average_pools_gradient_keeps_channels_last() -> None:
-    """In which the layers before it take half the time."""
+    """The layers before it take half the time in that layout."""
     maps = torch.randn(2, 8, 5, 3).contiguous(memory_format=torch.channels_last)
     weights = torch.randn(2, 8)
     wanted = weights[:, :, None, None].expand(maps.shape) / 15

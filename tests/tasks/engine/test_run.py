@@ -113,7 +113,7 @@ def test_test_mode_repeats_the_runs_own_metric(run: Path) -> None:
     assert result.returncode == 0, result.stderr
     (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
     wanted = json.loads((run / "metrics.json").read_text())["metrics"]["ap50"]
-    assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)  # folded, and float32 where it trained
+    assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)  # with folded normalization
     result = command("predict", f"ckpt={run}", "mode=test", "threshold=0.5")
     bad_input(result, "threshold=0.5 has no effect on mode=test, which takes ckpt, root and teacher")
 
@@ -136,7 +136,7 @@ def test_a_killed_run_resumes_where_it_was(moment: int, scenes: Path, tmp_path: 
     process.send_signal(signal.SIGKILL)
     process.wait()
 
-    before = torch.load(last, weights_only=True)  # whole, whenever the kill came
+    before = torch.load(last, weights_only=True)  # complete, whenever the kill came
     done = before["global_step"]
     assert done % steps_an_epoch == 0
     result = command("run", f"resume={folder}")

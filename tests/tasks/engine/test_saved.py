@@ -1,4 +1,4 @@
-"""What is used of the settings that an untrusted file holds."""
+"""Which settings of an untrusted file are used."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("value", OUTSIDE)
 def test_only_data_root_is_read_on_a_files_word(value: str) -> None:
-    """Patterns of shards are expanded before."""
+    """Brace patterns of shards are expanded before the check."""
     data = load_config(["data=coco"])["data"]
     for setting in (value, [value]):
         with pytest.raises(UserError, match="is outside data"):
@@ -64,7 +64,7 @@ JOINT = ("task=multitask", "multitask.tasks=[dogs,faces]", "dogs.data=dogs", "fa
     ],
 )
 def test_what_a_plan_composes_asks_for_nothing_either(overrides: list[str], words: str, tmp_path: Path) -> None:
-    """However it is written, and in each task of several."""
+    """However it is written, and for each task of a joint run."""
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": []}, "overrides": overrides}))
     with pytest.raises(UserError, match="used only if you confirm") as error:
         execute([f"resume={tmp_path}"])
@@ -72,7 +72,7 @@ def test_what_a_plan_composes_asks_for_nothing_either(overrides: list[str], word
 
 
 def test_a_plan_may_name_what_this_machine_says_or_is_given(tmp_path: Path) -> None:
-    """The weights of a recipe of conf/; and a teacher that the command line names too, but no other."""
+    """The weights of a recipe in conf/, and a teacher that the command line names too, but no other."""
     recipe = ["experiment=stanford_dogs"]
     check_stage(load_config(recipe), recipe, [], tmp_path)
     given = ["teacher=mine.onnx"]

@@ -24,7 +24,7 @@ from tasks.engine.task import TaskModule, restore
 from tasks.run import execute
 
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
-STEPS = 6  # of an epoch
+STEPS = 6  # per epoch
 
 
 pytestmark = pytest.mark.usefixtures("stoppable")
@@ -49,7 +49,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def stop_at(steps: set[int], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process a signal in the steps of these numbers."""
+    """Sends this process the signal `number` at the given steps."""
     plain = TaskModule.training_step
 
     def step(self: TaskModule, batch: Any, index: int) -> Any:
@@ -138,7 +138,7 @@ def test_a_damaged_training_state_is_refused(edit: Any, undisturbed: Path, tmp_p
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bit of a weight differs, which torch does not see."""
+    """One bit is flipped, which torch.load does not notice."""
     folder = copied(undisturbed, tmp_path)
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
     assert (content(folder)["global_step"], torch.load(previous, weights_only=True)["global_step"]) == (18, 12)
@@ -175,7 +175,7 @@ def test_what_is_replaced_is_kept_where_links_are_unknown(tmp_path: Path, monkey
 def test_a_run_saves_within_an_epoch_by_the_clock_and_goes_on_in_other_batches(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error in the 9th step the 8th is saved: 2 steps of 4 images in the second epoch, which are 4 of 2."""
+    """After an error in the 9th step the 8th is saved: 2 batches of 4 images in the second epoch, which are 4 of 2."""
     plain = TaskModule.training_step
 
     def step(self: TaskModule, batch: Any, index: int) -> Any:
@@ -223,7 +223,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
 def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also between the steps that are logged, where nothing waits for it."""
+    """Also in steps that are not logged, where nothing reads the loss."""
     losses = DetectionTask.compute_losses
 
     def broken(self: DetectionTask, batch: DetectionBatch) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Signals and deaths: a run says how to go on, does, and leaves nothing running."""
+"""Signals and killed processes: a run says how to resume, does so, and leaves no process running."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
     """To the last bit: weights, averaged weights and the optimizer's state; on one device with a loader process
-    (tests/tasks/multitask has those of two).
+    (tests/tasks/multitask has two devices with them).
     """
     options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.images=0"), "task.resolution=64"]
     options += ["data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
@@ -68,7 +68,7 @@ def test_where_one_of_two_processes_dies_the_other_ends(lost: int, words: str, s
     folder = tmp_path / "detection" / "two"
     wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
     os.kill(process.pid if lost == 0 else rank_of(process.pid), signal.SIGKILL)
-    output, _ = process.communicate(timeout=300)  # until both have ended, which both write there
+    output, _ = process.communicate(timeout=300)  # until both have ended, as both write to this pipe
     assert process.returncode == (2 if lost else -signal.SIGKILL)
     line = next(line for line in output.splitlines() if words in line)
     assert line.startswith("error: ")
@@ -78,14 +78,14 @@ def test_where_one_of_two_processes_dies_the_other_ends(lost: int, words: str, s
 
 
 def rank_of(pid: int) -> int:
-    """The process that a run on two devices started for the second one."""
+    """The process id of the second device's process."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     (found,) = [c for c in children if b"LOCAL_RANK=1" in Path(f"/proc/{c}/environ").read_bytes()]
     return int(found)
 
 
 def test_slurm_queues_a_run_again_which_goes_on(scenes: Path, tmp_path: Path) -> None:
-    """With a scontrol that writes down how it was called."""
+    """With a fake scontrol that records its arguments."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')

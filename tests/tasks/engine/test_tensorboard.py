@@ -1,4 +1,4 @@
-"""What real runs leave for comparing: TensorBoard over HTTP, the trade-off of a sweep, two runs side by side."""
+"""What real runs write for comparison: TensorBoard over HTTP, the trade-off of a sweep, two runs side by side."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def trained(scenes: Path, dogs: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_run_folder_holds_no_file_of_lightnings(trained: Path) -> None:
     assert list(trained.rglob("hparams.yaml")) == []
     content = json.loads((trained / "dogs" / "dogs" / "metrics.json").read_text())
-    assert content["step"] == 2  # trainer.max_batches
+    assert content["step"] == 2  # trainer.limit_train_batches
     assert content["speed"]["latency_ms"] > 0
     assert content["changed"]["task.label_smoothing"] == 0.1
     assert not {"name", "data.root", "paths.runs", "backbone.padding"} & set(content["changed"])
@@ -61,7 +61,7 @@ def board(trained: Path) -> str:
     address = server.launch()
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        # a run is there before all of it is read; its final values are last
+        # a run is listed before it is read completely; its final values come last
         tags = ask(address, "scalars/tags").values()
         complete = [found for found in tags if "final/primary" in found]
         drawn = any("tradeoff" in found for found in ask(address, "images/tags").values())
@@ -127,7 +127,7 @@ def test_two_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "seed" not in differing
     assert Image.open(tmp_path / "pair.png").size == (6 * 306 + 6, 2 * 306 + 6)
     content = torch.load(small / "checkpoints" / "best.ckpt", weights_only=True)
-    content["suite"]["config"]["data"]["batch_size"] = 2  # which limits no pictures
+    content["suite"]["config"]["data"]["batch_size"] = 2  # which does not limit the number of pictures
     torch.save(content, tmp_path / "few.ckpt")
     more = (f"b={large}", f"output={tmp_path / 'few'}", "images=4")
     assert compare(monkeypatch, f"a={tmp_path / 'few.ckpt'}", *more) == 0

@@ -1,4 +1,4 @@
-"""Model cards: the Hub's format, and names of whatever origin as text."""
+"""Model cards: the Hub's format, and names from any source as plain text."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def facts(labels: list[str], **more: Any) -> dict[str, Any]:
 
 
 def tokens(text: str) -> list[Token]:
-    """Everything that a card's Markdown means, with tables."""
+    """All Markdown tokens of a card, tables included."""
     parser = MarkdownIt("commonmark").enable("table")
     found = parser.parse(text)
     return [*found, *(child for token in found for child in token.children or [])]

@@ -1,4 +1,4 @@
-"""ExportSpec: written by the command, run by their own runtimes, and what is said of bad input."""
+"""Exports: written by the command, run by their own runtimes, and errors for bad input."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ from tasks.export.formats import FORMATS, installed
 from tasks.export.qat import fine_tune, int8_layers, rounding
 from tests.conftest import ROOT, TINY
 
-SHALLOW = "backbone.variant=shallow"  # an export takes the time of its layers
+SHALLOW = "backbone.variant=shallow"  # export time grows with the number of layers
 SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 PLACE = ["latitude", "longitude", "confidence", "cells"]
@@ -72,7 +72,7 @@ def spec_of(folder: Path) -> dict[str, Any]:
 
 
 def run_example(folder: Path, image: Path) -> dict[str, Any]:
-    """What example.py says of an image, where torch cannot be imported."""
+    """What example.py prints for an image when torch cannot be imported."""
     code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
     arguments = [sys.executable, "-c", code, str(folder / "example.py"), str(image)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
@@ -205,7 +205,7 @@ def test_an_export_is_replaced_when_asked(dog: Path, onnx: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("form", ["litert", "executorch"])
 def test_int8_for_phones(dog: Path, onnx: Path, dogs: Path, tmp_path: Path, form: str) -> None:
-    """Two images a call, and a last call that lacks one."""
+    """Batches of two images, the last one incomplete."""
     if missing := [name for name in FORMATS[form].packages if not installed(name)]:
         pytest.skip(f"needs {missing[0]}, of the extra {form}")
     folder = make(
@@ -228,7 +228,7 @@ def test_int8_for_phones(dog: Path, onnx: Path, dogs: Path, tmp_path: Path, form
     np.testing.assert_allclose(got, wanted, atol=0.05)
     photos = sorted((dogs / "Images").rglob("*.jpg"))[:3]
     assert all(len(result.labels) == 5 for result in load(folder).predict(photos))
-    if form == "litert":  # the other's runtime for Python stands on torch
+    if form == "litert":  # ExecuTorch's Python runtime needs torch
         assert len(run_example(folder, photos[0])["classes"]) == 5
 
 
@@ -255,8 +255,8 @@ def test_a_task_starts_from_an_exported_backbone(dog: Path, tmp_path: Path) -> N
 
 
 def test_training_on_in_int8_helps(dog: Path) -> None:
-    """A network whose rounding hurts, as that of weights of very different sizes in one channel does, bears it better
-    afterwards.
+    """Quantization-aware fine-tuning lowers the int8 loss of a network that suffers from rounding: its weights differ
+    widely in size within a channel.
     """
     torch.manual_seed(0)
     content = load_checkpoint(dog)
@@ -277,7 +277,7 @@ def test_training_on_in_int8_helps(dog: Path) -> None:
 
 
 def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "THREADS", (1,))  # each takes a process of its own, which imports torch
+    monkeypatch.setattr(speed, "THREADS", (1,))  # each number of threads takes its own process, which imports torch
     monkeypatch.setattr(sys, "argv", ["bench", f"export={onnx.parent}", "seconds=0.01", "format=json"])
     bench.main()
     (row,) = json.loads(capsys.readouterr().out)
@@ -306,7 +306,7 @@ def test_bench_makes_images_of_the_size_that_is_checked(onnx: Path, tmp_path: Pa
 
 
 def test_memory_is_known_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """macOS has none, and counts bytes."""
+    """macOS has no /proc, and reports bytes."""
     now = speed.resident()
     monkeypatch.setattr(speed, "STATM", tmp_path / "absent")
     assert speed.resident() >= 0.9 * now
@@ -346,8 +346,8 @@ def test_int8_needs_training_images(dog: Path, dogs: Path, tmp_path: Path) -> No
 
 
 def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None:
-    """A head that knows the validation images by heart, and has a weight so large, though the same for all classes,
-    that int8 has no bits left for the others.
+    """A head fitted to the validation images, with one weight so large (the same for all classes) that int8 has no
+    resolution left for the others.
     """
     content = load_checkpoint(dog)
     data = build_data(content["suite"]["config"])

@@ -1,4 +1,4 @@
-"""The attributes' network, loss and measures against plain loops and the published costs."""
+"""The attributes' network, loss and metrics against plain loops and the published costs."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_distillation_is_the_cross_entropy_with_soft_outputs(temperature: float)
     p, q = ((x / temperature).sigmoid() for x in (teacher, student))
     expected = -(p * q.log() + (1 - p) * (1 - q).log()).mean() * temperature**2
     assert float(net.distillation(student, teacher, temperature)) == pytest.approx(float(expected), rel=1e-5)
-    student = teacher.clone().requires_grad_()  # no better student than the teacher itself
+    student = teacher.clone().requires_grad_()  # the teacher itself is the optimum
     net.distillation(student, teacher, temperature).backward()
     torch.testing.assert_close(student.grad, torch.zeros(3, 4), rtol=0, atol=1e-6)
 
@@ -71,7 +71,7 @@ def test_an_image_that_two_processes_measured_counts_once() -> None:
     ],
 )
 def test_costs_of_table_12(alpha: float, resolution: int, whole: float, printed: tuple[int, float]) -> None:
-    """`whole` is the recounted cost with 1000 classes, of which 40 attributes need less; the table prints (M, M)."""
+    """`whole` is the recounted cost with 1000 classes instead of 40 attributes; the table prints (M, M)."""
     cost = measure_cost(AttributeNet(MobileNetV1(alpha), 40), resolution)
     features = int(1024 * alpha)
     assert round((cost.madds + 960 * features) / 1e6, 3) == whole

@@ -42,7 +42,7 @@ def train(task: str, faces: Path, runs: Path, name: str, *more: str) -> Path:
 
 
 def predict(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """The command, in this process."""
+    """Runs the command in this process."""
     monkeypatch.setattr("sys.argv", ["predict", *arguments])
     predict_main()
 
@@ -90,7 +90,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, faces: Path, tmp_path: Path) -> None:
-    """Labels are of no weight: a student of unlabelled images, by teacher or by cache, ends with the same weights."""
+    """Without labels, a student ends with the same weights whether it learns from the teacher or the cache."""
     common = (
         "data.labelled_fraction=0",
         "data.unlabelled=keep",
@@ -115,7 +115,7 @@ def test_a_student_learns_alike_with_and_without_the_cache(attributes: Path, fac
 
 
 def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, tmp_path: Path) -> None:
-    """The columns of the table come in another order; the images are a folder that says nothing of them."""
+    """The columns of the table come in another order; the images are a folder without labels."""
     module = restore(load_checkpoint(attributes))
     assert isinstance(module, FacesTask)
     files = sorted((faces / "lfw").rglob("*.jpg"))
@@ -146,7 +146,7 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
 def test_a_student_of_unlabelled_images_is_measured_by_its_teacher(
     attributes: Path, faces: Path, tmp_path: Path
 ) -> None:
-    """Also outside of training, where the teacher is not there yet."""
+    """Also outside of training, where the teacher is not loaded yet."""
     images = (f"data.root={faces / 'people'}", "data.val=0.5")
     place = (f"paths.runs={tmp_path}", "name=student", f"teacher={attributes}")
     execute(["task=faces", "data=face_folder", *ANY_DATA, *images, *place])
@@ -283,7 +283,7 @@ def onnx_file(network: torch.nn.Module, path: Path, side: int) -> str:
 
 
 def test_a_teacher_of_another_size_and_normalization(tmp_path: Path) -> None:
-    """It sees the student's view resized to its own size, normalized as it is said to want it."""
+    """It sees the student's view resized to its own size, normalized as specified."""
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -308,7 +308,7 @@ def test_a_teacher_with_another_number_of_outputs(tmp_path: Path) -> None:
 
 def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    source = tmp_path / "t.onnx"  # of numbers that are no float32
+    source = tmp_path / "t.onnx"  # of float64 input
     torch.onnx.export(torch.nn.Flatten(), (torch.zeros(2, 3, 32, 32).double(),), source, dynamo=False)
     with pytest.raises(UserError, match=r"t\.onnx does not accept 32 pixels: ") as error:
         load_teacher(str(source), ["a", "b"], AttributeNet(MobileNetV1(0.25), 2), 32, "half")
@@ -321,7 +321,7 @@ def test_teachers_that_cannot_be_asked(attributes: Path, tmp_path: Path) -> None
 
 
 def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) -> None:
-    """Each view is asked for once, and the file serves another run; another teacher gets another file."""
+    """The teacher is asked once for each view, and another run reuses the file; another teacher gets its own."""
     samples = [Sample(p, 0) for p in sorted((faces / "img_align_celeba").iterdir())[:6]]
     dataset = ImageSet(samples, 32, min_scale=0.5, flip=True, views=2)
     network = Classifier(MobileNetV1(0.25), 4).eval()

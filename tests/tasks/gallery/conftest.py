@@ -24,13 +24,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(run: Path, **settings: object) -> None:
-    """Does in this process what the command does."""
+    """Runs the gallery command in this process."""
     gallery(load_config([f"ckpt={run}", *(f"{k}={v}" for k, v in settings.items())], "gallery"))
 
 
 @pytest.fixture(scope="session")
 def built(run: Path) -> Path:
-    """Its gallery of 60 photos, built by one process with one thread, as those of the other tests have."""
+    """Its gallery of 60 photos, built by one process with one thread, like those of the other tests."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     ask(run, mode="build", shard_size=7, batch_size=3)

@@ -1,4 +1,4 @@
-"""Indexes on disk, built block by block: as those in memory, after kills too, and wherever their folder lies."""
+"""Indexes on disk, built block by block: like those in memory, also after kills, and wherever their folder is."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_an_index_in_blocks_answers_as_one_in_memory(factory: str, found: Embedd
     empty = blocks.trained(work, index, found, factory)
     paths = blocks.write_blocks(work, empty, found)
     assert len(paths) == 6
-    paths[2].unlink()  # a killed build goes on with the rest
+    paths[2].unlink()  # a killed build continues with the missing ones
     before = [path.stat().st_mtime_ns for path in paths if path.exists()]
     assert blocks.write_blocks(work, blocks.trained(work, index, found, factory), found) == paths
     assert [path.stat().st_mtime_ns for path in paths if path != paths[2]] == before
@@ -61,7 +61,7 @@ def test_an_index_in_blocks_answers_as_one_in_memory(factory: str, found: Embedd
 
 
 def test_lists_elsewhere_are_not_read(found: Embeddings, tmp_path: Path) -> None:
-    """An index may say that its lists are in any file, and anywhere in it."""
+    """An index file can name any file, and any place in it, for its lists."""
     work = tmp_path / "work"
     empty = blocks.trained(work, make_index("IVF4,Flat", DIM), found, "IVF4,Flat")
     blocks.merge(empty, blocks.write_blocks(work, empty, found), tmp_path / "a.faiss")

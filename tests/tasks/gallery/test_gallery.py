@@ -1,4 +1,4 @@
-"""The task and its gallery by their commands: train, embed in several processes, be killed, answer, refuse."""
+"""The geo task and its gallery through their commands: train, embed in several processes, be killed, answer, refuse."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_gallery_says_what_it_holds(built: Path) -> None:
 
 
 def test_embeddings_are_those_of_the_model(run: Path, built: Path) -> None:
-    """Read in threads and embedded in bfloat16, where there is that, against one photo after the other in float32."""
+    """Read in threads and embedded in bfloat16, if it is fast here, against one photo at a time in float32."""
     checkpoint = load_checkpoint(find_checkpoint(run))
     model, paths = restore(checkpoint).model, (built / "paths-1.txt").read_text().splitlines()
     found = np.concatenate(list(Embeddings(built / "embeddings" / "0", 60, 7).chunks()))
@@ -148,7 +148,7 @@ def test_photos_are_added_without_training_anew(run: Path, built: Path, tmp_path
     assert index.ntotal == 72
     np.testing.assert_array_equal(index.quantizer.reconstruct_n(0, 2), centres)
     assert json.loads((folder / "gallery.json").read_text())["photos"] == 72
-    (folder / "paths-1.txt").touch()  # as a process that is killed as it clears away leaves it
+    (folder / "paths-1.txt").touch()  # as left by a process that was killed during its cleanup
     with pytest.raises(UserError, match=r"these 12 photos are in the gallery .* already"):
         ask(run, mode="add", folder=folder, source=earth / "val.csv")
     assert {path.name for path in folder.glob("*-?.*")} == {"index-2.faiss", "positions-2.npy", "paths-2.txt"}
@@ -249,7 +249,7 @@ def test_photos_of_one_stem_have_a_map_each(run: Path, built: Path, tmp_path: Pa
 def test_a_photo_of_which_few_neighbours_are_found_or_none(
     most: int, run: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an approximate index does; where there is none, the classifier answers alone."""
+    """As with an approximate index; without any neighbour, the classifier answers alone."""
 
     class Approximate:
         def __init__(self, path: Path) -> None:
@@ -326,7 +326,7 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
     folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
     shutil.copytree(built, folder)
     index = (folder / "index-1.faiss").read_bytes()
-    (folder / "index-1.faiss").write_bytes(b"torn")  # found when all photos are embedded
+    (folder / "index-1.faiss").write_bytes(b"torn")  # noticed only after all photos are embedded
     refused(run, "index-1.faiss", mode="add", folder=folder, source=earth / "val.csv")
     (folder / "index-1.faiss").write_bytes(index)
     fewer = tmp_path / "fewer.csv"
@@ -343,7 +343,7 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
 
 
 def test_embeddings_of_an_earlier_gallery_are_not_used(run: Path, built: Path, tmp_path: Path) -> None:
-    """Nor blocks of its index, where the user deletes what says that there was one."""
+    """Nor blocks of its index, after the user has deleted gallery.json."""
     folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
     shutil.copytree(built, folder)
     ask(run, mode="add", folder=folder, source=earth / "val.csv")
@@ -369,5 +369,5 @@ def test_other_mistakes(run: Path, built: Path, tmp_path: Path) -> None:
     refused(run, "index=tree is neither", mode="build", index="tree", folder=tmp_path / "new")
     (tmp_path / "torn.jpg").write_bytes(b"")
     refused(run, "none of the 1 files could be read", mode="query", input=tmp_path / "torn.jpg", output=tmp_path)
-    inside = tmp_path / "located"  # or the next query would be asked where the maps were taken
+    inside = tmp_path / "located"  # else the next query would take the maps for photos
     refused(run, f"is inside input={tmp_path}", mode="query", input=tmp_path, output=inside)

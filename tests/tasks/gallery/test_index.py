@@ -34,7 +34,7 @@ def test_an_index_is_chosen_by_size() -> None:
     assert factory_string("ivf_pq", 100_000_000, 1024) == "OPQ64,IVF32768,PQ64"
     assert factory_string("hnsw", 10, 256) == "HNSW32,Flat"
     assert factory_string("PCA16,Flat", 10, 256) == "PCA16,Flat"
-    assert factory_string("ivf_flat", 100, 256) == "IVF2,Flat"  # no more lists than there are photos for
+    assert factory_string("ivf_flat", 100, 256) == "IVF2,Flat"  # no more lists than so few photos can fill
 
 
 @pytest.mark.parametrize(

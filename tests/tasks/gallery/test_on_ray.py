@@ -60,7 +60,7 @@ def test_where_nothing_answers() -> None:
             check_cluster(f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(ValueError, match="invalid literal"):
         check_cluster("127.0.0.1:port")
-    for address in ("local", "auto"):  # of which Ray knows more
+    for address in ("local", "auto"):  # which only Ray can resolve
         check_cluster(address)
 
 

@@ -1,4 +1,4 @@
-"""Removal: of every kind of index, by every kind of name, whole on disk."""
+"""Removal from every kind of index, by every kind of name, with complete files on disk."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_photos_are_named_as_elsewhere(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where the photos are not on disk any more."""
+    """By file, folder, pattern or list, and through links."""
     earth, before = run.parents[2] / "earth", vectors(folder)
     (tmp_path / "link").symlink_to(earth / "gallery")
     (tmp_path / "list.txt").write_text(f"link/000007.jpg\n\n  {earth}/gallery/../val/000001.jpg\r\n")
@@ -146,7 +146,7 @@ def test_photos_are_named_as_elsewhere(
 
 
 def test_what_was_removed_can_be_added_again(run: Path, folder: Path) -> None:
-    """A part and one that was removed whole; its embeddings are gone."""
+    """A part that was removed whole, with its embeddings, and a single photo."""
     earth, before = run.parents[2] / "earth", vectors(folder)
     ask(run, mode="remove", folder=folder, source=earth / "val")
     assert [path.name for path in (folder / "embeddings").iterdir()] == ["0"]
@@ -210,7 +210,7 @@ def test_an_interrupted_removal_leaves_a_whole_gallery(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At every moment before and after a file appears; done again, the end is the same."""
+    """Interrupted before and after each file appears; repeated, it gives the same result."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 256 * 20)
     start, folder = tmp_path / "start", tmp_path / "gallery"
     before = grown(run, start, "'IVF2,Flat'" if on_disk else "flat")
@@ -253,7 +253,7 @@ def test_an_interrupted_removal_leaves_a_whole_gallery(
 
 
 def test_photos_have_names_of_any_bytes_but_a_line_feed(run: Path, tmp_path: Path) -> None:
-    """Bytes that are not UTF-8, and characters that end a line elsewhere."""
+    """Bytes that are not UTF-8, and characters that count as line ends elsewhere."""
     photo = (run.parents[2] / "earth" / "val" / "000000.jpg").read_bytes()
     names = [b"\xff.jpg", "a\u2028b.jpg".encode(), "c\x85d.jpg".encode(), b"e\rf.jpg", b"g.jpg"]
     image, exif = Image.open(BytesIO(photo)), Image.Exif()

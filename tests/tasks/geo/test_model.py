@@ -179,7 +179,7 @@ def test_the_page_of_a_large_photo_fits_into_memory() -> None:
     page = with_map(Image.new("RGB", (3000, 4000), "red"), {"latitude": 10.0, "longitude": 20.0})
     assert page.size == (4096, 4096)
     assert page.getpixel((2048, 1024)) == (255, 0, 0)
-    assert page.getpixel((100, 1024)) == (255, 255, 255)  # beside the photo, whose sides keep their ratio
+    assert page.getpixel((100, 1024)) == (255, 255, 255)  # beside the photo, which keeps its aspect ratio
 
 
 # --- density -------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_two_neighbours_that_agree_outvote_one_that_is_nearer_in_looks() -> None
 
 
 class SingleOnly(TorchFunctionMode):
-    """As an Apple GPU, on which there is no float64: only what was fetched from it can become that."""
+    """Like an Apple GPU, which has no float64: only tensors fetched to the CPU can be converted to it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -177,7 +177,7 @@ def test_a_planted_fault_is_found_alone(fault: str, clean: Path, tmp_path: Path)
 
 
 def test_faults_of_voc(tmp_path: Path) -> None:
-    """Its own: an annotation that cannot be read, and the same list twice."""
+    """VOC's own faults: an annotation that cannot be read, and the same list twice."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     for i in range(12):
@@ -198,7 +198,7 @@ def test_faults_of_voc(tmp_path: Path) -> None:
 
 
 def test_faults_of_classification(tmp_path: Path) -> None:
-    """A copy under another label, beside what files and splits have in common with detection."""
+    """A copy under another label, besides faults of files and splits as in detection."""
     for split, count in (("train", 10), ("val", 2)):
         for label, name in enumerate(CLASSES):
             (tmp_path / split / name).mkdir(parents=True)

@@ -43,7 +43,7 @@ def run(sets: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def patched(sets: dict[str, list[str]], run: Path) -> Path:
-    """A finished run of two tasks that have normalization of their own, beside the other one."""
+    """A finished run of two tasks that have normalization of their own, beside the other run."""
     more = ["multitask.share=norm", "multitask.balance=uncertainty", "multitask.temperature=0.5"]
     execute([*given(sets, "dogs", "faces"), f"paths.runs={run.parent.parent}", "name=norm", *more])
     return run.parent / "norm"

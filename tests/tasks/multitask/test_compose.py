@@ -96,7 +96,7 @@ def test_a_damaged_configuration(run: Path, change: str) -> None:
 
 
 def test_what_a_task_costs(run: Path) -> None:
-    """The figures of two sharings differ by what the patches hold."""
+    """Parameters differ between ways of sharing by what each task's own layers hold."""
     found = {}
     for share in ("all", "norm", "depthwise"):
         config, _ = composed(["task=multitask", "multitask.tasks=[dogs,faces,geo]", f"multitask.share={share}"])

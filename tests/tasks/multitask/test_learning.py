@@ -13,7 +13,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 
 
 def write(root: Path, kind: str, seed: int) -> Path:
-    """Noisy images of 32 px: of three colours, or striped along, across or not at all in colours at random."""
+    """Noisy images of 32 px: in three colours, or with stripes along, across or none, in random colours."""
     generator = np.random.default_rng(seed)
     stripes = np.where(np.arange(32) // 4 % 2, 60, -60)
     patterns: dict[str, Any] = {"across": stripes[:, None, None], "along": stripes[None, :, None], "plain": 0}
@@ -30,7 +30,7 @@ def write(root: Path, kind: str, seed: int) -> Path:
 
 @pytest.mark.parametrize("share", ["all", "depthwise"])
 def test_both_tasks_learn(share: str, tmp_path: Path) -> None:
-    """Chance is a third of the images."""
+    """Chance level is a third."""
     colours, stripes = write(tmp_path / "colours", "colours", 0), write(tmp_path / "stripes", "stripes", 1)
     tasks = ["multitask.tasks=[classification,dogs]", "classification.data=folders", "dogs.data=folders"]
     tasks += [f"classification.data.root={colours}", f"dogs.data.root={stripes}", f"multitask.share={share}"]

@@ -38,7 +38,7 @@ def test_batches_by_size(temperature: float) -> None:
     wanted = powers / powers.sum()
     counts = np.stack([(plan == task).sum(axis=1) for task in range(4)], axis=1)
     assert counts.mean(axis=0) / 4 == pytest.approx(wanted, abs=0.01)
-    assert (np.abs(counts - 4 * wanted) < 1).all()  # of each step the floor or the ceiling
+    assert (np.abs(counts - 4 * wanted) < 1).all()  # each step has the floor or the ceiling
 
 
 def test_the_schedule_follows_from_seed_and_epoch_alone() -> None:
@@ -50,7 +50,7 @@ def test_the_schedule_follows_from_seed_and_epoch_alone() -> None:
 
 
 class Sevens(Stream):
-    """Seven samples in an order of each pass's own."""
+    """Seven samples, in another order in each pass."""
 
     epoch = 0
 
@@ -60,7 +60,7 @@ class Sevens(Stream):
 
 @pytest.mark.parametrize("given", [1, 4, 9, 11])
 def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
-    """Of a data set with a sampler, of one that is passed over several times, and of a stream."""
+    """For a data set with a sampler, one that is repeated several times, and a stream."""
 
     def epoch(given: int) -> list[Any]:
         sizes = {"few": 5, "many": 60}
@@ -85,7 +85,7 @@ class Counted(Sevens):
 
 
 def test_a_stream_read_by_other_processes_goes_on_as_it_would_have() -> None:
-    """They live on from pass to pass; an epoch that begins a run is as one that follows another."""
+    """They persist between passes; an epoch equals the same one of a run that starts with it."""
 
     def steps(epoch: int) -> JointLoader:
         loader = DataLoader(Counted(), 2, num_workers=1, persistent_workers=True, drop_last=True, collate_fn=list)
@@ -130,12 +130,12 @@ def test_backbones_share_what_is_said(kind: str, share: Any) -> None:
                 assert (layer.running_mean is first[name].running_mean) == (share == "all")
     images = torch.rand(2, 3, 64, 64)
     maps = [backbone.eval()(images)[-1] for backbone in own]
-    for found in maps[1:]:  # layers of a task's own start as the first one's
+    for found in maps[1:]:  # a task's own layers start as copies of the first task's
         torch.testing.assert_close(found, maps[0], rtol=0, atol=0)
 
 
 def test_the_first_tasks_detector_may_move_its_blocks() -> None:
-    """Faster R-CNN takes the backbone's last blocks into its second stage; the others' layers are still those."""
+    """Faster R-CNN moves the backbone's last blocks into its second stage; the other task still shares them."""
     given = ["task=multitask", "multitask.tasks=[detection,faces]", "detection.detector=faster_rcnn"]
     config, _ = composed([*given, "backbone.alpha=0.25"])
     module, _ = recount(config)
@@ -151,7 +151,7 @@ def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) ->
     torch.manual_seed(0)
     module, _ = recount(config)
     assert isinstance(module, JointTask)
-    for tensor in (*module.parameters(), *module.buffers()):  # which counting leaves unfilled
+    for tensor in (*module.parameters(), *module.buffers()):  # which cost counting leaves uninitialised
         torch.nn.init.uniform_(tensor.data, 0.1, 0.2) if tensor.is_floating_point() else tensor.zero_()
     module.eval()
     images = torch.rand(4, 3, 64, 64)
@@ -177,7 +177,7 @@ def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) ->
 
 
 def work(rank: int, file: str) -> None:
-    """A process: the gradient of its half of the images, averaged, and statistics, which are the first one's."""
+    """One process: averaged gradients, of its half of the images, and the first process's statistics."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 1))

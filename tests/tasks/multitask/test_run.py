@@ -40,7 +40,7 @@ def last(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PNG, which is decoded to its full size, whoever asks."""
+    """A PNG, which is always decoded at full size."""
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(pixels).resize((480, 360)).save(path)
@@ -141,7 +141,7 @@ def test_test_mode_measures_every_task(patched: Path) -> None:
 def test_a_teacher_of_a_task_is_asked_only_where_it_is_named(
     sets: dict[str, list[str]], faces: Path, tmp_path: Path
 ) -> None:
-    """That of the file is not even looked at: there is none."""
+    """The checkpoint's own teacher is never opened: its file does not exist."""
     own = ["data=face_folder", f"data.root={faces / 'people'}", "data.val=0.5", f"teacher={tmp_path / 'none.csv'}"]
     own.append(f"distill.cache={tmp_path / 'cache'}")
     settings = [*(f"dogs.{setting}" for setting in sets["dogs"]), *(f"faces.{setting}" for setting in own)]
@@ -221,7 +221,7 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     assert max(differences["dogs.probabilities"], differences["faces.probabilities"]) < 1e-3
     assert (
         differences["detection.scores"] < 0.1
-    )  # by rank: of boxes that suppression takes for the same, either may stay
+    )  # compared by rank: of two boxes that NMS takes for duplicates, either may stay
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
     (answer,) = load(folder).predict(photo)
     assert list(answer.to_dict()) == TASKS
@@ -237,7 +237,7 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
 
 
 def test_weights_of_all_tasks(patched: Path, sets: dict[str, list[str]], photo: Path, tmp_path: Path) -> None:
-    """One safetensors has what the tasks share once, answers as the run does, and is a start of another run."""
+    """One safetensors file has shared tensors once, answers as the run does, and can start another run."""
     folder = export([f"ckpt={patched}", "part=all", "format=torch", f"output={tmp_path}"])
     spec = json.loads((folder / "model.json").read_text())
     assert set(spec["differences"].values()) == {0.0}
@@ -268,7 +268,7 @@ def test_a_header_that_names_tensors_that_are_not_there(patched: Path, tmp_path:
 
 
 def test_a_file_of_each_task(patched: Path, run: Path, tmp_path: Path) -> None:
-    """Tasks with layers of their own have files of their own, which say that they are of one backbone."""
+    """Tasks with layers of their own have files of their own, which record that they share a backbone."""
     pytest.importorskip("onnxruntime")
     folder = export([f"ckpt={patched}", "part=all", "format=onnx", f"output={tmp_path}", "max_drop=100"])
     specs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/model.json"))]
@@ -282,7 +282,7 @@ def test_a_file_of_each_task(patched: Path, run: Path, tmp_path: Path) -> None:
 def test_a_teacher_is_given_to_the_tasks_that_learn_from_one(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of tasks with a file each, too: detection learns from none, and would refuse it."""
+    """Also for tasks with a file each: detection learns from no teacher, and would refuse it."""
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["multitask"]["share"] = "norm"
     torch.save(content, tmp_path / "norm.ckpt")
@@ -374,7 +374,7 @@ def test_a_sweep_with_settings_of_a_task(sets: dict[str, list[str]], tmp_path: P
 
 @pytest.mark.parametrize("hold", [0.0, 1.0])
 def test_statistics_that_tasks_share_are_held(hold: float, sets: dict[str, list[str]], tmp_path: Path) -> None:
-    """From the beginning, so that they are still those of a new layer, or never."""
+    """Held from the beginning, they are still those of a new layer; or they are never held."""
     options = [*given(sets, "dogs", "faces"), f"multitask.hold_statistics={hold}", "trainer.max_epochs=1"]
     options += ["task.resolution=32", "logger.images=0", "trainer.ema_decay=0", f"paths.runs={tmp_path}", "name=a"]
     execute(options)

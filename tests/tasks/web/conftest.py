@@ -22,8 +22,8 @@ from tests.conftest import TINY, untrained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT = 60_000  # ms
-expect.set_options(timeout=WAIT)  # a page reads 20 MB before it says anything, where others may use the machine
-SHALLOW = "backbone.variant=shallow"  # an export takes the time of its layers
+expect.set_options(timeout=WAIT)  # a page loads 20 MB before its first answer, and others may use the machine
+SHALLOW = "backbone.variant=shallow"  # export time grows with the number of layers
 SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
 FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 TASKS = {
@@ -40,7 +40,7 @@ TASKS = {
     "geo": ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
 }
 LEARNED = ("trainer.max_epochs=15", "trainer.validate_every=15", "trainer.lr=0.02")  # until a detector's scores differ
-# Every task by LiteRT; by ONNX Runtime the two whose outputs have other names or types, for an export takes 4 s.
+# Every task by LiteRT; by ONNX Runtime the two whose outputs have other names or types, as an export takes 4 s.
 EXPORTS = {
     "detection-onnx": (),
     "detection-litert": (),
@@ -128,9 +128,8 @@ def chromium(launch: Callable[..., Browser]) -> Iterator[Browser]:
 def opened(
     browser: Browser, url: str, *, problems: tuple[str, ...] = (), outside: str = "", script: str = "", **settings: Any
 ) -> Iterator[Page]:
-    """The page at an address. At the end, nothing must have gone wrong in it but what `problems` has words of, and
-    nothing must have been requested that is not in the page itself, or at an address that `outside` begins. `script`
-    runs before the page's own.
+    """The page at an address. At the end, it must have reported only messages that contain one of `problems`, and
+    requested nothing outside of itself but addresses that start with `outside`. `script` runs before the page's own.
     """
     found: list[str] = []
     context = browser.new_context(**settings)
@@ -164,7 +163,7 @@ def answered(tab: Page) -> None:
 
 
 def answer(tab: Page, folder: Path, image: Path) -> list[dict[str, Any]]:
-    """What the page says of an image by one of its exports alone."""
+    """The page's answer to an image, with only one export selected."""
     select(tab, folder)
     panel = panel_of(tab, folder)
     tab.set_input_files("#file", image)
@@ -172,7 +171,7 @@ def answer(tab: Page, folder: Path, image: Path) -> list[dict[str, Any]]:
 
 
 def select(tab: Page, *folders: Path) -> None:
-    """Has these exports, and no others, answer."""
+    """Selects these exports, and no others."""
     for name in tab.locator("#chips label").all_inner_texts():
         tab.locator("#chips").get_by_label(name, exact=True).set_checked(name in {f.name for f in folders})
 
@@ -194,7 +193,7 @@ def settled(tab: Page) -> None:
 
 
 def python(folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What example.py says of an image, and the outputs of which it says so."""
+    """What example.py answers for an image, and the model's outputs behind it."""
     monkeypatch.setattr(sys, "argv", ["example.py"])
     example = runpy.run_path(str(folder / "example.py"))
     spec = example["SPEC"]
@@ -225,7 +224,7 @@ def flat(value: Any) -> list[float]:
 
 @pytest.fixture(scope="session")
 def photo(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photo that is stored on its side, as phones do."""
+    """A photo that is stored on its side, as by phones."""
     path = tmp_path_factory.mktemp("photo") / "photo.jpg"
     image = Image.open(next((scenes / "val").glob("*.jpg"))).resize((301, 227))
     exif = Image.Exif()

@@ -119,7 +119,7 @@ def test_images_become_the_input_that_pillow_makes(scripted: Page) -> None:
 
 @pytest.fixture(scope="module")
 def transparent(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Images whose colours are at random below what is opaque, half transparent and transparent."""
+    """Images with random colours in opaque, half transparent and transparent pixels."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("transparent")
     colours = Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8))
     opacity = Image.fromarray(rng.choice(np.array([0, 1, 128, 255], np.uint8), (40, 60)))
@@ -136,7 +136,7 @@ def transparent(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_transparency_is_left_out_as_in_python(
     webgl: bool, transparent: list[Path], whole: Path, launch: Callable[..., Browser]
 ) -> None:
-    """Without WebGL, what is opaque is as in Python."""
+    """Without WebGL, only opaque pixels are as in Python."""
     none = "HTMLCanvasElement.prototype.getContext = ((get) => function (kind, ...more) {" + (
         'return kind === "webgl" ? null : get.call(this, kind, ...more); })(HTMLCanvasElement.prototype.getContext);'
     )
@@ -272,7 +272,7 @@ def test_a_browser_json_that_says_nothing_changes_nothing(tmp_path: Path) -> Non
 def test_webgpu_answers_alike(
     exports: dict[str, Path], runtimes: Path, launch: Callable[..., Browser], tmp_path: Path, photo: Path
 ) -> None:
-    """By an adapter in software."""
+    """With a software adapter."""
     path = build(tmp_path, exports["dogs-onnx"], settings=("webgpu=true", f"samples={photo}"))
     software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
     with launch(*software) as own, opened(own, path.as_uri()) as tab:

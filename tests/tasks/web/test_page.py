@@ -57,7 +57,7 @@ def test_threads_where_it_is_served(
 def test_a_browser_without_relaxed_simd(
     exports: dict[str, Path], dogs_page: Path, chromium: Browser, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Safari: LiteRT's other pair of files answers. (Shared memory, which the first pair needs, is refused too.)"""
+    """As Safari: LiteRT's other pair of files is used. (Shared memory, which the first pair needs, is refused too.)"""
     script = """WebAssembly.validate = () => false;
         WebAssembly.Memory = class extends WebAssembly.Memory {
             constructor(kind) { if (kind.shared) throw new Error("shared"); super(kind); }
@@ -73,7 +73,7 @@ def test_a_browser_without_relaxed_simd(
 def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes: Path, tmp_path: Path) -> None:
     settings = (f"exports={exports['dogs-onnx']}", f"output={tmp_path / 'page.html'}", "serve=true", "port=0")
     command = [sys.executable, "-m", "tasks.page", *settings]
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background does not
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as process:
         watchdog = threading.Timer(240, process.kill)
         watchdog.start()
@@ -90,14 +90,14 @@ def test_the_command_serves_until_interrupted(exports: dict[str, Path], runtimes
 
 
 def test_a_browser_that_goes_away_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (path := tmp_path / "page.html").write_bytes(bytes(1 << 25))  # more than waits on the way
+    (path := tmp_path / "page.html").write_bytes(bytes(1 << 25))  # more than the socket buffers hold
     with server(path, "localhost", 0) as running:
         running.daemon_threads = False  # so that the end waits for their answers
         threading.Thread(target=running.serve_forever, daemon=True).start()
         with socket.create_connection(("localhost", running.server_port)) as browser:
             browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
             browser.recv(1000)
-            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends it at once
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets on close
         running.shutdown()
     assert capsys.readouterr().err == ""
 
@@ -169,7 +169,7 @@ def test_an_untrusted_export_is_text(
 
 
 def test_nothing_of_the_machine_goes_along(exports: dict[str, Path], whole: Path) -> None:
-    """model.json knows the paths of the machine that trained."""
+    """model.json contains paths of the machine that trained."""
     text = whole.read_text()
     root = str(exports["dogs-onnx"].parents[3])
     assert root in (exports["dogs-onnx"] / "model.json").read_text()
@@ -190,7 +190,7 @@ def test_what_goes_wrong_in_the_browser(
         expect(tab.locator(message)).to_be_hidden()
         tab.click("#camera")
         expect(tab.locator(message)).to_contain_text("device has no camera")
-    # at once, while the runtimes load; denied by an option, as what a browser without a window does is not said
+    # at once, while the runtimes load; denied by an option, as a headless browser's answer is not documented
     options = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
     with launch(*options) as own, opened(own, whole.as_uri()) as tab:
         tab.click("#camera")
@@ -198,7 +198,7 @@ def test_what_goes_wrong_in_the_browser(
 
 
 def test_webassembly_that_is_blocked(whole: Path, chromium: Browser) -> None:
-    """As by a host whose policy does not allow it."""
+    """By a host's Content-Security-Policy."""
     policy = {"Content-Security-Policy": "script-src 'unsafe-inline' blob:"}
     with opened(chromium, "about:blank", outside="http://page.test/") as tab:
         tab.route("http://page.test/", lambda route: route.fulfill(path=whole, headers=policy))
@@ -215,7 +215,7 @@ def test_a_model_that_cannot_be_run(
     for name, file, content in (
         ("dogs-onnx", "model.onnx", (exports["dogs-onnx"] / "model.onnx").read_bytes()[:5000]),
         ("dogs-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()[:5000]),
-        ("geo-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()),  # of other outputs
+        ("geo-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()),  # with other outputs
     ):
         folder = changed(exports[name], tmp_path / name, task="dogs", sha256=hashlib.sha256(content).hexdigest())
         (folder / file).write_bytes(content)
