@@ -115,10 +115,12 @@ function setFrame(source, width, height) {
 
 const openImage = (blob, chosen = null) => busy(() => decode(blob, chosen));
 
-async function decode(blob, chosen) {
+async function decode(source, chosen) {  // a blob, or a promise of one
   const own = asked += 1;
   stopCamera();
+  let blob = null;
   try {
+    blob = await source;
     const stored = await createImageBitmap(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
     const bitmap = blob.type === "image/jpeg" ? stored : await opaque(stored);
     await running;
@@ -127,7 +129,7 @@ async function decode(blob, chosen) {
     bitmap.close();
   } catch {
     if (own !== asked) return;
-    return say(`${blob.name || "This image"} cannot be decoded here. Choose a JPEG, PNG or WebP image.`);
+    return say(`${blob?.name || "This image"} cannot be decoded here. Choose a JPEG, PNG or WebP image.`);
   }
   say("");
   for (const button of byId("samples").children) button.setAttribute("aria-pressed", String(button === chosen));
@@ -142,7 +144,7 @@ async function keepReference() {
   return update();
 }
 
-const openSample = (number) => busy(async () => decode(await (await fetch(DATA.samples[number])).blob(), byId("samples").children[number]));
+const openSample = (number) => busy(() => decode(fetch(DATA.samples[number]).then((got) => got.blob()), byId("samples").children[number]));
 
 const CAMERA = {
   NotAllowedError: "The camera was refused. Allow it in the browser's settings for this page, or choose a photo.",
@@ -289,7 +291,7 @@ async function start() {
   await openSample(0);
   if (asked === 1 && enabled().some((m) => kind(m.spec) === "embedding") && DATA.samples.length > 1) {
     await keepReference();
-    await openSample(1);
+    if (asked === 1) await openSample(1);
   }
 }
 

@@ -177,6 +177,21 @@ def test_nothing_of_the_machine_goes_along(exports: dict[str, Path], whole: Path
     assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", text) == []
 
 
+# denied by an option, as a headless browser's answer to a permission prompt is not documented
+REFUSED = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
+HELD = """
+const get = window.fetch;
+window.fetch = async (url) => {
+  const root = document.documentElement;
+  if (url.startsWith("data:image")) await new Promise((released) => {
+    root.addEventListener("release", released);
+    root.dataset.held = "";
+  });
+  return get(url);
+};
+"""
+
+
 def test_what_goes_wrong_in_the_browser(
     whole: Path, chromium: Browser, launch: Callable[..., Browser], tmp_path: Path
 ) -> None:
@@ -190,11 +205,21 @@ def test_what_goes_wrong_in_the_browser(
         expect(tab.locator(message)).to_be_hidden()
         tab.click("#camera")
         expect(tab.locator(message)).to_contain_text("device has no camera")
-    # at once, while the runtimes load; denied by an option, as a headless browser's answer is not documented
-    options = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
-    with launch(*options) as own, opened(own, whole.as_uri()) as tab:
-        tab.click("#camera")
+    with launch(*REFUSED) as own, opened(own, whole.as_uri()) as tab:
+        tab.click("#camera")  # at once, while the runtimes load
         expect(tab.locator(message)).to_contain_text("The camera was refused")
+
+
+def test_a_camera_that_is_asked_for_while_the_first_sample_is_read(
+    dogs_page: Path, launch: Callable[..., Browser]
+) -> None:
+    with launch(*REFUSED) as own, opened(own, dogs_page.as_uri(), script=HELD) as tab:
+        tab.wait_for_selector("html[data-held]")
+        tab.click("#camera")
+        tab.dispatch_event("html", "release")
+        expect(tab.locator("#message")).to_contain_text("The camera was refused")
+        tab.wait_for_timeout(200)  # the sample must not open afterwards
+        expect(tab.locator("#message")).to_contain_text("The camera was refused")
 
 
 def test_webassembly_that_is_blocked(whole: Path, chromium: Browser) -> None:
