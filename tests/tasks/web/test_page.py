@@ -179,6 +179,7 @@ def test_nothing_of_the_machine_goes_along(exports: dict[str, Path], whole: Path
 
 # denied by an option, as a headless browser's answer to a permission prompt is not documented
 REFUSED = ("--use-fake-device-for-media-stream", "--deny-permission-prompts")
+# the fetch of a sample waits for an event
 HELD = """
 const get = window.fetch;
 window.fetch = async (url) => {
