@@ -47,12 +47,18 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
         raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
 
 
+def take_over(launcher: Any, ranks: list[Popen]) -> None:
+    """Moves the processes that Lightning's launcher has started to `ranks`: Lightning watches those on its own list,
+    and would kill this process without a message.
+    """
+    started: list[Popen] = getattr(launcher, "procs", [])  # only the launcher that starts processes has this list
+    ranks += started
+    started.clear()
+
+
 class RankWatch(threading.Thread):
     """Watches the processes that `launcher` started, or the one that started this one. If one of them ends too early,
     `words` says so, and if training is not `over` soon after, this process ends: on a GPU it would wait half an hour.
-
-    It moves the started processes to the list `started`: Lightning watches those on its own list, and would kill this
-    process without a message.
     """
 
     def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:
@@ -65,9 +71,7 @@ class RankWatch(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(EVERY):
-            if launched := getattr(self.launcher, "procs", []):
-                self.started += launched
-                launched.clear()
+            take_over(self.launcher, self.started)
             lost = self.lost()
             if lost:
                 self.words = f"{lost}, so this run ends too; resume with: {self.go_on}"

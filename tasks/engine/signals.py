@@ -13,6 +13,8 @@ from subprocess import Popen, TimeoutExpired, run
 from types import FrameType
 from typing import Any
 
+from tasks.engine.ranks import take_over
+
 REQUEUE = signal.SIGUSR1  # the signal that SLURM is asked to send before a job's time limit
 TWICE = 1.0  # seconds within which a repeated signal counts as one: `timeout` sends each signal twice
 
@@ -93,9 +95,8 @@ class Stop:
 
     def end_ranks(self) -> None:
         """Ends the processes on other devices, which would wait for this one forever, or print that it is gone."""
-        launched: list[Popen] = getattr(self.launcher, "procs", [])
-        ranks = [*self.ranks, *launched]
-        launched.clear()  # Lightning watches this list, and would kill this process as well
+        take_over(self.launcher, self.ranks)
+        ranks = [*self.ranks]
         self.ranks.clear()
         for process in ranks:
             process.kill()
