@@ -9,6 +9,7 @@ from backbones.errors import UserError
 from data.layouts import Ambiguous, Layout
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
+from tasks.engine.parts import JOINT, is_joint
 
 if TYPE_CHECKING:
     from tasks.inspect.survey import Survey
@@ -41,8 +42,10 @@ def check(overrides: Sequence[str]) -> "Survey":
     """Prints the report on a data set and writes its page.
 
     Raises:
-        UserError: the data cannot be read, or the page cannot be written.
+        UserError: the data cannot be read or are those of several tasks, or the page cannot be written.
     """
+    if is_joint(overrides):
+        raise UserError(f"task={JOINT}: check the data of its tasks one at a time")
     given, (overrides, layout) = overrides, with_task(overrides)
     config = load_config(overrides, "check")
     output = Path(config["output"])

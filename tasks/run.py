@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError, first_line
 from backbones.processors import others_running, share_cores, usable_cores
-from tasks.engine.config import CONF, one_line_errors, saved_groups
+from tasks.engine.config import CONF, at_home, one_line_errors, saved_groups
 from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
 from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
@@ -101,6 +101,7 @@ def main() -> None:
 
 
 def run() -> None:
+    sys.argv[1:] = [at_home(a) for a in sys.argv[1:]]  # Hydra, and processes for further devices, read them again
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
     given = [a for a in sys.argv[1:] if not a.startswith("-")]
     hydras = [a for a in given if a.lstrip("+~").startswith(("hydra/", "hydra."))]

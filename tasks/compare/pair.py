@@ -81,10 +81,10 @@ def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
     for module in modules:
         own = module.config | {"data": first["data"], "groups": first["groups"]}
         data = saved_data(own, root, workers=0, batch_size=count)
-        if module is modules[0] and module.closed_set:
+        if module.closed_set:
+            if module.labels != modules[0].labels:
+                raise UserError("b does not know the same classes as a, so that their images cannot be compared")
             data.use_labels(module.labels)
-        if data.labels != module.labels:
-            raise UserError("b does not know the same classes as a, so that their images cannot be compared")
         batch = next(iter(data.val_dataloader()))
         with torch.inference_mode():
             predictions = module.predict(batch.images, batch.sizes)

@@ -1,6 +1,5 @@
 """The length of a training, in epochs, steps or minutes, and how much of it is done."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -58,12 +57,17 @@ class Budget(Callback):
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
     def read_clock(self, trainer: Trainer) -> None:
+        if self.limit is None:  # nothing depends on the clock
+            return
         now = self.elapsed, self.validation
         self.clock, self.validation = trainer.strategy.broadcast(now) if trainer.world_size > 1 else now
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.started = time.monotonic()  # after the data are opened and the latency is measured
         if trainer.fit_loop.restarted_mid_epoch:  # which began before the run was resumed
             self.plan_validation(trainer)
+        elif self.limit is not None and self.due and self.progress(0, 0) >= 1:  # a finished run, which is validated
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.read_clock(trainer)
@@ -101,7 +105,8 @@ class Budget(Callback):
         self.read_clock(trainer)
         self.tell_time(trainer)
         if self.limit is not None and self.progress(0, 0) >= 1:
-            trainer.check_val_every_n_epoch = 1  # validates at the end
+            self.due = True  # validates at the end
+            self.plan_validation(trainer)
             trainer.should_stop = True
 
     def tell_time(self, trainer: Trainer) -> None:
@@ -128,8 +133,6 @@ class Budget(Callback):
 
 def duration(seconds: float) -> str:
     """A duration in words: 40 s, 7 min, 3 h 20 min."""
-    if not math.isfinite(seconds):
-        return "an unknown time"
     if seconds < 90:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -5,6 +5,7 @@ are read from conf/ where they are needed, so that no file and no command line n
 """
 
 import copy
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,11 +64,19 @@ def _print_error(message: str) -> None:
 
 def arguments(command: str) -> list[str]:
     """The command line's arguments; --help prints the command's settings and exits."""
-    given = sys.argv[1:]
+    given = [at_home(argument) for argument in sys.argv[1:]]
     if {"--help", "-h"} & set(given):
         print((CONF / f"{command}.yaml").read_text(), end="")
         sys.exit(0)
     return given
+
+
+def at_home(argument: str) -> str:
+    """A command line's argument with the home folder for the ~ of group.key=~/path, where shells keep it. Settings from
+    files are not changed, as they may be someone else's.
+    """
+    key, equals, value = argument.partition("=")
+    return f"{key}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else argument
 
 
 def load_config(overrides: Sequence[str], name: str = "config") -> dict[str, Any]:

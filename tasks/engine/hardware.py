@@ -72,7 +72,8 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
 
 def measure_latency(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
     """Latency of a single image from uint8 to the network's outputs, in float32: the fastest of the rounds, as others
-    may use the machine. No round starts after two seconds. `model` is modified in place; do not reuse it.
+    may use the machine. A second round always starts; no later one starts after two seconds. `model` is modified in
+    place; do not reuse it.
     """
     fold_norms(model).to(device)
     image = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8, device=device)

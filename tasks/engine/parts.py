@@ -196,8 +196,6 @@ def _joined(part: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A task's configuration with what all tasks of the run have in common."""
     groups = part["groups"] | {key: config["groups"][key] for key in ("backbone", "trainer")}
     trainer = config["trainer"] | {key: part["trainer"][key] for key in OWN_TRAINER}
-    if trainer["backbone_lr_scale"] is None:  # which the schema of a single task may not allow
-        trainer["backbone_lr_scale"] = part["trainer"]["backbone_lr_scale"]
     common = {key: config[key] for key in COMMON} | {"name": None, "groups": groups, "trainer": trainer}
     return part | copy.deepcopy(common)  # YAML would write shared objects as aliases
 

@@ -158,7 +158,7 @@ class LastCheckpoint(ModelCheckpoint):
             return
         before = checkpoint["callbacks"][self.state_key]["across"]
         if before != self.across:  # another batch size or number of processes: about as many images
-            most = max(0, int(min(data.num_images("train"), 1e15)) // self.across - 1)
+            most = max(0, int(data.num_images("train")) // self.across - 1)
             given = min(most, batches["ready"] * before // self.across)
             batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
         data.batches_done = batches["ready"]

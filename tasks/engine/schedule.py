@@ -7,16 +7,14 @@ from typing import Any
 FEWEST_EPOCHS, FEWEST_STEPS = 12, 1500  # where no length is given: enough for 100 images as for 100,000
 
 
-def epochs_of(settings: Mapping[str, Any], steps_per_epoch: float) -> int:
+def epochs_of(settings: Mapping[str, Any], steps_per_epoch: int) -> int:
     """The number of epochs that the trainer settings give, also for the learning rate's schedule; -1 if the training
-    ends by time. `steps_per_epoch` is not finite for streams of unknown length.
+    ends by time.
     """
     if settings["minutes"]:
         return -1
     if settings["max_epochs"]:
         return int(settings["max_epochs"])
-    if not math.isfinite(steps_per_epoch):
-        return FEWEST_EPOCHS
     if settings["steps"]:
         return math.ceil(settings["steps"] / steps_per_epoch)
     return max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))

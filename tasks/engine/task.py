@@ -158,7 +158,7 @@ class TaskModule(Module):
 
     def predict(self, images: Tensor, sizes: Tensor) -> list[dict[str, Any]]:
         """Predictions for uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
-        values, in pixels of the file.
+        values, in pixels of the upright image.
         """
         outputs = {
             name: x.cpu().float() if x.is_floating_point() else x.cpu()

@@ -3,7 +3,6 @@
 import copy
 import fcntl
 import logging
-import math
 import os
 import sys
 import time
@@ -130,7 +129,8 @@ def new_folder(config: dict[str, Any]) -> Path:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Locks a run folder within the block; if the process is killed, the system releases the lock.
+    """Locks a run folder within the block, and removes what a killed process had not finished writing; if this one is
+    killed, the system releases the lock.
 
     It is a record lock, which forked processes do not inherit: loaders of a killed run may live on for some seconds.
 
@@ -154,6 +154,8 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise UserError(f"another process is training the run {folder}; stop it first, or wait") from error
         except OSError as error:  # a file system without locks
             log.warning("%s cannot be locked (%s): do not start a second run in it", folder, error.strerror)
+        else:
+            remove_unfinished(folder)
         yield
 
 
@@ -163,10 +165,13 @@ def _unfollowed(path: str, flags: int) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes files that a killed process had not finished writing to the run's folder, which is locked."""
+    """Removes a killed run's unfinished files from its folder, which is locked; but no folders, such as exports, and
+    nothing in others, such as a gallery: their commands do not take the lock.
+    """
     for pattern in (".*.part", "checkpoints/.*.part"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
@@ -214,7 +219,6 @@ def train(
         config = resumed_config(folder, config, overrides)
         draw = any(override.partition("=")[0].endswith("data.root") for override in overrides)
         with run_lock(folder):
-            remove_unfinished(folder)
             ckpt = last_checkpoint(folder, config["task"]["name"])
             differing = changed(config)
             data, module = prepare(config, ckpt, draw)
@@ -249,7 +253,7 @@ def fit(
     steps = steps_per_epoch(config, data, trainer.world_size)
     trainer.fit_loop.max_epochs = epochs_of(config["trainer"], steps)  # -1: no limit
     # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
-    trainer.log_every_n_steps = int(min(config["trainer"]["log_every"], steps))  # type: ignore[attr-defined]
+    trainer.log_every_n_steps = min(config["trainer"]["log_every"], steps)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
@@ -303,11 +307,10 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
         STOP.deferred = False
 
 
-def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> float:
-    """Steps of an epoch in each process; infinite for a stream of unknown length."""
-    batches = data.train_batches() / processes
-    limit = config["trainer"]["limit_train_batches"] or math.inf
-    return max(1.0, min(batches // 1 if math.isfinite(batches) else batches, limit))
+def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> int:
+    """Steps of an epoch in each process."""
+    steps = int(data.train_batches() / processes)
+    return max(1, min(steps, config["trainer"]["limit_train_batches"] or steps))
 
 
 def describe(
@@ -370,9 +373,15 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
     return callbacks
 
 
+def one_device(config: dict[str, Any]) -> dict[str, Any]:
+    """Trainer settings for a single device of any machine, whatever the run was trained on."""
+    accelerator = "cpu" if config["trainer"]["accelerator"] == "cpu" else "auto"
+    return {"accelerator": accelerator, "devices": 1, "num_nodes": 1}
+
+
 def evaluate(module: TaskModule, data: SuiteData) -> dict[str, float]:
     """Metrics of a restored task on the test split of some data."""
-    settings = module.config["trainer"] | {"devices": 1, "num_nodes": 1}  # whatever it was trained on
+    settings = module.config["trainer"] | one_device(module.config)
     if module.closed_set:
         data.use_labels(module.labels)
     trainer = build_trainer(module.config | {"trainer": settings}, None, [BadImageCounter()])

@@ -12,7 +12,7 @@ from data.base import SuiteData
 from tasks.engine.callbacks import BadImageCounter
 from tasks.engine.lightning import for_trainer
 from tasks.engine.task import TaskModule
-from tasks.engine.train import build_trainer
+from tasks.engine.train import build_trainer, one_device
 
 MEMORY = 0.99  # momentum of the moving activation ranges, per step
 
@@ -73,7 +73,8 @@ def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> No
     """Trains the network of `module` (normalization folded) in place, with the task's own losses."""
     settings = module.config["trainer"] | {
         **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze_backbone": False},
-        **{"head_warmup_epochs": 0, "precision": "32", "devices": 1, "num_nodes": 1},
+        **{"head_warmup_epochs": 0, "precision": "32"},
+        **one_device(module.config),
         **{"progress_bar": False, "limit_train_batches": None, "freeze_early_layers": False},
     }
     before, module.config = module.config, module.config | {"trainer": settings}

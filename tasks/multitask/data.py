@@ -1,7 +1,6 @@
 """The data of several tasks: their batches one after the other, in the order of a schedule."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,6 +149,9 @@ class JointData(SuiteData):
     @property
     def labels(self) -> list[str]:
         """The labels of all tasks, each with the name of its task and a slash in front."""
+        for name, data in self.parts.items():
+            if self.known is not None:
+                data.known = [label.partition("/")[2] for label in self.known if label.partition("/")[0] == name]
         found = [f"{name}/{label}" for name, data in self.parts.items() for label in data.labels]
         others = set(self.names) - self.parts.keys()
         if others:
@@ -186,15 +188,7 @@ class JointData(SuiteData):
         assert self.trainer
         loaders = {name: self._keep(data.train_dataloader()) for name, data in self.parts.items()}
         batches = self.train_batches() / self.trainer.world_size
-        limit = self.trainer.limit_train_batches
-        if not math.isfinite(batches):
-            if not isinstance(limit, int):
-                raise UserError("a data set does not say how many images it has: set trainer.limit_train_batches")
-            batches = limit
-        images = [data.num_images("train") for data in self.parts.values()]
-        if self.temperature and not all(map(math.isfinite, images)):
-            raise UserError("a data set does not say how many images it has: set multitask.temperature=0")
-        wanted = shares(images if self.temperature else [1.0] * len(images), self.temperature)
+        wanted = shares([data.num_images("train") for data in self.parts.values()], self.temperature)
         steps = max(1, int(batches))
         return JointLoader(loaders, wanted.tolist(), steps, self.seed, self.epoch, self.batches_done)
 

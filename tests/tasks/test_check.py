@@ -168,3 +168,9 @@ def test_a_folder_of_two_layouts_is_not_tried_as_another_tasks(scenes: Path, tmp
         path.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2")
     with pytest.raises(UserError, match="can be read in several ways: choose data="):
         with_task([f"data.root={tmp_path / 'both'}"])
+
+
+def test_the_data_of_several_tasks_is_checked_one_task_at_a_time(scenes: Path) -> None:
+    for more in ([], [f"data.root={scenes}"]):
+        with pytest.raises(UserError, match="task=multitask: check the data of its tasks one at a time"):
+            check(["task=multitask", "multitask.tasks=[dogs,faces]", *more])

@@ -31,6 +31,17 @@ def test_holding_a_run_empties_no_file(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
+def test_a_run_removes_the_files_that_a_killed_process_had_not_finished(tmp_path: Path) -> None:
+    """But not what other commands may be writing."""
+    kept = {"metrics.json", "a.part", "checkpoints/last.ckpt", ".a.0.part/model.onnx", "gallery/.index-1.faiss.0.part"}
+    for name in (*kept, ".metrics.json.0.part", "checkpoints/.last.ckpt.0.part"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    with run_lock(tmp_path):
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == kept | {".lock"}
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "dogs", "1_first"])
 def test_a_run_writes_into_no_linked_folder(name: str, tmp_path: Path) -> None:
     """Checkpoints, a part's images, a stage."""

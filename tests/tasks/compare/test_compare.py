@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from backbones.errors import UserError
 from tasks.compare.__main__ import main as compare_main
+from tasks.compare.pair import compare_pair
 from tasks.compare.runs import Run, frontier, read_runs
+from tasks.engine.config import load_config
 from tests.benchmarks.compare import write_image, write_run
-from tests.conftest import command, png_header
+from tests.conftest import command, png_header, untrained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -320,3 +323,14 @@ def test_a_part_of_a_run_is_in_its_folder(name: str, tmp_path: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(content))
     found = [run for run in read_runs(tmp_path) if run.state.startswith("broken")]
     assert [run.folder for run in found] == [folder]
+
+
+def test_images_of_other_classes_are_not_compared(dogs: Path, tmp_path: Path) -> None:
+    shutil.copytree(dogs / "Images", tmp_path / "data" / "Images")
+    shutil.rmtree(min((tmp_path / "data" / "Images").iterdir()))
+    given = ("task=classification", "data=folders", "data.train=Images", "data.val=Images", "data.workers=0")
+    small = ("backbone.alpha=0.25", "backbone.variant=shallow", "task.resolution=32")
+    roots = {"a": dogs, "b": tmp_path / "data"}
+    a, b = (untrained(tmp_path / name, *given, *small, f"data.root={root}") for name, root in roots.items())
+    with pytest.raises(UserError, match="b does not know the same classes as a"):
+        compare_pair(load_config([f"a={a}", f"b={b}"], "compare"))

@@ -14,7 +14,7 @@ import yaml
 from backbones.errors import UserError
 from data.text import read_plain_yaml
 from tasks.engine import config as configuration
-from tasks.engine.config import _composition, load_config, options, run_config, saved_config
+from tasks.engine.config import _composition, arguments, load_config, options, run_config, saved_config
 from tasks.engine.options import target
 from tests.conftest import ROOT, command
 
@@ -170,3 +170,29 @@ def test_what_an_option_stands_for_is_what_composing_it_gives(group: str) -> Non
         choice = [f"{group}={option}", *(["multitask.tasks=[dogs,faces]"] if option == "multitask" else [])]
         composed, _ = _composition("config", tuple(choice))
         assert target({group: option}, group) == composed[group]["_target_"], option
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "limits"),
+    [
+        ("classification", "trainer.backbone_lr_scale", "(0, 10]"),
+        ("detection", "trainer.backbone_lr_scale", "(0, 10]"),
+        ("embedding", "task.margin", "(0, 4)"),
+    ],
+)
+def test_a_number_that_may_be_null(task: str, key: str, limits: str) -> None:
+    group, name = key.split(".")
+    for value, wanted in (("null", None), ("0.5", 0.5), ("1", 1)):
+        assert load_config([f"task={task}", f"{key}={value}"])[group][name] == wanted
+    for value in ("0", "11", "auto"):
+        with pytest.raises(UserError, match=re.escape(f"{key}={value}: choose from {limits}, null")):
+            load_config([f"task={task}", f"{key}={value}"])
+
+
+def test_a_tilde_after_the_equals_sign_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line only: not in what a run or a checkpoint says."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["predict", "ckpt=~/my run", "dogs.data.root=~/a=b", "name=x~/y", "push", "~seed"])
+    wanted = [f"ckpt={tmp_path}/my run", f"dogs.data.root={tmp_path}/a=b", "name=x~/y", "push", "~seed"]
+    assert arguments("predict") == wanted
+    assert load_config(["data.root=~/x"])["data"]["root"] == "~/x"

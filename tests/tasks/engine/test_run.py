@@ -19,6 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from backbones.errors import UserError
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
+from tasks.engine.start import saved_data
+from tasks.engine.task import restore
+from tasks.engine.train import evaluate
 from tasks.run import execute
 from tests.conftest import ROOT, TINY, command, png_header, spawn, start_run, wait_until
 from tests.tasks.engine.test_refused import bad_input, settings
@@ -313,3 +316,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Path, scenes: Path, tmp_pa
     torch.save(content, tmp_path / "nan.ckpt")
     result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'nan.ckpt'}"))
     bad_input(result, "the loss is not finite at step")
+
+
+def test_what_was_trained_on_a_gpu_is_tested_on_any_machine(run: Path, scenes: Path) -> None:
+    checkpoint = load_checkpoint(run)
+    checkpoint["suite"]["config"]["trainer"] |= {"accelerator": "gpu", "devices": 4, "num_nodes": 2}
+    module = restore(checkpoint)
+    found = evaluate(module, saved_data(module.config, str(scenes)))
+    assert found["ap50"] == pytest.approx(checkpoint["suite"]["metrics"]["ap50"], abs=0.02)
+
+
+def test_paths_below_the_home_folder(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves the ~ of data.root=~/scenes to the command."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "scenes").symlink_to(scenes)
+    short = ("name=home", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "logger.images=0")
+    result = command("run", *settings(Path("~/scenes"), Path("~/runs"), *short), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    saved = yaml.safe_load((tmp_path / "runs/detection/home/config.yaml").read_text())
+    assert saved["data"]["root"] == str(tmp_path / "scenes")
+    assert not (tmp_path / "~").exists()

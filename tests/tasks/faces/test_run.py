@@ -15,11 +15,13 @@ from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.classification import ImageSet, Sample, collate
 from tasks.classification.model import Classifier
+from tasks.compare.pair import compare_pair
 from tasks.distill.cache import Cached
 from tasks.distill.load import load_teacher, teacher_labels
 from tasks.distill.teacher import Network
 from tasks.embedding.model import EmbeddingNet
 from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.config import load_config
 from tasks.engine.start import saved_data
 from tasks.engine.task import restore
 from tasks.engine.train import evaluate
@@ -28,6 +30,7 @@ from tasks.faces.model import AttributeNet
 from tasks.faces.task import FacesTask
 from tasks.predict import main as predict_main
 from tasks.run import execute
+from tests.conftest import untrained
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
@@ -344,6 +347,10 @@ def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) ->
     assert sum(asked) == 12
     other = Cached(Network(outputs, "", student), tmp_path, dataset, 4)
     assert other.path != teacher.path
+    teacher.path.unlink()
+    (left := tmp_path / f".{teacher.path.stem}.1.part").write_bytes(b"of a killed process")
+    Cached(Network(outputs, "", network), tmp_path, dataset, 4)
+    assert not left.exists()
     teacher.path.write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged; delete it"):
         Cached(Network(outputs, "", network), tmp_path, dataset, 4)
@@ -371,3 +378,14 @@ def test_attributes_compare_no_images(
         predict(monkeypatch, f"ckpt={attributes}", f"input={folder}", f"reference={folder}", f"output={tmp_path}")
     assert error.value.code == 2
     assert "task=faces does not compare images; leave out reference" in capsys.readouterr().err
+
+
+def test_embeddings_of_other_people_are_compared(embedding: Path, faces: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(faces, tmp_path / "data"))
+    shutil.rmtree(min((root / "people").iterdir()))
+    data = ("data=identities", "data.train=people", "data.val=lfw", f"data.root={root}")
+    other = untrained(tmp_path / "other", "task=embedding", *ANY_DATA, *data)
+    a, b = (load_checkpoint(run)["suite"]["labels"] for run in (embedding, other))
+    assert a != b
+    compare_pair(load_config([f"a={embedding}", f"b={other}", f"output={tmp_path}", "images=2"], "compare"))
+    assert Image.open(tmp_path / "pair.png").width == 6 * 306 + 6
