@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import io
 import os
+import secrets
 import socket
 import threading
 import time
@@ -151,7 +152,7 @@ def download(
     Raises:
         UserError: the server does not answer, the transfer ends early, or the file differs from the published one.
     """
-    partial = path.with_name(f"{path.name}.part" if keep else f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.part" if keep else f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if partial.is_symlink():  # writing would follow it, in a folder that is someone else's

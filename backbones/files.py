@@ -55,15 +55,20 @@ def is_within(path: Path, folder: Path) -> bool:
 
 def publish(partial: Path, path: Path) -> None:
     """Renames a finished file, or a folder of files, once all of it has reached the disk."""
-    if partial.is_dir():
-        for place, _, names in os.walk(partial):
+    sync_all(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync_all(path: Path) -> None:
+    """Waits until a file, or a folder with all that is in it, has reached the disk."""
+    if path.is_dir():
+        for place, _, names in os.walk(path):
             for name in names:
                 sync(Path(place, name))
             sync(Path(place))
     else:
-        sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+        sync(path)
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import torchvision.models as models
 from torch import Tensor, nn
 
-from backbones.base import IMAGENET, Backbone, tapped_outputs
+from backbones.base import IMAGENET, Backbone, Normalization, tapped_outputs
 from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import ConvNormAct
 from backbones.weights import read_tensors
@@ -79,4 +79,7 @@ def build_torchvision(
             model.load_state_dict(read_tensors(Path(weights)))
         except (RuntimeError, TypeError) as error:
             raise UserError(f"backbone.weights: {weights} does not fit torchvision's {name}") from error
-    return TorchvisionBackbone(model, strides)
+    backbone = TorchvisionBackbone(model, strides)
+    if name == "googlenet" and (weights or pretrained):  # what its forward makes of ImageNet's (transform_input)
+        backbone.normalization = Normalization()
+    return backbone

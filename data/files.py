@@ -2,6 +2,7 @@
 
 import glob
 import os
+import secrets
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
-from backbones.files import publish
+from backbones.files import sync, sync_all
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -36,19 +37,21 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; give overwrite=true to replace it, or another output=")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    mark = secrets.token_hex(4)  # a process number is the same each time in a container
+    partial, old = (target.with_name(f".{target.name}.{mark}.{end}") for end in ("part", "old"))
     try:
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}; choose another with output=") from error
     try:
         yield partial
+        sync_all(partial)  # first, so that `target` is absent only between two renames
         if target.exists():
             if not overwrite:
                 raise UserError(f"{target} was written meanwhile; give overwrite=true to replace it")
             target.rename(old)
-        publish(partial, target)
+        partial.replace(target)
+        sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         if old.exists() and not target.exists():

@@ -7,6 +7,7 @@ Addresses come only from the command line. Nothing that a server sends is truste
 import hashlib
 import io
 import os
+import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -87,7 +88,7 @@ def open_kept(address: str, most: int) -> IO[bytes]:
     folder = cache_folder() / "files"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha256(f"{address} {size} {version}".encode()).hexdigest()
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with folder_lock(folder):
         with suppress(FileNotFoundError):
             file = path.open("rb")

@@ -48,7 +48,7 @@ def write(config: dict[str, Any]) -> None:
         if split == "train":
             given.append(f"data.train_count={len(rows)}")
     if classes:
-        with atomic_write(output / CLASSES, "w") as file:
+        with atomic_write(output / CLASSES, "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in classes)
         given.append(f"data.classes={CLASSES}")
     console.print(f"train with: python -m tasks.run {shlex.join(given)}", soft_wrap=True)

@@ -39,7 +39,7 @@ def _make(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None])
         return
     if root.exists():
         raise UserError(f"{root} is not the demo set for {dict(settings)}: delete it or name another folder")
-    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}")
+    unfinished = root.with_name(f".{root.name}.{secrets.token_hex(4)}.part")
     try:
         unfinished.mkdir(parents=True)
         make(unfinished)

@@ -35,6 +35,8 @@ class Cached(Teacher):
             folder.mkdir(parents=True, exist_ok=True)
             with folder_lock(folder):  # processes that start together map the same file
                 if not self.path.exists():
+                    for left in folder.glob(f".{name}.*.part"):  # of a killed process
+                        left.unlink(missing_ok=True)
                     partial = folder / f".{name}.{os.getpid()}.part"
                     try:
                         np.lib.format.open_memmap(partial, "w+", np.float32, shape).flush()

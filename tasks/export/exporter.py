@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import math
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from data.base import SuiteData
 from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint
 from tasks.engine.options import locate
+from tasks.engine.report import ABSENT
 from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
 from tasks.export.card import CARD, card, shown
@@ -46,8 +49,8 @@ def export(config: dict[str, Any]) -> Path:
     """Writes and checks an export, and returns its folder.
 
     Raises:
-        UserError: the settings or the data need correction, or the metric drops by more than `max_drop` (the file is
-            kept).
+        UserError: the settings or the data need correction, the metric cannot be measured, or it drops by more than
+            `max_drop` (the file is kept).
     """
     setup()
     form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
@@ -67,6 +70,7 @@ def export(config: dict[str, Any]) -> Path:
         data = data_of(config, module)
         samples = calibration(data, config["calibration"]) if int8 else []
         before, count = measure(module, data, config["images"])
+        check_measured(module, before)
         if config["quantize"] == "int8_qat":
             epochs = max(1, round(config["qat_steps"] * data.batch_size / data.num_images("train")))
             fine_tune(module, data, epochs, config["qat_lr"])
@@ -84,7 +88,7 @@ def export(config: dict[str, Any]) -> Path:
             spec.provenance["shared_sha256"] = shared_sha256(whole["state_dict"])
         finish(spec, module, folder, form)
     report(spec, target)
-    if spec.metrics["drop"] > spec.metrics["max_drop"]:
+    if not spec.metrics["drop"] <= spec.metrics["max_drop"]:  # or it is nan
         raise UserError(
             f"{target} is kept, but {module.primary} falls by {spec.metrics['drop']:.2f} points, more than "
             f"max_drop={spec.metrics['max_drop']:g}; {reasons(graph, samples, spec)}"
@@ -142,7 +146,8 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
         facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
     where = target / "backbone.safetensors"
-    Console().print(f"wrote {where}: start a task from it with backbone.weights={where}", soft_wrap=True)
+    command = shlex.quote(f"backbone.weights={where}")
+    Console().print(f"wrote {where}: start a task from it with {command}", soft_wrap=True)
     return target
 
 
@@ -189,6 +194,13 @@ def images(data: SuiteData, count: int) -> list[Tensor]:
     """The first batches (B, 3, R, R) uint8 of validation images, with at least `count` images if there are so many."""
     loader = data.val_dataloader()
     return [batch.images for _, batch in zip(range(-(-count // data.batch_size)), loader, strict=False)]
+
+
+def check_measured(module: TaskModule, metrics: dict[str, float]) -> None:
+    """Raises UserError if nothing says how much the file may lose: a detector's AP without boxes, for example."""
+    value = metrics[module.primary]
+    if value == ABSENT or not math.isfinite(value):
+        raise UserError(f"{module.primary} could not be measured on these images; give images=<more>")
 
 
 def compared(
@@ -255,7 +267,7 @@ def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int
         "median_ms": round(float(np.median(found)), 3),
         "p95_ms": round(float(np.percentile(found, 95)), 3),
         "calls": len(found),
-        "threads": THREADS,
+        "threads": torch.get_num_threads() if form.name == "torch" else THREADS,
         "machine": processor_name(),
         "runtime": f"{form.runtime} {version(form.runtime)}",
     }
@@ -284,9 +296,8 @@ def report(spec: Spec, target: Path) -> None:
     console.print(f"{metrics['images']} validation images; largest difference: {words}", soft_wrap=True)
     if spec.note:
         console.print(f"note: {spec.note}", soft_wrap=True)
-    console.print(
-        f"wrote {target}, described in its {CARD}; try: python {target / 'example.py'} <image>", soft_wrap=True
-    )
+    command = shlex.join(["python", str(target / "example.py")])
+    console.print(f"wrote {target}, described in its {CARD}; try: {command} <image>", soft_wrap=True)
 
 
 def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:

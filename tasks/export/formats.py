@@ -41,14 +41,18 @@ class Format:
             raise UserError(f"format={self.name} needs {', '.join(missing)}: pip install -e '.[{self.name}]'")
         return importlib.import_module(f"tasks.export.to_{self.name}")
 
+    def check_runtime(self, path: Path) -> None:
+        """Raises UserError if the runtime of a file of this format is not installed."""
+        if not installed(self.runtime_module):
+            raise UserError(f"{path} needs {self.runtime}: pip install {self.runtime}")
+
     def runner(self, path: Path, threads: int) -> Any:
         """A file of this format, ready to run on arrays; needs only its runtime, not the packages that write it.
 
         Raises:
             UserError: its runtime is not installed, or cannot run the file.
         """
-        if not installed(self.runtime_module):
-            raise UserError(f"{path} needs {self.runtime}: pip install {self.runtime}")
+        self.check_runtime(path)
         try:
             return RUNNERS[self.name](path, threads)
         except Exception as error:  # each runtime raises its own kinds

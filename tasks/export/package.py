@@ -14,6 +14,7 @@ from tasks.export.formats import FORMATS
 
 VERSION = 1
 MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
+LEAST_SHARE = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
@@ -139,7 +140,7 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     if type(image.get("size")) is not int or not 1 <= image["size"] <= 4096:
         return "input.size is not a number of pixels"
     share = image.get("center_crop")
-    if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
+    if share is not None and not (type(share) in (int, float) and LEAST_SHARE <= share <= 1):
         return "input.center_crop is not a share of the image"
     parts = content.get("parts", {})
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
@@ -147,4 +148,8 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     tables = [own.get("postprocess", {}) for own in (content, *parts.values())]
     if not all(isinstance(t, dict) and all(type(v) in (int, float) for v in t.values()) for t in tables):
         return "postprocess is not a table of numbers"
+    for name, part in parts.items():
+        own = [label for task, _, label in (label.partition("/") for label in labels) if task == name]
+        if part.get("labels", []) != own:
+            return f"the labels of parts.{name!r:.40} are not those of the file"
     return None

@@ -1,8 +1,10 @@
 """Runs exported files in their own runtimes. Only ExecuTorch's needs torch."""
 
+import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 
-def usable_threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any]]:
     """`images` in batches of one size, the last padded with copies of its last image."""
     for start in range(0, len(images), batch):
@@ -24,10 +21,13 @@ def in_batches(images: npt.NDArray[Any], batch: int) -> Iterator[npt.NDArray[Any
         yield np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
 
 
+SILENCING = threading.RLock()  # file descriptors are the process's: two threads could restore each other's log
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Hides what native libraries print, unless there is an error."""
-    with tempfile.TemporaryFile() as log:
+    """Hides what native libraries print, unless there is an error; in one thread at a time."""
+    with SILENCING, tempfile.TemporaryFile() as log:
         kept = {number: os.dup(number) for number in (1, 2)}
         try:
             for stream in (sys.stdout, sys.stderr):
@@ -45,6 +45,19 @@ def silenced() -> Iterator[None]:
             for number, copy in kept.items():
                 os.dup2(copy, number)
                 os.close(copy)
+
+
+@contextmanager
+def at_level(level: int, *names: str) -> Iterator[None]:
+    """In this context, the loggers of these names log from `level` on; "root" is the root logger."""
+    before = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(level)
+        yield
+    finally:
+        for name, own in before.items():
+            logging.getLogger(name).setLevel(own)
 
 
 class OnnxRunner:

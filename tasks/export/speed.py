@@ -67,7 +67,7 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
     rows = []
     for contender in all_:
         if contender.kind in FORMATS:
-            FORMATS[contender.kind].module()  # reports a missing package at once
+            FORMATS[contender.kind].check_runtime(Path(contender.path))  # reports it at once
         for threads in THREADS:
             with ProcessPoolExecutor(1, context) as pool:
                 try:
@@ -106,7 +106,8 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         side, as_bytes = spec["input"]["size"], spec["input"]["layout"] == "uint8_nhwc"
         shape = (BATCH, side, side, 3) if as_bytes else (BATCH, 3, side, side)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8).astype(np.uint8 if as_bytes else np.float32)
-        runner = FORMATS[contender.kind].module().Runner(path / spec["file"], threads)
+        form, file = FORMATS[contender.kind], path / spec["file"]
+        runner = form.module().Runner(file, threads) if form.name == "torch" else form.runner(file, threads)
         return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
     madds = restore(checkpoint).model.cost(checkpoint["suite"]["resolution"]).madds

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tasks.export.graph import Graph, Job
-from tasks.export.runtimes import ExecuTorchRunner, in_batches, silenced
+from tasks.export.runtimes import ExecuTorchRunner, at_level, in_batches, silenced
 
 KEY = "quantization_annotation"  # torchao's
 Runner = ExecuTorchRunner
@@ -28,17 +28,17 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 def write(job: Job) -> None:
     """Writes the graph; int8 quantization is static, with per-channel weights."""
-    with silenced():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+    with at_level(logging.WARNING, "root"):
+        with silenced():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
 
-    logging.getLogger("root").setLevel(logging.WARNING)
-    graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # lowering needs contiguous weights
-    if len(job.calibration):
-        quantize(graph, job)
-    with silenced():
-        program = torch.export.export(graph, (job.example,))
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        graph = copy.deepcopy(job.graph).to(memory_format=torch.contiguous_format)  # lowering needs contiguous weights
+        if len(job.calibration):
+            quantize(graph, job)
+        with silenced():
+            program = torch.export.export(graph, (job.example,))
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     job.path.write_bytes(lowered.buffer)
 
 

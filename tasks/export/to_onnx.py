@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.export.graph import Job
-from tasks.export.runtimes import OnnxRunner, in_batches
+from tasks.export.runtimes import OnnxRunner, at_level, in_batches
 
 QUANTIZED = ["Conv", "Gemm", "Clip", "Relu", "GlobalAveragePool", "MaxPool"]
 Runner = OnnxRunner
@@ -26,19 +26,18 @@ def write(job: Job) -> None:
     """Writes the graph; int8 is static, in QDQ form, with per-channel int8 weights and uint8 activations."""
     import onnx
 
-    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    program: Any = torch.onnx.export(
-        job.graph,
-        (torch.cat([job.example, job.example]),),  # a batch of one would become a constant
-        dynamo=True,
-        input_names=["image"],
-        output_names=job.names,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        custom_translation_table=translations(),
-        verbose=False,
-    )
-    model = program.model_proto
+    with at_level(logging.ERROR, "onnxscript", "onnx_ir", "torch.onnx"):
+        program: Any = torch.onnx.export(
+            job.graph,
+            (torch.cat([job.example, job.example]),),  # a batch of one would become a constant
+            dynamo=True,
+            input_names=["image"],
+            output_names=job.names,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            custom_translation_table=translations(),
+            verbose=False,
+        )
+        model = program.model_proto
     remove_metadata(model.graph)
     if not len(job.calibration):
         onnx.save(model, job.path)
@@ -68,20 +67,20 @@ def quantize(exported: Path, prepared: Path, path: Path, calibration: npt.NDArra
             batch = next(self.left, None)
             return None if batch is None else {"image": batch}
 
-    logging.getLogger().setLevel(logging.WARNING)  # it logs every scale on the root logger
-    quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared,
-        path,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=QUANTIZED,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"CalibMovingAverage": True},
-    )
+    with at_level(logging.WARNING, "root"):  # it logs every scale on the root logger
+        quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"CalibMovingAverage": True},
+        )
 
 
 def translations() -> dict[Any, Any]:

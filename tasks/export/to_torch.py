@@ -17,7 +17,7 @@ EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     from tasks.export.to_torch import Runner
 
-    return Runner(FOLDER / SPEC["file"], 2)(pixels)
+    return Runner(FOLDER / SPEC["file"])(pixels)
 """
 
 
@@ -59,13 +59,12 @@ class Network:
 
 
 class Runner(Network):
-    """The network of a file."""
+    """The network of a file. It runs on the process's threads, whose number is not one network's to change."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
         from tasks.engine.checkpoint import load_checkpoint
         from tasks.engine.task import restore
 
-        torch.set_num_threads(threads)
         with safe_open(path, "pt") as file:
             layout = file.metadata()["input"]
         super().__init__(restore(load_checkpoint(path)).model, layout)

@@ -4,6 +4,7 @@ safetensors file that stores shared weights once, or as one file per task.
 
 import logging
 import re
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from tasks.export.exporter import (
     COMPARED,
     THREADS,
     calibration,
+    check_measured,
     compared,
     data_of,
     describe,
@@ -199,6 +201,7 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
     names = [output.removeprefix(f"{name}.") for output in spec.names if output.startswith(f"{name}.")]
     data = data_of(config, module)
     before, count = measure(module, data, config["images"])
+    check_measured(module, before)
     found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}
     after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))
@@ -223,11 +226,11 @@ def report(parts: dict[str, Any], spec: Any, target: Path) -> None:
         table.add_row(f"{name}: {key}", *(f"{metrics[when][key]:.4f}" for when in ("before", "after")))
     console = Console()
     console.print(table)
-    command = f"python {target / 'example.py'} <image>"
+    command = f"{shlex.join(['python', str(target / 'example.py')])} <image>"
     if spec.format == "torch":
-        command = f"python -m tasks.predict ckpt={target} input=<image>"
+        command = f"python -m tasks.predict {shlex.quote(f'ckpt={target}')} input=<image>"
     console.print(f"wrote {target}, described in its {CARD}; try: {command}", soft_wrap=True)
     for name, part in parts.items():
         drop, most = part["metrics"]["drop"], part["metrics"]["max_drop"]
-        if drop > most:
+        if not drop <= most:  # or it is nan
             raise UserError(f"{target} is kept, but {name} falls by {drop:.2f} points, more than max_drop={most:g}")

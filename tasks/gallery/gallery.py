@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from backbones.errors import UserError
-from backbones.files import BAD_ARRAY, atomic_write
+from backbones.files import BAD_ARRAY, atomic_write, folder_lock
 from data.geo.places import Places
 from data.geo.s2 import Floats, Ints
 from data.text import read_names
@@ -183,7 +183,8 @@ def build_gallery(
         return
     rank.wait()
     if rank.index == 0:
-        _index(folder, model, part, places, index, shard_size)
+        with folder_lock(folder):  # removals wait until the files of this generation are the only ones
+            _index(folder, model, part, places, index, shard_size)
     rank.wait()
 
 
@@ -200,6 +201,7 @@ def _index(folder: Path, model: str, part: Part, places: Places, index: str, sha
         write_index(read_index(empty, mapped=False), folder / blocks.TRAINED)
     else:
         train_index(made, found.sample(training_count(made)), factory)
+        lists_of(folder / "index-1.faiss").unlink(missing_ok=True)  # of a killed build with another `index`
         add_vectors(made, [found], folder / "index-1.faiss")
     commit(folder, facts, part, *_readable(places, found))
 
@@ -212,23 +214,31 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
             embeddings of other photos.
     """
     rank = Rank.join()
-    facts = Facts.read(folder, fingerprint(checkpoint))
+    facts, part, new = _begin(folder, fingerprint(checkpoint), places)
+    if len(places) > len(new):
+        log.info("%d of %d photos are in the gallery already", len(places) - len(new), len(places))
+    _embed(folder / "embeddings" / part.name, checkpoint, new, rank, shard_size=facts.shard_size, **settings)
+    rank.wait()
     if rank.index == 0:
+        with folder_lock(folder):
+            _extend(folder, facts, part, new)
+    rank.wait()
+
+
+def _begin(folder: Path, model: str, places: Places) -> tuple[Facts, Part, Places]:
+    """Claims the photos that are not in the gallery yet, under the lock that a removal holds: it waits for one to end,
+    and the next one finds the claim. The processes of a torchrun do this in turn, with the same result.
+    """
+    Facts.read(folder, model)
+    with folder_lock(folder):
+        facts = Facts.read(folder, model)
         drop_finished(folder, facts)
-    rank.wait()
-    given, digest = len(places), _digest(places)
-    places = _without_known(folder, facts, places)
-    if not len(places) or digest in {old.digest for old in facts.parts}:
-        raise UserError(f"these {given} photos are in the gallery {folder} already")
-    if given > len(places):
-        log.info("%d of %d photos are in the gallery already", given - len(places), given)
-    part = Part(str(len(facts.parts)), len(places), _digest(places))
-    _claim(folder, facts.model, part, facts.shard_size)
-    _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=facts.shard_size, **settings)
-    rank.wait()
-    if rank.index == 0:
-        _extend(folder, facts, part, places)
-    rank.wait()
+        digest, new = _digest(places), _without_known(folder, facts, places)
+        if not len(new) or digest in {old.digest for old in facts.parts}:
+            raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
+        part = Part(str(len(facts.parts)), len(new), _digest(new))
+        _claim(folder, model, part, facts.shard_size)
+    return facts, part, new
 
 
 def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:

@@ -38,6 +38,8 @@ def remove_from_gallery(folder: Path, checkpoint: dict[str, Any], source: str | 
         if (claim := folder / "building.json").exists():
             embeddings = folder / "embeddings" / str(len(facts.parts))
             raise UserError(f"{folder} holds an unfinished mode=add: finish it, or delete {claim} and {embeddings}")
+        for left in folder.rglob(".*.part"):  # of killed processes: they may hold what is removed
+            left.unlink(missing_ok=True)
         gallery = Gallery(folder, model)
         kept = np.ones(len(gallery), np.bool_)
         kept[named(source, gallery)] = False

@@ -162,7 +162,7 @@ def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Im
     beside = [Path(locator.gallery.paths[n]) for n in rows[: MAP_WIDTH // THUMBNAIL - 1]]
     for column, image in enumerate([path, *beside]):
         try:
-            pixels, _ = read_image(image, THUMBNAIL, upright=True)
+            pixels, _ = read_image(image, THUMBNAIL)
         except BadImage:  # a gallery works without its photos, too
             continue
         page.paste(_thumbnail(pixels), (column * THUMBNAIL, MAP_WIDTH // 2))

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from backbones.errors import UserError, first_line
+from backbones.processors import usable_cores
 from data.boxes import center_box
 from data.image_file import Pixels
 from tasks.engine.answers import Size
 from tasks.engine.options import result_type
 from tasks.export.formats import FORMATS
-from tasks.export.runtimes import usable_threads
 from tasks.inference.predictor import Predictor
 
 
@@ -34,7 +34,7 @@ class ExportedModel(Predictor):
         self.task, self.class_names, self.result_type = spec["task"], spec["labels"], result_type(spec["task"])
         self.resolution, self.center_crop = spec["input"]["size"], spec["input"].get("center_crop")
         self.view_side = math.ceil(self.resolution / (self.center_crop or 1))
-        self.run = FORMATS[spec["format"]].runner(folder / spec["file"], usable_threads())
+        self.run = FORMATS[spec["format"]].runner(folder / spec["file"], usable_cores())
 
     def view(self, pixels: Pixels) -> Pixels:
         image = Image.fromarray(pixels)

@@ -12,7 +12,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from backbones.files import atomic_write
-from tasks.web.exports import Export, find_exports
+from tasks.web.exports import Export, find_exports, folders_of
 from tasks.web.runtime import RUNTIMES, runtime_names
 from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
 
@@ -30,8 +30,7 @@ def write_page(config: dict[str, Any]) -> Path:
     """
     exports = find_exports(config["exports"])
     samples = read_samples(config["samples"]) if config["samples"] else own_samples(exports)
-    first = config["exports"] if Path(config["exports"]).is_dir() else config["exports"].split(",")[0].strip()
-    path = Path(config["output"] or Path(first) / "page.html")
+    path = Path(config["output"] or Path(folders_of(config["exports"])[0]) / "page.html")
     text = page(config, exports, samples)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w", encoding="utf-8") as file:

@@ -30,15 +30,23 @@ class Export:
     data: str  # the data set of the run, by the name of its configuration
 
 
+def folders_of(exports: str) -> list[str]:
+    """The folders of the setting `exports`. Raises UserError if there are none."""
+    parts = [part.strip() for part in exports.split(",") if part.strip()]
+    if not parts:
+        raise UserError("exports= is empty: give the folder of an export or a run, or several separated by commas")
+    return [exports] if Path(exports).is_dir() else parts
+
+
 def find_exports(exports: str) -> list[Export]:
     """The exports that browsers run, in the given folders or below; several folders are separated by commas.
 
     Raises:
-        UserError: a folder is absent or has no export, the exports are of other formats, or one is damaged.
+        UserError: no folder is given, one is absent or has no export, the exports are of other formats, or one is
+            damaged.
     """
-    given = [exports] if Path(exports).is_dir() else [part.strip() for part in exports.split(",")]
     folders: dict[Path, str] = {}  # and their formats
-    for part in given:
+    for part in folders_of(exports):
         if not Path(part).is_dir():
             raise UserError(f"exports={part}: there is no such folder; give that of an export or a run")
         found = {file.parent: form for file in sorted(Path(part).rglob("model.json")) if (form := format_of(file))}

@@ -9,6 +9,7 @@ let image = null, stream = null, facing = "environment", able = false, running =
 let answered = [];  // times of the last answers
 let pending = 0;  // images and changes that are not answered yet
 let asked = 0;  // images and cameras requested so far: only the last one counts
+let measuring = false;  // nothing else may run meanwhile
 
 function say(words) {
   byId("message").textContent = words;
@@ -80,7 +81,7 @@ async function refresh(model) {
 }
 
 async function answerAll() {
-  while (again && able) {
+  while (again && able && !measuring) {
     again = false;
     drawView();
     for (const model of enabled()) await refresh(model);
@@ -93,7 +94,7 @@ const update = () => busy(() => {
   again = true;
   running ??= Promise.resolve().then(answerAll).finally(() => {
     running = null;
-    if (again && able) update();
+    if (again && able && !measuring) update();
   });
   return running;
 });
@@ -113,7 +114,7 @@ function setFrame(source, width, height) {
   image = true;
 }
 
-const openImage = (blob, chosen = null) => busy(() => decode(blob, chosen));
+const openImage = (blob, chosen = null) => (measuring ? null : busy(() => decode(blob, chosen)));
 
 async function decode(source, chosen) {  // a blob, or a promise of one
   const own = asked += 1;
@@ -160,7 +161,7 @@ async function startCamera() {
   let camera = null;
   try {
     camera = await navigator.mediaDevices.getUserMedia({video: {facingMode: facing, width: {ideal: 640}, height: {ideal: 480}}});
-    if (own !== asked) return stopTracks(camera);
+    if (own !== asked || measuring) return stopTracks(camera);
     stream = video.srcObject = camera;
     await video.play();
   } catch (error) {
@@ -198,11 +199,18 @@ function stopCamera() {
 
 // ---- measuring, by the protocol of tasks.bench
 
+function setMeasuring(on) {
+  measuring = on;
+  byId("input").inert = on;
+  for (const id of ["measure", "threads", "provider"]) byId(id).disabled = on;
+  if (again && !on) update();  // what was asked for meanwhile
+}
+
 async function measure() {
   stopCamera();
+  setMeasuring(true);
   await running;
   const rows = [], seconds = Number(query.get("seconds")) || MEASURED.seconds;
-  byId("measure").disabled = true;
   for (const model of enabled()) {
     byId("progress").textContent = `measuring ${model.spec.name} …`;
     await new Promise((resolve) => setTimeout(resolve, 30));
@@ -220,7 +228,7 @@ async function measure() {
   byId("json").value = JSON.stringify({...device, rows}, null, 1);
   byId("progress").textContent = rows.map((r) => `${r.name}: ${r.error ?? ms(r.median_ms)}`).join("; ");
   byId("results").hidden = false;
-  byId("measure").disabled = false;
+  setMeasuring(false);
 }
 
 async function copy() {
@@ -267,7 +275,9 @@ function wire() {
   byId("measure").onclick = measure;
   byId("copy").onclick = copy;
   byId("threads-label").hidden = !crossOriginIsolated;
-  for (let count = 1; count <= cores; count *= 2) byId("threads").append(make("option", {value: count}, String(count)));
+  const choices = [cores];
+  for (let count = 1; count < cores; count *= 2) choices.splice(-1, 0, count);
+  byId("threads").append(...choices.map((count) => make("option", {value: count}, String(count))));
   byId("threads").value = threads;
   byId("threads").onchange = () => { location.search = `?threads=${byId("threads").value}`; };
   byId("provider-label").hidden = !(DATA.webgpu && navigator.gpu);

@@ -1,6 +1,7 @@
 """Servers that send wrong headers, send too slowly, or never stop."""
 
 import itertools
+import os
 import socket
 import threading
 import time
@@ -106,3 +107,12 @@ def test_a_slow_reader_is_not_the_servers_fault(tmp_path: Path, monkeypatch: pyt
             received += len(chunk)
             time.sleep(0.05)
     assert received == 20000
+
+
+def test_what_a_killed_process_left_is_not_resumed(tmp_path: Path) -> None:
+    """In a container, each process has the same number."""
+    (tmp_path / f"a.bin.{os.getpid()}.part").write_bytes(b"of another file")
+    with server(HEAD + b"Content-Length: 5\r\n\r\nhello") as url:
+        download(url, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == b"hello"
+    assert len(list(tmp_path.iterdir())) == 2

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torchvision.models import googlenet
 
+from backbones.base import IMAGENET, Normalization
 from backbones.download import download, reachable
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
@@ -361,3 +363,23 @@ def test_unfolding_leaves_frozen_layers_frozen() -> None:
     unfold_norms(network, torch.rand(2, 3, 64, 64))
     still = {module for layer in frozen for module in layer.modules()}
     assert {module for module in network.modules() if not module.training} == still
+
+
+def test_googlenet_sees_what_torchvision_makes_of_an_image(tmp_path: Path) -> None:
+    """Its forward maps ImageNet's normalization to that of the weights, before the layers that are used here."""
+    torch.manual_seed(0)
+    theirs = googlenet(init_weights=False, transform_input=True).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = build_torchvision(name="googlenet", weights=str(tmp_path / "weights.pth"), strides=(2,)).eval()
+    assert build_torchvision(name="googlenet").normalization == IMAGENET
+    found: list[torch.Tensor] = []
+    theirs.conv1.register_forward_hook(lambda *given: found.append(given[-1]))
+    image = torch.rand(2, 3, 64, 64)
+
+    def normalised(normalization: Normalization) -> torch.Tensor:
+        mean, std = (torch.tensor(row).view(3, 1, 1) for row in normalization)
+        return (image - mean) / std
+
+    with torch.inference_mode():
+        theirs(normalised(IMAGENET))
+        torch.testing.assert_close(ours(normalised(ours.normalization))[0], found[0], rtol=1e-4, atol=1e-4)

@@ -23,10 +23,12 @@ from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.model import PooledNet
 from tasks.engine.options import locate
+from tasks.engine.report import ABSENT
 from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.export import __main__ as export
 from tasks.export import speed
+from tasks.export.exporter import check_measured
 from tasks.export.formats import FORMATS, installed
 from tasks.export.qat import fine_tune, int8_layers, rounding
 from tests.conftest import ROOT, TINY
@@ -157,7 +159,15 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
         ("embedding", ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
         (
             "geo",
-            ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
+            (
+                "data.train=60",
+                "data.val=12",
+                "data.gallery=12",
+                "data.size=32",
+                "data.generated=true",
+                "data.min_photos=2",
+                *SMALL,
+            ),
             PLACE,
         ),
     ],
@@ -232,8 +242,16 @@ def test_int8_for_phones(dog: Path, onnx: Path, dogs: Path, tmp_path: Path, form
         assert len(run_example(folder, photos[0])["classes"]) == 5
 
 
-def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path) -> None:
-    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch")
+def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Running it leaves torch's threads alone, and its command can be copied, whatever the folder's name."""
+    threads, output = torch.get_num_threads(), tmp_path / "two words"
+    torch.set_num_threads(1)
+    try:
+        folder = make(f"ckpt={dog}", f"output='{output}'", "format=torch")
+        assert torch.get_num_threads() == spec_of(folder)["latency"]["threads"] == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert f"try: python '{folder / 'example.py'}' <image>" in capsys.readouterr().out
     again, own = load_checkpoint(folder), load_checkpoint(dog)
     assert again["suite"] == own["suite"]
     assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in own["state_dict"].items())
@@ -268,6 +286,7 @@ def test_training_on_in_int8_helps(dog: Path) -> None:
         with rounding(module.model), torch.inference_mode():
             return float(module.compute_losses(batch)["class"])
 
+    module.config["trainer"]["accelerator"] = "gpu"  # which this machine may lack
     for _, layer, _ in int8_layers(module.model)[2:]:
         layer.weight.data.flatten(1)[:, 0] *= 30
     before = rounded_loss()
@@ -303,6 +322,16 @@ def test_bench_makes_images_of_the_size_that_is_checked(onnx: Path, tmp_path: Pa
     side = content["input"]["size"]
     assert sorted(pixels.shape) == sorted((16, side, side, 3))
     assert pixels.dtype in (np.uint8, np.float32)
+
+
+def test_bench_needs_only_the_runtime(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contender = speed.Contender("x", str(onnx), "onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # which writes such files
+    call, pixels, *_ = speed.load(contender, 1)
+    assert call(pixels[:2])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="needs onnxruntime: pip install onnxruntime"):
+        speed.measure_all([contender], 0.01)
 
 
 def test_memory_is_known_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,3 +394,11 @@ def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match=words):
         make(f"ckpt={tmp_path / 'bad.ckpt'}", f"output={tmp_path}", "quantize=int8", "calibration=8")
     assert (tmp_path / "dogs-0.25-96-int8-onnx" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("value", [ABSENT, float("nan")])
+def test_a_metric_that_says_nothing_is_no_reason_to_accept(dog: Path, value: float) -> None:
+    module = restore(load_checkpoint(dog))
+    check_measured(module, {"top1": 0.0})
+    with pytest.raises(UserError, match="top1 could not be measured on these images; give images=<more>"):
+        check_measured(module, {"top1": value})

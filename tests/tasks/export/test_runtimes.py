@@ -1,12 +1,14 @@
 """What native libraries print while a file is written or opened."""
 
+import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from tasks.export.runtimes import silenced
+from tasks.export.runtimes import at_level, silenced
 
 
 def test_what_libraries_print_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -28,3 +30,43 @@ def test_an_error_brings_what_was_printed_before_it(capfd: pytest.CaptureFixture
         fail()
     os.write(2, b" - and after")
     assert capfd.readouterr().err == "why it failed - and after"
+
+
+def test_threads_are_silenced_in_turn(capfd: pytest.CaptureFixture[str]) -> None:
+    """Otherwise the second would restore the first one's log, and whatever is printed afterwards would be lost."""
+    inside, also_inside, leave = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with silenced():
+            inside.set()
+            leave.wait(60)
+
+    def second() -> None:
+        with silenced():
+            also_inside.set()
+            one.join(60)
+
+    one, other = threading.Thread(target=first), threading.Thread(target=second)
+    one.start()
+    inside.wait(60)
+    other.start()
+    assert not also_inside.wait(0.5)
+    leave.set()
+    for thread in (one, other):
+        thread.join(60)
+    os.write(1, b"ours")
+    assert capfd.readouterr() == ("ours", "")
+
+
+def test_levels_of_loggers_are_restored() -> None:
+    root, own = logging.getLogger(), logging.getLogger("a.library")
+    before = root.level
+
+    def fail() -> None:
+        with at_level(logging.CRITICAL, "root", "a.library"):
+            assert (root.level, own.level) == (logging.CRITICAL, logging.CRITICAL)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert (root.level, own.level) == (before, logging.NOTSET)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.gallery import blocks
-from tasks.gallery.embed import Embeddings, save_array
+from tasks.gallery.embed import Embeddings, fingerprint, save_array
+from tasks.gallery.gallery import Gallery
 from tasks.gallery.index import lists_of, make_index, read_index, tune
 from tests.tasks.gallery.conftest import ask, contents
 
@@ -116,3 +118,10 @@ def test_parts_make_what_one_process_makes(run: Path, built: Path, tmp_path: Pat
     ask(run, mode="build", folder=tmp_path, shard_size=7, batch_size=3)
     assert contents(tmp_path).keys() == contents(built).keys()
     assert (tmp_path / "gallery.json").read_bytes() == (built / "gallery.json").read_bytes()
+
+
+def test_lists_of_a_killed_build_do_not_damage_another_index(run: Path, tmp_path: Path) -> None:
+    """It had merged its blocks, and the next one asks for an index without lists beside it."""
+    lists_of(tmp_path / "index-1.faiss").write_bytes(b"lists")
+    ask(run, mode="build", folder=tmp_path, index="flat")
+    assert len(Gallery(tmp_path, fingerprint(load_checkpoint(find_checkpoint(run))))) == 60

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbones.files import folder_lock
+from data.geo.places import read_csv
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
-from tasks.gallery.gallery import Gallery
+from tasks.gallery.gallery import Gallery, add_to_gallery
 from tasks.gallery.index import lists_of
 from tests.tasks.gallery.conftest import ask, contents, refused
 
@@ -273,3 +277,30 @@ def test_photos_have_names_of_any_bytes_but_a_line_feed(run: Path, tmp_path: Pat
     assert opened(run, folder).paths == paths[4:]
     image.save(photos / "h\ni.jpg", exif=exif)
     refused(run, "has a line feed in its name", mode="add", folder=folder, source=photos)
+
+
+def test_an_addition_waits_until_a_removal_has_ended(run: Path, built: Path, tmp_path: Path) -> None:
+    """Otherwise it would delete the files that the removal is writing."""
+    folder, earth = tmp_path / "gallery", run.parents[2] / "earth"
+    shutil.copytree(built, folder)
+    checkpoint = load_checkpoint(find_checkpoint(run))
+    places = read_csv(earth / "val.csv", earth, 0)
+    written = folder / "index-2.faiss"
+    with ThreadPoolExecutor(1) as pool:
+        with folder_lock(folder):
+            written.touch()
+            adding = pool.submit(add_to_gallery, folder, checkpoint, places, batch_size=3)
+            time.sleep(2)
+            assert not adding.done()
+            assert written.exists()
+            assert not (folder / "building.json").exists()
+        adding.result(timeout=300)
+    assert len(opened(run, folder)) == 72
+
+
+def test_what_killed_processes_left_is_removed_too(run: Path, folder: Path) -> None:
+    left = [folder / ".paths-3.txt.0a.part", folder / "embeddings" / "0" / ".000000-3.npy.0b.part"]
+    for path in left:
+        path.write_bytes(b"an embedding")
+    ask(run, mode="remove", folder=folder, source=run.parents[2] / "earth" / "val")
+    assert not any(path.exists() for path in left)

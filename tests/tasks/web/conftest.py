@@ -37,7 +37,15 @@ TASKS = {
     ),
     "faces": ("data=demo_faces", "data.root={faces}", "task.draw_threshold=0.5", *FEW),
     "embedding": ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW),
-    "geo": ("data.train=60", "data.val=12", "data.gallery=12", "data.size=32", "data.generated=true", *SMALL),
+    "geo": (
+        "data.train=60",
+        "data.val=12",
+        "data.gallery=12",
+        "data.size=32",
+        "data.generated=true",
+        "data.min_photos=2",
+        *SMALL,
+    ),
 }
 LEARNED = ("trainer.max_epochs=15", "trainer.validate_every=15", "trainer.lr=0.02")  # until a detector's scores differ
 # Every task by LiteRT; by ONNX Runtime the two whose outputs have other names or types, as an export takes 4 s.

@@ -31,7 +31,7 @@ from tasks.web.runtime import LITERT, ONNX
 from tasks.web.samples import DRAWN, read_samples
 from tasks.web.serve import server
 from tests.conftest import ROOT, png_header
-from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python
+from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python, settled
 
 
 def test_threads_where_it_is_served(
@@ -275,6 +275,9 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
         (folder / next(iter(runtime.integrity))).write_text("something else")
     output = f"output={tmp_path / 'page.html'}"
     for settings, words in (
+        (["exports=,"], "give the folder of an export or a run"),
+        (["exports="], "give the folder of an export or a run"),
+        ([f"exports={executorch},"], "a browser runs format=litert or onnx, not executorch"),
         ([f"exports={tmp_path / 'absent'}"], "there is no such folder"),
         ([f"exports={tmp_path / 'empty'}"], "there is no export in it; make one with python -m tasks.export"),
         ([f"exports={executorch}"], "a browser runs format=litert or onnx, not executorch"),
@@ -332,3 +335,30 @@ def test_a_run_ends_by_saying_how_to_open_its_page(tmp_path: Path, capsys: pytes
     content |= {"phone_format": "litert"}
     show(content, tmp_path, DemoScenesData(str(tmp_path), 96, train=1, val=1, seed=0))
     assert f"python -m tasks.page exports={tmp_path}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_all_cores_can_be_chosen(dogs_page: Path, chromium: Browser) -> None:
+    for cores, choices in ((1, ["1"]), (3, ["1", "2", "3"]), (8, ["1", "2", "4", "8"])):
+        script = f"Object.defineProperty(navigator, 'hardwareConcurrency', {{get: () => {cores}, configurable: true}});"
+        with opened(chromium, dogs_page.as_uri(), script=script) as tab:
+            assert tab.locator("#threads option").all_text_contents() == choices
+            answered(tab)
+
+
+def test_nothing_else_runs_while_the_page_measures(dogs_page: Path, chromium: Browser) -> None:
+    """What is asked for meanwhile, as by another width of the window, is answered afterwards."""
+    with opened(chromium, f"{dogs_page.as_uri()}?seconds=0.5") as tab:
+        answered(tab)
+        settled(tab)
+        tab.click("#measure")
+        answers = "() => models.filter((m) => m.enabled).map((m) => m.times.length)"
+        before = tab.evaluate(answers)
+        assert tab.evaluate("() => byId('input').inert && byId('threads').disabled && byId('provider').disabled")
+        tab.evaluate("() => { update(); }")
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("() => measuring")
+        assert tab.evaluate(answers) == before
+        expect(tab.locator("#measure")).to_be_enabled()
+        settled(tab)
+        assert tab.evaluate(answers) == [count + 1 for count in before]
+        assert not tab.evaluate("() => byId('input').inert")
