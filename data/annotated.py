@@ -22,8 +22,8 @@ NUMBERED = re.compile(r"class\d{1,5}")
 
 @dataclass
 class Annotated:
-    """An image with its objects: names of their classes, boxes (N, 4) xyxy in pixels of the file, whether they are
-    difficult, and the annotated width and height, 0 if not annotated.
+    """An image with its objects: names of their classes, boxes (N, 4) xyxy in pixels of the upright image, whether they
+    are difficult, and the annotated width and height, 0 if not annotated.
     """
 
     path: Path

@@ -17,14 +17,14 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
 from data.boxes import CENTER, Box, center_box, random_box
-from data.crops import crop_decoded, read_crop
-from data.images import first_readable, read_image
+from data.crops import CropReader
+from data.images import first_readable
 from data.tar import Row
 
 
 class Sample(NamedTuple):
-    """An image and the index of its class, or a row of attributes (A,); only the part in `box`, in pixels of the file,
-    is used.
+    """An image and the index of its class, or a row of attributes (A,); only the part in `box`, in pixels of the
+    upright image, is used.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         self.samples = list(samples)
         self.resolution, self.min_scale, self.flip = resolution, min_scale, flip
         self.center_crop, self.views = center_crop, views
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
+        self.reader = CropReader(resolution, 2 * resolution if cache_images else None)  # crops rarely show more detail
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,17 +99,7 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
         """A crop (3, R, R) of a sample's image, and its file's height and width."""
-        path, upright = self.samples[row].path, self.samples[row].box is None
-        if self.cache is None:
-            return read_crop(path, choose, self.resolution, upright)
-        if row not in self.cache:
-            side = 2 * self.resolution  # crops rarely show more detail
-            image, size = read_image(path, side, upright)
-            if min(image.shape[1:]) > side:
-                image = crop_decoded(image, size, lambda height, width: (0, 0, width, height), side)
-            self.cache[row] = image, size
-        image, size = self.cache[row]
-        return crop_decoded(image, size, choose, self.resolution), size
+        return self.reader.read(self.samples[row].path, choose)
 
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
         """A function from an image's height and width to the box of its crop."""
@@ -118,8 +108,10 @@ class ImageSet(Dataset[dict[str, Any]]):
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:
-        """A digest of all that a view's pixels depend on, except the content of the files."""
-        settings = ("upright", self.resolution, self.min_scale, self.flip, self.center_crop, self.views)
+        """A digest of the views' settings, and of the images' names, sizes in bytes and boxes, in order: a file that is
+        replaced by one of the same name and size is not noticed.
+        """
+        settings = ("all upright", self.resolution, self.min_scale, self.flip, self.center_crop, self.views)
         seen = hashlib.sha256(repr(settings).encode())
         for path, _, box in self.samples:
             size = path.stat().st_size if path.exists() else 0

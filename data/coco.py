@@ -58,6 +58,7 @@ def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) ->
     Raises:
         UserError: several images have this name.
     """
+    name = name.replace("\\", "/")  # as Windows writes paths
     if Path(name).name != name:
         return find_below(images, name) or images / Path(name).name
     found = next((inside[spelled] for spelled in spellings(name) if spelled in inside), None)

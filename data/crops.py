@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.boxes import Box, center_box
+from data.boxes import Box, center_box, whole
 from data.image_file import SIDEWAYS, check_pixels, jpeg_orientation, read_content, turned
 from data.images import read_image
 
@@ -47,33 +47,30 @@ def _span(start: float, end: float, limit: int) -> tuple[int, int]:
     return first, max(first + 1, round(end))
 
 
-def read_crop(
-    path: Path, choose: Callable[[int, int], Box], resolution: int, upright: bool = True
-) -> tuple[Tensor, tuple[int, int]]:
+def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) -> tuple[Tensor, tuple[int, int]]:
     """The part of an image that `choose(height, width)` returns, (3, resolution, resolution) uint8, and the file's
-    own (height, width). The image is turned as its EXIF orientation says if `upright`; annotated boxes refer to
-    the stored image.
+    own (height, width), upright as its EXIF orientation says.
 
     Raises:
         BadImage: the file is absent, truncated or not an image.
     """
-    return decode_crop(read_content(path), path, choose, resolution, upright)
+    return decode_crop(read_content(path), path, choose, resolution)
 
 
 def read_whole(path: Path, resolution: int) -> Tensor:
     """All of an image, resized to (3, resolution, resolution) uint8; raises BadImage as `read_crop`."""
-    return read_crop(path, lambda height, width: (0, 0, width, height), resolution)[0]
+    return read_crop(path, whole, resolution)[0]
 
 
 def decode_crop(
-    content: bytes, path: Path, choose: Callable[[int, int], Box], resolution: int, upright: bool = True
+    content: bytes, path: Path, choose: Callable[[int, int], Box], resolution: int
 ) -> tuple[Tensor, tuple[int, int]]:
     """`read_crop` of a file's content; `path` names it in errors."""
-    orientation = jpeg_orientation(content) if upright else 1
     if content[:2] == b"\xff\xd8":
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(content)
             check_pixels(path, width, height)
+            orientation = jpeg_orientation(content)
             sides = (width, height) if orientation in SIDEWAYS else (height, width)
             box = choose(*sides)
             # the smallest size whose crop still has `resolution` pixels
@@ -89,7 +86,7 @@ def decode_crop(
             return _resize(turned(pixels, orientation), box, sides, resolution), sides
         except ValueError:
             pass  # Pillow reads rarer kinds of JPEG, and tolerates harmless errors
-    image, (height, width) = read_image(path, 1 << 30, upright, content)
+    image, (height, width) = read_image(path, 1 << 30, content)
     return crop_decoded(image, (height, width), choose, resolution), (height, width)
 
 
@@ -103,3 +100,22 @@ def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int
     down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution, resolution)
+
+
+class CropReader:
+    """Reads crops as `read_crop`. With `kept_side`, images are kept in memory, larger ones as squares."""
+
+    def __init__(self, resolution: int, kept_side: int | None = None) -> None:
+        self.resolution, self.kept_side = resolution, kept_side
+        self.images: dict[Path, tuple[Tensor, tuple[int, int]]] = {}
+
+    def read(self, path: Path, choose: Callable[[int, int], Box]) -> tuple[Tensor, tuple[int, int]]:
+        if self.kept_side is None:
+            return read_crop(path, choose, self.resolution)
+        if path not in self.images:
+            image, size = read_image(path, self.kept_side)
+            if min(image.shape[1:]) > self.kept_side:
+                image = crop_decoded(image, size, whole, self.kept_side)
+            self.images[path] = image, size
+        image, size = self.images[path]
+        return crop_decoded(image, size, choose, self.resolution), size

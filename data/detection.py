@@ -25,13 +25,14 @@ from data.transforms import View, change_light, mosaic, view, whole
 
 log = logging.getLogger(__name__)
 
-MOSAIC_UNTIL = 0.8  # share of the training; the rest is without mosaics (YOLOX, arXiv 2107.08430, section 2.1)
+# Epochs that begin in this share of the training have mosaics (YOLOX, arXiv 2107.08430, section 2.1).
+MOSAIC_UNTIL = 0.8
 
 
 @dataclass(frozen=True)
 class Record:
-    """One annotated image. Boxes (N, 4) are xyxy pixels of the file in float64, the precision of the metrics; labels
-    (N,) index the label names.
+    """One annotated image. Boxes (N, 4) are xyxy pixels of the upright image in float64, the precision of the metrics;
+    labels (N,) index the label names.
     """
 
     path: Path
@@ -271,6 +272,10 @@ class DetectionData(SuiteData):
             )
         if all(r.crowd.all() for r in records):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
+        if (np.concatenate([r.boxes for r in records])[:, 2:] <= 1).all():  # inside of the first pixel
+            raise UserError(
+                f"{self.root}: the boxes of the {split} split are shares of the images' sides; they must be in pixels"
+            )
         augmentation = self.augmentation if split == "train" else Augmentation()
         dataset = DetectionSet(records, self.resolution, augmentation)
         if self.keeps_images(4 * dataset.read_side**2 * len(records)):

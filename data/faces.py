@@ -1,6 +1,8 @@
 """Images of faces with attributes: CelebA's layout (Liu et al. 2015) and folders without labels."""
 
+import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +136,8 @@ class CelebAData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; a fixed share `val` of them is for validation.
+    """Images without labels, anywhere below `root`; about the share `val` of them, and at least one, is for validation.
+    It is chosen by the images' names, so that images that are added later do not move others.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """
@@ -163,10 +166,15 @@ class FaceFolderData(FacesData):
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         paths = images_below(self.root)
-        held = np.zeros(len(paths), bool)
-        held[np.random.default_rng(0).permutation(len(paths))[: max(1, round(self.val * len(paths)))]] = True
+        places = [_place(os.path.relpath(path, self.root)) for path in paths]
+        limit = max(self.val, min(places))
         unknown = np.full(len(self.labels), UNKNOWN, np.int8)
-        return {p: unknown for p, h in zip(paths, held, strict=True) if h == (split != "train")}
+        return {p: unknown for p, at in zip(paths, places, strict=True) if (at <= limit) == (split != "train")}
+
+
+def _place(name: str) -> float:
+    """A fixed place from 0 to 1 of an image, by its path below the folder of images."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6]) / 2**48
 
 
 class DemoFacesData(CelebAData):

@@ -97,28 +97,28 @@ def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image
         raise BadImage(path, _reason(error)) from error
 
 
-def read_pixels(
-    path: Path, at_least: int, upright: bool = False, content: bytes | None = None
-) -> tuple[Pixels, tuple[int, int]]:
+def read_pixels(path: Path, at_least: int, content: bytes | None = None) -> tuple[Pixels, tuple[int, int]]:
     """RGB (H, W, 3) uint8 and the file's own (height, width); arguments and errors as of `data.images.read_image`."""
     try:
-        return _read_pixels(path, at_least, upright, content)
+        return _read_pixels(path, at_least, content)
     except BadImage as error:
         salvaged = salvage(error, path, content)
         if salvaged is None:
             raise
-    found = _read_pixels(path, at_least, upright, salvaged[0])
+    found = _read_pixels(path, at_least, salvaged[0])
     if (noted := _salvaged.get()) is not None:
         noted.append((str(path), SALVAGED))
     return found
 
 
-def _read_pixels(path: Path, at_least: int, upright: bool, content: bytes | None) -> tuple[Pixels, tuple[int, int]]:
+def _read_pixels(
+    path: Path, at_least: int, content: bytes | None, upright: bool = True
+) -> tuple[Pixels, tuple[int, int]]:
     with open_image(path, content) as file:
         width, height = file.size
+        if upright:
+            width, height = upright_size(file)
         file.draft("RGB", (at_least, at_least))
-        if upright and file.getexif().get(ORIENTATION, 1) in SIDEWAYS:
-            width, height = height, width
         return rgb_pixels(file, path, upright), (height, width)
 
 
@@ -134,7 +134,7 @@ def salvage(error: BadImage, path: Path, content: bytes | None = None) -> tuple[
         whole = (read_content(path) if content is None else content) + END_OF_JPEG
         if not whole.startswith(START_OF_JPEG):
             return None
-        pixels, _ = _read_pixels(path, 1 << 30, False, whole)
+        pixels, _ = _read_pixels(path, 1 << 30, whole, upright=False)  # rows as stored
     except BadImage:
         return None
     rows = np.flatnonzero((pixels != GREY).any(axis=(1, 2)))
@@ -153,7 +153,7 @@ def noting_salvaged() -> Iterator[list[tuple[str, str]]]:
         _salvaged.reset(token)
 
 
-def rgb_pixels(image: Image.Image, path: Path, upright: bool) -> Pixels:
+def rgb_pixels(image: Image.Image, path: Path, upright: bool = True) -> Pixels:
     """RGB (H, W, 3) uint8 of Pillow's image of any mode, turned as its EXIF orientation says if `upright`; `path` is
     its name in errors.
 
@@ -161,7 +161,8 @@ def rgb_pixels(image: Image.Image, path: Path, upright: bool) -> Pixels:
         BadImage: it has 32-bit values.
     """
     check_mode(image, path)
-    turned = ImageOps.exif_transpose(image) if upright else image
+    rotated = upright and exif_orientation(image) != 1  # otherwise the next line would copy it
+    turned = ImageOps.exif_transpose(image) if rotated else image
     return np.array(to_8_bits(turned).convert("RGB"))
 
 
@@ -183,13 +184,20 @@ def _reason(error: Exception) -> object:
     return strerror or str(error) or type(error).__name__
 
 
-def orientation(path: Path) -> int:
-    """The orientation, 1 to 8, in the EXIF of an image; 1 if there is none, or it cannot be read."""
-    try:
-        with open_image(path) as file:
-            return int(file.getexif().get(ORIENTATION, 1))
-    except (BadImage, TypeError, ValueError):
+def exif_orientation(image: Image.Image) -> int:
+    """The orientation, 1 to 8, in an opened image's EXIF; 1 if there is none. EXIF after the pixels of a PNG is not
+    looked for, because PngImageFile.getexif decodes them first, and Pillow itself turns a TIFF.
+    """
+    if image.format == "TIFF":
         return 1
+    found = Image.Image.getexif(image).get(ORIENTATION, 1)
+    return int(found) if found in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image once it is upright."""
+    width, height = image.size
+    return (height, width) if exif_orientation(image) in SIDEWAYS else (width, height)
 
 
 def jpeg_orientation(content: bytes) -> int:
@@ -198,10 +206,9 @@ def jpeg_orientation(content: bytes) -> int:
         return 1
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as file:
-            found = file.getexif().get(ORIENTATION, 1)
+            return exif_orientation(file)
     except Exception:  # Pillow raises errors of many kinds for a damaged header
         return 1
-    return int(found) if found in range(1, 9) else 1
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -211,9 +218,9 @@ def turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height from a file's header; None if it cannot be read."""
+    """Width and height of the upright image, from a file's header; None if it cannot be read."""
     try:
         with open_image(path) as file:
-            return file.size
+            return upright_size(file)
     except BadImage:
         return None

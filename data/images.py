@@ -11,13 +11,8 @@ from backbones.errors import UserError
 from data.image_file import BadImage, noting_salvaged, read_pixels
 
 
-def read_image(
-    path: Path, at_least: int, upright: bool = False, content: bytes | None = None
-) -> tuple[Tensor, tuple[int, int]]:
-    """RGB uint8 (3, H, W) and the file's own (height, width).
-
-    `upright` turns the image as its EXIF orientation says. Images with boxes are read as they are stored, because these
-    are in pixels of the stored image.
+def read_image(path: Path, at_least: int, content: bytes | None = None) -> tuple[Tensor, tuple[int, int]]:
+    """RGB uint8 (3, H, W) and the file's own (height, width), upright as its EXIF orientation says.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 scale if both sides keep `at_least` pixels: that is several times faster, and
     less is left to resize. `content` is the file's content, if it was read already.
@@ -26,7 +21,7 @@ def read_image(
         BadImage: the file is absent, not an image, truncated (a JPEG: by more than half of its rows), has more pixels
             than the limit, or has 32-bit values.
     """
-    pixels, size = read_pixels(path, at_least, upright, content)
+    pixels, size = read_pixels(path, at_least, content)
     return torch.from_numpy(pixels).permute(2, 0, 1), size
 
 

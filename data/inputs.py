@@ -28,12 +28,12 @@ def read_input(source: ImageInput, at_least: int = 1 << 30, name: str = "the ima
         return source, source.shape[:2]
     if isinstance(source, Image.Image):
         try:
-            pixels = rgb_pixels(source, Path(name), upright=True)
+            pixels = rgb_pixels(source, Path(name))
         except (OSError, ValueError, SyntaxError) as error:  # Pillow reads the image's file only now
             raise BadImage(Path(name), error) from error
         return pixels, (pixels.shape[0], pixels.shape[1])
     if isinstance(source, str | os.PathLike):
-        return read_pixels(Path(source), at_least, upright=True)
+        return read_pixels(Path(source), at_least)
     raise UserError(
         f"{name}: give a file name, an RGB array (H, W, 3) uint8 or a PIL image, not {type(source).__name__}"
     )

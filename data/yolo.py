@@ -3,7 +3,6 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from backbones.errors import UserError
 from data.annotated import Annotated, AnnotatedData, existing_path, left_out
 from data.files import find_below, images_in, is_hidden
-from data.image_file import image_size, orientation
+from data.image_file import image_size
 from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
 from data.layouts.folder import Folder
 from data.text import read_lines
@@ -21,18 +20,6 @@ log = logging.getLogger(__name__)
 NAMES = ("classes.txt", ".names", "_darknet.labels")
 MOST = 100_000  # classes
 Box = tuple[float, float, float, float]
-# Maps a point of the upright image (as shares of its sides) to the stored one, by EXIF orientation: YOLO's own programs
-# turn photographs before labelling and training.
-TURNS: dict[int, Callable[[float, float], tuple[float, float]]] = {
-    1: lambda x, y: (x, y),
-    2: lambda x, y: (1 - x, y),
-    3: lambda x, y: (1 - x, 1 - y),
-    4: lambda x, y: (x, 1 - y),
-    5: lambda x, y: (y, x),
-    6: lambda x, y: (y, 1 - x),
-    7: lambda x, y: (1 - y, 1 - x),
-    8: lambda x, y: (1 - y, x),
-}
 
 
 class YoloData(AnnotatedData):
@@ -114,7 +101,6 @@ class YoloData(AnnotatedData):
         """An image with its objects; rows that cannot be used are added to `wrong`."""
         rows = _rows(label, wrong, "kpt_shape" in self.content[0]) if label else []
         size = image_size(image) if rows else None
-        turn = TURNS.get(orientation(image), TURNS[1]) if size else TURNS[1]
         if size is None:  # without objects, or unreadable
             return Annotated(image)
         for index, _ in rows:
@@ -122,15 +108,9 @@ class YoloData(AnnotatedData):
                 known = f"the names are of {len(self.names)} classes, 0 to {len(self.names) - 1}" if self.names else ""
                 raise UserError(f"{label} has an object of class {index}; {known or f'at most {MOST} are read'}")
         width, height = size
-        boxes = [_stored(box, turn, width, height) for _, box in rows]
+        boxes = [[x0 * width, y0 * height, x1 * width, y1 * height] for _, (x0, y0, x1, y1) in rows]
         names = [self.names[index] if self.names else f"class{index}" for index, _ in rows]
         return Annotated(image, names, boxes, size=(float(width), float(height)))
-
-
-def _stored(box: Box, turn: Callable[[float, float], tuple[float, float]], width: int, height: int) -> list[float]:
-    """A box (xyxy, as shares of the upright image's sides) in pixels of the image as it is stored."""
-    (x0, y0), (x1, y1) = turn(*box[:2]), turn(*box[2:])
-    return [min(x0, x1) * width, min(y0, y1) * height, max(x0, x1) * width, max(y0, y1) * height]
 
 
 def _labels(root: Path, images: Path) -> dict[str, Path]:

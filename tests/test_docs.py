@@ -96,7 +96,7 @@ DATA = {
     "demo_dogs": "data=dogs data.root={dogs} data.web_labels=web_labels.json",
     "demo_faces": "data=demo_faces data.root={faces} data.people=20 data.images_per_identity=3",
     "demo_people": "data=demo_people data.root={faces} data.people=20 data.images_per_identity=3",
-    "demo_earth": "data.train=64 data.val=12 data.gallery=40 data.size=64 data.generated=true",
+    "demo_earth": "data.train=64 data.val=12 data.gallery=40 data.size=64 data.generated=true data.min_photos=2",
     "csv": "",
     "folders": "data=folders data.root={dogs} data.train=Images data.val=Images",
 }

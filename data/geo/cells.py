@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,13 @@ class Hierarchy:
         leaves = cell_ids(latitude, longitude).reshape(-1)
         leaves.sort()
         return cls(tuple(Partition.from_leaves(leaves, settings) for settings in all_settings))
+
+    def distinct(self) -> Hierarchy:
+        """Without partitions whose cells are those of the next finer one: each head over the same cells would multiply
+        the same probabilities once more, which makes them too high.
+        """
+        coarse = [p for p, finer in pairwise(self.partitions) if not np.array_equal(p.ids, finer.ids)]
+        return Hierarchy((*coarse, self.partitions[-1]))
 
     @cached_property
     def parents(self) -> Ints:

@@ -4,9 +4,9 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +18,13 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from backbones.files import check_regular
 from data.base import SPLITS, Batch, Split, SuiteData
+from data.boxes import Box, random_box, whole
+from data.crops import CropReader
 from data.files import images_in
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
-from data.images import first_readable, read_image
+from data.images import first_readable
 from data.rejects import Rejects
 from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
 from data.tar import Row
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
+GRID = 1 << 12  # a photo is divided into so many columns and rows, between which crops are drawn
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,19 @@ def read_folder(folder: Path) -> Places:
     return Places(paths, np.array(positions))
 
 
-def geo_transforms(resolution: int, crop: float, flip: bool, photometric: float) -> "v2.Compose":
-    """Augmentation of uint8 images; `crop` is the least share of the image's area that is kept, 1 for all of it."""
+def random_part(height: int, width: int, least: float) -> Box:
+    """A crop of at least the share `least` of a photo's area, for training: it has about the photo's aspect ratio, as
+    predictions show all of a photo as a square.
+    """
+    left, top, right, bottom = random_box(GRID, GRID, least, ratios=(0.9, 1.11))
+    return left * width / GRID, top * height / GRID, right * width / GRID, bottom * height / GRID
+
+
+def geo_transforms(flip: bool, photometric: float) -> "v2.Compose":
+    """Augmentation of uint8 images besides crops."""
     from torchvision.transforms import v2
 
-    steps: list[torch.nn.Module] = [v2.Resize((resolution, resolution))]
-    if crop < 1:
-        steps = [v2.RandomResizedCrop(resolution, scale=(crop, 1), ratio=(0.9, 1.11))]
+    steps: list[torch.nn.Module] = [v2.Identity()]  # there may be no others
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if photometric:
@@ -187,17 +196,30 @@ def sample(image: Tensor, position: Floats, cells: Ints, size: tuple[int, int], 
     return {"images": image, **where, "sizes": torch.tensor(size), "rows": torch.tensor(row)}
 
 
+@dataclass(frozen=True)
+class PhotoView:
+    """How photos are shown to the network: the crop that `choose(height, width)` returns, as a square of `resolution`
+    pixels, and then the transforms.
+    """
+
+    resolution: int
+    choose: Callable[[int, int], Box]
+    transforms: "v2.Compose"
+
+    @property
+    def kept_side(self) -> int:
+        """The side in pixels of photos that are kept in memory: crops are enlarged, so they need more pixels."""
+        return self.resolution if self.choose is whole else self.resolution * 5 // 4
+
+
 class GeoSet(Dataset[dict[str, Any]]):
     """Photos as samples. An unreadable one is replaced by the next, and reported in the batch."""
 
-    def __init__(
-        self, places: Places, cells: Ints, resolution: int, transforms: "v2.Compose", cache_images: bool
-    ) -> None:
+    def __init__(self, places: Places, cells: Ints, view: PhotoView, cache_images: bool) -> None:
         self.places = places
         self.cells = cells
-        self.resolution = resolution
-        self.transforms = transforms
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = {} if cache_images else None
+        self.view = view
+        self.reader = CropReader(view.resolution, view.kept_side if cache_images else None)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -206,15 +228,8 @@ class GeoSet(Dataset[dict[str, Any]]):
         return first_readable(self._sample, index, len(self))
 
     def _sample(self, row: int) -> dict[str, Any]:
-        image, size = self._read(row)
-        return sample(self.transforms(image), self.places.positions[row], self.cells[row], size, row)
-
-    def _read(self, row: int) -> tuple[Tensor, tuple[int, int]]:
-        if self.cache is None:
-            return read_image(self.places.paths[row], self.resolution, upright=True)
-        if row not in self.cache:
-            self.cache[row] = read_image(self.places.paths[row], self.resolution, upright=True)
-        return self.cache[row]
+        image, size = self.reader.read(self.places.paths[row], self.view.choose)
+        return sample(self.view.transforms(image), self.places.positions[row], self.cells[row], size, row)
 
 
 def collate(samples: list[dict[str, Any]]) -> GeoBatch:
@@ -225,10 +240,11 @@ def collate(samples: list[dict[str, Any]]) -> GeoBatch:
 
 class GeoData(SuiteData):
     """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`. Without val, a
-    fifth of train is drawn for it, with photos within about 100 m in one split.
+    fifth of train is drawn for it, with photos in the same cell of about 100 m in one split.
 
     The partitions, one for each of `max_photos`, coarse to fine, are made from the training positions, or read from
-    the files `partition`; photos outside of all cells of the finest do not train. The test split is val's if null.
+    the files `partition`; equal ones are made once. Photos outside of all cells of the finest do not train. The test
+    split is val's if null.
 
     Raises:
         UserError: a split is absent or unusable, or the settings leave no cell.
@@ -279,11 +295,20 @@ class GeoData(SuiteData):
             photos = self.places(split).paths[:1000]
             if not photos:
                 raise UserError(
-                    f"{self.root}: no photos are left for {split}, as those within about 100 m are in one split; "
-                    "say by data.val= which are val's"
+                    f"{self.root}: no photos are left for {split}, as those in the same cell of about 100 m are in one "
+                    "split; say by data.val= which are val's"
                 )
             if not any(path.is_file() for path in photos):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
+        self.check_cells()
+
+    def check_cells(self) -> None:
+        """Raises UserError if there is only one cell to choose from."""
+        if len(self.hierarchy.partitions[-1]) < 2:
+            raise UserError(
+                f"{self.root}: all photos that can be trained on lie in one cell; lower data.max_photos and "
+                "data.min_photos, so that there are smaller ones"
+            )
 
     def shard_rows(self, split: Split | Literal["gallery"]) -> list[Row]:
         """The photos of a split with their positions."""
@@ -313,8 +338,12 @@ class GeoData(SuiteData):
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The partitions, coarse to fine."""
-        if self.files:
-            return Hierarchy(tuple(Partition.load(self.root / file) for file in self.files))
+        built = self._made() if not self.files else Hierarchy(tuple(Partition.load(self.root / f) for f in self.files))
+        # a run of an earlier version, which is resumed, has a head for each of them
+        return built if built.labels == self.known else built.distinct()
+
+    def _made(self) -> Hierarchy:
+        """The partitions of the training photos."""
         places = self.places("train")
         if len(places) < self.settings[-1].min_photos:
             raise UserError(
@@ -339,14 +368,13 @@ class GeoData(SuiteData):
             kept = np.flatnonzero(cells[:, -1] >= 0)
             log.info("%d of %d photos lie in no cell and do not train", len(places) - len(kept), len(places))
             places, cells = Places([places.paths[i] for i in kept], places.positions[kept]), cells[kept]
-        steps, size = self.view(split)
-        return GeoSet(places, cells, size, steps, self.keeps_images(4 * size**2 * len(places)))
+        view = self.view(split)
+        return GeoSet(places, cells, view, self.keeps_images(4 * view.kept_side**2 * len(places)))
 
-    def view(self, split: str) -> "tuple[v2.Compose, int]":
-        """The transforms of a split's photos, and the minimum side in pixels to decode them at."""
-        train = split == "train"
-        steps = geo_transforms(self.resolution, *(self.augmentation if train else (1.0, False, 0.0)))
-        # random crops are enlarged, so they need more pixels than the network's input has
-        return steps, self.resolution * 5 // 4 if train and self.augmentation[0] < 1 else self.resolution
+    def view(self, split: str) -> PhotoView:
+        """How a split's photos are shown: training's are augmented."""
+        crop, flip, photometric = self.augmentation if split == "train" else (1.0, False, 0.0)
+        choose = partial(random_part, least=crop) if crop < 1 else whole
+        return PhotoView(self.resolution, choose, geo_transforms(flip, photometric))
 
     collate = staticmethod(collate)

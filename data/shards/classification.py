@@ -47,7 +47,7 @@ def box_of(record: Record) -> Box | None:
 def decode_view(record: Record, views: ImageSet, label: int | np.ndarray, box: Box | None = None) -> dict[str, Any]:
     """A sample with a label or attributes, like those of an ImageSet."""
     content = image_of(record)
-    image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution, upright=box is None)
+    image, size = decode_crop(content, Path(record.name), views.chooser(box), views.resolution)
     mirror = views.flip and random.random() < 0.5
     facts = {"label": label, "path": record.name, "size": size, "row": -1, "view": 0}
     return {"image": image, "mirror": mirror, **facts}

@@ -79,7 +79,7 @@ class DetectionStream(ShardStream):
     def sample(self, record: Record) -> dict[str, Any]:
         path, wanted = Path(record.name), self.images.augmentation
         known = objects_of(record, self.classes, path)
-        image, size = read_image(path, self.images.read_side, content=image_of(record))
+        image, size = read_image(path, self.images.read_side, image_of(record))
         drawn = [(image, size, known)]
         if wanted.mosaic and self.done < MOSAIC_UNTIL:
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:

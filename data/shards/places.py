@@ -3,22 +3,19 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from data.base import Split
+from data.crops import decode_crop
 from data.geo.cells import Hierarchy
-from data.geo.places import GeoData, Places, problem, sample
+from data.geo.places import GeoData, PhotoView, Places, problem, sample
 from data.geo.s2 import Floats
 from data.image_file import BadImage
-from data.images import read_image
 from data.shards.stream import ShardLoaders, ShardStream, image_of
 from data.table import POSITIONS
 from data.tar import Record
-
-if TYPE_CHECKING:
-    from torchvision.transforms import v2
 
 
 def position_of(record: Record) -> Floats:
@@ -40,8 +37,7 @@ class Decoder:
     """Decodes records to samples, or to None for a training photo that lies in no cell."""
 
     hierarchy: Hierarchy
-    transforms: "v2.Compose"
-    at_least: int
+    view: PhotoView
     train: bool
 
     def __call__(self, record: Record) -> dict[str, Any] | None:
@@ -49,14 +45,18 @@ class Decoder:
         cells = self.hierarchy.assign(*position)[0]
         if self.train and cells[-1] < 0:
             return None
-        image, size = read_image(Path(record.name), self.at_least, True, image_of(record))
-        return sample(self.transforms(image), position, cells, size, -1)
+        image, size = decode_crop(image_of(record), Path(record.name), self.view.choose, self.view.resolution)
+        return sample(self.view.transforms(image), position, cells, size, -1)
 
 
 class ShardGeoData(ShardLoaders, GeoData):
     """Splits that are shards. Those on disk are read once for their positions, from which the partitions are made and
     the training photos are counted; with `partition` and `train_count` this is not needed.
     """
+
+    def check(self) -> None:
+        super().check()
+        self.check_cells()
 
     def places(self, split: Split | Literal["gallery"]) -> Places:
         """The photos of a split on disk, as paths into its shards."""
@@ -70,5 +70,5 @@ class ShardGeoData(ShardLoaders, GeoData):
         return int((self.hierarchy.assign(*self.places("train").positions.T)[:, -1] >= 0).sum())
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:
-        decode = Decoder(self.hierarchy, *self.view(split), train=split == "train")
+        decode = Decoder(self.hierarchy, self.view(split), train=split == "train")
         return ShardStream(self.shards(split), decode, **settings)

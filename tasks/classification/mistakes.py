@@ -38,6 +38,8 @@ class Mistakes:
             if len(self.worst) == self.count and s <= self.worst[-1].score:
                 break
             mistake = Mistake(s, batch.images[i].cpu(), int(batch.labels[i]), int(predicted[i]), batch.paths[i])
+            if any(m.path == mistake.path and torch.equal(m.image, mistake.image) for m in self.worst):
+                continue  # it replaced an unreadable image
             self.worst = sorted([*self.worst, mistake], key=lambda m: -m.score)[: self.count]
 
     def page(self, labels: list[str], side: int = 224) -> Tensor | None:

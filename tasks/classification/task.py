@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from backbones.errors import UserError
@@ -16,6 +17,7 @@ from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import Network
+from tasks.engine.metrics import each_once
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +38,10 @@ class ClassificationTask(DistillableTask):
         self.mixes = bool(self.config["task"]["mixup"] or self.config["task"]["cutmix"])
 
     def build_metrics(self) -> None:
-        from torchmetrics import MeanMetric
-        from torchmetrics.classification import MulticlassConfusionMatrix
+        from torchmetrics.aggregation import CatMetric
 
-        self.confusion = MulticlassConfusionMatrix(max(2, len(self.labels)), validate_args=False)  # rows are the truth
-        self.top5 = MeanMetric(nan_strategy="disable")
+        # rows (N, 4): index in the split, true and best class, whether the true one is among the TOP
+        self.measured = CatMetric()
         self.mistakes = Mistakes()
 
     @classmethod
@@ -109,33 +110,44 @@ class ClassificationTask(DistillableTask):
     def update_metrics(self, batch: ClassificationBatch) -> None:
         scores = self.probabilities(batch.images)
         best = scores.topk(min(TOP, len(self.labels))).indices
-        self.confusion.update(best[:, 0], batch.labels)
-        self.top5.update((best == batch.labels[:, None]).any(dim=1).float())
+        among = (best == batch.labels[:, None]).any(dim=1)
+        index = torch.tensor(batch.rows, device=best.device)
+        columns = (index, batch.labels, best[:, 0], among)
+        self.measured.update(torch.stack([column.float() for column in columns], dim=1))
         self.mistakes.add(batch, scores)
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        matrix = self.confusion.compute().cpu().double()
+        matrix = self.confusion().double()
         shown = matrix.sum(dim=1)
         right = matrix.diagonal() / shown
         found = {
             "top1": float(matrix.trace() / matrix.sum()),
-            "top5": float(self.top5.compute()),
+            "top5": float(self.rows()[:, 2].double().mean()),
             "class_mean": float(right[shown > 0].mean()),
         }
         if len(self.labels) <= PER_CLASS:
-            found |= {f"top1/{name}": float(r) for name, r, n in zip(self.labels, right, shown, strict=False) if n}
+            found |= {f"top1/{name}": float(r) for name, r, n in zip(self.labels, right, shown, strict=True) if n}
         return found
 
+    def rows(self) -> Tensor:
+        """The measured images, each once (N, 3): true and best class, and 1 if the true one is among the TOP."""
+        return each_once(self.measured.compute().float().cpu())[:, 1:].long()
+
+    def confusion(self) -> Tensor:
+        """The number of images (C, C) of each true class (rows) and best class."""
+        truth, best, _ = self.rows().unbind(1)
+        count = len(self.labels)
+        return torch.bincount(truth * count + best, minlength=count**2).view(count, count)
+
     def reset_metrics(self) -> None:
-        self.confusion.reset()
-        self.top5.reset()
+        self.measured.reset()
         self.mistakes.clear()
 
     def figures(self) -> dict[str, Tensor]:
         from tasks.classification.figures import confusion_figure
         from tasks.engine.plots import render_figure
 
-        confusion = render_figure(confusion_figure(self.confusion.compute().cpu().numpy(), self.labels))
+        confusion = render_figure(confusion_figure(self.confusion().numpy(), self.labels))
         mistakes = self.mistakes.page(self.labels)
         return {"confusion": confusion} | ({} if mistakes is None else {"mistakes": mistakes})
 

@@ -75,7 +75,8 @@ class PAN(Detector):
 
     def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Boxes (..., 4) from side logits (..., 4 * BINS): the mean distance of each side's distribution."""
-        distances = sides.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins * strides[..., None]
+        # not a matrix product, which autocast would round to bf16, up to a pixel at the coarsest stride
+        distances = (sides.unflatten(-1, (4, BINS)).softmax(dim=-1) * self.bins).sum(dim=-1) * strides[..., None]
         return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
     def loss(self, outputs: tuple[Tensor, Tensor], boxes_BN4: Tensor, labels_BN: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -101,7 +102,7 @@ class GeoLocator(PooledNet):
         """
         total = logits.new_zeros(())
         for part, directions, target in zip(
-            logits.float().split(self.sizes, 1), self.directions.split(self.sizes), cells.unbind(1), strict=True
+            self.parts(logits), self.directions.split(self.sizes), cells.unbind(1), strict=True
         ):
             if self.soft_km:
                 distance = self._distance_km(positions, directions)
@@ -111,6 +112,12 @@ class GeoLocator(PooledNet):
                 count = (target >= 0).sum().clamp(min=1)
                 total = total + F.cross_entropy(part, target, ignore_index=-1, reduction="sum") / count
         return total
+
+    def parts(self, logits: Tensor) -> list[Tensor]:
+        """The logits of each partition. Sliced, because litert_torch cannot export a split into one part."""
+        return [
+            logits[:, end - size : end].float() for size, end in zip(self.sizes, accumulate(self.sizes), strict=True)
+        ]
 
     @staticmethod
     def _distance_km(positions: Tensor, directions: Tensor) -> Tensor:
@@ -123,7 +130,7 @@ class GeoLocator(PooledNet):
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Log probabilities (B, N) of the finest cells."""
-        *coarse, fine = (part.log_softmax(1) for part in logits.float().split(self.sizes, 1))
+        *coarse, fine = (part.log_softmax(1) for part in self.parts(logits))
         for part, parents in zip(coarse, self.parents, strict=True):
             # a partition without a cell around the fine one does not count
             fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)

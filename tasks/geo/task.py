@@ -13,6 +13,7 @@ from data.geo.places import GeoBatch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.figures import log_image, to_tensor
+from tasks.engine.metrics import each_once
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
 from tasks.geo.answers import place
@@ -37,7 +38,7 @@ class GeoTask(TaskModule):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 3): true latitude and longitude, error in km
+        self.measured = CatMetric()  # rows (N, 4): index in the split, true latitude and longitude, error in km
 
     def build_model(self) -> GeoLocator:
         settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top_cells")}
@@ -52,18 +53,23 @@ class GeoTask(TaskModule):
         located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
         positions = positions_of(located.directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
-        rows = np.concatenate([truth, great_circle_km(positions, truth)[:, None]], axis=1)
+        index, errors = batch.rows.cpu().numpy(), great_circle_km(positions, truth)
+        rows = np.concatenate([index[:, None], truth, errors[:, None]], axis=1)
         self.measured.update(torch.from_numpy(rows).to(batch.positions.device, torch.float32))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
-        rows = self.measured.compute().cpu().double().numpy()
-        return error_metrics(rows[:, 2])
+        return error_metrics(self.rows()[:, 2])
+
+    def rows(self) -> Floats:
+        """The measured photos, each once (N, 3): true latitude and longitude, error in km."""
+        measured: Floats = each_once(self.measured.compute().cpu().double())[:, 1:].numpy()
+        return measured
 
     def reset_metrics(self) -> None:
         self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
-        rows = self.measured.compute().cpu().double().numpy()
+        rows = self.rows()
         return {"errors": to_tensor(maps.error_map(rows[:, :2], rows[:, 2]))}
 
     def on_fit_start(self) -> None:

@@ -38,7 +38,7 @@ class Contents:
     split: Ints  # (N,) indices of `splits`
     row: Ints  # (M,) the image of a label
     label: Ints  # (M,) indices of `names`
-    boxes: Floats | None  # (M, 4) left, top, right, bottom in pixels of the file
+    boxes: Floats | None  # (M, 4) left, top, right, bottom in pixels of the upright image
     crowd: Flags  # (M,) regions to ignore
     difficult: Flags  # (M,)
     unlabelled: Flags  # (N,) images without a label, or of which no attribute is known

@@ -18,7 +18,16 @@ from PIL import Image
 from backbones.errors import UserError
 from backbones.files import check_regular
 from backbones.processors import usable_cores
-from data.image_file import ORIENTATION, BadImage, check_mode, limit_pixels, open_image, salvage, to_8_bits
+from data.image_file import (
+    BadImage,
+    check_mode,
+    exif_orientation,
+    limit_pixels,
+    open_image,
+    salvage,
+    to_8_bits,
+    upright_size,
+)
 
 THUMB = (18, 16)  # width and height of the grey thumbnails that are compared
 END = 1 << 16  # bytes: of a file longer than two of these only both ends are hashed
@@ -59,10 +68,9 @@ def inspect_file(path: Path, decode: bool) -> FileInfo:
         if not size:
             raise BadImage(path, "the file is empty")
         with open_image(path) as image:
-            info = info._replace(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
-            # Pillow decodes a PNG to find EXIF after its pixels
-            if image.format != "PNG" or "exif" in image.info:
-                info = info._replace(orientation=image.getexif().get(ORIENTATION, 1))
+            width, height = upright_size(image)
+            info = info._replace(format=image.format or "", mode=image.mode, width=width, height=height)
+            info = info._replace(orientation=exif_orientation(image))
             check_mode(image, path)
             if decode or not _ends(image.format, tail):
                 info = info._replace(thumb=_thumb(image))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 EXAMPLES = 24  # of a kind that are kept
 
-Box = tuple[float, ...]  # left, top, right, bottom in pixels of the file
+Box = tuple[float, ...]  # left, top, right, bottom in pixels of the upright image
 
 
 @dataclass(frozen=True)

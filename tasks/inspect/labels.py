@@ -49,7 +49,7 @@ def _corners(box: Box) -> str:
 
 
 def _sizes(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]:
-    """Annotated sizes that differ from the file's."""
+    """Annotated sizes that differ from the upright image's."""
     examples = []
     for path, s in dict(zip(contents.paths, infos, strict=True)).items():
         wide, high = contents.notes.sizes.get(path, (0, 0))

@@ -170,7 +170,7 @@ class Pictures:
     def _address(self, path: Path, marked: tuple[Box, ...]) -> str | None:
         """The picture as a data URL; None if the file cannot be read."""
         try:
-            pixels, (height, width) = read_pixels(path, SIDE, upright=self.contents.boxes is None)
+            pixels, (height, width) = read_pixels(path, SIDE)
         except BadImage:
             return None
         image = Image.fromarray(pixels)

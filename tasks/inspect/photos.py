@@ -92,9 +92,9 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
         examples = [Example(path, words) for path, s in files.items() if (words := test(path, s))]
         yield from finding(kind, title, examples, hint, fault)
     rotated = [Example(path, words) for path, s in files.items() if (words := _rotated(path, s))]
-    hint = "YOLO boxes refer to the rotated image, others to the stored one: see whether they fit"
-    if contents.boxes is None:
-        hint = "they are rotated upright when they are read"
+    hint = "they are rotated upright when they are read"
+    if contents.boxes is not None:
+        hint += ", and their boxes refer to the upright image: see whether they fit"
     yield from finding("rotated", "images with an EXIF rotation", rotated, hint, contents.boxes is not None)
     lone = [Example(path, "no split lists it") for path in _unlisted(contents.paths)]
     yield from finding("unlisted", "images that no split lists", lone, "they are not used", False)

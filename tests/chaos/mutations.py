@@ -119,7 +119,7 @@ def image(form: str, **settings: Any) -> bytes:
 
 def open_image_file(path: Path) -> None:
     for read in (
-        lambda: read_image(path, 16, upright=True)[0],
+        lambda: read_image(path, 16)[0],
         lambda: read_crop(path, center_box, 16)[0],
     ):
         try:

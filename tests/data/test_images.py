@@ -3,6 +3,7 @@
 import io
 import tarfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from data.classification import ImageSet, Sample
 from data.crops import read_crop
 from data.folders import FoldersData
 from data.geo.places import exif_position, read_folder
-from data.image_file import MAX_PIXELS, SALVAGED, BadImage, image_size, limit_pixels, noting_salvaged
+from data.image_file import (
+    MAX_PIXELS,
+    ORIENTATION,
+    SALVAGED,
+    BadImage,
+    image_size,
+    limit_pixels,
+    noting_salvaged,
+)
 from data.images import first_readable, read_image
 from tests.conftest import make_irregular, png_header
 
@@ -185,9 +194,23 @@ def test_the_rest_of_a_jpeg_is_turned_and_read_from_memory(tmp_path: Path) -> No
     exif[0x0112] = 6
     content = photograph(exif=exif)
     content = content[: len(content) * 3 // 4]
-    image, _ = read_image(tmp_path / "a.jpg", 1 << 30, upright=True, content=content)
+    image, _ = read_image(tmp_path / "a.jpg", 1 << 30, content)
     assert (image[:, :, :40] == 128).all()  # the last stored rows, the left columns when upright
     assert not (image[:, :, 200:] == 128).all(dim=(0, 1)).any()
+
+
+def test_a_png_is_not_decoded_for_its_orientation(tmp_path: Path) -> None:
+    """Pillow decodes the pixels to look for EXIF that comes after them."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = Image.new("RGB", (8, 4))
+    image.save(tmp_path / "before.png", exif=exif)
+    image.save(tmp_path / "after.png")
+    content, chunk = (tmp_path / "after.png").read_bytes(), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    (tmp_path / "after.png").write_bytes(content[:-12] + chunk + content[-12:])
+    for name, size in (("before.png", (4, 8)), ("after.png", (8, 4))):
+        assert image_size(tmp_path / name) == read_image(tmp_path / name, 1)[1][::-1] == size
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])

@@ -162,24 +162,38 @@ def test_an_absolute_path_inside(tmp_path: Path) -> None:
 # --- photographs that EXIF turns --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("layout", ["yolo", "box_csv"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_yolos_boxes_are_those_of_the_upright_image(orientation: int, tmp_path: Path) -> None:
-    """A white patch, labelled in the upright image, is found where it is stored."""
+def test_boxes_are_those_of_the_upright_image(orientation: int, layout: str, suffix: str, tmp_path: Path) -> None:
+    """A white patch, labelled in the upright image, is where its box is in what the network sees."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    stored = Image.new("L", (80, 40))
-    stored.paste(255, (8, 4, 32, 12))
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    stored = Image.new("RGB", (80, 40))
+    stored.paste("white", (8, 4, 32, 12))
     for i in range(5):
-        stored.save(tmp_path / "images" / f"{i}.png", exif=exif)
-        with Image.open(tmp_path / "images" / f"{i}.png") as image:
+        stored.save(tmp_path / "images" / f"{i}{suffix}", exif=exif)
+        with Image.open(tmp_path / "images" / f"{i}{suffix}") as image:
             seen = ImageOps.exif_transpose(image)
         box = seen.getbbox()
         assert box
         left, top, right, bottom = box
         width, height = seen.size
         row = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
-        (tmp_path / "labels" / f"{i}.txt").write_text("0 " + " ".join(map(str, row)))
-    for record in read(tmp_path).records("train"):
-        assert record.boxes.tolist() == [pytest.approx([8, 4, 32, 12])]
+        if layout == "yolo":
+            (tmp_path / "labels" / f"{i}.txt").write_text("0 " + " ".join(map(str, row)))
+        rows.append(f"{i}{suffix},{width},{height},patch,{left},{top},{right},{bottom}")
+    if layout == "box_csv":
+        (tmp_path / "boxes.csv").write_text("\n".join(rows))
+    data = read(tmp_path)
+    for record in data.records("val"):
+        assert record.boxes.tolist() == [pytest.approx(box)]
+    sample = data.dataset("val")[0]
+    assert tuple(sample["size"]) == (height, width)
+    left, top, right, bottom = sample["boxes"][0].round().long().tolist()
+    patch = sample["image"][0, top:bottom, left:right].float()
+    assert patch.mean() > 200
+    assert patch.sum() > 0.9 * sample["image"][0].float().sum()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from data.coco import read_coco
 from tests.data.detection_sets import coco, found, jsonl, names, photos, read, table, xmls
 
 Form = Literal["NFC", "NFD"]
@@ -43,6 +44,15 @@ def test_accents_are_written_in_two_ways(write: Any, here: Form, there: Form, tm
     data.check()
     assert [len(data.records(split)) for split in ("train", "val")] == [3, 3]
     assert all(record.path.is_file() for record in data.records("train"))
+
+
+def test_names_with_backslashes(tmp_path: Path) -> None:
+    """As Windows writes paths."""
+    photos(tmp_path / "images", names("a", 3))
+    coco(tmp_path / "train.json", tmp_path / "images", names("a", 3), "images\\")
+    _, records = read_coco(tmp_path / "train.json", tmp_path / "images")
+    assert [record.path.parent for record in records] == [tmp_path / "images"] * 3
+    assert all(record.path.is_file() for record in records)
 
 
 def test_accents_of_voc(tmp_path: Path) -> None:

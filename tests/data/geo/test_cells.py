@@ -131,6 +131,13 @@ def test_fine_cell_without_a_coarse_one_is_marked(photos: tuple[np.ndarray, np.n
     assert Hierarchy.build(*photos, [SMALL]).parents.shape[0] == 0
 
 
+def test_equal_partitions_are_left_out(photos: tuple[np.ndarray, np.ndarray]) -> None:
+    coarse = PartitionSettings(400, 5)
+    found = Hierarchy.build(*photos, [coarse, coarse, SMALL, SMALL, SMALL]).distinct()
+    assert found.labels == Hierarchy.build(*photos, [coarse, SMALL]).labels
+    assert found.distinct().labels == found.labels
+
+
 # --- file ----------------------------------------------------------------------------------------------
 
 

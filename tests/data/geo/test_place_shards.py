@@ -13,6 +13,7 @@ import torch
 
 from backbones.errors import UserError
 from data.base import SPLITS
+from data.crops import read_whole
 from data.demo.earth import write_earth
 from data.geo.places import read_csv
 from data.geo.sphere import great_circle_km
@@ -78,6 +79,12 @@ def test_positions_in_shards_are_those_of_the_table(earth: Path) -> None:
     assert found.num_images("train") == inside.sum() < 60
 
 
+def test_photos_in_shards_are_seen_as_by_a_gallery(earth: Path) -> None:
+    found = places(earth)
+    images = torch.cat([batch.images for batch in found.val_dataloader()])
+    assert torch.equal(images, torch.stack([read_whole(path, 32) for path in found.places("val").paths]))
+
+
 def test_positions_that_are_not_there(earth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     facts = [b'{"latitude": 91, "longitude": 200}', b'{"lat": 100, "lng": 50}', b'{"latitude": 4}', b"{"]
     facts += [b'{"latitude": 4, "longitude": 5}'] * 40
@@ -108,7 +115,7 @@ def test_a_run_and_its_gallery_on_shards_with_given_cells(
         "trainer.precision=32",
     ]
     assert execute([*TINY, *where, *first, "name=first"])["state"] == "finished"
-    cells = [str(tmp_path / "geo" / "first" / f"cells-{i}.csv") for i in range(2)]
+    cells = [str(path) for path in sorted((tmp_path / "geo" / "first").glob("cells-*.csv"))]
     given = [f"data.partition=[{','.join(cells)}]", "data.train_count=40", "logger.images=0"]
     assert execute([*TINY, *where, *given, "name=second"])["step"] == 10
     runs = [tmp_path / "geo" / name for name in ("first", "second")]

@@ -11,9 +11,13 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
+from data.boxes import whole
+from data.crops import read_whole
 from data.demo.earth import write_earth
-from data.geo.places import GeoData, GeoSet, Places, exif_position, read_csv, read_folder
+from data.geo.cells import Hierarchy
+from data.geo.places import GeoData, GeoSet, PhotoView, Places, exif_position, read_csv, read_folder
 from data.image_file import ORIENTATION
+from tasks.multitask.data import JointData
 from tests.conftest import shared
 
 HEADER = "path,latitude,longitude\n"
@@ -187,6 +191,30 @@ def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_equal_partitions_are_made_once(root: Path) -> None:
+    """But a resumed run keeps its own, for each of which it has a head."""
+    found = data(root, max_photos=[40, 40, 10])
+    assert found.labels == data(root).labels
+    resumed = data(root, max_photos=[40, 40, 10])
+    latitude, longitude = found.places("train").positions.T
+    resumed.known = Hierarchy.build(latitude, longitude, resumed.settings).labels
+    assert resumed.labels == resumed.known != found.labels
+    part = data(root, max_photos=[40, 40, 10])
+    joint = JointData({"geo": part}, names=["geo"], temperature=0.0, source=None, resolution=32)
+    joint.known = [f"geo/{label}" for label in resumed.known]
+    assert joint.labels == joint.known
+
+
+def test_photos_of_one_cell(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.csv").write_text(HEADER + "".join(f"{i}.png,{40 + i // 3},2.0\n" for i in range(6)))
+    with pytest.raises(UserError, match=r"lie in one cell; lower data\.max_photos and data\.min_photos"):
+        data(tmp_path, max_photos=6).check()
+    data(tmp_path, max_photos=3).check()
+
+
 def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
     with pytest.raises(UserError, match=r"data\.val: there is neither a file nor a folder .*none\.csv"):
         data(root, val="none.csv").prepare()
@@ -218,7 +246,27 @@ def test_photos_are_turned_upright(cached: bool, tmp_path: Path) -> None:
     stored[:, :20] = 255  # the left half, which is on top when upright
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     places, cells = Places([tmp_path / "a.png"], np.zeros((1, 2))), np.zeros((1, 1), np.int64)
-    (row,) = DataLoader(GeoSet(places, cells, 32, v2.Compose([v2.Identity()]), cached), None)
+    (row,) = DataLoader(GeoSet(places, cells, PhotoView(32, whole, v2.Compose([v2.Identity()])), cached), None)
     assert row["sizes"].tolist() == [40, 30]
-    assert (row["images"][:, :20] == 255).all()
-    assert (row["images"][:, 20:] == 0).all()
+    assert row["images"].shape == (3, 32, 32)
+    assert (row["images"][:, :14] == 255).all()
+    assert (row["images"][:, 18:] == 0).all()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_all_splits_see_the_whole_photo_as_a_square(cached: bool, root: Path, tmp_path: Path) -> None:
+    """As in predictions, whatever its aspect ratio: crops for training are taken from the square."""
+    stored = np.zeros((80, 320, 3), np.uint8)
+    stored[:, :80, 0] = 255
+    stored[:, 240:, 2] = 255
+    Image.fromarray(stored).save(tmp_path / "a.png")
+    places, cells = Places([tmp_path / "a.png"], np.zeros((1, 2))), np.zeros((1, 1), np.int64)
+    photos = GeoSet(places, cells, data(root, crop=0.9).view("train"), cached)
+    for image in [photos[0]["images"] for _ in range(4)]:
+        assert image.shape == (3, 32, 32)
+        assert (image[0, :, 0] > 200).all()
+        assert (image[2, :, -1] > 200).all()
+    assert [kept.shape for kept, _ in photos.reader.images.values()] == [(3, 40, 40)] * cached
+    image = GeoSet(places, cells, data(root).view("val"), cached)[0]["images"]
+    difference = (image.float() - read_whole(tmp_path / "a.png", 32).float()).abs()
+    assert difference.mean() < (2 if cached else 0.1)

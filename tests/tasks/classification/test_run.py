@@ -22,6 +22,7 @@ from backbones.mobilenet_v1 import fold_norms
 from backbones.weights import read_weights
 from data.classification import ImageSet, Sample
 from data.dogs import DogsData
+from data.folders import FoldersData
 from data.images import read_image
 from tasks.classification.dogs import DogsTask
 from tasks.classification.model import Classifier
@@ -103,6 +104,23 @@ def test_predict_and_test_mode_agree_with_the_run(run: Path, tree: Path, tmp_pat
     assert float(line.split("│")[2]) == pytest.approx(wanted, abs=0.02)
 
 
+def test_the_image_that_replaces_an_unreadable_one_counts_once(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(4):
+            (tmp_path / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(tmp_path / split / "ab"[i % 2] / f"{i}.png")
+    (tmp_path / "val" / "a" / "0.png").write_bytes(b"torn")
+    data = FoldersData(str(tmp_path), 64, train="train", val="val", workers=0, batch_size=2)
+    module = ClassificationTask(load_config(["task=classification", *TINY]), data.labels, load_weights=False).eval()
+    module.build_metrics()
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            module.update_metrics(batch)
+    assert module.confusion().sum(dim=1).tolist() == [1, 2]
+    paths = [mistake.path for mistake in module.mistakes.worst]
+    assert len(paths) == len({*paths})
+
+
 @pytest.mark.parametrize("share", [0.5, 0.875, 1.0])
 def test_predict_sees_what_validation_sees(share: float, tmp_path: Path) -> None:
     ramp = np.add.outer(np.arange(120), np.arange(200)).astype(np.uint8)
@@ -110,7 +128,7 @@ def test_predict_sees_what_validation_sees(share: float, tmp_path: Path) -> None
     config = load_config(["task=classification", *TINY, f"data.center_crop={share}"])
     module = ClassificationTask(config, ["a", "b"], load_weights=False)
     validation = ImageSet([Sample(tmp_path / "a.png", 0)], module.resolution, center_crop=share)[0]["image"]
-    image, _ = read_image(tmp_path / "a.png", module.view_side, upright=True)
+    image, _ = read_image(tmp_path / "a.png", module.view_side)
     assert torch.equal(module.prepare_image(image), validation)
 
 

@@ -136,6 +136,15 @@ def test_task_alignment_is_that_of_a_plain_loop(seed: int, counts: list[int]) ->
                 assert quality[i, a].item() == pytest.approx(alignment[a, n] / best * most, rel=1e-3, abs=1e-6)
 
 
+def test_autocast_does_not_round_the_boxes() -> None:
+    torch.manual_seed(0)
+    model = PAN(MobileNetV1(0.25, strides=PAN.strides), 1, 64, channels=8)
+    outputs = torch.randn(1, len(model.points), 32) * 3, torch.zeros(1, len(model.points), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.decode_all_boxes(outputs)
+    torch.testing.assert_close(rounded, model.decode_all_boxes(outputs), atol=1e-3, rtol=0)
+
+
 def test_distribution_focal_loss_is_least_at_the_distance() -> None:
     distances = torch.tensor([[2.3, 0.0, 6.9, 4.0]])
     lower = distances.long()

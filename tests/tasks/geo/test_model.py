@@ -238,3 +238,16 @@ def test_apples_gpus_train_and_measure() -> None:
             module.update_metrics(batch)
         assert module.compute_metrics("val")["median_km"] >= 0
         assert [round(truth["latitude"]) for truth in module.ground_truth(batch)] == [10, 50]
+
+
+@pytest.mark.parametrize(("rows", "count"), [([0, 1, 1], 2), ([-1, -1, -1], 3)])
+def test_a_photo_that_replaces_an_unreadable_one_counts_once(rows: list[int], count: int) -> None:
+    """Photos of a stream have no index, and all count."""
+    labels = Hierarchy.build([10.0, 50.0], [20.0, 60.0], [PartitionSettings(1, 1)]).labels
+    module = GeoTask(load_config(["task=geo", "backbone.alpha=0.25", "task.resolution=32"]), labels).eval()
+    module.build_metrics()
+    images, positions = torch.zeros(3, 3, 32, 32, dtype=torch.uint8), torch.tensor([[10.0, 20], [50, 60], [50, 60]])
+    cells = torch.ones(3, 1, dtype=torch.int64)
+    with torch.no_grad():
+        module.update_metrics(GeoBatch(images, torch.full((3, 2), 32), [], positions, cells, torch.tensor(rows)))
+    assert len(module.rows()) == count

@@ -90,10 +90,9 @@ def near_copy(root: Path) -> None:
 
 
 def rotated(root: Path) -> None:
-    image = picture(0)
-    exif = image.getexif()
+    exif = Image.Exif()
     exif[0x0112] = 6
-    image.save(root / "train" / "0.jpg", quality=90, exif=exif)
+    picture(0).transpose(Image.Transpose.ROTATE_90).save(root / "train" / "0.jpg", quality=90, exif=exif)
 
 
 def resized(root: Path, size: tuple[int, int]) -> None:
@@ -174,6 +173,14 @@ def test_a_planted_fault_is_found_alone(fault: str, clean: Path, tmp_path: Path)
     (finding,) = found.values()
     assert finding.count == 1
     assert finding.examples[0].path is None or finding.examples[0].path.stem in ("0", "1", "99")
+
+
+def test_an_image_that_was_annotated_as_it_is_stored(clean: Path, tmp_path: Path) -> None:
+    """Boxes refer to the upright image."""
+    root = Path(shutil.copytree(clean, tmp_path / "data"))
+    rotated(root)
+    edit(root, lambda c: c["images"][0].update(width=HIGH, height=WIDE))
+    assert {*found_in(root)} == {"rotated", "size"}
 
 
 def test_faults_of_voc(tmp_path: Path) -> None:
