@@ -249,3 +249,11 @@ TINY = (
     *("backbone.alpha=0.25", "task.resolution=96", "data.batch_size=8", "data.workers=0"),
     *("data.train=24", "data.val=8", "trainer.log_every=1", "trainer.validate_every=1"),
 )
+# untrained networks to export
+SHALLOW = "backbone.variant=shallow"  # export time grows with the number of layers
+SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
+FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
+EARTH = (
+    *("data.train=60", "data.val=12", "data.gallery=12", "data.size=32"),
+    *("data.generated=true", "data.min_photos=2", *SMALL),
+)

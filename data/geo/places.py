@@ -338,7 +338,7 @@ class GeoData(SuiteData):
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The partitions, coarse to fine."""
-        built = self._made() if not self.files else Hierarchy(tuple(Partition.load(self.root / f) for f in self.files))
+        built = Hierarchy(tuple(Partition.load(self.root / f) for f in self.files)) if self.files else self._made()
         # a run of an earlier version, which is resumed, has a head for each of them
         return built if built.labels == self.known else built.distinct()
 

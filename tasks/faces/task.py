@@ -11,7 +11,7 @@ from data.base import Split
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
-from tasks.engine.metrics import unique_rows
+from tasks.engine.metrics import each_once
 from tasks.faces.model import AttributeNet
 
 
@@ -92,10 +92,9 @@ class FacesTask(DistillableTask):
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The measured images, each once: indices (N,), scores (N, A), labels (N, A)."""
-        measured = self.measured.compute().float().cpu()
-        _, first = unique_rows(measured[:, 0])
+        measured = each_once(self.measured.compute().float().cpu())
         count = len(self.labels)
-        index, scores, labels = measured[first].split([1, count, count], dim=1)
+        index, scores, labels = measured.split([1, count, count], dim=1)
         return index[:, 0].long(), scores, labels.long()
 
     @staticmethod

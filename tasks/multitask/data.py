@@ -127,6 +127,7 @@ class JointData(SuiteData):
         self.batch_size = sum(data.batch_size for data in parts.values())
         self.names, self.temperature, self.source = list(names), temperature, source
         self.loaders: list[DataLoader] = []
+        self.known = None
 
     @property
     def read_only(self) -> bool:
@@ -136,6 +137,17 @@ class JointData(SuiteData):
     def read_only(self, value: bool) -> None:
         for data in self.parts.values():
             data.read_only = value
+
+    @property
+    def known(self) -> list[str] | None:
+        return self._known
+
+    @known.setter
+    def known(self, labels: list[str] | None) -> None:
+        self._known = labels
+        for name, data in self.parts.items():
+            own = f"{name}/"
+            data.known = None if labels is None else [x.removeprefix(own) for x in labels if x.startswith(own)]
 
     def find_root(self) -> None:
         for data in self.parts.values():
@@ -149,9 +161,6 @@ class JointData(SuiteData):
     @property
     def labels(self) -> list[str]:
         """The labels of all tasks, each with the name of its task and a slash in front."""
-        for name, data in self.parts.items():
-            if self.known is not None:
-                data.known = [label.partition("/")[2] for label in self.known if label.partition("/")[0] == name]
         found = [f"{name}/{label}" for name, data in self.parts.items() for label in data.labels]
         others = set(self.names) - self.parts.keys()
         if others:

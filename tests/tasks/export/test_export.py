@@ -31,11 +31,8 @@ from tasks.export import speed
 from tasks.export.exporter import check_measured
 from tasks.export.formats import FORMATS, installed
 from tasks.export.qat import fine_tune, int8_layers, rounding
-from tests.conftest import ROOT, TINY
+from tests.conftest import EARTH, FEW, ROOT, SHALLOW, TINY
 
-SHALLOW = "backbone.variant=shallow"  # export time grows with the number of layers
-SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
-FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 PLACE = ["latitude", "longitude", "confidence", "cells"]
 
 
@@ -159,15 +156,7 @@ def test_the_example_says_what_predict_says(onnx: Path, dog: Path, dogs: Path, t
         ("embedding", ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW), ["embedding"]),
         (
             "geo",
-            (
-                "data.train=60",
-                "data.val=12",
-                "data.gallery=12",
-                "data.size=32",
-                "data.generated=true",
-                "data.min_photos=2",
-                *SMALL,
-            ),
+            EARTH,
             PLACE,
         ),
     ],

@@ -8,8 +8,9 @@ import torch
 
 from backbones.cost import measure_cost
 from backbones.mobilenet_v1 import MobileNetV1
+from tasks.engine.metrics import each_once
 from tasks.faces.model import AttributeNet
-from tasks.faces.task import FacesTask, unique_rows
+from tasks.faces.task import FacesTask
 
 
 def test_the_loss_is_the_cross_entropy_averaged_over_known_attributes() -> None:
@@ -53,10 +54,10 @@ def test_average_precision_is_a_plain_loop_over_what_is_known() -> None:
 
 
 def test_an_image_that_two_processes_measured_counts_once() -> None:
-    index = torch.tensor([4, 1, 4, 0, 1])
-    values, first = unique_rows(index)
-    assert values.tolist() == [0, 1, 4]
-    assert first.tolist() == [3, 1, 0]
+    """Images of a stream, of index -1, all count."""
+    index = torch.tensor([4, 1, 4, -1, 0, 1, -1])
+    found = each_once(torch.stack([index, torch.arange(7)], dim=1).float())
+    assert sorted(found.tolist()) == [[-1, 3], [-1, 6], [0, 4], [1, 1], [4, 0]]
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,11 @@ from backbones.errors import UserError
 from tasks import page, run
 from tasks.export import __main__ as export
 from tasks.web.runtime import RUNTIMES, runtime_names
-from tests.conftest import TINY, untrained
+from tests.conftest import EARTH, FEW, SHALLOW, TINY, untrained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT = 60_000  # ms
 expect.set_options(timeout=WAIT)  # a page loads 20 MB before its first answer, and others may use the machine
-SHALLOW = "backbone.variant=shallow"  # export time grows with the number of layers
-SMALL = ("backbone.alpha=0.25", SHALLOW, "task.resolution=32", "data.batch_size=8", "data.workers=0")
-FEW = (*SMALL, "data.people=20", "data.images_per_identity=3")
 TASKS = {
     "detection": ("data=demo_scenes", "data.root={scenes}", "task.draw_threshold=0.2", "detector=ssd", SHALLOW, *TINY),
     "dogs": (
@@ -37,15 +34,7 @@ TASKS = {
     ),
     "faces": ("data=demo_faces", "data.root={faces}", "task.draw_threshold=0.5", *FEW),
     "embedding": ("data=demo_people", "data.root={faces}", "task.dim=16", *FEW),
-    "geo": (
-        "data.train=60",
-        "data.val=12",
-        "data.gallery=12",
-        "data.size=32",
-        "data.generated=true",
-        "data.min_photos=2",
-        *SMALL,
-    ),
+    "geo": EARTH,
 }
 LEARNED = ("trainer.max_epochs=15", "trainer.validate_every=15", "trainer.lr=0.02")  # until a detector's scores differ
 # Every task by LiteRT; by ONNX Runtime the two whose outputs have other names or types, as an export takes 4 s.
