@@ -241,7 +241,7 @@ class SuiteData(Base):
     def loader(self, split: Split) -> DataLoader:
         """Batches of a split. Train is shuffled, and drops an incomplete last batch unless it is the only one."""
         dataset = self.dataset(split)
-        train, batch_size = split == "train", max(1, self.batch_size // self.images_per_item(split))
+        train, batch_size = split == "train", self.items_per_batch(split)
         if train and count(dataset) < 2:
             raise UserError(f"{self.root}: training needs at least two images")
         weights = self.sampling_weights(dataset) if train else None
@@ -275,11 +275,15 @@ class SuiteData(Base):
 
     def num_images(self, split: Split) -> float:
         """How many images a split has."""
-        return count(self.datasets[split]) * self.images_per_item(split)
+        return count(self.dataset(split)) * self.images_per_item(split)
 
-    def train_batches(self) -> float:
-        """How many batches an epoch has, over all processes."""
-        return self.num_images("train") / self.batch_size
+    def items_per_batch(self, split: Split) -> int:
+        return max(1, self.batch_size // self.images_per_item(split))
+
+    def train_batches(self, processes: int) -> int:
+        """How many batches an epoch has in each process."""
+        items = math.ceil(count(self.dataset("train")) / processes)
+        return max(1, items // self.items_per_batch("train"))
 
     def train_dataloader(self) -> Any:
         return self.loader("train")
@@ -315,7 +319,8 @@ class SuiteData(Base):
             elif path not in bad:
                 bad[path] = reason
                 log.warning("skipped %s: %s", path, reason)
-        if len(bad) > self.max_bad * total and (len(bad) >= FEW_BAD or not self.max_bad):
+        allowed = self.max_bad * total if self.max_bad else 0.0  # total is infinite for a stream
+        if len(bad) > allowed and (len(bad) >= FEW_BAD or not self.max_bad):
             path, reason = next(iter(bad.items()))
             raise UserError(
                 f"{len(bad)} of {total} {split} images cannot be read, more than data.max_bad={self.max_bad:g} "

@@ -162,13 +162,13 @@ class CsvData(FacesData):
         """The rows of each split, from its own table or by the column of splits, or drawn from train."""
         train = self.rows(str(self.files["train"]))
         if not self.files["val"] and not self.split_name:
-            return self._drawn(train)
-        found: dict[Split, dict[Path, Row]] = {"train": train}
-        if self.split_name:
+            found = self._drawn(train)
+        elif self.split_name:
             found = {split: {path: row for path, row in train.items() if row.split == split} for split in SPLITS}
             found["val"] = found["val"] or found["test"]
             found["test"] = found["test"] or found["val"]
         else:
+            found = {"train": train}
             found |= {"val": self.rows(str(self.files["val"])), "test": self.rows(str(self.files["test"]))}
         train = found["train"]
         for split in SPLITS[1:]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split
+from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import draw_faces, images_below
 from data.files import is_hidden
@@ -190,6 +190,7 @@ class IdentityData(ClassificationData):
             return None
         return read_pairs(self.root / self.pairs_file, self.samples(split))
 
+    shard_rows = SuiteData.shard_rows  # refused: shards have no people
     collate = staticmethod(collate_people)
 
 

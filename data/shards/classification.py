@@ -15,17 +15,17 @@ from data.boxes import Box
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage
-from data.shards.labelled import LabelledShards
+from data.shards.labelled import LabelledShards, named
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
 
-def class_of(record: Record) -> str:
-    """The class that a sample's .cls file or its json's `label` names; BadImage if neither does."""
+def class_of(record: Record) -> str | int:
+    """A sample's .cls file, or the `label` of its json, a name or an index; BadImage if it has neither."""
     try:
         if "cls" in record.files:
             return record.files["cls"].decode("utf-8-sig").strip()
-        return str(json.loads(record.files["json"])["label"])
+        return named(json.loads(record.files["json"])["label"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
 
@@ -53,7 +53,7 @@ def decode_view(record: Record, views: ImageSet, label: int | np.ndarray, box: B
     return {"image": image, "mirror": mirror, **facts}
 
 
-def decode_image(record: Record, views: ImageSet, classes: Mapping[str, int]) -> dict[str, Any]:
+def decode_image(record: Record, views: ImageSet, classes: Mapping[str | int, int]) -> dict[str, Any]:
     """A classification sample."""
     name = class_of(record)
     if name not in classes:
@@ -68,7 +68,7 @@ class ShardClassificationData(LabelledShards, ClassificationData):
     least_labels = 2
 
     def names_of(self, record: Record) -> list[str]:
-        return [class_of(record)]
+        return [str(class_of(record))]
 
     def build_dataset(self, split: Split) -> ImageSet:
         """An empty data set, used only for its crop settings."""

@@ -18,7 +18,7 @@ from data.base import Split
 from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
-from data.shards.labelled import TrainingShards
+from data.shards.labelled import TrainingShards, named
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
@@ -32,13 +32,13 @@ def named_objects(record: Record) -> list[dict[str, Any]]:
         found = json.loads(record.files["json"])["objects"]
         if type(found) is not list:
             raise TypeError
-        found = [dict(thing, label=str(thing["label"])) for thing in found]
+        found = [dict(thing, label=named(thing["label"])) for thing in found]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
     return found
 
 
-def objects_of(record: Record, classes: Mapping[str, int], path: Path, image_id: int = -1) -> detection.Record:
+def objects_of(record: Record, classes: Mapping[str | int, int], path: Path, image_id: int = -1) -> detection.Record:
     """The objects of a sample as a record; BadImage if one has another class, or no valid box."""
     found = named_objects(record)
     if (strange := next((thing["label"] for thing in found if thing["label"] not in classes), None)) is not None:
@@ -67,7 +67,9 @@ class DetectionStream(ShardStream):
     the same reader has read in this epoch.
     """
 
-    def __init__(self, shards: list[str], images: DetectionSet, classes: Mapping[str, int], **settings: Any) -> None:
+    def __init__(
+        self, shards: list[str], images: DetectionSet, classes: Mapping[str | int, int], **settings: Any
+    ) -> None:
         super().__init__(shards, self.sample, **settings)
         self.images, self.classes = images, classes
         self.recent: deque[tuple[Tensor, tuple[int, int], detection.Record]] = deque(maxlen=RECENT)
@@ -100,7 +102,7 @@ class ShardDetectionData(TrainingShards, DetectionData):
             raise UserError("data.balance draws images by their classes, which a stream of shards cannot")
 
     def names_of(self, record: Record) -> set[str]:
-        return {thing["label"] for thing in named_objects(record)}
+        return {str(thing["label"]) for thing in named_objects(record)}
 
     def records(self, split: Split) -> list[detection.Record]:
         """The images of a split on disk."""

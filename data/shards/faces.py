@@ -29,7 +29,7 @@ def attributes_of(record: Record) -> dict[str, int]:
         raise BadImage(Path(record.name), "without a .json of attributes that are 1 or 0") from error
 
 
-def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
+def row_of(record: Record, index: Mapping[str | int, int]) -> np.ndarray:
     """A sample's attributes (A,) int8, UNKNOWN where absent; BadImage if one is not in `index`."""
     row = np.full(len(index), UNKNOWN, np.int8)
     for name, value in attributes_of(record).items():
@@ -39,7 +39,7 @@ def row_of(record: Record, index: Mapping[str, int]) -> np.ndarray:
     return row
 
 
-def decode_face(record: Record, views: ImageSet, index: Mapping[str, int]) -> dict[str, Any]:
+def decode_face(record: Record, views: ImageSet, index: Mapping[str | int, int]) -> dict[str, Any]:
     """A training sample."""
     return decode_view(record, views, row_of(record, index))
 

@@ -16,6 +16,11 @@ from data.text import read_lines
 DIGITS = 18  # of a numeric class name, used to sort: Python does not parse thousands of digits
 
 
+def named(label: Any) -> str | int:
+    """A label of a .json: a whole number as it is, anything else as text."""
+    return label if type(label) is int else str(label)
+
+
 class LabelledShards(ShardLoaders):
     """`classes` is a file below root with one class or attribute name per line, in the order of their indices; without
     it, shards on disk are read once for the names and the number of samples.
@@ -79,10 +84,18 @@ class LabelledShards(ShardLoaders):
         return names
 
     @property
-    def index(self) -> dict[str, int]:
-        """The index of each label, by each name that a sample may give it."""
-        found = {name: i for i, name in enumerate(self.labels)}
-        return found | {str(i): i for i in range(len(found))} if self.classes and self.numbered else found
+    def index(self) -> dict[str | int, int]:
+        """The index of each label, by each text or number that a sample may give it. If `classes` is given, a number is
+        an index, and so is a text of digits that is no label; else both are labels.
+        """
+        found: dict[str | int, int] = {name: i for i, name in enumerate(self.labels)}
+        if not self.numbered:
+            return found
+        if self.classes:
+            numbers = range(len(found))
+            return {str(i): i for i in numbers} | found | {i: i for i in numbers}
+        plain = {name: i for name, i in found.items() if str(name).isdecimal() and len(str(name)) <= DIGITS}
+        return found | {int(name): i for name, i in plain.items() if str(int(name)) == name}
 
     def count_train(self) -> int:
         return self._surveyed[0]

@@ -173,6 +173,8 @@ class ShardLoaders(SuiteData):
     def __init__(
         self, root: str, resolution: int, *, train_count: int | None, shuffle: int, cache_gb: float, **settings: Any
     ) -> None:
+        if settings.get("views"):
+            raise UserError("data.views needs images as files: with shards, set data.views=0")
         super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # the task's data class takes these
         self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
 
@@ -238,6 +240,11 @@ class ShardLoaders(SuiteData):
             raise UserError("remote shards need data.train_count=<number of images>")
         return self.count_train()
 
+    def train_batches(self, processes: int) -> int:
+        """As many from each reader, because processes wait for each other after each batch."""
+        readers = max(1, self.workers)
+        return max(1, int(self.num_images("train")) // (processes * readers * self.batch_size)) * readers
+
     def count_train(self) -> int:
         """The number of training samples in shards on disk."""
         raise NotImplementedError("a task on shards defines count_train")
@@ -252,9 +259,7 @@ class ShardLoaders(SuiteData):
         settings: dict[str, Any] = {"keep": self.keep, **self.place}
         share = None
         if split == "train":
-            # equal shares for all readers, because ranks wait for each other after each batch
-            readers = settings["ranks"] * max(1, self.workers)
-            share = max(1, int(self.num_images("train")) // (readers * self.batch_size)) * self.batch_size
+            share = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
             settings |= {"share": share, "shuffle": self.shuffle}
             settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
         dataset = self.stream(split, **settings)

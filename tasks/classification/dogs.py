@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
+from data.base import SuiteData
 from data.classification import ImageSet, Sample, collate
 from data.dogs import DogsData
 from data.text import read_json
@@ -22,25 +23,38 @@ class DogsTask(ClassificationTask):
 
     published_classes = 120
 
+    def check(self, data: SuiteData) -> None:
+        if self._compares(data) and not self.has_weights:
+            raise UserError(
+                "leaving out web images that resemble test images needs a pretrained network: an untrained one finds "
+                "all images alike. Set backbone.pretrained=true or backbone.weights=<file>, or task.drop_near_test=0"
+            )
+        super().check(data)
+
+    def _compares(self, data: SuiteData) -> bool:
+        return isinstance(data, DogsData) and data.train == "web" and bool(self.config["task"]["drop_near_test"])
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.data
-        threshold = self.config["task"]["drop_near_test"]
-        if stage != "fit" or not isinstance(data, DogsData) or data.train != "web" or not threshold:
+        if stage != "fit" or not self._compares(data):
             return
+        threshold = self.config["task"]["drop_near_test"]
         folder = self.trainer.log_dir if self.trainer.logger else None  # else it is the working directory
         record = Path(folder) / "drop_near_test.json" if folder else None
         if record and record.exists():  # a resumed run: its network has changed since the comparison
             content = read_json(record)
             if not isinstance(content, dict) or not all(type(s) in (int, float) for s in content.values()):
                 raise UserError(f"{record} is damaged; start a new run")
-            near = {Path(path): float(s) for path, s in content.items()}
+            near = {data.root / path: float(s) for path, s in content.items()}
         else:
             near = self.drop_near_test(data, threshold)
             if record and self.trainer.is_global_zero:
                 from tasks.engine.callbacks import write_json
 
-                write_json(record, {str(path): s for path, s in near.items()})
+                root = data.root  # images elsewhere keep their absolute path
+                own = {str(p.relative_to(root) if p.is_relative_to(root) else p): s for p, s in near.items()}
+                write_json(record, own)
         data.leave_out(near)
         if near and isinstance(self.teacher, Cached):
             self.check(data)  # the cache has a row for each training image

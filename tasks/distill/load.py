@@ -119,7 +119,9 @@ def _from_timm(name: str, form: Form) -> Teacher:
 
 
 def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Teacher:
-    """A uint8 input takes the pixels as they are; for a float one the normalization must be given."""
+    """A uint8 input takes the pixels as they are; for a float one the normalization must be given. Its first output
+    holds logits or, if it is named as in an export of this suite, probabilities.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -157,7 +159,9 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
         full = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
         answers = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
         found = torch.from_numpy(np.concatenate(answers)[: len(array)]).to(images.device)
-        return F.normalize(found, dim=1) if student.form == "embedding" else found
+        if student.form == "embedding":
+            return F.normalize(found, dim=1)
+        return _logits(found, student.form) if session.get_outputs()[0].name == "probabilities" else found
 
     numbers = [student.mean.flatten().tolist(), student.std.flatten().tolist()] if normalization == "student" else ""
     return Network(outputs, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {normalization} {numbers}")
@@ -177,8 +181,12 @@ def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher,
         return Table(path, files, F.normalize(found, dim=1)), found.shape[1]
     if not bool(((found >= 0) & (found <= 1)).all()):
         raise UserError(f"teacher={path} should hold probabilities, from 0 to 1; it has {_strange(values)}")
-    found = found.clamp(1e-6, 1 - 1e-6)
-    return Table(path, files, found.logit() if form == "attributes" else found.log()), found.shape[1]
+    return Table(path, files, _logits(found, form)), found.shape[1]
+
+
+def _logits(probabilities: Tensor, form: Form) -> Tensor:
+    found = probabilities.float().clamp(1e-6, 1 - 1e-6)
+    return found.logit() if form == "attributes" else found.log()
 
 
 def _strange(values: np.ndarray) -> float:
@@ -228,6 +236,8 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
     dataset = dataset.images if isinstance(dataset, People) else dataset
     assert isinstance(dataset, ImageSet)
     teacher = load_teacher(settings["teacher"], labels, student, dataset.resolution, distill["normalization"])
+    if isinstance(teacher, Table):
+        teacher.check(sample.path for sample in dataset.samples)
     if distill["cache"] is None or not teacher.by_view:
         return teacher
     if not len(dataset):

@@ -5,7 +5,7 @@ embedding of length 1. The student's `form` says which.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class Table(Teacher):
     def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
         assert batch is not None
         return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raises UserError if one of the images is not in the table."""
+        for path in paths:
+            self.row(str(path))
 
     def row(self, path: str) -> int:
         """Raises UserError if the image is not in the table."""

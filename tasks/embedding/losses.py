@@ -16,7 +16,8 @@ def semi_hard_triplet(embeddings_BD: Tensor, people: Tensor, margin: float) -> T
     The negative is the nearest one farther than the positive or, if there is none, the farthest of all.
     Zero if the batch has no such pair or only one person.
     """
-    inner = embeddings_BD.float() @ embeddings_BD.float().T
+    with torch.autocast(embeddings_BD.device.type, enabled=False):
+        inner = embeddings_BD.float() @ embeddings_BD.float().T
     distance = (2 - 2 * inner).clamp(min=0)
     same = people[:, None] == people[None]
     anchor, positive = (same & ~torch.eye(len(people), dtype=torch.bool, device=same.device)).nonzero(as_tuple=True)

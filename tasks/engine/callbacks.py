@@ -187,10 +187,14 @@ class RunReport(Callback):
             with suppress(OSError, UserError):  # the run already ends with another error
                 self.write(trainer, "interrupted", self.best)
 
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Checks the loss before metrics meet outputs that are not finite."""
+        assert isinstance(module, TaskModule)
+        self.check(trainer, module)
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             assert isinstance(module, TaskModule)
-            self.check(trainer, module)
             sign = 1 if module.mode == "max" else -1
             if not sign * module.last_metrics["primary"] < sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics

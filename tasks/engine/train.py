@@ -188,6 +188,8 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     data.seed = config["seed"]
     suite = load_checkpoint(ckpt)["suite"] if ckpt else {}
     data.known = suite.get("labels")
+    if ckpt and data.labels != suite["labels"]:
+        raise UserError("the data's classes are not those of the run: start a new run, from its weights with ckpt=")
     settled, task = suite.get("backbone"), locate(config, "task")
     module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
     data.check()
@@ -309,8 +311,8 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
 
 def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> int:
     """Steps of an epoch in each process."""
-    steps = int(data.train_batches() / processes)
-    return max(1, min(steps, config["trainer"]["limit_train_batches"] or steps))
+    steps = data.train_batches(processes)
+    return min(steps, config["trainer"]["limit_train_batches"] or steps)
 
 
 def describe(

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from data.base import Split
+from data.base import Split, SuiteData
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
+from tasks.distill.teacher import Table
 from tasks.engine.metrics import each_once
 from tasks.faces.model import AttributeNet
 
@@ -37,6 +39,16 @@ class FacesTask(DistillableTask):
         if "target" in settings:  # a table knows its attributes
             return {"attributes": []}
         return {"attributes": teacher_labels(config["teacher"])} if config["teacher"] else {}
+
+    def check(self, data: SuiteData) -> None:
+        super().check(data)
+        train, val = data.dataset("train"), data.dataset("val")
+        assert isinstance(train, ImageSet)
+        assert isinstance(val, ImageSet)
+        if not self.teacher and len(train) and not any((np.asarray(s.label) >= 0).any() for s in train.samples):
+            raise UserError("no training image has a label: name a teacher (teacher=), or set data.labelled_fraction=1")
+        if isinstance(self.teacher, Table):
+            self.teacher.check(s.path for s in val.samples if (np.asarray(s.label) < 0).any())
 
     def build_model(self) -> AttributeNet:
         return AttributeNet(self.build_backbone(AttributeNet.strides), len(self.labels), self.config["task"]["dropout"])

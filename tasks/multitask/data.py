@@ -189,16 +189,15 @@ class JointData(SuiteData):
     def num_images(self, split: Split) -> float:
         return sum(data.num_images(split) for data in self.parts.values())
 
-    def train_batches(self) -> float:
+    def train_batches(self, processes: int) -> int:
         """Steps of an epoch, which has about as many batches as all data sets together, as many per step as tasks."""
-        return sum(data.train_batches() for data in self.parts.values()) / len(self.parts)
+        return max(1, sum(data.train_batches(processes) for data in self.parts.values()) // len(self.parts))
 
     def train_dataloader(self) -> JointLoader:
         assert self.trainer
         loaders = {name: self._keep(data.train_dataloader()) for name, data in self.parts.items()}
-        batches = self.train_batches() / self.trainer.world_size
         wanted = shares([data.num_images("train") for data in self.parts.values()], self.temperature)
-        steps = max(1, int(batches))
+        steps = self.train_batches(self.trainer.world_size)
         return JointLoader(loaders, wanted.tolist(), steps, self.seed, self.epoch, self.batches_done)
 
     def state_dict(self) -> dict[str, Any]:

@@ -148,6 +148,10 @@ class JointTask(TaskModule):
         metrics = checkpoint["suite"]["metrics"]
         self.kept = {key: value for key, value in metrics.items() if key.partition("/")[0] in others}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["suite"]["metrics"] = self.kept | self.last_metrics  # before the first validation there are none
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._keep_metrics(checkpoint)
 
