@@ -32,12 +32,14 @@ class TimmBackbone(Backbone):
             pretrained_cfg_overlay=overlay,
         )
         self.model = model
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self.strides = tuple(strides)
         self.channels = tuple(model.feature_info.channels())
         self.normalization = Normalization.of([model.default_cfg[key] for key in ("mean", "std")])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.model(images)
+        maps: list[Tensor] = self.model(images)
+        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
 
 
 def read_state(name: str, weights: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Weights:
     norm_eps: float = 1e-3
     normalization: Normalization = field(default_factory=Normalization)
     classifier: dict[str, Tensor] = field(default_factory=dict)  # weight, bias; empty if there is none
+    activation: str = "relu6"
 
 
 log = logging.getLogger(__name__)
@@ -210,11 +211,12 @@ def _from_checkpoint(path: Path, checkpoint: dict) -> Weights:
         settled = checkpoint["suite"]["backbone"]
         normalization = Normalization.of(settled["normalization"])
         padding, norm_eps = settled.get("padding"), settled.get("norm_eps")
+        activation = str(checkpoint["suite"].get("config", {}).get("backbone", {}).get("activation", "relu6"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"backbone.weights: {path} is damaged, or a checkpoint of an older version") from error
     if padding not in get_args(Padding) or type(norm_eps) is not float or not 0 < norm_eps < 1:
         raise UserError(f"backbone.weights: {path} is a checkpoint of another backbone, not of mobilenet_v1")
-    return Weights(str(path), state, padding, norm_eps, normalization)
+    return Weights(str(path), state, padding, norm_eps, normalization, activation=activation)
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
@@ -363,8 +365,10 @@ def build_mobilenet_v1(
             weights = available_pretrained(alpha, resolution, pretrained_url)
         pretrained = weights is not None
     source = read_weights(Path(weights)) if weights else Weights("random", {})
-    if weights and padding not in (None, source.padding):
-        log.warning("%s was trained with padding=%s; padding=%s costs accuracy", weights, source.padding, padding)
+    given = {"padding": (padding, source.padding), "activation": (settings.get("activation"), source.activation)}
+    for name, (wanted, trained) in given.items() if weights else ():
+        if wanted not in (None, trained):
+            log.warning("%s was trained with %s=%s; %s=%s costs accuracy", weights, name, trained, name, wanted)
     padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
     settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}
     network = MobileNetV1(**settings, strides=strides)

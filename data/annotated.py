@@ -97,6 +97,11 @@ class AnnotatedData(DetectionData):
             return [f"class{i}" for i in range(max(numbers, default=-1) + 1)]
         return sorted(names)
 
+    def use_labels(self, labels: list[str]) -> None:
+        if set(self.labels) <= set(labels):  # not every folder has an object of each class
+            self.labels = labels
+        super().use_labels(labels)
+
     def records(self, split: Split) -> list[Record]:
         own: Split = split if split in self.splits else "val"
         if own not in self._records:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 FEW_BAD = 5  # fewer unreadable images never stop a run, unless max_bad is 0
-CACHE_BYTES = 2e9  # limit for the decoded images in all loader processes together, if cache_images is auto
+CACHE_BYTES = 2e9  # limit for a split's decoded images in all loader processes together, if cache_images is auto
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 

@@ -31,10 +31,11 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
     """
     content = _load(annotations)
     try:
-        names = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
-        for name in names.values():
+        categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+        names = list(dict.fromkeys(categories.values()))  # categories of one name are one class
+        for name in names:
             name.encode()  # fails for a lone surrogate, which cannot be written to a file
-        rows = _rows(content, annotations, {category: i for i, category in enumerate(names)})
+        rows = _rows(content, annotations, {category: names.index(name) for category, name in categories.items()})
         records = []
         dropped: Counter[str] = Counter()
         inside = _images_by_name(images)
@@ -48,7 +49,7 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
     if not names:
         raise UserError(f"{annotations} has no categories")
     report_dropped(annotations, dropped)
-    return list(names.values()), records
+    return names, records
 
 
 def image_path(images: Path, name: str, inside: Mapping[str, Sequence[Path]]) -> Path:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
-from data.crops import resize_box
+from data.crops import resize_box, resize_square
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
@@ -151,6 +151,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
         self.done = 0.0  # finished share of the training
+        self.weights: Tensor | None = None  # (N,) relative frequencies of the images in mosaics; None: uniform
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
 
     def __len__(self) -> int:
@@ -160,8 +161,8 @@ class DetectionSet(Dataset[dict[str, Any]]):
         sample = first_readable(self._sample, index, len(self))
         wanted, views = self.augmentation, [sample["view"]]
         if wanted.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < wanted.mosaic:
-            rows = torch.randint(len(self), (3,)).tolist()
-            others = [first_readable(self._sample, row, len(self)) for row in rows]
+            rows = torch.randint(len(self), (3,)) if self.weights is None else self.weights.multinomial(3, True)
+            others = [first_readable(self._sample, row, len(self)) for row in rows.tolist()]
             views += [other["view"] for other in others]
             sample["bad"] = [problem for s in (sample, *others) for problem in s["bad"]]
         return sample | compose(views, self.side, wanted.photometric)
@@ -177,7 +178,9 @@ class DetectionSet(Dataset[dict[str, Any]]):
             return read_image(record.path, self.read_side)
         if index not in self.cache:
             image, size = read_image(record.path, self.read_side)
-            self.cache[index] = shrunk(image, self.read_side), size
+            # what is not cropped is resized once, as in prediction
+            image = shrunk(image, self.read_side) if self.augmentation.crop else resize_square(image, self.side)
+            self.cache[index] = image, size
         return self.cache[index]
 
 
@@ -278,6 +281,7 @@ class DetectionData(SuiteData):
             )
         augmentation = self.augmentation if split == "train" else Augmentation()
         dataset = DetectionSet(records, self.resolution, augmentation)
+        dataset.weights = self.sampling_weights(dataset) if split == "train" else None
         if self.keeps_images(4 * dataset.read_side**2 * len(records)):
             dataset.cache = {}
         return dataset
@@ -309,6 +313,8 @@ class DetectionData(SuiteData):
         assert isinstance(dataset, DetectionSet)
         if not self.balance:
             return None
+        if dataset.weights is not None:
+            return dataset.weights
         present = np.stack([np.bincount(r.labels[~r.crowd], minlength=len(self.labels)) > 0 for r in dataset.records])
         share = present.mean(axis=0).clip(min=1 / len(present))
         factors = np.maximum(1, np.sqrt(self.balance / share))

@@ -57,7 +57,7 @@ class YoloData(AnnotatedData):
             names = [numbers.get(i, f"class{i}") for i in range(min(max(numbers, default=-1) + 1, MOST))]
         if not isinstance(names, list):
             folders = (Folder(self.root), *Folder(self.root).named(*TXT_FOLDERS))
-            path = next((f.path / name for f in folders for name in f.files(*NAMES)), None)
+            path = next((f.path / name for f in folders for name in f.files(*NAMES, complete=True)), None)
             names = [line.strip() for line in read_lines(path) if line.strip()] if path else []
         names = [str(name) for name in names]
         if twice := next((name for name, count in Counter(names).items() if count > 1), None):

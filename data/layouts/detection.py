@@ -117,8 +117,15 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
     """Folders or lists of the images of each split: those that data.yaml names, if they exist below `folder` (often
     they do not); otherwise the folders that are found.
     """
+
+    def labelled(images: Path) -> bool:
+        return any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS)))
+
     splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
-    found = arranged(folder, lambda images: any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS))))
+    tests = splits.pop("test", ())
+    places = {path: image_folder(Folder(path)) or Folder(path) for path in tests if path.is_dir()}
+    splits["test"] = tuple(path for path in tests if path not in places or labelled(places[path].path))
+    found = arranged(folder, labelled)
     lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
         return lying
@@ -133,7 +140,7 @@ def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
         paths: Any = next((content[name] for name in names if content.get(name)), [])
         named[split] = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
     if not any(named.values()):
-        lists = {name[:-4].lower(): name for name in folder.files(".txt")}
+        lists = {name[:-4].lower(): name for name in folder.files(".txt", complete=True)}
         fitting = {s: [lists[n] for n in names if n in lists] for s, names in SPLIT_NAMES.items()}
         named = {s: [n for n in names if _lists_images(folder.path / n)][:1] for s, names in fitting.items()}
     return {split: paths for split, paths in named.items() if paths}

@@ -31,13 +31,17 @@ class Folder:
 
     @cached_property
     def entries(self) -> list[os.DirEntry[str]]:
+        return self._scan(SAMPLE)
+
+    def _scan(self, most: int | None) -> list[os.DirEntry[str]]:
+        """At most `most` entries per suffix, in the order of the folder."""
         found: dict[str, list[os.DirEntry[str]]] = {}  # by suffix, so that a table beside a million images is found
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
                     suffix = os.path.splitext(entry.name)[1].lower()
                     kind = found.setdefault(suffix if suffix in found or len(found) < 100 else "", [])
-                    if len(kind) < SAMPLE and not is_hidden(entry.name):
+                    if (most is None or len(kind) < most) and not is_hidden(entry.name):
                         kind.append(entry)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -47,9 +51,10 @@ class Folder:
     def folders(self) -> dict[str, "Folder"]:
         return {e.name: Folder(Path(e.path)) for e in sorted(self.entries, key=lambda e: e.name) if _is_dir(e)}
 
-    def files(self, *suffixes: str) -> list[str]:
-        """Names of the files with these suffixes, in any case."""
-        return sorted(e.name for e in self.entries if e.name.lower().endswith(suffixes) and _is_file(e))
+    def files(self, *suffixes: str, complete: bool = False) -> list[str]:
+        """Names of the files with these suffixes, in any case; of a large folder those in the sample, or all."""
+        entries = self._scan(None) if complete else self.entries
+        return sorted(e.name for e in entries if e.name.lower().endswith(suffixes) and _is_file(e))
 
     @property
     def images(self) -> list[str]:

@@ -107,6 +107,7 @@ class FasterRCNN(Detector):
         self.proposals, self.train_proposals = proposals, train_proposals
         size = backbone.sizes(resolution)[-1]
         channels = backbone.channels[-1]
+        self.splits_backbone = isinstance(backbone, MobileNetV1)
         if isinstance(backbone, MobileNetV1):
             last = backbone.taps[-1] + 1
             tail, depth = nn.Sequential(*backbone.blocks[last:]), backbone.depths[-1]
@@ -115,7 +116,7 @@ class FasterRCNN(Detector):
             depth = 2 * channels
             tail = nn.Sequential(separable(channels, depth, 2), separable(depth, depth))
         sides = [resolution * side for side in ANCHOR_SIDES]
-        self.register_buffer("anchors", region_anchors(size, resolution // size, sides, RATIOS), persistent=False)
+        self.register_buffer("anchors", region_anchors(size, self.strides[0], sides, RATIOS), persistent=False)
         self.anchors: Tensor
         # named as in torchvision's modules
         self.rpn = nn.ModuleDict({"head": ProposalHead(channels, 512, len(sides) * len(RATIOS))})
@@ -123,6 +124,9 @@ class FasterRCNN(Detector):
         self.roi_heads = nn.ModuleDict(
             {"box_roi_pool": RoIAlign(), "box_head": BoxHead(tail), "box_predictor": box_predictor}
         )
+
+    def backbone_layers(self) -> list[nn.Module]:
+        return [self.backbone, self.roi_heads["box_head"]] if self.splits_backbone else [self.backbone]
 
     def stages(self, score_threshold: float = 0.01) -> "tuple[RegionProposalNetwork, RoIHeads]":
         """torchvision's modules around our layers. They are created on use: importing torchvision takes as long as

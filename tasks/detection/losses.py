@@ -11,6 +11,7 @@ def sigmoid_focal(logits: Tensor, classes_BA: Tensor, alpha: float, gamma: float
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     probability = logits.sigmoid()
     wrong = probability + targets - 2 * probability * targets  # 1 - p_t
+    wrong = wrong.clamp(min=1e-12)  # at 0 the gradient of a power below 1 is infinite
     weight = (1 - alpha) + (2 * alpha - 1) * targets
     return (weight * wrong.pow(gamma) * loss).sum()
 

@@ -141,13 +141,14 @@ class SSDFPN(AnchorDetector):
         neck = FPN(backbone.channels, channels)
         count = len(neck.channels)
         tower = (channels, head_layers, count, 6)
+        bias = PRIOR if settings.get("loss", "focal") == "focal" else 0.0
         super().__init__(
             backbone,
             num_classes,
             resolution,
             neck=neck,
             box_head=SharedTower(*tower, 4),
-            class_head=SharedTower(*tower, num_classes + 1, PRIOR),
+            class_head=SharedTower(*tower, num_classes + 1, bias),
             anchors=pyramid_anchors(map_sizes(backbone, resolution, count), resolution),
             **settings,
         )

@@ -58,6 +58,10 @@ class Model(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
+    def backbone_layers(self) -> list[nn.Module]:
+        """The modules whose layers are the backbone's, and start from its weights."""
+        return [self.backbone]
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in 0..255 to what the backbone expects."""
         return (images.float() - self.mean) / self.std

@@ -276,8 +276,9 @@ class TaskModule(Module):
         """
         backbone = self.model.backbone
         assert isinstance(backbone, Backbone)
-        backbone.requires_grad_(not held)
-        backbone.train(not held)
+        for module in self.model.backbone_layers():
+            module.requires_grad_(not held)
+            module.train(not held)
         early = self.config["trainer"]["freeze_early_layers"]
         if self.has_weights if early is None else early:
             for layer in backbone.early_layers():
@@ -299,7 +300,8 @@ class TaskModule(Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups, by weight decay and learning rate."""
         settings, share = self.config["trainer"], self.backbone_share()
-        spared, backbone = no_decay_parameters(self.model), set(self.model.backbone.parameters())
+        spared = no_decay_parameters(self.model)
+        backbone = {p for module in self.model.backbone_layers() for p in module.parameters()}
         return grouped(
             (p, 0.0 if p in spared else settings["weight_decay"], settings["lr"] * (share if p in backbone else 1))
             for p in self.model.parameters()

@@ -307,7 +307,7 @@ class JointTask(TaskModule):
         """Shared layers have the run's learning rate and weight decay, the other layers those of their task."""
         spared, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
         owner = {parameter: name for name, found in own.items() for parameter in found}
-        backbone = {p for _, part in self.each() for p in part.model.backbone.parameters()}
+        backbone = {p for _, part in self.each() for m in part.model.backbone_layers() for p in m.parameters()}
         rows = []
         for parameter in self.parameters():
             name = owner.get(parameter)

@@ -8,6 +8,7 @@ from torch import nn
 
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.shapes import dummy_image, shapes_only
+from backbones.timm import build_timm
 from backbones.torchvision import build_torchvision
 
 
@@ -54,3 +55,9 @@ def test_a_network_that_is_compiled_is_not_compiled_for_it() -> None:
     with shapes_only(network):
         assert network(dummy_image(network, 64))[-1].shape == (1, 256, 2, 2)
     assert network._compiled_call_impl is compiled
+
+
+def test_a_timm_model_whose_maps_end_with_channels() -> None:
+    backbone = build_timm(name="mambaout_femto", strides=(8, 16, 32))
+    assert backbone.sizes(64) == [8, 4, 2]
+    assert [x.shape[1] for x in backbone(torch.zeros(1, 3, 64, 64))] == list(backbone.channels)

@@ -17,6 +17,8 @@ from torchvision.transforms import v2
 
 from backbones.errors import UserError
 from data.coco import CocoData, read_coco
+from data.crops import resize_square
+from data.detection import DetectionSet
 from data.image_file import BadImage
 from data.images import read_image
 from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, view, whole
@@ -359,6 +361,35 @@ def test_rare_classes_are_shown_more_often(scenes: Path) -> None:
         assert weight == pytest.approx(max([1.0, *((0.9 / share[c]) ** 0.5 for c in set(record.labels.tolist()))]))
     assert len(set(weights.tolist())) > 1
     assert len(data.train_dataloader().sampler) == len(records)
+
+
+def test_mosaics_show_rare_classes_more_often_too(scenes: Path) -> None:
+    dataset = coco_data(scenes, balance=0.9, mosaic=1.0, crop=False, flip=False).dataset("train")
+    assert isinstance(dataset, DetectionSet)
+    assert dataset.weights is not None
+    dataset.weights = torch.zeros(len(dataset)).index_fill(0, torch.tensor([3]), 1.0)
+    shown = {label for _ in range(5) for label in dataset[0]["labels"].tolist()}
+    assert shown <= {*dataset.records[0].labels, *dataset.records[3].labels}
+
+
+def test_kept_images_are_the_pixels_of_prediction(scenes: Path) -> None:
+    """Wide images, which a cache would otherwise resize twice."""
+    plain, kept = (coco_data(scenes, cache_images=keep).dataset("val")[2]["image"] for keep in (False, True))
+    assert torch.equal(plain, kept)
+    image, _ = read_image(coco_data(scenes).records("val")[2].path, 64)
+    assert torch.equal(kept, resize_square(image, 64))
+
+
+def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    """As Roboflow exports them: the project's name is category 0."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    things = [{"id": i, "image_id": 0, "category_id": i, "bbox": [1, 1, 9, 9]} for i in range(3)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(("raccoon", "raccoon", "cat"))]
+    images = [{"id": 0, "file_name": "a.jpg", "width": 40, "height": 30}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": things, "categories": categories}))
+    labels, (record,) = read_coco(tmp_path / "a.json", tmp_path)
+    assert labels == ["raccoon", "cat"]
+    assert record.labels.tolist() == [0, 0, 1]
 
 
 def test_a_script_that_holds_a_loader_ends(scenes: Path) -> None:

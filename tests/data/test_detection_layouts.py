@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from backbones.errors import UserError
 from data.layouts import recognize
 from tests.conftest import shared
-from tests.data.detection_sets import BOX, CLASSES, DRAWN, LAYOUTS, kind, read
+from tests.data.detection_sets import BOX, CLASSES, DRAWN, LAYOUTS, kind, names, photos, read, txts
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -59,3 +60,38 @@ def test_a_demo_that_is_drawn_is_what_it_is(scenes: Path) -> None:
     assert recognize(scenes, "_detection").option == "coco"
     boxes = sum(len(record.labels) for split in ("train", "val") for record in data.records(split))
     assert data.summary() == f"24 train, 8 val images, {boxes} boxes of 8 classes"
+
+
+def test_names_among_many_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large folder is recognised by a sample of its files; the file of the names is found all the same."""
+    monkeypatch.setattr("data.layouts.folder.SAMPLE", 2)
+    many = names("a", 40)
+    photos(tmp_path, many)
+    txts(tmp_path, many)
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    assert read(tmp_path).labels == CLASSES
+
+
+def test_a_test_split_without_labels_that_is_listed(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        photos(tmp_path / split / "images", names(split, 4))
+        if split != "test":
+            txts(tmp_path / split / "labels", names(split, 4))
+    lines = [f"{split}: {split}/images" for split in ("train", "val", "test")]
+    (tmp_path / "data.yaml").write_text("\n".join([*lines, f"names: {CLASSES}"]))
+    data = read(tmp_path)
+    data.check()
+    assert [r.path for r in data.records("test")] == [r.path for r in data.records("val")]
+
+
+@pytest.mark.parametrize("name", ["voc_with_lists", "yolo_flat_with_classes_txt"])
+def test_a_folder_that_lacks_a_class_can_be_evaluated(name: str, tmp_path: Path) -> None:
+    """Its labels are those of the model; a class that the model lacks is refused."""
+    LAYOUTS[name][2](tmp_path)
+    data = read(tmp_path)
+    before = [r.labels.tolist() for r in read(tmp_path).records("val")]
+    data.use_labels(["bird", *CLASSES])
+    assert data.labels == ["bird", *CLASSES]
+    assert [r.labels.tolist() for r in data.records("val")] == [[label + 1 for label in own] for own in before]
+    with pytest.raises(UserError, match="the checkpoint knows the classes"):
+        read(tmp_path).use_labels(["bird", "dog"])

@@ -1,6 +1,7 @@
 """Weights that come with ImageNet's classifier, on folders of photographs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -8,10 +9,13 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
+from backbones.weights import build_mobilenet_v1
 from data.crops import center_view
 from data.images import read_image
 from tasks import predict
 from tasks.classification.imagenet import imagenet_rows
+from tasks.engine.config import load_config
+from tasks.engine.options import locate
 
 
 def test_labels_are_found_among_imagenets_classes() -> None:
@@ -48,3 +52,15 @@ def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "val" / "tabby").rename(tmp_path / "val" / "my cat")
     with pytest.raises(UserError, match="no classifier for the classes of the data; train"):
         predict.test_weights(settings)
+
+
+def test_weights_of_another_activation_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(["task=classification", "backbone.alpha=0.25", "backbone.activation=relu", "data.root=unused"])
+    module = locate(config, "task")(config, ["a", "b"], load_weights=False)
+    content: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "a.ckpt")
+    build_mobilenet_v1(alpha=0.25, activation="relu", weights=str(tmp_path / "a.ckpt"))
+    assert "activation" not in caplog.text
+    build_mobilenet_v1(alpha=0.25, activation="relu6", weights=str(tmp_path / "a.ckpt"))
+    assert "was trained with activation=relu; activation=relu6 costs accuracy" in caplog.text

@@ -13,6 +13,8 @@ from torchvision.ops import roi_align as torchvisions
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.faster_rcnn import ANCHOR_SIDES, CROP, RATIOS, FasterRCNN
 from tasks.detection.roi_align import roi_align
+from tasks.engine.config import load_config
+from tasks.engine.options import locate
 
 
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9), size=st.integers(1, 5))
@@ -34,14 +36,28 @@ def test_crops_and_their_gradient_are_torchvisions(seed: int, height: int, width
 
 @pytest.mark.parametrize("resolution", [96, 300, 600])
 def test_anchors_are_those_of_torchvisions_generator(resolution: int) -> None:
+    """They are 16 pixels apart, as the map's cells are, also where the side is no multiple of 16."""
     ours = FasterRCNN(MobileNetV1(0.25, strides=(16,)), 3, resolution)
     size = ours.backbone.sizes(resolution)[-1]
     sides = tuple(side * resolution for side in ANCHOR_SIDES)
-    pixels = torch.empty(1, 3, resolution, resolution)
+    pixels = torch.empty(1, 3, 16 * size, 16 * size)
     (wanted,) = AnchorGenerator((sides,), (RATIOS,))(
-        ImageList(pixels, [(resolution,) * 2]), [torch.empty(1, 1, size, size)]
+        ImageList(pixels, [(16 * size,) * 2]), [torch.empty(1, 1, size, size)]
     )
     torch.testing.assert_close(ours.anchors, wanted, atol=0, rtol=0)
+
+
+def test_the_second_stage_is_of_the_backbone_too() -> None:
+    """Its pretrained blocks learn at the backbone's rate, and are frozen with it."""
+    place = ("task=detection", "detector=faster_rcnn", "backbone.alpha=0.25", "task.resolution=96", "trainer.lr=0.01")
+    config = load_config([*place, "trainer.backbone_lr_scale=0.1"])
+    module = locate(config, "task")(config, ["a"], load_weights=False)
+    head = {*module.model.roi_heads["box_head"].parameters()}
+    rates = {round(group["lr"], 6) for group in module.parameter_groups() if head & {*group["params"]}}
+    assert rates == {0.001}
+    module.set_backbone_frozen(True)
+    assert not any(p.requires_grad for p in head)
+    assert all(p.requires_grad for p in module.model.roi_heads["box_predictor"].parameters())
 
 
 def model() -> FasterRCNN:

@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 from backbones.mobilenet_v1 import MobileNetV1
 from tasks.detection.anchors import assign, decode, encode, ssd_anchors
 from tasks.detection.losses import hard_negative_cross_entropy, one_hot, sigmoid_focal
-from tasks.detection.ssd import SSD
+from tasks.detection.ssd import SSD, SSDFPN
 from tests.conftest import command
 
 SIZES = (19, 10, 5, 3, 2, 1)
@@ -172,3 +172,21 @@ def test_cost_is_table_13s() -> None:
     )
     cost = json.loads(result.stdout)
     assert (round(cost["madds"] / 1e9, 3), round(cost["params"] / 1e6, 3)) == (1.237, 6.820)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5])
+def test_focal_loss_has_a_gradient_where_it_is_sure(gamma: float) -> None:
+    logits = torch.tensor([[[30.0], [18.0], [-30.0]]], requires_grad=True)
+    sigmoid_focal(logits, torch.tensor([[0, 0, -1]]), 0.25, gamma).backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+
+
+def test_the_pyramid_can_mine_hard_negatives() -> None:
+    boxes, labels, losses = torch.tensor([[[10.0, 10, 60, 60]]]), torch.tensor([[1]]), []
+    for ratio in (1.0, 3.0):
+        torch.manual_seed(0)
+        backbone = MobileNetV1(0.25, strides=(8, 16, 32))
+        model = SSDFPN(backbone, 2, 96, channels=16, head_layers=1, loss="hard_negative", negative_ratio=ratio).eval()
+        losses.append(float(model.loss(model(torch.zeros(1, 3, 96, 96)), boxes, labels)["class"]))
+    assert losses[0] < losses[1]
