@@ -89,6 +89,7 @@ def test_what_is_left_out_is_not_trained_on(dogs: Path) -> None:
     paths = [s.path for s in found.samples("train")]
     found.leave_out(paths[:5])
     assert [s.path for s in found.samples("train")] == paths[5:]
+    assert found.num_images("train") == len(paths) - 5
 
 
 def test_each_of_several_processes_has_a_batch(dogs: Path) -> None:

@@ -87,6 +87,11 @@ def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Pa
     assert "\n" not in str(error.value)
 
 
+def test_people_are_not_written_as_shards(faces: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written as shards"):
+        data(faces).shard_rows("train")
+
+
 def test_folders_that_are_not_there(faces: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         data(faces, val="nowhere").samples("val")

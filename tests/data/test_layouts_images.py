@@ -269,12 +269,14 @@ def test_a_group_is_in_one_split_and_no_class_is_in_val_alone(tmp_path: Path) ->
     _, data = opened("classification", tmp_path, "data.group=sender_id")
     assert counts(data) == [48, 13, 13]
     table(tmp_path, "val.csv", "image,sender_id,label", row)
+    table(tmp_path, "test.csv", "image,sender_id,label", f"60.png,{max(senders['train'])},a")
     for more, words in (
         (
             ["data.group=sender"],
             r"images\.csv has no column sender \(data\.group\); its columns are image, sender_id,",
         ),
         (["data.group=sender_id", "data.val=val.csv"], r"data\.group=sender_id: \d+ is in train and in val"),
+        (["data.group=sender_id", "data.test=test.csv"], r"data\.group=sender_id: \d+ is in train and in test"),
     ):
         config = load_config(["task=classification", "data=csv", f"data.root={tmp_path}", *more])
         with pytest.raises(UserError, match=words):

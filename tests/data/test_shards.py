@@ -152,6 +152,9 @@ def test_an_epoch_is_as_long_as_it_says(shards: Path) -> None:
     loader = found.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader) == 10  # of 32 images two readers give five batches of three each
+    assert found.train_batches(1) == 10
+    few = data(shards, workers=3, batch_size=16)
+    assert len(few.train_dataloader()) == few.train_batches(1) == 3  # a batch from each reader
     assert found.labels == ["0", "1", "2"]
     for batch in [*batches, *found.val_dataloader()]:
         assert batch.labels.tolist() == [int(p[-6:]) % 3 for p in batch.paths]
@@ -275,6 +278,27 @@ def test_samples_that_are_not_whole_are_named(shards: Path) -> None:
     ]
 
 
+def test_names_that_are_numbers_and_numbers_that_are_indices(tmp_path: Path) -> None:
+    """Classes called 1 to 3: a .cls file names them, a number in a .json is an index."""
+    write_shard(tmp_path / "train-0.tar", [{"jpg": image(n), "cls": str(n % 3 + 1).encode()} for n in range(6)])
+    write_shard(tmp_path / "val-0.tar", [{"jpg": image(n), "json": f'{{"label": {n % 3}}}'.encode()} for n in range(6)])
+    (tmp_path / "classes.txt").write_text("1\n2\n3")
+    for split in ("train", "val"):
+        found = data(tmp_path, classes="classes.txt", min_scale=1.0)
+        loader = found.train_dataloader() if split == "train" else found.val_dataloader()
+        pairs = [(int(p[-6:]) % 3, label) for b in loader for p, label in zip(b.paths, b.labels.tolist(), strict=True)]
+        assert pairs
+        assert all(number == label for number, label in pairs)
+
+
+def test_no_unreadable_image_means_none_of_a_stream(shards: Path) -> None:
+    write_shard(shards / "val-000.tar", [{"jpg": b"torn", "cls": b"0"}, {"jpg": image(1), "cls": b"1"}])
+    found = data(shards, max_bad=0.0)
+    (batch,) = found.val_dataloader()
+    with pytest.raises(UserError, match=r"more than data\.max_bad=0 allows"):
+        found.record_bad_images(batch.bad, "val")
+
+
 def prepared(root: Path, **settings: Any) -> ShardClassificationData:
     found = data(root, **settings)
     found.prepare()
@@ -295,6 +319,8 @@ def test_settings_that_do_not_fit(shards: Path) -> None:
         with pytest.raises(UserError, match=words) as error:
             _ = prepared(shards, **settings).labels
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"set data\.views=0"):
+        data(shards, views=2)
     with pytest.raises(UserError, match=r"need data\.train_count="):
         data(shards, train=address, classes="classes.txt").num_images("train")
     for path in shards.glob("train-*.tar"):
@@ -355,4 +381,4 @@ def test_a_teacher_is_asked_but_its_answers_are_not_kept(shards: Path, tmp_path:
     taught = [*TINY, *where, *more, f"teacher={tmp_path / 'runs' / 'classification' / 'teacher'}"]
     assert execute([*taught, "name=student"])["state"] == "finished"
     with pytest.raises(UserError, match=r"does not work with streams of images: set distill\.cache=null"):
-        execute([*taught, f"distill.cache={tmp_path / 'cache'}", "data.views=2"])
+        execute([*taught, f"distill.cache={tmp_path / 'cache'}"])

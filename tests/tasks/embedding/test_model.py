@@ -36,6 +36,14 @@ def test_the_embedding_has_length_one_and_the_loss_is_the_squared_difference() -
     assert float(net.loss(found, teacher)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_triplets_are_compared_in_float32() -> None:
+    vectors, people = some(12, 16, 3)
+    found = torch.from_numpy(vectors), torch.from_numpy(people), 0.1
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = semi_hard_triplet(*found)
+    assert float(mixed) == float(semi_hard_triplet(*found))
+
+
 def test_semi_hard_triplets_are_a_plain_loop() -> None:
     vectors, people = some(12, 4, 3)
     distance = [[float(((a - b) ** 2).sum()) for b in vectors] for a in vectors]

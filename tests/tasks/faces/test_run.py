@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.classification import ImageSet, Sample, collate
+from data.faces import CelebAData
 from tasks.classification.model import Classifier
 from tasks.compare.pair import compare_pair
 from tasks.distill.cache import Cached
@@ -240,6 +241,7 @@ def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) 
         (("task=embedding", "teacher={attributes}"), "whose outputs are not embedding"),
         (("task=embedding", "data.train=img_align_celeba"), "need a teacher and"),
         (("task=faces", "teacher={embedding}"), "whose outputs are not attributes"),
+        (("task=faces", "data.labelled_fraction=0", "data.unlabelled=keep"), "no training image has a label: name a"),
         (("task=faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
     ],
 )
@@ -277,6 +279,11 @@ def test_tables_that_cannot_teach(faces: Path, tmp_path: Path) -> None:
     image = collate([ImageSet([Sample(faces / "img_align_celeba" / "000001.jpg", 0)], 32)[0]])
     with pytest.raises(UserError, match=r"has no row for .*000001\.jpg"):
         teacher(image.images, image)
+    labels = CelebAData(str(faces), 32).labels  # each training image needs a row, before the first step
+    path.write_text(",".join(["file", *labels]) + "\n" + ",".join(["000001.jpg", *("0.5" for _ in labels)]))
+    with pytest.raises(UserError, match=r"has no row for .*0000\d\d\.jpg"):
+        execute(["task=faces", f"teacher={path}", *ANY_DATA, f"data.root={faces}", f"paths.runs={tmp_path}"])
+    assert not (tmp_path / "faces").exists()
 
 
 def onnx_file(network: torch.nn.Module, path: Path, side: int) -> str:

@@ -326,6 +326,12 @@ def test_an_added_task_leaves_the_others_as_they_are(
             torch.testing.assert_close(other[key], tensor, rtol=0, atol=0)
         kept = {k: v for k, v in before["suite"]["metrics"].items() if k.startswith(f"{name}/")}
         assert kept.items() <= content["metrics"].items()
+    module, again = restore(after), dict[str, Any]()
+    assert isinstance(module, JointTask)
+    module.trained = ["embedding"]  # as in a resumed run, before its first validation
+    module.on_load_checkpoint(after)
+    module.on_save_checkpoint(again)
+    assert kept.items() <= again["suite"]["metrics"].items()
     assert list(content["parts"]) == [*others, "embedding"]
     assert content["parts"]["embedding"]["own_params_m"] > 0.005  # its own normalization, at least
     moved = "model.backbone.blocks.1.0.norm.weight"
