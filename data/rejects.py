@@ -1,4 +1,4 @@
-"""The record of rows of a table that are left out."""
+"""The record of rows of a table, or of photos, that are left out."""
 
 import logging
 from pathlib import Path
@@ -10,10 +10,11 @@ log = logging.getLogger(__name__)
 
 
 class Rejects:
-    """Rows that are left out, counted by reason; the first row of each is kept."""
+    """Rows (or other `things`) that are left out, counted by reason; the first of each is kept."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, things: str = "rows") -> None:
         self.source = source
+        self.things = things
         self.count = 0
         self.kinds: dict[str, list[Any]] = {}
 
@@ -30,8 +31,10 @@ class Rejects:
         if not total:
             raise UserError(f"{self.source} has no photos")
         kinds = ", ".join(f"{count} {kind} (first: {row})" for kind, (count, row) in self.kinds.items())
-        message = f"{self.source}: {self.count} of {total} rows cannot be used: {kinds}"
-        if self.count == total or self.count > max_bad * total:
+        message = f"{self.source}: {self.count} of {total} {self.things} cannot be used: {kinds}"
+        if self.count == total:
+            raise UserError(message)
+        if self.count > max_bad * total:
             raise UserError(f"{message}; a share of data.max_bad={max_bad:g} is allowed")
         if self.count:
             log.warning("%s", message)

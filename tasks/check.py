@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.errors import UserError
-from data.layouts import Ambiguous, Layout
+from data.layouts import Ambiguous, Layout, Unknown
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 from tasks.engine.parts import JOINT, is_joint
@@ -29,13 +29,33 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     first = None
     for task in TASKS:
         try:
-            return recognized([f"task={task}", *overrides])
+            given, layout = recognized([f"task={task}", *overrides])
         except Ambiguous:
             raise
         except UserError as error:
             first = first or error
+        else:
+            if layout and not fits_any_images(layout, Path(load_config(given, "check")["data"]["root"])):
+                return given, layout
     assert first
+    if isinstance(first, Unknown):
+        raise UserError(
+            f"{first.seen}. Boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per "
+            "box, classes from a folder for each class; for other data name the task with task="
+        )
     raise first
+
+
+def fits_any_images(layout: Layout, root: Path) -> bool:
+    """Whether a layout was recognised from images alone: those for a teacher, or photos that have no position."""
+    if layout.option == "face_folder":
+        return True
+    folder = root / str(layout.settings.get("train"))
+    if layout.option != "places" or not folder.is_dir():
+        return False
+    from data.geo.places import has_positions
+
+    return not has_positions(folder)
 
 
 def check(overrides: Sequence[str]) -> "Survey":
@@ -48,7 +68,11 @@ def check(overrides: Sequence[str]) -> "Survey":
         raise UserError(f"task={JOINT}: check the data of its tasks one at a time")
     given, (overrides, layout) = overrides, with_task(overrides)
     config = load_config(overrides, "check")
-    output = Path(config["output"])
+    output, root = Path(config["output"]), Path(config["data"]["root"])
+    if not root.is_dir() and not any(o.startswith("data.root=") for o in given):
+        raise UserError(
+            f"there is no folder {root}: give data.root=<folder>; a demo's data are written by its training"
+        )
     from backbones.console import Console
     from tasks.engine.start import build_data, setup
     from tasks.inspect.page import write_page

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from backbones.errors import UserError, first_line
 from backbones.processors import others_running, share_cores, usable_cores
 from tasks.engine.config import CONF, at_home, one_line_errors, saved_groups
+from tasks.engine.explain import explained
 from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
 from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
@@ -66,7 +67,7 @@ def apart(overrides: list[str], again: bool) -> dict[str, Any]:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def with_hydra(config: DictConfig) -> float:
-    """Runs one job of a sweep, wherever Hydra's launcher starts it, or handles Hydra's own flags, such as --help."""
+    """Runs one job of a sweep, wherever Hydra's launcher starts it, or handles Hydra's own flags, such as --cfg."""
     job, state = HydraConfig.get(), Singleton.get_state()
     overrides = [from_hydra(o) for o in job.overrides.task]
     sweep = Path(job.sweep.dir)
@@ -111,6 +112,9 @@ def run() -> None:
     with one_line_errors():
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
+        if {"--help", "-h"} & set(flags):
+            print(explained(overrides), end="")
+            return
         several = f"task={JOINT}" in overrides
         if hydras and not flags:
             raise UserError(f"{hydras[0]} applies to a sweep only: add -m")

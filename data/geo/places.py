@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
+NO_GPS = "no GPS position in its EXIF"
 GRID = 1 << 12  # a photo is divided into so many columns and rows, between which crops are drawn
 
 
@@ -131,11 +133,21 @@ def exif_position(path: Path) -> tuple[float, float] | str:
             whole, minutes, seconds = (float(part) for part in gps[value])
             sign = signs[str(gps[reference]).strip("\0 ").upper()]
         except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
-            return "no GPS position in its EXIF"
+            return NO_GPS
         degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
     if wrong := problem(*degrees):
         return f"a GPS position {wrong}"
     return degrees[0], degrees[1]
+
+
+def has_positions(folder: Path, most: int = 1000) -> bool:
+    """Whether any of up to about `most` photos, spread over a folder, has a GPS position."""
+    photos = images_in(folder)
+    for path in photos[:: 1 + len(photos) // most]:
+        with suppress(BadImage):
+            if not isinstance(exif_position(path), str):
+                return True
+    return False
 
 
 def read_folder(folder: Path) -> Places:
@@ -144,7 +156,7 @@ def read_folder(folder: Path) -> Places:
     Raises:
         UserError: all lack it.
     """
-    rejects, paths, positions = Rejects(folder), [], []
+    rejects, paths, positions = Rejects(folder, "photos"), [], []
     photos = images_in(folder)
     for path in photos:
         try:
@@ -157,6 +169,11 @@ def read_folder(folder: Path) -> Places:
         else:
             positions.append(found)
             paths.append(path)
+    if {*rejects.kinds} == {f"with {NO_GPS}"} and not paths:
+        raise UserError(
+            f"{folder}: none of its {len(photos)} photos has a GPS position in its EXIF; give a table with latitude "
+            "and longitude"
+        )
     rejects.report(len(photos), max_bad=1.0)
     return Places(paths, np.array(positions))
 

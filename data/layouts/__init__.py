@@ -4,7 +4,6 @@ A layout is an option of conf/data with settings. Recognition reads two levels o
 so that it takes seconds for a data set of ImageNet's size.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,15 +21,33 @@ FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
 }
 
 
+# What to give where no layout fits a folder of images, by family; the other families take any images.
+WANTED = {
+    "_detection": "boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per box: "
+    "export your labels as one of these",
+    "_identities": "give a folder of images for each person",
+}
+# Photos of phones and cameras that are not read.
+UNREAD = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+
+
 class Ambiguous(UserError):
     """Several layouts fit a folder."""
+
+
+class Unknown(UserError):
+    """No layout fits a folder of images, which `seen` describes."""
+
+    def __init__(self, seen: str, wanted: str) -> None:
+        super().__init__(f"{seen}; {wanted}, or choose the format with data=")
+        self.seen = seen
 
 
 def recognize(root: Path, family: str) -> Layout:
     """The layout of the data in `root`, of those that a family of conf/data reads.
 
     Raises:
-        UserError: there is no such folder, or no layout fits; Ambiguous if several do.
+        UserError: there is no such folder, or it has no images; Unknown if no layout fits; Ambiguous if several do.
     """
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
@@ -42,21 +59,28 @@ def recognize(root: Path, family: str) -> Layout:
         ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")
     if not found:
-        raise UserError(f"{root}: {seen(folder)}; its layout is not known: choose one with data=")
+        raise refusal(folder, family)
     return next(iter(found.values()))
 
 
 LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
-def seen(folder: Folder) -> str:
-    """The content of a folder, two levels deep, in words for an error."""
+def refusal(folder: Folder, family: str) -> UserError:
+    """The error of a folder without a known layout: what is in it, two levels deep, and what to give."""
     folders = [folder, *folder.folders.values()]
     folders += [inner for outer in folders[1:] for inner in outer.folders.values()]
     images = sum(len(f.images) for f in folders)
-    labels = Counter(suffix for f in folders for suffix in LABELS for _ in f.files(suffix))
-    said = ", ".join(f"{count} {suffix}" for suffix, count in labels.items())
-    if not images:
-        return f"it has no images{f' but {said} files' if said else ''}"
-    names = f" in {', '.join(list(folder.folders)[:5])}" if folder.folders else ""
-    return f"it has {images} images{names}, {f'with {said} files' if said else 'but no files of labels'}"
+    labels, unread = (
+        ", ".join(f"{count} {suffix}" for suffix in suffixes if (count := sum(len(f.files(suffix)) for f in folders)))
+        for suffixes in (LABELS, UNREAD)
+    )
+    with_labels = f"{labels} files" if labels else "no files of labels"
+    if images:
+        names = f" in {', '.join(list(folder.folders)[:5])}" if folder.folders else ""
+        seen = f"{folder.path}: it has {images} images{names}, {'with' if labels else 'but'} {with_labels}"
+        return Unknown(seen, WANTED.get(family, "its layout is not known"))
+    if unread:
+        return UserError(f"{folder.path}: it has {unread} files, which cannot be read: convert them to JPEG")
+    but = f" but {with_labels}" if labels else ""
+    return UserError(f"{folder.path}: it has no images{but}; give the folder that contains the images and their labels")

@@ -45,7 +45,7 @@ def check(defaults: dict[str, Any], config: dict[str, Any], path: str = "") -> N
         elif name not in limits and defaults[name] in (None, MISSING) and isinstance(value, int | float):
             config[name] = str(value)
         elif value == MISSING:
-            raise UserError(f"{key}=... must be given")
+            raise UserError(f"give {key}=<value>; `--help` explains it")
         elif problem := _problem(value, defaults[name], limits.get(name)):
             raise UserError(f"{key}={value!s:.200}: {problem}")
 

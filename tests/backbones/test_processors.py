@@ -60,7 +60,7 @@ def test_waiting_threads_sleep(given: dict[str, str], wanted: str | None) -> Non
 
 @pytest.mark.parametrize(
     ("others", "words", "wanted"),
-    [(0, [], "None"), (64, [], "PASSIVE"), (0, ["-m", "hydra/launcher=joblib", "--help"], "PASSIVE")],
+    [(0, [], "None"), (64, [], "PASSIVE"), (0, ["-m", "hydra/launcher=joblib"], "PASSIVE")],
 )
 def test_a_run_beside_others_shares_its_cores(others: int, words: list[str], wanted: str) -> None:
     """The variable is set before torch is loaded, which reads it; the jobs of a launcher do so too."""

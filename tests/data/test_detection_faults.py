@@ -1,5 +1,6 @@
 """Faults in detection data are reported in one line, before a run begins."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,18 @@ def split_without_labels(root: Path) -> None:
         path.unlink()
 
 
+def labelme(root: Path) -> None:
+    photos(root, names("a", 4))
+    for path in sorted(root.iterdir()):
+        shapes = [{"label": "cat", "points": [[1, 2], [8, 9]], "shape_type": "rectangle"}]
+        path.with_suffix(".json").write_text(json.dumps({"version": "5.4.1", "shapes": shapes, "imagePath": path.name}))
+
+
+def heic(root: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "c.DNG"):
+        (root / name).write_bytes(b"x")
+
+
 def missing_column(root: Path) -> None:
     photos(root, names("a", 4))
     table(root / "boxes.csv", root, names("a", 4), HEADER[:-1])
@@ -106,9 +119,11 @@ def names_twice(root: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "more", "words"),
     [
-        (no_images, (), "it has no images; its layout is not known"),
-        (labels_alone, (), "it has no images but 4 .xml files; its layout is not known"),
-        (images_alone, (), "it has 4 images in images, but no files of labels; its layout is not known"),
+        (no_images, (), "it has no images; give the folder that contains the images and their labels"),
+        (labels_alone, (), "it has no images but 4 .xml files; give the folder that contains the images and their"),
+        (images_alone, (), "it has 4 images in images, but no files of labels; boxes are read from COCO JSON, Pascal"),
+        (labelme, (), "it has 4 images, with 4 .json files; boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt"),
+        (heic, (), "it has 2 .heic, 1 .dng files, which cannot be read: convert them to JPEG"),
         (two_formats, (), "can be read in several ways: choose data=coco (COCO) or data=yolo (YOLO)"),
         (two_yamls, (), "has coco8.yaml and data.yaml, both with class names: choose one with data=yolo data.yaml="),
         (class_beyond_names, (), "val0.txt has an object of class 7; the names are of 2 classes, 0 to 1"),

@@ -157,7 +157,7 @@ def test_unreadable_photos_of_a_folder_are_of_one_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_folder(tmp_path)
     message = str(error.value)
-    assert "12 of 12 rows cannot be used: 10 that cannot be read (first: 0.jpg, it is not an image" in message
+    assert "12 of 12 photos cannot be used: 10 that cannot be read (first: 0.jpg, it is not an image" in message
     assert "2 with a GPS position out of range (first: far0.jpg)" in message
 
 

@@ -75,7 +75,7 @@ def unnamed_shards(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (empty, r"it has no images but 1 \.txt files; its layout is not known: choose one with data="),
+        (empty, r"it has no images but 1 \.txt files; give the folder that contains the images and their labels"),
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
         (no_column, r"labels\.csv: which column has classes\? It has image, age; set data\.target="),
@@ -125,6 +125,13 @@ def test_other_tables_that_lack_something(task: str, lines: list[str], words: st
 def test_people_who_cannot_be_told_apart(tmp_path: Path) -> None:
     tree(tmp_path, ".", classes="abcde", count=1)
     with pytest.raises(UserError, match=r"the val split has 1 people with at most 1 images; it needs two, and"):
+        opened("embedding", tmp_path)
+
+
+def test_people_without_folders(tmp_path: Path) -> None:
+    without_labels(tmp_path)
+    words = "it has 2 images in photos, but no files of labels; give a folder of images for each person"
+    with pytest.raises(UserError, match=words):
         opened("embedding", tmp_path)
 
 

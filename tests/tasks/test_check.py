@@ -15,6 +15,7 @@ from data.scenes import DemoScenesData
 from tasks.check import check, with_task
 from tasks.inspect.files import inspect_file, inspect_files
 from tests.conftest import command
+from tests.data.geo.test_places import photo
 
 HOSTILE = "<script>alert(1)</script>[/red]\x1b[2J"
 
@@ -94,6 +95,29 @@ def test_the_task_is_guessed(dogs: Path, voc: Path, tmp_path: Path) -> None:
         with_task([f"data.root={tmp_path}"])
     with pytest.raises(UserError, match="there is no folder"):
         with_task([f"data.root={tmp_path / 'absent'}"])
+
+
+@pytest.mark.parametrize("folder", ["", "cats", "images"])
+def test_images_without_labels_are_of_no_task(folder: str, tmp_path: Path) -> None:
+    """Photos without GPS were taken for photos with positions, and images for those of faces."""
+    for i in range(3):
+        person(tmp_path / folder / f"{i}.png", 20 + i)
+    where = f" in {folder}" if folder else ""
+    words = rf"3 images{where}, but no files of labels\. Boxes are read from COCO JSON, .* name the task with task="
+    with pytest.raises(UserError, match=words):
+        with_task([f"data.root={tmp_path}"])
+    assert with_task([f"data.root={tmp_path}", "task=geo"])[1]
+
+
+def test_photos_with_a_position_are_of_geo(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", {1: "N", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
+    assert "task=geo" in with_task([f"data.root={tmp_path}"])[0]
+
+
+def test_a_data_set_that_is_not_there_yet(tmp_path: Path) -> None:
+    words = r"there is no folder .*demo_scenes: give data\.root=<folder>; a demo's data are written by its training"
+    with pytest.raises(UserError, match=words):
+        check([f"paths.data={tmp_path}"])
 
 
 def test_the_command(dogs: Path, tmp_path: Path) -> None:

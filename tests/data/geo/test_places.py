@@ -15,7 +15,7 @@ from data.boxes import whole
 from data.crops import read_whole
 from data.demo.earth import write_earth
 from data.geo.cells import Hierarchy
-from data.geo.places import GeoData, GeoSet, PhotoView, Places, exif_position, read_csv, read_folder
+from data.geo.places import GeoData, GeoSet, PhotoView, Places, exif_position, has_positions, read_csv, read_folder
 from data.image_file import ORIENTATION
 from tasks.multitask.data import JointData
 from tests.conftest import shared
@@ -105,7 +105,7 @@ def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
     np.testing.assert_allclose(found["Kodak_CX7530.jpg"], [-0.371, 36.056], atol=1e-3)  # as its README says
     np.testing.assert_allclose(found["DSCN0010.jpg"], [43.467, 11.885], atol=1e-3)  # Arezzo
     (message,) = caplog.messages
-    assert "2 of 6 rows cannot be used: 2 with no GPS position in its EXIF (first: 32-lens_data.jpeg)" in message
+    assert "2 of 6 photos cannot be used: 2 with no GPS position in its EXIF (first: 32-lens_data.jpeg)" in message
 
 
 def test_hemispheres(tmp_path: Path) -> None:
@@ -125,8 +125,20 @@ def test_hemispheres(tmp_path: Path) -> None:
 def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path: Path) -> None:
     path = photo(tmp_path / "a.jpg", gps)
     assert exif_position(path) == words
-    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 with .*GPS position.* \(first: a\.jpg\)"):
+    said = "none of its 1 photos has a GPS position in its EXIF; give a table with latitude and longitude"
+    if words != "no GPS position in its EXIF":
+        said = r"1 of 1 photos cannot be used: 1 with a GPS position out of range \(first: a\.jpg\)$"
+    with pytest.raises(UserError, match=said):
         read_folder(tmp_path)
+    assert not has_positions(tmp_path)
+
+
+def test_some_photos_have_positions(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    photo(tmp_path / "none.jpg", {})
+    assert not has_positions(tmp_path)
+    photo(tmp_path / "some.jpg", {1: "N", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
+    assert has_positions(tmp_path)
 
 
 def test_a_folder_without_photos(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ import yaml
 from backbones.errors import UserError
 from data.text import read_plain_yaml
 from tasks.engine import config as configuration
-from tasks.engine.config import _composition, arguments, load_config, options, run_config, saved_config
+from tasks.engine.config import _composition, arguments, flatten, load_config, options, run_config, saved_config
 from tasks.engine.options import target
 from tests.conftest import ROOT, command
 
@@ -92,16 +93,51 @@ def test_a_torch_that_does_not_fit_torchvision(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_help_lists_groups_and_settings() -> None:
-    result = command("run", "--help")
-    assert result.returncode == 0
-    for word in (
-        "backbone: mobilenet_v1",
-        "detector: faster_rcnn, pan, ssd, ssd_fpn, ssdlite",
-        "alpha: 1.0",
-        "allowed",
-    ):
+@pytest.mark.parametrize(
+    ("chosen", "words", "absent"),
+    [
+        (
+            ["task=detection"],
+            (
+                "--- detector=pan, chosen from faster_rcnn, pan, ssd, ssd_fpn, ssdlite\n",
+                "\nbackbone:\n  # MobileNetV1",
+                "  alpha: 1.0              # width multiplier\n",
+                "  mosaic: 0.5            # probability",
+                "\n  # The demo: generated scenes",
+            ),
+            ("soft_km",),
+        ),
+        (["task=geo"], ("  soft_km: 0.0 ", "  max_photos: [320, 80, 20]\n"), ("nms_iou",)),
+        (["task=faces", "experiment=smoke"], ("  temperature: 1.0", "  limit_train_batches: 30\n"), ("mosaic",)),
+        (["task=multitask", "dogs.data.root=x"], ("  share: all ",), ()),
+    ],
+)
+def test_help_explains_the_settings(chosen: list[str], words: tuple[str, ...], absent: tuple[str, ...]) -> None:
+    result = command("run", "--help", *chosen)
+    assert result.returncode == 0, result.stderr
+    for word in words:
         assert word in result.stdout
+    for word in ("allowed", "_target_", "_result_", "hydra", "_classifier", "@package", *absent):
+        assert f"{word}:" not in result.stdout.replace("# ", "")
+        assert f" {word}," not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 122
+
+
+@pytest.mark.parametrize("task", ["detection", "faces", "geo", "multitask"])
+def test_help_has_every_setting_and_its_default(task: str) -> None:
+    """Read as YAML, where a value further down replaces one above."""
+    found: dict[str, Any] = {}
+    for section in command("run", "--help", f"task={task}").stdout.split("\n\n"):
+        found |= flatten(yaml.load(section, yaml.SafeLoader) or {})
+    wanted = flatten(load_config([f"task={task}"]))
+    found = {key: value for key, value in found.items() if key not in ("defaults", "data") and "${" not in str(value)}
+    wanted = {key: value for key, value in wanted.items() if not key.startswith("groups.") and key != "data.root"}
+    assert found == wanted
+
+
+def test_a_setting_that_must_be_given() -> None:
+    result = command("predict", "input=photos")
+    assert (result.returncode, result.stderr) == (2, "error: give ckpt=<value>; `--help` explains it\n")
 
 
 def test_every_experiment_composes() -> None:
