@@ -144,7 +144,7 @@ class SuiteData(Base):
     def find_root(self) -> None:
         """Raises UserError if `root` is not a folder."""
         if not self.root.is_dir():
-            raise UserError(f"data.root: there is no folder {self.root}")
+            raise UserError(f"data.root: there is no folder {self.root}; give the folder of your data with data.root=")
 
     def prepare(self) -> None:
         """Prepares the files, once in each process before anything is read.

@@ -27,7 +27,7 @@ def bad_input(result: subprocess.CompletedProcess[str], words: str) -> None:
 
 
 def test_missing_data(tmp_path: Path) -> None:
-    bad_input(command("run", "data=coco", f"data.root={tmp_path / 'no'}"), "there is no folder")
+    bad_input(command("run", "data=coco", f"data.root={tmp_path / 'no'}"), "give the folder of your data")
 
 
 def test_an_annotation_file_that_is_not_json(scenes: Path, tmp_path: Path) -> None:
