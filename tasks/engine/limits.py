@@ -15,7 +15,7 @@ FEW = 30  # training examples of a class
 
 
 class Point(NamedTuple):
-    """A validation: the share of the training that was done, the mean loss since the previous one, and the metric."""
+    """A validation: the epochs that were done, the mean loss since the previous one, and the metric."""
 
     done: float
     loss: float
@@ -49,8 +49,8 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
         )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
         return (
-            f"overfitting: the best metric was at {best.done:.0%} of the training, while the loss kept falling; use "
-            "more images or train for less time"
+            f"overfitting: the best metric was at {best.done / last.done:.0%} of the training, while the loss kept "
+            "falling; use more images or train for less time"
         )
     for share, most, when in GAINS:
         before = [sign * p.primary for p in points[:-1] if p.done <= max(share * last.done, points[0].done)]
