@@ -69,7 +69,7 @@ class Budget(Callback):
         Raises:
             UserError: the settings give a length that was exceeded already.
         """
-        plan = checkpoint["callbacks"][self.state_key].get("plan", {})
+        plan = checkpoint["callbacks"].get(self.state_key, {}).get("plan", {})  # earlier versions had none
         if plan.get("epoch_steps") == self.epoch_steps:
             self.shift = plan["shift"]
         else:

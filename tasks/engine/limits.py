@@ -48,9 +48,10 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
             "the metric is close to its maximum: use more or harder validation images to see differences between models"
         )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
+        share = best.done / (last.done or 1)  # of a run folder that is not trusted, it may be 0
         return (
-            f"overfitting: the best metric was at {best.done / last.done:.0%} of the training, while the loss kept "
-            "falling; use more images or train for less time"
+            f"overfitting: the best metric was at {share:.0%} of the training, while the loss kept falling; use "
+            "more images or train for less time"
         )
     for share, most, when in GAINS:
         before = [sign * p.primary for p in points[:-1] if p.done <= max(share * last.done, points[0].done)]

@@ -29,6 +29,7 @@ FALLING = [Point(i, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         (measured(RACCOON), "max", "levelled off"),
         (FALLING, "max", "overfitting: the best metric was at 40%"),
         ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best metric was at 40%"),
+        ([p._replace(done=0) for p in FALLING], "max", "overfitting: the best metric was at 0%"),  # a crafted history
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not keep falling
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),
