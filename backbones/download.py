@@ -97,16 +97,35 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
+class _Refused(urllib.request.FTPHandler, urllib.request.FileHandler, urllib.request.DataHandler):
+    """In place of urllib's handlers of other schemes, which read without a SteadyReader; a server can redirect to ftp.
+
+    Raises:
+        URLError: always.
+    """
+
+    def ftp_open(self, req: urllib.request.Request) -> Any:
+        raise urllib.error.URLError(f"{req.type}:// is not read, only http:// and https://")
+
+    file_open = data_open = ftp_open
+
+
 def open_address(request: str | urllib.request.Request, timeout: float) -> Any:
-    """As urllib.request.urlopen, but the stream raises TimeoutError if it is too slow."""
-    return urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects).open(request, timeout=timeout)
+    """As urllib.request.urlopen for http and https, but the stream raises TimeoutError if it is too slow."""
+    opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects, _Refused)
+    return opener.open(request, timeout=timeout)
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set, as for timm: then nothing is downloaded."""
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
 
 
 def reachable(url: str) -> bool:
     """Whether the server of an address, or the proxy to it, accepts a connection within CONNECT_TIMEOUT. A thread looks
-    up its name, because that has no timeout. False if HF_HUB_OFFLINE is set, as for timm.
+    up its name, because that has no timeout. False if HF_HUB_OFFLINE is set.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    if offline():
         return False
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
@@ -150,8 +169,13 @@ def download(
     the next call resumes it too. A file of more than `max_bytes`, announced or not, is refused.
 
     Raises:
-        UserError: the server does not answer, the transfer ends early, or the file differs from the published one.
+        UserError: the server does not answer, the transfer ends early, or the file differs from the published one; or
+            HF_HUB_OFFLINE is set, with which no server is contacted.
     """
+    if offline():
+        raise UserError(
+            f"{url} is not downloaded, as HF_HUB_OFFLINE is set; put the file at {path} by hand, or unset it"
+        )
     partial = path.with_name(f"{path.name}.part" if keep else f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

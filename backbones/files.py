@@ -5,13 +5,14 @@ import fcntl
 import os
 import secrets
 import stat
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 # what NumPy raises besides OSError and ValueError for a damaged .npy or .npz file
 BAD_ARRAY = (TokenError, SyntaxError, EOFError, OverflowError, MemoryError, NotImplementedError, BadZipFile, zlib.error)
@@ -46,6 +47,30 @@ def check_regular(path: Path, most: int | None = 1 << 30) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if most is not None and status.st_size > most:
         raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", str(path))
+
+
+def zip_entries(path: Path) -> list[ZipInfo]:
+    """The entries of a zip archive, the same for all readers: these differ in where they look for the directory, which
+    must be where all do, at the very end.
+
+    Raises:
+        BadZipFile: it is not there, or damaged.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 98))  # the longest possible end: 56 + 20 bytes of zip64, and 22
+        tail = file.read(98).rjust(98, b"\0")
+    large, locator, end = tail[:56], tail[56:76], tail[76:]
+    length, start = struct.unpack("<2L", end[12:20])
+    after, known = size - 22, end[:4] == b"PK\5\6" and end[20:] == b"\0\0"
+    if locator[:4] == b"PK\6\7":
+        length, start = struct.unpack("<2Q", large[40:])
+        after = size - 98
+        known &= large[:4] == b"PK\6\6" and struct.unpack("<Q", locator[8:16])[0] == after
+    if not known or start + length != after:
+        raise BadZipFile(f"{path} does not end with its directory")
+    with ZipFile(path) as archive:
+        return archive.infolist()
 
 
 def is_within(path: Path, folder: Path) -> bool:

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from backbones.base import Normalization
 from backbones.download import cache_folder, download, reachable
 from backbones.errors import UserError
+from backbones.files import zip_entries
 from backbones.mobilenet_v1 import BLOCKS, MobileNetV1, Padding
 
 
@@ -100,13 +100,14 @@ def load_plain(path: Path) -> Any:
     """The tensors and plain values of a torch file, which is not trusted.
 
     Raises:
-        UserError: it is compressed, as torch's files never are: it could unpack to any size.
+        UserError: it is compressed, as torch's files never are, or holds data twice: it could unpack to any size.
         Exception: whatever torch raises for an invalid file.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type for entry in archive.infolist()):
-                raise UserError(f"{path} is not a file of torch's: it is compressed")
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\3\4"  # by which torch decides how to read it
+    entries = zip_entries(path) if zipped else []
+    if any(e.compress_type for e in entries) or sum(e.file_size for e in entries) > path.stat().st_size:
+        raise UserError(f"{path} is not a file of torch's: it is compressed or repeats data, and could take any memory")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -191,7 +191,7 @@ class SuiteData(Base):
     def summary(self) -> str:
         """How many images the opened splits have, as far as is known."""
         counts = {split: self.num_images(split) for split in self.datasets}
-        known = [f"{count:g} {split}" for split, count in counts.items() if math.isfinite(count)]
+        known = [f"{count:.0f} {split}" for split, count in counts.items() if math.isfinite(count)]
         return f"{', '.join(known)} images" if known else ""
 
     def draw_val(

@@ -190,7 +190,7 @@ def test_weights(overrides: Sequence[str]) -> None:
     if not module.head_is_pretrained:
         raise UserError("the weights have no classifier for the classes of the data; train a model and give ckpt=<run>")
     metrics = evaluate(module.eval(), data)
-    Console().print(f"{data.num_images('test'):g} images of {config['data']['root']}", soft_wrap=True)
+    Console().print(f"{data.num_images('test'):.0f} images of {config['data']['root']}", soft_wrap=True)
     show_metrics(module, metrics)
 
 

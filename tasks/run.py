@@ -39,17 +39,21 @@ def jobs(overrides: list[str]) -> list[list[str]]:
     return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
 
 
+def resumed(overrides: list[str]) -> list[str]:
+    """The run folders that overrides name to be resumed, of which the last one counts."""
+    return [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
+
+
 def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
     """Trains what the overrides describe; with `again`, a run that has begun before is resumed."""
-    resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    staged = bool(resume) and is_staged(resume[-1])
-    if staged:
+    resume = resumed(overrides)
+    if resume and is_staged(resume[-1]):
         return train_stages({"resume": resume[-1]}, overrides)
     config, told = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
     again |= os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if again and not resume and (folder := begun(config)):
-        return execute(to_resume(folder, overrides))
+        return execute(to_resume(folder, overrides, config))
     if config["stages"]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
@@ -59,10 +63,12 @@ def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
 
 def apart(overrides: list[str], again: bool) -> dict[str, Any]:
     """Like `execute`, for a run that starts processes for further devices."""
+    if resume := resumed(overrides):
+        return execute_apart(overrides, Path(resume[-1]))
     config = composed(overrides)[0]
     check_names(config)
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
-    return execute_apart(to_resume(folder, overrides) if again and begun(config) else overrides, folder)
+    return execute_apart(to_resume(folder, overrides, config) if again and begun(config) else overrides, folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -120,9 +126,13 @@ def run() -> None:
             raise UserError(f"{hydras[0]} applies to a sweep only: add -m")
         if SWEEP & set(flags):
             check_plugins(hydras)
+            taken = set()
             for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
-                check_names(composed(job)[0])
+                check_names(config := composed(job)[0])
                 several |= is_joint(job)
+                if (place := (config["task"]["name"], config["name"])) in taken and config["name"]:
+                    raise UserError(f"name={config['name']}: several runs of this sweep would have it; leave it out")
+                taken.add(place)
         elif not flags:
             execute(overrides)
             return

@@ -79,6 +79,12 @@ def stoppable() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets downloads contact a server, which a test has on loopback."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo set."""

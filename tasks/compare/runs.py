@@ -120,7 +120,9 @@ def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
     if not is_within(folder, run.folder):
         raise ValueError(f"{name} is a link")
     part = Run(folder, f"{JOINT}/{run.name}", state=run.state, seconds=run.seconds, epochs=run.epochs)
-    _settings(part, run.content["settings"]["parts"][name])
+    settings = run.content["settings"]["parts"][name]
+    _settings(part, settings)
+    part.content = facts | {"settings": settings}
     part.metric, part.mode = _text(facts["primary"]), "min" if facts.get("mode") == "min" else "max"
     part.metrics = {k.partition("/")[2]: v for k, v in run.metrics.items() if k.startswith(f"{name}/")}
     part.primary = part.metrics.get(part.metric)

@@ -8,6 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from backbones.console import Console
+from backbones.errors import UserError
+from tasks.engine.config import LENGTHS
+from tasks.engine.schedule import epochs_of
 
 TOLD_AFTER = 10  # steps, from which the time left is estimated
 VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
@@ -22,8 +25,11 @@ class Budget(Callback):
     one would stop while the others wait for it.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, settings: Mapping[str, Any], *, keep_every: bool = False) -> None:
+        """With `keep_every`, `validate_every` counts with minutes too, where by default the clock alone decides."""
+        self.settings, self.keep_every = settings, keep_every
+        self.plan(1)
+        self.shift = 0  # added to the step, if earlier epochs had more or fewer steps than those of now
         self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
         self.spent = 0.0  # seconds before it was resumed
         self.started = time.monotonic()
@@ -36,13 +42,50 @@ class Budget(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"spent": self.elapsed, "validation": self.validation, "validations": self.validations}
-        return state | {"epoch_done": self.epoch_done, "due": self.due}
+        plan = self.length | {"epochs": self.epochs, "epoch_steps": self.epoch_steps, "shift": self.shift}
+        return state | {"epoch_done": self.epoch_done, "due": self.due, "plan": plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.spent, self.validation = float(state["spent"]), float(state["validation"])
         self.validations = int(state["validations"])
         self.clock = self.spent
         self.epoch_done, self.due = float(state.get("epoch_done", 0)), bool(state.get("due", True))
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """The settings that give the length."""
+        return {name: self.settings[name] for _, _, name in (key.partition(".") for key in LENGTHS)}
+
+    def plan(self, epoch_steps: int) -> None:
+        """Plans the epochs, of so many steps in each process."""
+        self.epoch_steps = epoch_steps
+        self.epochs = epochs_of(self.settings, epoch_steps)  # -1: no limit
+
+    def continue_from(self, checkpoint: Mapping[str, Any], epochs: int, batches: int) -> None:
+        """Continues a training that has done `epochs` and `batches` of the next one, counted in today's batches. The
+        schedule follows the place in the data, and the planned epochs stay unless their settings have changed: with
+        another batch size, steps would be of another kind.
+
+        Raises:
+            UserError: the settings give a length that was exceeded already.
+        """
+        plan = checkpoint["callbacks"].get(self.state_key, {}).get("plan", {})  # earlier versions had none
+        if plan.get("epoch_steps") == self.epoch_steps:
+            self.shift = plan["shift"]
+        else:
+            self.shift = epochs * self.epoch_steps + batches - checkpoint["global_step"]
+        if plan and self.length.items() <= plan.items():
+            self.epochs = plan["epochs"]
+        else:
+            self.epochs = epochs_of(self.settings, self.epoch_steps, self.shift)
+        known = type(self.epochs) is type(self.shift) is int and max(self.epochs, abs(self.shift)) < 1 << 53
+        if not known or (self.epochs < 1 and self.limit is None):
+            raise ValueError("plan")
+        if 0 < self.epochs < epochs:
+            raise UserError(
+                f"the run has done {epochs} epochs, more than the {self.epochs} that it would have now; "
+                "give a larger trainer.max_epochs"
+            )
 
     @property
     def elapsed(self) -> float:
@@ -52,7 +95,7 @@ class Budget(Callback):
         """The share of the training that is done, 0 to 1, after `step` of `steps`, or by the clock."""
         if self.limit is None:
             return min(
-                1.0, (step + 0.5) / max(1.0, steps)
+                1.0, (step + self.shift + 0.5) / max(1.0, steps)
             )  # the middle of the step: neither the first nor the last has the lowest learning rate
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
@@ -73,11 +116,12 @@ class Budget(Callback):
         self.read_clock(trainer)
         self.note_progress(trainer)
         every = self.settings["validate_every"]
+        number = trainer.current_epoch + 1
         if self.limit is None:
-            last = trainer.current_epoch + 1 == trainer.max_epochs
-            self.due = last or (trainer.current_epoch + 1) % min(every, max(1, trainer.max_epochs or 1)) == 0
+            last = number == trainer.max_epochs
+            self.due = last or number % min(every, max(1, trainer.max_epochs or 1)) == 0
         else:
-            self.due = self.progress(0, 0) >= self.next_validation
+            self.due = self.progress(0, 0) >= self.next_validation and not (self.keep_every and number % every)
         self.plan_validation(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -116,7 +160,7 @@ class Budget(Callback):
             self.first_step = step, now
         elif self.first_step[0] >= 0 and step - self.first_step[0] >= TOLD_AFTER and trainer.is_global_zero:
             seconds = (now - self.first_step[1]) / (step - self.first_step[0])
-            left = (trainer.estimated_stepping_batches - step) * seconds
+            left = (trainer.estimated_stepping_batches - step - self.shift) * seconds
             if self.limit is not None:
                 left = self.limit - self.elapsed
             Console().print(f"{seconds:.2f} s per step; about {duration(left)} of training left")

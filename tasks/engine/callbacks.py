@@ -139,8 +139,10 @@ class RunReport(Callback):
         self.best = {k: v for k, v in _object(before, "metrics").items() if type(v) in (int, float)}
         self.history: list[Point] = []  # also from before it was resumed
         self.losses = MeanLoss()
-        seconds = before.get("seconds")
-        self.before = float(seconds) if isinstance(seconds, int | float) else 0.0  # before it was resumed
+        seconds: Any = before.get("seconds")
+        # before it was resumed; JSON may hold any number
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < 1e12
+        self.before = float(seconds) if known else 0.0
 
     @property
     def seconds(self) -> float:
@@ -178,7 +180,7 @@ class RunReport(Callback):
         """Stops the run if a loss was not finite. Not called at each step, which would stall a GPU."""
         if self.losses.total is not None and not torch.isfinite(self.losses.total):
             raise UserError(
-                f"{module.nonfinite_loss()} is not finite at step {trainer.global_step}; lower trainer.lr, or try "
+                f"{module.nonfinite_loss()} is not finite by step {trainer.global_step}; lower trainer.lr, or try "
                 "trainer.precision=32"
             )
 
@@ -198,8 +200,9 @@ class RunReport(Callback):
             sign = 1 if module.mode == "max" else -1
             if not sign * module.last_metrics["primary"] < sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics
-            steps = float(trainer.estimated_stepping_batches)
-            done = module.budget.progress(trainer.global_step, steps) if module.budget else 1.0
+            # not a share of the training, which may be resumed for longer or in other batches
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            done = trainer.current_epoch + batches / max(1, trainer.num_training_batches)
             self.history.append(Point(done, self.losses.mean(), module.last_metrics["primary"]))
             self.write(trainer, "running", self.best)
             if trainer.progress_bar_callback is None:  # no terminal: one line per validation

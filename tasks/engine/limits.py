@@ -15,7 +15,7 @@ FEW = 30  # training examples of a class
 
 
 class Point(NamedTuple):
-    """A validation: the share of the training that was done, the mean loss since the previous one, and the metric."""
+    """A validation: the epochs that were done, the mean loss since the previous one, and the metric."""
 
     done: float
     loss: float
@@ -48,8 +48,9 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
             "the metric is close to its maximum: use more or harder validation images to see differences between models"
         )
     if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
+        share = best.done / (last.done or 1)  # of a run folder that is not trusted, it may be 0
         return (
-            f"overfitting: the best metric was at {best.done:.0%} of the training, while the loss kept falling; use "
+            f"overfitting: the best metric was at {share:.0%} of the training, while the loss kept falling; use "
             "more images or train for less time"
         )
     for share, most, when in GAINS:

@@ -24,11 +24,11 @@ def first_process() -> bool:
     return os.environ.get("RANK" if launched() else "LOCAL_RANK", "0") == "0"
 
 
-def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
+def check_processes(settings: Mapping[str, Any]) -> None:
     """Checks that a run's `trainer` settings fit the processes that were started.
 
     Raises:
-        UserError: they do not, or the run has no name, which tells the processes the folder to write to.
+        UserError: they do not.
     """
     nodes, devices = settings["num_nodes"], settings["devices"]
     if not launched():
@@ -43,8 +43,6 @@ def check_processes(settings: Mapping[str, Any], name: str | None) -> None:
             f"trainer.num_nodes={nodes} trainer.devices={devices}: {world} processes were started; set "
             "trainer.devices to the number of processes on each node"
         )
-    if not name:
-        raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
 
 
 def take_over(launcher: Any, ranks: list[Popen]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from backbones.errors import UserError
 from data.tar import expand
 from data.text import read_plain_yaml
-from tasks.engine.config import LENGTHS, as_overrides, key_of, load_options, run_config
+from tasks.engine.config import LENGTHS, as_overrides, key_of, load_options, quoted, run_config
 from tasks.engine.names import plain_name
 from tasks.engine.parts import for_parts, part_of, split, taken_from
 from tasks.engine.schema import shaped
@@ -73,6 +73,7 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     if "parts" not in saved:
         return _resumed(folder, saved, config, overrides, begun)
     own, parts = split(overrides)
+    before = _equal_rates(saved)
     for name in taken_from(saved):
         part = saved["parts"][name]
         again = [o for o in for_parts(own) if not o.startswith("backbone")] + parts.get(name, [])
@@ -80,7 +81,21 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     saved = _resumed(folder, saved, config, [o for o in own if not o.startswith("data.")], begun)
     for part in saved["parts"].values():
         part["backbone"] = dict(saved["backbone"])
+    if begun and _equal_rates(saved) != before:
+        raise UserError(
+            "trainer.lr, trainer.weight_decay: tasks whose values were equal must stay equal when resuming, and others "
+            f"different, as the optimizer is kept: give each its own, as in {taken_from(saved)[0]}.trainer.lr=..."
+        )
     return saved
+
+
+def _equal_rates(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Which of the run and its tasks have equal learning rates, and equal weight decays too: the parameters of those
+    are one group of the optimizer.
+    """
+    settings = [config["trainer"], *(config["parts"][name]["trainer"] for name in taken_from(config))]
+    rates, pairs = [s["lr"] for s in settings], [(s["lr"], s["weight_decay"]) for s in settings]
+    return [(rates.index(pair[0]), pairs.index(pair)) for pair in pairs]
 
 
 def _resumed(
@@ -123,13 +138,22 @@ def _resumed(
     return saved
 
 
-def to_resume(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides that resume the run started with `overrides`, repeating what a run folder alone may not set."""
+def to_resume(folder: Path, overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """The overrides that resume the run started with `overrides`, which compose `config`, repeating what a run folder
+    alone may not set, also where an experiment sets it. In a run in stages, each stage has its own.
+    """
     again = []
     for override in overrides:
         key = key_of(override).removeprefix(f"{part_of(key_of(override))}.")
         if key in (*ASKED, *FIRST) or (key.startswith("data.") and key != "data.root"):
             again.append(override)
+    named = {*map(key_of, again)}
+    parts = {f"{name}.": config["parts"][name] for name in taken_from(config)} if "parts" in config else {}
+    for prefix, part in () if config["stages"] else {"": config, **parts}.items():
+        for key in ASKED if prefix else (*ASKED, *FIRST[:-1]):  # a task has the run's backbone and ckpt
+            value = _get(part, key)
+            if not {key, f"{prefix}{key}"} & named and value not in (None, False, "auto", ""):
+                again.append(f"{prefix}{key}={value if value is True else quoted(str(value))}")
     return [f"resume={folder}", *again]
 
 

@@ -30,7 +30,8 @@ from tasks.engine.task import TaskModule
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-DAMAGE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)  # what damaged content raises
+# what damaged content raises
+DAMAGE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,10 +44,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.whole: set[Path] = set()
+        self.whole: set[Path] = set()  # absolute: Lightning makes some paths so, not all
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
+        target = Path(path).absolute()
         try:
             target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
             with atomic_write(target) as file:
@@ -60,7 +61,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
         content: dict[str, Any] = super().load_checkpoint(path, *arguments, **settings)
-        self.whole.add(Path(path))
+        self.whole.add(Path(path).absolute())
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -124,6 +125,30 @@ def last_checkpoint(folder: Path, task: str) -> Path | None:
     return path
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Writes <name>.ckpt, the best by `metric`. Of a resumed run's state only the best value is used: Lightning would
+    forget it in a run folder that was moved, and take paths from a file that is not trusted.
+    """
+
+    def __init__(self, folder: Path, name: str, metric: str, mode: str) -> None:
+        place = folder / "checkpoints"
+        super().__init__(place, filename=name, enable_version_counter=False, monitor=metric, mode=mode)
+        self.path = str(Path(str(self.dirpath)) / f"{name}.ckpt")
+
+    @property
+    def state_key(self) -> str:
+        """As of a ModelCheckpoint, under which earlier versions saved the state."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        best = state["best_model_score"]
+        if best is None:  # stopped before the first validation
+            return
+        self.best_model_score = self.kth_value = torch.tensor(float(best))
+        self.best_model_path = self.kth_best_model_path = self.path
+        self.best_k_models = {self.path: self.best_model_score}
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Writes last.ckpt at the end of each epoch, every `minutes` within an epoch, and when a signal arrives,
     after which the run ends. Within an epoch only the first process writes, since it has everything that is needed.
@@ -154,14 +179,16 @@ class LastCheckpoint(ModelCheckpoint):
             raise ValueError("loops")
         epoch, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
         data.epoch, data.batches_done = epoch["processed"], 0
-        if epoch["ready"] <= epoch["processed"]:
-            return
-        before = checkpoint["callbacks"][self.state_key]["across"]
-        if before != self.across:  # another batch size or number of processes: about as many images
-            most = max(0, int(data.num_images("train")) // self.across - 1)
-            given = min(most, batches["ready"] * before // self.across)
-            batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
-        data.batches_done = batches["ready"]
+        budget = cast(TaskModule, module).budget
+        assert budget
+        if epoch["ready"] > epoch["processed"]:  # within an epoch
+            before = checkpoint["callbacks"][self.state_key]["across"]
+            if before != self.across:  # another batch size or number of processes: about as many images
+                given = min(budget.epoch_steps - 1, batches["ready"] * before // self.across)
+                batches |= {"ready": given, "started": given, "processed": given, "completed": given - 1}
+            data.batches_done = batches["ready"]
+        budget.continue_from(checkpoint, data.epoch, data.batches_done)
+        trainer.fit_loop.max_epochs = budget.epochs
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_train_start(trainer, module)
@@ -229,7 +256,7 @@ def refuse_damaged(trainer: Trainer, path: Path) -> None:
 
         return restored
 
-    for name in ("restore_model", "restore_callbacks", "restore_training_state"):
+    for name in ("restore_model", "restore_datamodule", "restore_callbacks", "restore_training_state"):
         setattr(connector, name, refusing(getattr(connector, name)))
 
 

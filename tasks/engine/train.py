@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import yaml
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -42,8 +42,7 @@ from tasks.engine.parts import tasks_of
 from tasks.engine.ranks import RankWatch, check_processes, first_process, launched
 from tasks.engine.report import ABSENT, show
 from tasks.engine.saved import PLAN, is_staged, resumed_config
-from tasks.engine.saving import AtomicCheckpointIO, LastCheckpoint, last_checkpoint, refuse_damaged
-from tasks.engine.schedule import epochs_of
+from tasks.engine.saving import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, last_checkpoint, refuse_damaged
 from tasks.engine.signals import STOP, Stopped, resume_command
 from tasks.engine.start import build_data, setup
 from tasks.engine.task import TaskModule
@@ -102,10 +101,12 @@ def new_folder(config: dict[str, Any]) -> Path:
     """Creates the run folder runs/<task>/<name>.
 
     Raises:
-        UserError: it exists already, or cannot be written.
+        UserError: it exists already, or cannot be written; or processes that torchrun started are not told which it is.
     """
     if not first_process() and not launched():
         return Path(os.environ[RUN_FOLDER])
+    if launched() and not config["name"]:
+        raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
     name = config["name"] or run_name(time.strftime("%Y%m%d-%H%M%S"), config["backbone"])
     folder = Path(config["paths"]["runs"]) / plain_name(config["task"]["name"], "task.name") / plain_name(name, "name")
     if not first_process():
@@ -181,7 +182,7 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     Raises:
         UserError: something in the settings, the data, the weights or the hardware must be corrected first.
     """
-    check_processes(config["trainer"], config["name"])
+    check_processes(config["trainer"])
     seed_everything(config["seed"], workers=True, verbose=False)
     build_trainer(config, None, [])  # fails if there is no such accelerator
     data = build_data(config, draw)
@@ -249,11 +250,12 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, from `ckpt` on, in a locked folder; returns the content of metrics.json."""
     facts = describe(config, folder, data, module, differing)
-    budget = module.budget = Budget(config["trainer"])
+    budget = module.budget = Budget(config["trainer"], keep_every="trainer.validate_every" in differing)
     callbacks = [budget, *build_callbacks(config, folder, facts)]
     trainer = build_trainer(config, folder, callbacks)
     steps = steps_per_epoch(config, data, trainer.world_size)
-    trainer.fit_loop.max_epochs = epochs_of(config["trainer"], steps)  # -1: no limit
+    budget.plan(steps)
+    trainer.fit_loop.max_epochs = budget.epochs
     # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
     trainer.log_every_n_steps = min(config["trainer"]["log_every"], steps)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
@@ -347,22 +349,10 @@ def describe(
 
 def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any]) -> list[Callback]:
     """The callbacks of a run."""
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        enable_version_counter=False,
-        monitor="metric/primary",
-        mode=facts["mode"],
-    )
+    best = BestCheckpoint(folder, "best", "metric/primary", facts["mode"])
     own = facts.get("parts", {}) if config.get("multitask", {}).get("best_of_each") else {}
     each = [
-        ModelCheckpoint(
-            folder / "checkpoints",
-            filename=f"best-{name}",
-            enable_version_counter=False,
-            monitor=f"val/{name}/{part['primary']}",
-            mode=part["mode"],
-        )
+        BestCheckpoint(folder, f"best-{name}", f"val/{name}/{part['primary']}", part["mode"])
         for name, part in own.items()
     ]
     last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # after the others, whose state it saves

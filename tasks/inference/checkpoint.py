@@ -33,7 +33,8 @@ class CheckpointModel(Predictor):
         self.view_side = self.module.view_side
 
     def view(self, pixels: Pixels) -> Tensor:
-        pixels = np.require(pixels, requirements=["C", "W"])  # a caller's array may be a view that torch rejects
+        # copied: a caller may reuse the array before the batch is full, and torch rejects some views
+        pixels = np.array(pixels, order="C")
         return self.module.prepare_image(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.inference_mode()

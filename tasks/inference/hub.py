@@ -203,7 +203,8 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [cut(item) for item in value]
         if isinstance(value, str) and ("/" in value or "\\" in value):
-            return value.replace("\\", "/").rstrip("/").rpartition("/")[2].partition("?")[0]
+            path = re.split(r"[?#]", value)[0]  # before the last part: a query may hold slashes, and a secret
+            return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
         return value
 
     return {key: item if key == "groups" else cut(item) for key, item in config.items()}

@@ -17,6 +17,7 @@ from backbones.download import download
 from backbones.errors import UserError
 from data.tar import BadShard, read_records
 
+pytestmark = pytest.mark.usefixtures("online")
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -78,6 +79,28 @@ def test_a_redirection_without_end_is_not_read(tmp_path: Path) -> None:
         with server(moved, bytes(1 << 16)) as first:
             download(first, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"hello"
+
+
+def test_a_redirection_to_ftp_is_not_followed(tmp_path: Path) -> None:
+    """urllib would; such a stream may be as slow as it likes."""
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        address = f"ftp://127.0.0.1:{elsewhere.getsockname()[1]}/a.bin"
+        with server(f"HTTP/1.1 302 Found\r\nLocation: {address}\r\n\r\n".encode()) as url:
+            refused(url, tmp_path / "a.bin", "ftp:// is not read, only http")
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            elsewhere.accept()
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "data:,hello", "ftp://127.0.0.1:9/a.bin"])
+def test_other_addresses_are_not_read(address: str, tmp_path: Path) -> None:
+    refused(address, tmp_path / "a.bin", "is not read, only http")
+
+
+def test_offline_no_server_is_contacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with server(HEAD + b"Content-Length: 5\r\n\r\nhello") as url:
+        refused(url, tmp_path / "a.bin", "is not downloaded, as HF_HUB_OFFLINE is set")
 
 
 SLOW = {

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import savemat
+from torch.utils.data import TensorDataset
 
 from backbones.errors import UserError
 from data.base import Split
@@ -54,6 +56,12 @@ def root(tmp_path: Path) -> Path:
 def data(root: Path) -> ImageNetData:
     settings: dict[str, Any] = {"train": "train", "val": "val", "devkit": "ILSVRC2012_devkit_t12"}
     return ImageNetData(str(root), 32, workers=0, batch_size=8, **settings)
+
+
+def test_a_million_images_are_counted_in_full(root: Path) -> None:
+    found = data(root)
+    found.datasets["train"] = TensorDataset(torch.empty(1_281_167))
+    assert found.summary() == "1281167 train images"
 
 
 def test_train_and_val_agree_on_what_a_class_is(root: Path) -> None:

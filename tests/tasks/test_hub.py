@@ -292,7 +292,7 @@ def test_no_folder_of_this_machine_is_published(run: Path, tmp_path: Path) -> No
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     config = content["suite"]["config"]
     config["data"]["root"], config["paths"]["runs"] = "/home/ann/secret/dogs", "C:\\ann\\runs"
-    config["teacher"] = "https://ann.example/teacher.onnx?key=secret"
+    config["teacher"] = "https://ann.example/teacher.onnx?key=ab/secret&b=/secret#/secret"
     torch.save(content, tmp_path / "a.ckpt")
     hub.write(str(tmp_path / "a.ckpt"), tmp_path)
     with safe_open(tmp_path / hub.FILE, "pt") as file:

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,21 @@ def test_checkpoint_and_export_detect_the_same(detector: Path) -> None:
     first = slice(0, 5)
     assert got.labels[first] == wanted.labels[first]
     np.testing.assert_allclose(got.boxes[first], wanted.boxes[first], atol=0.2)
+
+
+def test_a_buffer_that_is_filled_again_is_read_before(detector: Path) -> None:
+    """Of the model's own size, so that nothing is resized; two images are one batch."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    buffer = np.empty((96, 96, 3), np.uint8)
+
+    def reused() -> Iterator[np.ndarray]:
+        for image in images:
+            buffer[:] = image
+            yield buffer
+
+    model = load(detector, threshold=0.0)
+    for got, image in zip(model.predict(reused()), images, strict=True):
+        np.testing.assert_allclose(got.scores, next(model.predict(image)).scores, atol=1e-5)
 
 
 def test_checkpoint_and_export_classify_images_of_any_size_the_same(classifier: Path, runs: Path) -> None:

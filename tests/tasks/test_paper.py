@@ -69,6 +69,22 @@ def test_a_table_has_our_figure_where_a_run_is_of_the_same_network_and_data(tmp_
     assert commands[0].startswith("python -m tasks.run experiment=stanford_dogs ")
 
 
+def test_a_task_of_a_multi_task_run_is_in_its_row_too(tmp_path: Path) -> None:
+    config = load_config(["experiment=stanford_dogs", "backbone.alpha=0.75"], "cost")
+    folder = write_run(tmp_path, "dogs", "joint", primary="mean")
+    content = json.loads((folder / "metrics.json").read_text())
+    content["settings"]["task"]["name"] = "multitask"
+    part = {key: config[key] for key in ("backbone", "groups", "task")}
+    content["settings"]["parts"] = {"dogs": part}
+    facts = {"primary": "top1", "cost": content["cost"], "classes": 120, "resolution": 224}
+    content |= {"parts": {"dogs": facts}, "metrics": {"mean": 0.8175, "dogs/top1": 0.8175}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    (ten,) = [t for t in published.tables() if t.number == 10]
+    table, _ = paper.models(ten, read_runs(tmp_path))
+    own = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
+    assert own["0.75 MobileNet-224"] == "81.8"
+
+
 def test_the_phone_files_are_those_that_were_published(tmp_path: Path) -> None:
     """All sixteen combinations, with the published loss by int8; our run is in the row of its own combination."""
     config = load_config(["experiment=imagenet", "backbone.alpha=0.5", "task.resolution=160"], "cost")

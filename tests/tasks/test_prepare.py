@@ -20,6 +20,7 @@ from tasks import prepare as command
 from tasks.engine.config import CONF, load_config
 from tasks.prepare import prepare, sources
 
+pytestmark = pytest.mark.usefixtures("online")
 CHUNK = 70_000  # bytes after which the server hangs up
 
 

@@ -171,6 +171,7 @@ def test_classes_are_kept_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_the_zoos_file_comes_from_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo_file(tmp_path / "ssd_mobilenet_v1_coco_2018_01_28.tar.gz")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()

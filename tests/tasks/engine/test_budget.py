@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
 
 from tasks.engine.budget import Budget, duration
 from tasks.engine.config import load_config
@@ -54,6 +55,19 @@ def test_minutes_leave_time_for_the_last_validation_and_outlive_a_stop() -> None
     assert budget.progress(5, math.inf) == pytest.approx(300 / 480, rel=1e-3)
     assert budget.state_dict()["spent"] == pytest.approx(300, abs=1)
     assert 1 / 3 < budget.next_validation <= 1  # validations take at most about a tenth of the time
+
+
+@pytest.mark.parametrize(("keep_every", "due"), [(True, [False, False, True]), (False, [True, True, True])])
+def test_with_minutes_epochs_are_validated_as_often_as_was_asked(keep_every: bool, due: list[bool]) -> None:
+    """After a third of the minutes; by default the clock alone decides."""
+    budget = Budget(load_config(["trainer.minutes=10", "trainer.validate_every=3"])["trainer"], keep_every=keep_every)
+    budget.load_state_dict({"spent": 300.0, "validation": 0.0, "validations": 0})
+    trainer, found = Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False), []
+    for epoch in range(3):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        budget.on_train_epoch_start(trainer, LightningModule())
+        found.append(budget.due)
+    assert found == due
 
 
 def test_a_run_of_a_fraction_of_a_minute_ends_measured(scenes: Path, tmp_path: Path) -> None:

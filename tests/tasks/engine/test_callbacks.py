@@ -78,6 +78,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert torch.load(path, weights_only=True) == {"x": 1}
 
 
+@pytest.mark.parametrize("seconds", ["1" + "0" * 400, "-1", "NaN", "true", '"1"'])
+def test_a_report_with_an_odd_duration_starts_anew(seconds: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(f'{{"seconds": {seconds}}}')
+    assert RunReport(tmp_path, {}).before == 0
+
+
 def test_a_second_signal_ends_at_once() -> None:
     """The same signal twice in quick succession, as `timeout` sends it, counts once."""
     code = (

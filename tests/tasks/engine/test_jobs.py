@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from backbones.errors import UserError
 from tasks.compare.runs import read_run
 from tasks.compare.tradeoff import tradeoff
-from tasks.engine.saved import to_resume
+from tasks.engine.config import load_config, saved_groups
+from tasks.engine.parts import composed, tasks_of
+from tasks.engine.saved import resumed_config, to_resume
+from tasks.engine.train import new_folder, prepare
 from tests.conftest import ROOT, command, kill_ray_worker, start_run, wait_until
 from tests.tasks.engine.test_run import bad_input
 
@@ -132,14 +137,33 @@ def test_a_sweep_of_runs_on_two_devices(dogs: Path, tmp_path: Path) -> None:
 def test_a_requeued_run_is_given_again_what_its_folder_is_not_trusted_with() -> None:
     given = ["task=dogs", "teacher=resnet50", "faces.distill.cache=/cache", "data.root=x", "data.web=/web", "seed=1"]
     again = ["resume=run", "teacher=resnet50", "faces.distill.cache=/cache", "data.web=/web"]
-    assert to_resume(Path("run"), given) == again
+    assert to_resume(Path("run"), given, load_config(["task=dogs", "teacher=resnet50"])) == again
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["experiment=coco_ssd"],
+        ["task=dogs", "teacher=it's [odd]"],
+        ["task=multitask", "multitask.tasks=[dogs,faces]", "backbone.pretrained=true", "teacher=resnet50"],
+    ],
+)
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_requeued(given: list[str], tmp_path: Path) -> None:
+    """Also if an experiment sets what a run folder alone may not."""
+    config, _ = composed(given)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    again = to_resume(tmp_path, given, config)
+    found = resumed_config(tmp_path, composed([*saved_groups(str(tmp_path)), *again])[0], again)
+    assert found["backbone"]["pretrained"] == config["backbone"]["pretrained"]
+    for name, part in tasks_of(config).items():
+        assert tasks_of(found)[name].get("teacher") == part.get("teacher")
 
 
 def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:
-    """The second is no restart of the first."""
+    """Refused before the first trains: the second would be no restart of it."""
     result = command("run", "-m", *settings(dogs, tmp_path, "name=a", "task.dropout=0,0.5"))
-    bad_input(result, "exists; choose another name")
-    assert len(results(tmp_path)) == 1
+    bad_input(result, "name=a: several runs of this sweep would have it")
+    assert results(tmp_path) == []
 
 
 def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
@@ -171,6 +195,19 @@ def test_torchrun_without_its_settings(
         monkeypatch.setenv(key, value)
     bad_input(command("run", *settings(dogs, tmp_path), *more), words)
     assert results(tmp_path) == []
+
+
+def test_only_a_run_that_makes_its_folder_needs_a_name(
+    dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage has the folder of its run, a resumed run its own."""
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
+    config = load_config(settings(dogs, tmp_path, "trainer.devices=2"))
+    data, _ = prepare(config)
+    assert data.num_images("train")
+    with pytest.raises(UserError, match="name=<name> is required"):
+        new_folder(config)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs '.[ray]'")

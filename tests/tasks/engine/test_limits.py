@@ -6,18 +6,18 @@ import pytest
 
 from tasks.engine.limits import Point, what_limited
 
-RISING = [Point(i / 10, 2 - i / 10, 0.05 * i) for i in range(1, 11)]
-FLAT = [Point(i / 10, 1 / i, min(0.3, 0.1 * i)) for i in range(1, 11)]
+RISING = [Point(i, 2 - i / 10, 0.05 * i) for i in range(1, 11)]
+FLAT = [Point(i, 1 / i, min(0.3, 0.1 * i)) for i in range(1, 11)]
 CARDS = [0.474, 0.5, 0.573, 0.606, 0.603, 0.625, 0.621, 0.622, 0.627, 0.636, 0.636]  # flat only at the end
 RACCOON = [0.538, 0.546, 0.533, 0.55, 0.548, 0.563, 0.563, 0.549, 0.545, 0.55, 0.553]
 
 
 def measured(values: list[float]) -> list[Point]:
     """Validations from a third of the training on, with a loss that falls."""
-    return [Point(0.36 + 0.064 * i, 1.5 - 0.02 * i, value) for i, value in enumerate(values)]
+    return [Point(36 + 6.4 * i, 1.5 - 0.02 * i, value) for i, value in enumerate(values)]
 
 
-FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
+FALLING = [Point(i, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ FALLING = [Point(i / 10, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
         (measured(RACCOON), "max", "levelled off"),
         (FALLING, "max", "overfitting: the best metric was at 40%"),
         ([p._replace(primary=1 - p.primary) for p in FALLING], "min", "overfitting: the best metric was at 40%"),
+        ([p._replace(done=0) for p in FALLING], "max", "overfitting: the best metric was at 0%"),  # a crafted history
         ([p._replace(primary=p.primary / 20) for p in FALLING], "max", "hardly anything is learned yet"),
         ([p._replace(loss=2.0) for p in FALLING], "max", "levelled off"),  # the loss did not keep falling
         ([p._replace(primary=-p.primary) for p in RISING], "min", "still improving"),

@@ -19,8 +19,9 @@ from data.seeding import ShuffledEpochs
 from tasks.detection.task import DetectionTask
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.saving import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
+from tasks.engine.schedule import lr_factor
 from tasks.engine.signals import STOP, Stopped
-from tasks.engine.task import TaskModule, restore
+from tasks.engine.task import LOWEST_LR, TaskModule, restore
 from tasks.run import execute
 
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
@@ -123,6 +124,9 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         lambda c: c.update(optimizer_states=3),
         lambda c: c["lr_schedulers"][0].update(last_epoch="x"),
         lambda c: c["callbacks"]["Budget"].pop("spent"),
+        lambda c: c["callbacks"]["Budget"]["plan"].update(shift="x"),
+        lambda c: c["callbacks"]["RunReport"]["losses"].update(total=10**400),
+        lambda c: next(v for v in c.values() if isinstance(v, dict) and "salvaged" in v).update(bad=3),
         lambda c: c.update(state_dict={}),
         lambda c: c["averaging_state"].clear(),
     ],
@@ -160,6 +164,29 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
         last_checkpoint(folder, "detection")
 
 
+def test_a_run_that_was_moved_keeps_its_best(undisturbed: Path, tmp_path: Path) -> None:
+    """Here an unbeatable one; nothing else of the state is used."""
+    folder = copied(undisturbed, tmp_path)
+    best = (folder / "checkpoints" / "best.ckpt").read_bytes()
+
+    def edit(found: dict[str, Any]) -> None:
+        (state,) = (s for key, s in found["callbacks"].items() if "metric/primary" in key)
+        state |= {"best_model_score": torch.tensor(2.0), "best_model_path": "/etc/passwd", "best_k_models": 3}
+
+    change(folder / "checkpoints" / LAST, edit)
+    assert execute([f"resume={folder}", "trainer.max_epochs=4"])["epoch"] == 4
+    assert (folder / "checkpoints" / "best.ckpt").read_bytes() == best
+
+
+def test_a_path_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning makes those of its callbacks absolute."""
+    monkeypatch.chdir(tmp_path)
+    io = AtomicCheckpointIO()
+    for step, path in enumerate((Path(LAST), tmp_path / LAST, Path(LAST))):
+        io.save_checkpoint({"step": step}, path)
+        assert step == 0 or torch.load(tmp_path / PREVIOUS, weights_only=True)["step"] == step - 1
+
+
 def test_what_is_replaced_is_kept_where_links_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any) -> None:
         raise OSError("no links here")
@@ -193,11 +220,33 @@ def test_a_run_saves_within_an_epoch_by_the_clock_and_goes_on_in_other_batches(
     assert report["step"] == 8 + (12 - 4)
 
 
+@pytest.mark.parametrize(("batch_size", "steps"), [(8, 3), (2, 12)])
+def test_in_other_batches_the_learning_rate_goes_on_from_the_same_place(
+    batch_size: int, steps: int, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after 2 of 4 epochs, a length that follows from 24 steps of 4 images: half of the training is left."""
+    stop_at({2 * STEPS - 1}, signal.SIGTERM, monkeypatch)
+    with pytest.raises(Stopped):
+        execute(settings(scenes, tmp_path, "name=run", "trainer.steps=24"))
+    STOP.number = None
+    folder = tmp_path / "detection" / "run"
+    report = execute([f"resume={folder}", f"data.batch_size={batch_size}"])
+    assert (report["epoch"], report["step"]) == (4, 2 * STEPS + 2 * steps)
+    (scheduler,) = content(folder)["lr_schedulers"]
+    peak = scheduler["base_lrs"][1]
+    assert scheduler["_last_lr"][1] == pytest.approx(peak * LOWEST_LR)  # as after the last step
+    rates = {e.step: e.value for e in EventAccumulator(str(folder)).Reload().Scalars("lr-AdamW/pg1")}
+    for step in range(2 * STEPS + 1, report["step"]):
+        place = (step - 2 * STEPS + 2 * steps + 0.5) / (4 * steps)
+        assert rates[step] == pytest.approx(peak * max(LOWEST_LR, lr_factor(place, 0.05)), rel=1e-3)
+
+
 def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_path: Path) -> None:
     """The learning rate at the end of a longer run follows from the new peak; what changes the optimizer is refused."""
     folder = copied(undisturbed, tmp_path)
     more = ["trainer.lr=0.0005", "trainer.weight_decay=0.01", "trainer.max_epochs=4"]
-    execute([f"resume={folder}", *more])
+    report = execute([f"resume={folder}", *more])
+    assert [point["done"] for point in report["history"]] == [2, 3, 4]  # epochs, whatever the length was at the time
     groups = content(folder)["optimizer_states"][0]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.0, 0.01}
     assert {group["initial_lr"] for group in groups} == {0.0005}
@@ -205,6 +254,8 @@ def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_
     assert rates
     assert max(rates) < 0.0005
     fixed = ("trainer.optimizer=sgd", "trainer.freeze_backbone=true", "trainer.backbone_lr_scale=0.5")
+    with pytest.raises(UserError, match="the run has done 4 epochs, more than the 2"):
+        execute([f"resume={folder}", "trainer.max_epochs=2"])
     for change in (*fixed, "trainer.weight_decay=0"):
         with pytest.raises(UserError, match=f"{change.split('=')[0]}=.* cannot change when resuming"):
             execute([f"resume={folder}", change])
