@@ -380,18 +380,6 @@ def test_kept_images_are_the_pixels_of_prediction(scenes: Path) -> None:
     assert torch.equal(kept, resize_square(image, 64))
 
 
-def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
-    """As Roboflow exports them: the project's name is category 0."""
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
-    things = [{"id": i, "image_id": 0, "category_id": i, "bbox": [1, 1, 9, 9]} for i in range(3)]
-    categories = [{"id": i, "name": name} for i, name in enumerate(("raccoon", "raccoon", "cat"))]
-    images = [{"id": 0, "file_name": "a.jpg", "width": 40, "height": 30}]
-    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": things, "categories": categories}))
-    labels, (record,) = read_coco(tmp_path / "a.json", tmp_path)
-    assert labels == ["raccoon", "cat"]
-    assert record.labels.tolist() == [0, 0, 1]
-
-
 def test_a_script_that_holds_a_loader_ends(scenes: Path) -> None:
     """Python would wait for loader processes, which ignore the signal that it sends them."""
     program = (

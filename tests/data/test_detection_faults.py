@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from backbones.errors import UserError
+from data.coco import read_coco
 from data.detection import Record
 from data.voc import VocData
 from tasks.run import execute
@@ -222,3 +224,15 @@ def test_nothing_is_written_where_a_file_names_the_folder(tmp_path: Path) -> Non
     assert not (tmp_path / "splits.json").exists()
     assert [r.path for r in read(tmp_path).records("val")] == first
     assert (tmp_path / "splits.json").exists()
+
+
+def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    """As Roboflow exports them: the project's name is category 0."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    things = [{"id": i, "image_id": 0, "category_id": i, "bbox": [1, 1, 9, 9]} for i in range(3)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(("raccoon", "raccoon", "cat"))]
+    images = [{"id": 0, "file_name": "a.jpg", "width": 40, "height": 30}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": things, "categories": categories}))
+    labels, (record,) = read_coco(tmp_path / "a.json", tmp_path)
+    assert labels == ["raccoon", "cat"]
+    assert record.labels.tolist() == [0, 0, 1]
