@@ -219,6 +219,7 @@ def jobs(root: Path, address: str) -> dict[str, Job]:
         page.execute([f"exports={exports}", f"output={folder / 'page.html'}", "runtime=link"])
 
     def preparing(folder: Path) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "0"  # in this process, which reads from the server above
         source = {"terms": "", "files": [{"url": f"{address}/{name}", "digest": d} for name, d in archive().digests]}
         prepare("archive", source, folder, keep=False, pause=0.01)
 

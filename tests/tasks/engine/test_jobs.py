@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from backbones.errors import UserError
 from tasks.compare.runs import read_run
@@ -201,6 +202,7 @@ def test_only_a_run_that_makes_its_folder_needs_a_name(
     dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stage has the folder of its run, a resumed run its own."""
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # is this process's again afterwards
     for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(key, value)
     config = load_config(settings(dogs, tmp_path, "trainer.devices=2"))

@@ -323,7 +323,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Path, scenes: Path, tmp_pa
     next(v for v in content["state_dict"].values() if v.is_floating_point()).fill_(float("nan"))
     torch.save(content, tmp_path / "nan.ckpt")
     result = command("run", *settings(scenes, tmp_path, f"ckpt={tmp_path / 'nan.ckpt'}"))
-    bad_input(result, "the loss is not finite at step")
+    bad_input(result, "the loss is not finite by step")
 
 
 def test_what_was_trained_on_a_gpu_is_tested_on_any_machine(run: Path, scenes: Path) -> None:
@@ -359,5 +359,5 @@ def test_a_loss_that_is_not_finite_is_told_before_it_is_measured(
     monkeypatch.setattr(EmbeddingTask, "compute_losses", broken)
     place = (f"data.root={faces}", f"paths.runs={tmp_path}", "task.resolution=32", "data.batch_size=8")
     more = ("backbone.alpha=0.25", "trainer.log_every=100", "trainer.max_epochs=1", "data.workers=0")
-    with pytest.raises(UserError, match="the loss is not finite at step"):
+    with pytest.raises(UserError, match="the loss is not finite by step"):
         execute(["task=embedding", *place, *more])

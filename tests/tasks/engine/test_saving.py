@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
         return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
 
     monkeypatch.setattr(DetectionTask, "compute_losses", broken)
-    with pytest.raises(UserError, match="the loss is not finite at step"):
+    with pytest.raises(UserError, match="the loss is not finite by step"):
         execute(settings(scenes, tmp_path, "name=broken", "trainer.log_every=100"))
     assert not list(tmp_path.rglob("*.ckpt"))
 

@@ -349,7 +349,7 @@ def test_an_added_task_leaves_the_others_as_they_are(
 
 def test_a_loss_that_is_not_finite_is_named(sets: dict[str, list[str]], tmp_path: Path) -> None:
     options = [*given(sets, "dogs", "faces"), "multitask.weights=[1,1e39]", f"paths.runs={tmp_path}"]
-    with pytest.raises(UserError, match="the loss of faces is not finite at step"):
+    with pytest.raises(UserError, match="the loss of faces is not finite by step"):
         execute(options)
 
 
