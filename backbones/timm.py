@@ -32,6 +32,7 @@ class TimmBackbone(Backbone):
             pretrained_cfg_overlay=overlay,
         )
         self.model = model
+        # only some of timm's feature extractors declare it
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self.strides = tuple(strides)
         self.channels = tuple(model.feature_info.channels())

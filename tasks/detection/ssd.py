@@ -1,5 +1,6 @@
 """The SSD family: detectors that classify and refine anchors. Each is a choice of neck, heads and anchors."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -95,6 +96,11 @@ def map_sizes(backbone: Backbone, resolution: int, count: int) -> list[int]:
     return sizes
 
 
+def class_bias(settings: Mapping[str, Any]) -> float:
+    """The initial bias of the class predictors: the focal loss starts from few objects."""
+    return PRIOR if settings.get("loss", "focal") == "focal" else 0.0
+
+
 class SSD(AnchorDetector):
     """SSD (Liu et al. 2016) in the form of TF's ssd_mobilenet_v1: two maps of the backbone and four extra ones."""
 
@@ -104,7 +110,7 @@ class SSD(AnchorDetector):
     def __init__(self, backbone: Backbone, num_classes: int, resolution: int = 300, **settings: Any) -> None:
         neck = Extras(backbone.channels, backbone.width, self.depthwise)
         counts = (3, *(6,) * (len(neck.channels) - 1))
-        bias = PRIOR if settings.get("loss", "focal") == "focal" else 0.0
+        bias = class_bias(settings)
         super().__init__(
             backbone,
             num_classes,
@@ -141,7 +147,7 @@ class SSDFPN(AnchorDetector):
         neck = FPN(backbone.channels, channels)
         count = len(neck.channels)
         tower = (channels, head_layers, count, 6)
-        bias = PRIOR if settings.get("loss", "focal") == "focal" else 0.0
+        bias = class_bias(settings)
         super().__init__(
             backbone,
             num_classes,

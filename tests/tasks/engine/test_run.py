@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backbones.errors import UserError
-from tasks.embedding.task import EmbeddingTask
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.start import saved_data
@@ -344,20 +342,3 @@ def test_paths_below_the_home_folder(scenes: Path, tmp_path: Path, monkeypatch: 
     saved = yaml.safe_load((tmp_path / "runs/detection/home/config.yaml").read_text())
     assert saved["data"]["root"] == str(tmp_path / "scenes")
     assert not (tmp_path / "~").exists()
-
-
-def test_a_loss_that_is_not_finite_is_told_before_it_is_measured(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a step that is not logged; verification cannot compare embeddings that are not finite."""
-    losses = EmbeddingTask.compute_losses
-
-    def broken(self: EmbeddingTask, batch: Any) -> dict[str, torch.Tensor]:
-        found = losses(self, batch)
-        return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
-
-    monkeypatch.setattr(EmbeddingTask, "compute_losses", broken)
-    place = (f"data.root={faces}", f"paths.runs={tmp_path}", "task.resolution=32", "data.batch_size=8")
-    more = ("backbone.alpha=0.25", "trainer.log_every=100", "trainer.max_epochs=1", "data.workers=0")
-    with pytest.raises(UserError, match="the loss is not finite by step"):
-        execute(["task=embedding", *place, *more])

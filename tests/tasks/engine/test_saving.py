@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import TensorDataset
 
 from backbones.errors import UserError
-from data.detection import DetectionBatch
 from data.seeding import ShuffledEpochs
 from tasks.detection.task import DetectionTask
+from tasks.embedding.task import EmbeddingTask
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.saving import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
 from tasks.engine.schedule import lr_factor
@@ -271,17 +271,33 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
         assert list(rest) == list(whole)  # the next epoch
 
 
+def break_losses(task: type[TaskModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the losses of a task NaN from its second step on."""
+    losses = task.compute_losses
+
+    def broken(self: TaskModule, batch: Any) -> dict[str, torch.Tensor]:
+        found = losses(self, batch)
+        return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
+
+    monkeypatch.setattr(task, "compute_losses", broken)
+
+
+def test_a_loss_that_is_not_finite_is_told_before_it_is_measured(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification cannot compare embeddings that are not finite."""
+    break_losses(EmbeddingTask, monkeypatch)
+    place = (f"data.root={faces}", f"paths.runs={tmp_path}", "task.resolution=32", "data.batch_size=8")
+    more = ("backbone.alpha=0.25", "trainer.log_every=100", "trainer.max_epochs=1", "data.workers=0")
+    with pytest.raises(UserError, match="the loss is not finite by step"):
+        execute(["task=embedding", *place, *more])
+
+
 def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in steps that are not logged, where nothing reads the loss."""
-    losses = DetectionTask.compute_losses
-
-    def broken(self: DetectionTask, batch: DetectionBatch) -> dict[str, torch.Tensor]:
-        found = losses(self, batch)
-        return found if self.trainer.global_step < 1 else {name: loss * float("nan") for name, loss in found.items()}
-
-    monkeypatch.setattr(DetectionTask, "compute_losses", broken)
+    break_losses(DetectionTask, monkeypatch)
     with pytest.raises(UserError, match="the loss is not finite by step"):
         execute(settings(scenes, tmp_path, "name=broken", "trainer.log_every=100"))
     assert not list(tmp_path.rglob("*.ckpt"))
