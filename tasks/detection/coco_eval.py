@@ -52,13 +52,14 @@ class Table:
         parts = np.split(order, ends) if len(order) else []
         return {(int(groups[part[0]]), int(labels[part[0]])): part for part in parts}
 
-    def best(self, count: int) -> "Table":
-        """The `count` detections with the highest scores for each image and class."""
+    def best(self, count: int, hits: np.ndarray) -> "Table":
+        """Of the `count` detections with the highest scores for each image and class, those that `hits` (N,) selects."""
         order = np.lexsort((-self.more["score"], self.labels, self.images))
         new = np.diff(self.images[order], prepend=-1) != 0
         new |= np.diff(self.labels[order], prepend=-1) != 0
         first = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
         kept = np.sort(order[np.arange(len(order)) - first < count])
+        kept = kept[hits[kept]]
         more = {name: values[kept] for name, values in self.more.items()}
         return Table(self.images[kept], self.labels[kept], self.boxes[kept], self.areas[kept], more)
 
@@ -70,6 +71,7 @@ class _Evaluation(COCOeval_faster):
         super().__init__(iouType="bbox", print_function=lambda *_: None, extra_calc=False)
         self.truth, self.found = truth, found
         self.truth_rows, self.found_rows = truth.pairs(), found.pairs()
+        self.overlaps = np.zeros(len(found.boxes))  # the largest IoU of each detection with an object of its class
         self.params.imgIds, self.params.catIds = list(range(groups)), list(range(classes))
         self.params.maxDets = [MOST * GROUP]
         if not all_sizes:
@@ -93,6 +95,7 @@ class _Evaluation(COCOeval_faster):
         crowd = self.truth.more["iscrowd"][truth]
         ious: np.ndarray = mask.iou(self.found.boxes[found], self.truth.boxes[truth], crowd.astype(np.uint8))
         ious[self.found.images[found][:, None] != self.truth.images[truth]] = 0
+        self.overlaps[found] = ious.max(axis=1)
         return ious
 
 
@@ -152,10 +155,11 @@ class CocoEvaluator:
         found = Table(image, rows[:, 5].astype(int), places, places[:, 2:].prod(axis=1), scores)
         shape = -(-len(seen) // GROUP), len(labels)
         with _no_collection():
-            figures = _Evaluation(truth, found, *shape).eval
-            fewer = [_Evaluation(truth, found.best(count), *shape, all_sizes=False).eval for count in FEWER]
-        recall = [few["recall"][..., 0, 0] for few in fewer] + [*np.moveaxis(figures["recall"][..., 0], -1, 0)]
-        return Figures(figures["precision"][..., 0], np.stack(recall, axis=-1))
+            whole = _Evaluation(truth, found, *shape)
+            hits = whole.overlaps >= 0.5  # what matches no object at the lowest IoU cannot change a recall
+            fewer = [_Evaluation(truth, found.best(count, hits), *shape, all_sizes=False) for count in FEWER]
+        recall = [few.eval["recall"][..., 0, 0] for few in fewer] + [*np.moveaxis(whole.eval["recall"][..., 0], -1, 0)]
+        return Figures(whole.eval["precision"][..., 0], np.stack(recall, axis=-1))
 
     def _pycocotools(self, seen: Sequence[Record], labels: Sequence[str]) -> Figures:
         with contextlib.redirect_stdout(io.StringIO()):
