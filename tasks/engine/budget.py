@@ -12,6 +12,7 @@ from backbones.errors import UserError
 from tasks.engine.config import LENGTHS
 from tasks.engine.schedule import epochs_of
 
+EPOCHS_PER_VALIDATION = 2
 TOLD_AFTER = 10  # steps, from which the time left is estimated
 VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
 FIRST_VALIDATION = 1 / 3  # of the minutes; its duration predicts that of the last one
@@ -25,9 +26,8 @@ class Budget(Callback):
     one would stop while the others wait for it.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, keep_every: bool = False) -> None:
-        """With `keep_every`, `validate_every` counts with minutes too, where by default the clock alone decides."""
-        self.settings, self.keep_every = settings, keep_every
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
         self.plan(1)
         self.shift = 0  # added to the step, if earlier epochs had more or fewer steps than those of now
         self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
@@ -115,13 +115,13 @@ class Budget(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.read_clock(trainer)
         self.note_progress(trainer)
-        every = self.settings["validate_every"]
+        every = self.settings["validate_every"] or (EPOCHS_PER_VALIDATION if self.limit is None else 1)
         number = trainer.current_epoch + 1
+        self.due = number % every == 0
         if self.limit is None:
-            last = number == trainer.max_epochs
-            self.due = last or number % min(every, max(1, trainer.max_epochs or 1)) == 0
+            self.due |= number == trainer.max_epochs
         else:
-            self.due = self.progress(0, 0) >= self.next_validation and not (self.keep_every and number % every)
+            self.due &= self.progress(0, 0) >= self.next_validation
         self.plan_validation(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -250,7 +250,7 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, from `ckpt` on, in a locked folder; returns the content of metrics.json."""
     facts = describe(config, folder, data, module, differing)
-    budget = module.budget = Budget(config["trainer"], keep_every="trainer.validate_every" in differing)
+    budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
     trainer = build_trainer(config, folder, callbacks)
     steps = steps_per_epoch(config, data, trainer.world_size)

@@ -57,10 +57,10 @@ def test_minutes_leave_time_for_the_last_validation_and_outlive_a_stop() -> None
     assert 1 / 3 < budget.next_validation <= 1  # validations take at most about a tenth of the time
 
 
-@pytest.mark.parametrize(("keep_every", "due"), [(True, [False, False, True]), (False, [True, True, True])])
-def test_with_minutes_epochs_are_validated_as_often_as_was_asked(keep_every: bool, due: list[bool]) -> None:
+@pytest.mark.parametrize(("every", "due"), [("3", [False, False, True]), ("null", [True, True, True])])
+def test_with_minutes_epochs_are_validated_as_often_as_was_asked(every: str, due: list[bool]) -> None:
     """After a third of the minutes; by default the clock alone decides."""
-    budget = Budget(load_config(["trainer.minutes=10", "trainer.validate_every=3"])["trainer"], keep_every=keep_every)
+    budget = Budget(load_config(["trainer.minutes=10", f"trainer.validate_every={every}"])["trainer"])
     budget.load_state_dict({"spent": 300.0, "validation": 0.0, "validations": 0})
     trainer, found = Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False), []
     for epoch in range(3):
