@@ -29,14 +29,16 @@ HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--versio
 SWEEP = {"-m", "--multirun"}
 
 
-def jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each run of a sweep, without those for which a sweeper will choose values from an interval."""
+def jobs(overrides: list[str]) -> tuple[list[list[str]], bool]:
+    """The overrides of each run of a sweep, without those for which a sweeper will choose values from an interval, and
+    whether there are any.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except hydra.errors.OverrideParseException as error:
         raise UserError(first_line(error)) from error
     listed = [o for o in parsed if o.is_discrete_sweep() or not o.is_sweep_override()]
-    return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
+    return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch], len(listed) < len(parsed)
 
 
 def resumed(overrides: list[str]) -> list[str]:
@@ -127,10 +129,12 @@ def run() -> None:
         if SWEEP & set(flags):
             check_plugins(hydras)
             taken = set()
-            for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
+            listed, searched = jobs(overrides)
+            for job in listed:  # a mistake in the last of ten runs is found before the first starts
                 check_names(config := composed(job)[0])
                 several |= is_joint(job)
-                if (place := (config["task"]["name"], config["name"])) in taken and config["name"]:
+                place = config["task"]["name"], config["name"]
+                if config["name"] and (searched or place in taken):
                     raise UserError(f"name={config['name']}: several runs of this sweep would have it; leave it out")
                 taken.add(place)
         elif not flags:

@@ -53,7 +53,7 @@ class Table:
         return {(int(groups[part[0]]), int(labels[part[0]])): part for part in parts}
 
     def best(self, count: int, hits: np.ndarray) -> "Table":
-        """Of the `count` detections with the highest scores for each image and class, those that `hits` (N,) selects."""
+        """Of the `count` best detections of each image and class, those that `hits` (N,) selects."""
         order = np.lexsort((-self.more["score"], self.labels, self.images))
         new = np.diff(self.images[order], prepend=-1) != 0
         new |= np.diff(self.labels[order], prepend=-1) != 0

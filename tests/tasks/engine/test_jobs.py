@@ -160,9 +160,10 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_requeued(given: li
         assert tasks_of(found)[name].get("teacher") == part.get("teacher")
 
 
-def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("swept", ["task.dropout=0,0.5", "task.dropout=interval(0,0.5)"])
+def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path, swept: str) -> None:
     """Refused before the first trains: the second would be no restart of it."""
-    result = command("run", "-m", *settings(dogs, tmp_path, "name=a", "task.dropout=0,0.5"))
+    result = command("run", "-m", *settings(dogs, tmp_path, "name=a", swept))
     bad_input(result, "name=a: several runs of this sweep would have it")
     assert results(tmp_path) == []
 
