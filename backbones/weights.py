@@ -239,25 +239,31 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
             f"{len(misfits)} tensors differ: {'; '.join(misfits)}"
         )
     module.load_state_dict({name: weights.state[name] for name in wanted}, strict=False)
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    if norms and all(is_folded(norm) for norm in norms):
+    if has_folded_norms(module):
         log.warning("%s has folded normalization: its statistics are measured on the first batch", weights.source)
-        module.register_forward_pre_hook(_unfold_once)
 
 
-def is_folded(norm: nn.BatchNorm2d) -> bool:
-    """Whether the statistics are those of a new layer: mean 0, variance 1."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return not norm.running_mean.any() and bool((norm.running_var == 1).all())
+def has_folded_norms(network: nn.Module) -> bool:
+    """Whether all normalization has the statistics of new layers, mean 0 and variance 1, but not their shift, 0."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    means, variances = ([getattr(norm, f"running_{kind}") for norm in norms] for kind in ("mean", "var"))
+    new = not any(mean.any() for mean in means) and all((variance == 1).all() for variance in variances)
+    return new and any(norm.bias.any() for norm in norms)
 
 
-def _unfold_once(network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Unfolds the normalization of `network` before the first batch that it trains on."""
-    if network.training:
-        for key in [key for key, hook in network._forward_pre_hooks.items() if hook is _unfold_once]:
-            del network._forward_pre_hooks[key]
-        unfold_norms(network, inputs[0])
+def unfold_at_first_batch(network: nn.Module) -> None:
+    """Unfolds normalization that is folded on the next batch with gradients. Called when training starts, with all
+    weights in place; a frozen network is unfolded too, so that no average of its weights mixes both forms.
+    """
+
+    def unfold(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        if torch.is_grad_enabled():
+            hook.remove()
+            if has_folded_norms(network):  # another task's batch may have unfolded shared layers
+                unfold_norms(network, inputs[0])
+
+    if has_folded_norms(network):
+        hook = network.register_forward_pre_hook(unfold)
 
 
 @torch.no_grad()

@@ -29,16 +29,14 @@ HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--versio
 SWEEP = {"-m", "--multirun"}
 
 
-def jobs(overrides: list[str]) -> tuple[list[list[str]], bool]:
-    """The overrides of each run of a sweep, without those for which a sweeper will choose values from an interval, and
-    whether there are any.
-    """
+def jobs(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each run of a sweep, without those for which a sweeper will choose values from an interval."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except hydra.errors.OverrideParseException as error:
         raise UserError(first_line(error)) from error
     listed = [o for o in parsed if o.is_discrete_sweep() or not o.is_sweep_override()]
-    return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch], len(listed) < len(parsed)
+    return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
 
 
 def resumed(overrides: list[str]) -> list[str]:
@@ -129,8 +127,8 @@ def run() -> None:
         if SWEEP & set(flags):
             check_plugins(hydras)
             taken = set()
-            listed, searched = jobs(overrides)
-            for job in listed:  # a mistake in the last of ten runs is found before the first starts
+            searched = any("=interval(" in o for o in overrides)
+            for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
                 check_names(config := composed(job)[0])
                 several |= is_joint(job)
                 place = config["task"]["name"], config["name"]

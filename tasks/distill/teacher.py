@@ -83,9 +83,13 @@ class Table(Teacher):
         return self.outputs[[self.row(path) for path in batch.paths]].to(images.device)
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Raises UserError if one of the images is not in the table."""
+        """Raises UserError if one of the images is not in the table, or two are found in the same row."""
+        found: dict[int, Path] = {}
         for path in paths:
-            self.row(str(path))
+            if (other := found.setdefault(self.row(str(path)), path)) != path:
+                raise UserError(
+                    f"teacher={self.path} has one row for {path} and {other}: name images by their folders too"
+                )
 
     def row(self, path: str) -> int:
         """Raises UserError if the image is not in the table."""

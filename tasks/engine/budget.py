@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from backbones.console import Console
 from backbones.errors import UserError
+from data.base import SuiteData
 from tasks.engine.config import LENGTHS
 from tasks.engine.schedule import epochs_of
 
@@ -28,7 +29,8 @@ class Budget(Callback):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
-        self.plan(1)
+        self.epoch_steps = 1  # in each process
+        self.epochs = -1  # no limit
         self.shift = 0  # added to the step, if earlier epochs had more or fewer steps than those of now
         self.limit = 60 * settings["minutes"] if settings["minutes"] else None  # seconds
         self.spent = 0.0  # seconds before it was resumed
@@ -56,10 +58,13 @@ class Budget(Callback):
         """The settings that give the length."""
         return {name: self.settings[name] for _, _, name in (key.partition(".") for key in LENGTHS)}
 
-    def plan(self, epoch_steps: int) -> None:
-        """Plans the epochs, of so many steps in each process."""
-        self.epoch_steps = epoch_steps
-        self.epochs = epochs_of(self.settings, epoch_steps)  # -1: no limit
+    def plan(self, trainer: Trainer, data: SuiteData) -> None:
+        """Plans the epochs for the images that `data` has now."""
+        steps = data.train_batches(trainer.world_size)
+        self.epoch_steps = min(steps, self.settings["limit_train_batches"] or steps)
+        self.epochs = trainer.fit_loop.max_epochs = epochs_of(self.settings, self.epoch_steps)
+        # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
+        trainer.log_every_n_steps = min(self.settings["log_every"], self.epoch_steps)  # type: ignore[attr-defined]
 
     def continue_from(self, checkpoint: Mapping[str, Any], epochs: int, batches: int) -> None:
         """Continues a training that has done `epochs` and `batches` of the next one, counted in today's batches. The

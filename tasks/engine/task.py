@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone, Normalization, no_decay_parameters, scaled_resolution
 from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import fold_norms
+from backbones.weights import unfold_at_first_batch
 from data.base import Split, SuiteData
 from data.crops import center_view, resize_square
 from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, settled_of
@@ -193,8 +194,7 @@ class TaskModule(Module):
         Raises:
             UserError: the file cannot be read, or is of another task.
         """
-        state: dict[str, Tensor] = load_checkpoint(path, task=self.config["task"]["name"])["state_dict"]
-        return state
+        return cast(dict[str, Tensor], load_checkpoint(path, task=self.config["task"]["name"])["state_dict"])
 
     def settled_before(self) -> dict[str, Any]:
         """The values that the backbone of `ckpt` chose for null settings, which its weights require."""
@@ -204,8 +204,8 @@ class TaskModule(Module):
         """The configured backbone with feature maps at `strides`. Its normalization, and the values that it chooses for
         null settings, are kept in `settled`; the configuration is not changed.
         """
-        settings = {k: v for k, v in self.config["backbone"].items() if k != "rho"}
-        settings |= {k: v for k, v in self.settled.items() if k != "normalization"}
+        settings = self.config["backbone"] | self.settled
+        settings = {k: v for k, v in settings.items() if k not in ("rho", "normalization")}
         before = self.settled_before() if self.load_weights and self.config["ckpt"] else {}
         settings |= {k: v for k, v in before.items() if settings.get(k, v) is None}
         if not self.load_weights:
@@ -220,9 +220,8 @@ class TaskModule(Module):
             )
         if normalization := self.settled.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
-        self.settled = (
-            backbone.settled | self.settled | {"normalization": [list(row) for row in backbone.normalization]}
-        )
+        normalization = [list(row) for row in backbone.normalization]
+        self.settled = backbone.settled | self.settled | {"normalization": normalization}
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:
@@ -230,7 +229,7 @@ class TaskModule(Module):
         return {}
 
     def nonfinite_loss(self) -> str:
-        """The name of the loss that is not finite, for the error message."""
+        """The name of the loss that is not finite."""
         return "the loss"
 
     def batches_to_plot(self, batch: Any, batch_index: int) -> Iterator[tuple["TaskModule", Any]]:
@@ -266,6 +265,13 @@ class TaskModule(Module):
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
 
+    def configure_model(self) -> None:
+        if self.budget:  # after `setup`, which may exclude images
+            self.budget.plan(self.trainer, self.data)
+
+    def on_train_start(self) -> None:
+        unfold_at_first_batch(self.model.backbone)
+
     def on_train_epoch_start(self) -> None:
         settings = self.config["trainer"]
         self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
@@ -274,22 +280,18 @@ class TaskModule(Module):
         """Freezes the backbone, including its normalization's statistics, or unfreezes it. If its early layers stay
         frozen, their statistics are still updated: with those of ImageNet, AP fell by a fifth on playing cards.
         """
-        backbone = self.model.backbone
-        assert isinstance(backbone, Backbone)
         for module in self.model.backbone_layers():
             module.requires_grad_(not held)
             module.train(not held)
         early = self.config["trainer"]["freeze_early_layers"]
         if self.has_weights if early is None else early:
-            for layer in backbone.early_layers():
+            for layer in self.model.backbone.early_layers():
                 layer.requires_grad_(False)
 
     def backbone_share(self) -> float:
         """The backbone's learning rate relative to that of the other layers."""
-        share = self.config["trainer"]["backbone_lr_scale"]
-        if share is None:
-            return PRETRAINED_SHARE if self.has_weights else 1.0
-        return float(share)
+        share: float | None = self.config["trainer"]["backbone_lr_scale"]
+        return share if share is not None else PRETRAINED_SHARE if self.has_weights else 1.0
 
     @property
     def has_weights(self) -> bool:
@@ -336,7 +338,7 @@ class TaskModule(Module):
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip with fused optimizers, although this is only wrong with a gradient scaler.
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["trainer"]["grad_clip"])
+        nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["grad_clip"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what predict and export need: plain values, so that it loads with weights_only=True, and options by

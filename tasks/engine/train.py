@@ -253,11 +253,7 @@ def fit(
     budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
     trainer = build_trainer(config, folder, callbacks)
-    steps = steps_per_epoch(config, data, trainer.world_size)
-    budget.plan(steps)
-    trainer.fit_loop.max_epochs = budget.epochs
-    # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
-    trainer.log_every_n_steps = min(config["trainer"]["log_every"], steps)  # type: ignore[attr-defined]
+    budget.plan(trainer, data)
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
@@ -309,12 +305,6 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
     finally:
         watch.over.set()
         STOP.deferred = False
-
-
-def steps_per_epoch(config: dict[str, Any], data: SuiteData, processes: int) -> int:
-    """Steps of an epoch in each process."""
-    steps = data.train_batches(processes)
-    return min(steps, config["trainer"]["limit_train_batches"] or steps)
 
 
 def describe(

@@ -71,7 +71,7 @@ class FacesTask(DistillableTask):
     def truth(self, batch: ClassificationBatch) -> Tensor:
         """The labels (B, A) of a batch; unknown ones are taken from the teacher, if there is one."""
         labels = batch.labels.long()
-        if self.config["teacher"] and not self.teacher and bool((labels < 0).all()):  # evaluated outside training
+        if self.config["teacher"] and not self.teacher and self.asks_teacher:  # evaluated outside training
             self.teacher = teacher_of(self, self.data)
         if self.teacher and bool((labels < 0).any()):
             labels = labels.where(labels >= 0, (self.teacher.direct(batch.images, batch) > 0).long())
@@ -88,6 +88,8 @@ class FacesTask(DistillableTask):
         _, scores, labels = self.rows()
         known = labels >= 0
         precision = self.precisions(scores, labels)
+        if self.config["teacher"] and not self.teacher and not bool(known.any()):
+            teacher_of(self, self.data)  # says that it must be named
         if not bool(precision.isfinite().any()):
             raise UserError(f"no {split} image is known to have any of the attributes; they cannot be measured")
         right = ((scores > 0.5) == (labels == 1))[known].float().mean()

@@ -6,7 +6,7 @@ A task's own batch normalization, optionally also depthwise kernels, patch the c
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Backbone, is_depthwise
@@ -39,13 +39,6 @@ class Sharing:
             return backbone
         self._tie(backbone, "", share)
         backbone.normalization, backbone.classifier = self.first.normalization, self.first.classifier
-        first = self.first
-        if first._forward_pre_hooks:  # weights with folded normalization, which the first batch unfolds
-            if share == "all":
-                backbone.register_forward_pre_hook(lambda network, inputs: _first_batch(first, network, inputs))
-            else:
-                for hook in first._forward_pre_hooks.values():
-                    backbone.register_forward_pre_hook(hook)
         return backbone
 
     def _tie(self, module: nn.Module, place: str, share: Share) -> None:
@@ -62,13 +55,6 @@ class Sharing:
         here = self.layers[place.rstrip(".")]
         if not is_own(module, share):
             module._parameters.update({name: here._parameters[name] for name in module._parameters})
-
-
-def _first_batch(first: Backbone, network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Runs the hooks that `first` has for its first batch, if another task's batch comes earlier."""
-    if network.training:
-        for hook in list(first._forward_pre_hooks.values()):
-            hook(first, inputs)
 
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
