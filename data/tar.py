@@ -20,7 +20,7 @@ from backbones.errors import UserError, first_line
 from backbones.files import check_regular
 from data.remote import check_address, is_address, open_kept, open_stream
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MOST_BRACES, MOST_NAMES = 20, 1 << 25  # braces in a name, and bytes of memory for all names of a pattern
 MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
@@ -51,7 +51,7 @@ class Record(NamedTuple):
     @property
     def kind(self) -> str | None:
         """The key of the image in `files`, if there is one."""
-        return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
+        return next((kind for kind in IMAGE_KINDS if kind in self.files), None)
 
 
 class Row(NamedTuple):

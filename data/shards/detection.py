@@ -38,7 +38,7 @@ def named_objects(record: Record) -> list[dict[str, Any]]:
     return found
 
 
-def objects_of(record: Record, classes: Mapping[str | int, int], path: Path, image_id: int = -1) -> detection.Record:
+def objects_of(record: Record, classes: Mapping[str | int, int], path: Path) -> detection.Record:
     """The objects of a sample as a record; BadImage if one has another class, or no valid box."""
     found = named_objects(record)
     if (strange := next((thing["label"] for thing in found if thing["label"] not in classes), None)) is not None:
@@ -53,7 +53,7 @@ def objects_of(record: Record, classes: Mapping[str | int, int], path: Path, ima
     whole = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return detection.Record(
         path=path,
-        image_id=image_id,
+        image_id=-1,
         boxes=boxes,
         labels=np.array([classes[thing["label"]] for thing in found], np.int64),
         areas=np.where(np.isfinite(areas), areas, whole),

@@ -17,11 +17,11 @@ from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
 from data.seeding import Stream, seed_all
-from data.tar import IMAGE_SUFFIXES, BadShard, Record, find_shards, read_records
+from data.tar import IMAGE_KINDS, BadShard, Record, find_shards, read_records
 
 log = logging.getLogger(__name__)
 
-KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # kinds of a sample's files that a task may read
+KINDS = {*IMAGE_KINDS, "cls", "json"}  # kinds of a sample's files that a task may read
 MOST_WAITING = 1 << 31  # most bytes in a reader's shuffle buffer, which holds fewer samples if they are large
 Decode = Callable[[Record], dict[str, Any] | None]
 Found = TypeVar("Found")

@@ -103,12 +103,8 @@ class ClassificationTask(DistillableTask):
             found["teacher"] = mix * distillation(logits, self.teacher(images, batch), temperature)
         return found
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities of the classes (B, num_classes) for uint8 images (B, 3, R, R)."""
-        return self.model.postprocess(self.model(self.model.preprocess(images)))
-
     def update_metrics(self, batch: ClassificationBatch) -> None:
-        scores = self.probabilities(batch.images)
+        scores = self.named_outputs(batch.images)["probabilities"]
         best = scores.topk(min(TOP, len(self.labels))).indices
         among = (best == batch.labels[:, None]).any(dim=1)
         index = torch.tensor(batch.rows, device=best.device)

@@ -64,10 +64,6 @@ class FacesTask(DistillableTask):
             found["attribute"] = (1 - mix) * self.model.loss(logits, batch.labels)
         return found
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities of the attributes (B, A) for uint8 images (B, 3, R, R)."""
-        return self.model.postprocess(self.model(self.model.preprocess(images)))
-
     def truth(self, batch: ClassificationBatch) -> Tensor:
         """The labels (B, A) of a batch; unknown ones are taken from the teacher, if there is one."""
         labels = batch.labels.long()
@@ -79,7 +75,8 @@ class FacesTask(DistillableTask):
 
     def update_metrics(self, batch: ClassificationBatch) -> None:
         rows = torch.tensor(batch.rows, device=self.device)[:, None]
-        self.measured.update(torch.cat([rows, self.probabilities(batch.images), self.truth(batch)], dim=1))
+        scores = self.named_outputs(batch.images)["probabilities"]
+        self.measured.update(torch.cat([rows, scores, self.truth(batch)], dim=1))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""

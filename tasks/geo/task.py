@@ -50,8 +50,8 @@ class GeoTask(TaskModule):
         return {"cell": self.model.loss(logits, batch.cells, batch.positions)}
 
     def update_metrics(self, batch: GeoBatch) -> None:
-        located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
-        positions = positions_of(located.directions.float().cpu().numpy())
+        directions = self.named_outputs(batch.images)["directions"]
+        positions = positions_of(directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
         index, errors = batch.rows.cpu().numpy(), great_circle_km(positions, truth)
         rows = np.concatenate([index[:, None], truth, errors[:, None]], axis=1)
