@@ -104,7 +104,7 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation: SSD's random crop, horizontal flip, and probabilities of mosaic and photometric distortion."""
+    """SSD's random crop, horizontal flip, and the probabilities of mosaic and photometric distortion."""
 
     crop: bool = False
     flip: bool = False

@@ -142,9 +142,11 @@ class ShortHeaders(tarfile.TarInfo):
             raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
-def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
-    """The samples of a shard, with the content of those of their files whose kind is `wanted`. Up to `keep` bytes of
-    remote shards are kept on disk.
+def read_records(
+    shard: str, wanted: Callable[[str], bool] = lambda kind: True, cache_bytes: int = 0
+) -> Iterator[Record]:
+    """The samples of a shard, with the content of those of their files whose kind is `wanted`. At most
+    `cache_bytes` of remote shards are kept on disk.
 
     Raises:
         BadShard: it cannot be opened, ends in the middle, or has a sample of more than MAX_FILE bytes; the complete
@@ -154,7 +156,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
     files: dict[str, bytes] = {}
     taken = 0  # bytes of the sample
     try:
-        with _open(shard, keep) as tar:
+        with _open(shard, cache_bytes) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -188,14 +190,14 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
+def _open(shard: str, cache_bytes: int) -> Iterator[tarfile.TarFile]:
     if not is_address(shard):
         check_regular(Path(shard), None)
         with tarfile.open(shard, "r:*", tarinfo=ShortHeaders) as tar:
             yield tar
         return
     with (
-        open_kept(shard, keep) if keep else open_stream(shard) as file,
+        open_kept(shard, cache_bytes) if cache_bytes else open_stream(shard) as file,
         tarfile.open(fileobj=file, mode="r|*", bufsize=BUFFER, tarinfo=ShortHeaders) as tar,
     ):
         yield tar

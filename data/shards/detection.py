@@ -18,7 +18,7 @@ from data.base import Split
 from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
-from data.shards.labelled import TrainingShards, named
+from data.shards.labelled import TrainingShards, label_of
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
@@ -32,7 +32,7 @@ def named_objects(record: Record) -> list[dict[str, Any]]:
         found = json.loads(record.files["json"])["objects"]
         if type(found) is not list:
             raise TypeError
-        found = [dict(thing, label=named(thing["label"])) for thing in found]
+        found = [dict(thing, label=label_of(thing["label"])) for thing in found]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
     return found

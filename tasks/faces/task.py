@@ -13,7 +13,7 @@ from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import Table
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
 
 
@@ -101,7 +101,7 @@ class FacesTask(DistillableTask):
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The measured images, each once: indices (N,), scores (N, A), labels (N, A)."""
-        measured = each_once(self.measured.compute().float().cpu())
+        measured = first_per_image(self.measured.compute().float().cpu())
         count = len(self.labels)
         index, scores, labels = measured.split([1, count, count], dim=1)
         return index[:, 0].long(), scores, labels.long()
