@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Pair = int | tuple[int, int]
+IntOrPair = int | tuple[int, int]
 # shape-preserving operations, skipped
 ELEMENTWISE = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, torch.batch_norm, F.batch_norm, F.hardtanh, F.relu6}
 ELEMENTWISE |= {torch._C._nn.hardtanh, torch._C._nn.hardtanh_}
@@ -42,9 +42,9 @@ def _convolved(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Pair | str = 0,
-    dilation: Pair = 1,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | str = 0,
+    dilation: IntOrPair = 1,
     groups: int = 1,
 ) -> Tensor:
     sides = []
@@ -56,7 +56,7 @@ def _convolved(
     return x.new_empty(x.shape[0], weight.shape[0], *sides)
 
 
-def _at(value: Pair, axis: int) -> int:
+def _at(value: IntOrPair, axis: int) -> int:
     return value if isinstance(value, int) else value[axis % len(value)]
 
 

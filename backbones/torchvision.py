@@ -5,13 +5,13 @@ from math import log2
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torchvision.models as models
 from torch import Tensor, nn
 
 from backbones.base import IMAGENET, Backbone, Normalization, tapped_outputs
 from backbones.errors import UserError, first_line
 from backbones.mobilenet_v1 import ConvNormAct
+from backbones.shapes import dummy_image, shapes_only
 from backbones.weights import read_tensors
 
 HEADS = ("avgpool", "aux1", "aux2", "dropout", "fc")  # GoogLeNet's children that are not part of its features
@@ -39,17 +39,14 @@ class TorchvisionBackbone(Backbone):
         self.channels = tuple(channels[i] for i in self.taps)
         self.normalization = IMAGENET
 
-    @torch.no_grad()
     def _measure(self) -> tuple[list[int], list[int]]:
         """Stride, as the nearest power of two, and channels after each stage."""
-        x, strides, channels = torch.zeros(1, 3, 256, 256), [], []
-        training = self.training
-        self.eval()
-        for stage in self.stages:
-            x = stage(x)
-            strides.append(2 ** round(log2(256 / x.shape[-1])))
-            channels.append(x.shape[1])
-        self.train(training)
+        x, strides, channels = dummy_image(self, 256), [], []
+        with shapes_only(self):
+            for stage in self.stages:
+                x = stage(x)
+                strides.append(2 ** round(log2(256 / x.shape[-1])))
+                channels.append(x.shape[1])
         return strides, channels
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -21,7 +21,7 @@ from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
 from data.splits import Source, split_in_name, with_val
 from data.tar import Row, is_member
-from data.transforms import View, change_light, mosaic, view, whole
+from data.transforms import View, change_light, mosaic, one_view, view
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation: SSD's random crop, horizontal flip, and probabilities of mosaic and photometric distortion."""
+    """SSD's random crop, horizontal flip, and the probabilities of mosaic and photometric distortion."""
 
     crop: bool = False
     flip: bool = False
@@ -135,7 +135,7 @@ def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, T
     """A view, or a mosaic of four, as an image (3, side, side) with its boxes (N, 4) and labels (N,). `photometric` is
     the probability of photometric distortion.
     """
-    image, boxes, labels = mosaic(views, side) if len(views) > 1 else whole(views[0], side)
+    image, boxes, labels = mosaic(views, side) if len(views) > 1 else one_view(views[0], side)
     if photometric and torch.rand(()) < photometric:
         image = change_light(image)
     return {"image": image, "boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels)}

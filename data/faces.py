@@ -177,8 +177,8 @@ def _place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6]) / 2**48
 
 
-class DemoFacesData(CelebAData):
-    """The demo: drawn faces in CelebA's layout, generated in `root` on first use."""
+class DrawnFaces(ClassificationData):
+    """Mixin: the demo's drawn faces, in the layouts of CelebA and LFW, generated in `root` on first use."""
 
     def __init__(
         self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any
@@ -187,11 +187,10 @@ class DemoFacesData(CelebAData):
         self.counts = {"people": people, "images": images_per_identity, "seed": seed}
 
     def prepare(self) -> None:
-        draw_faces(self.root, self.counts)
+        if not self.root.exists():
+            log.info("generating faces of %(people)d people, %(images)d images each", self.counts)
+        write_faces(self.root, **self.counts)
 
 
-def draw_faces(root: Path, counts: dict[str, int]) -> None:
-    """Draws the demo set, unless `root` holds it."""
-    if not root.exists():
-        log.info("generating faces of %(people)d people, %(images)d images each", counts)
-    write_faces(root, **counts)
+class DemoFacesData(DrawnFaces, CelebAData):
+    """The demo of face attributes."""

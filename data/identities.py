@@ -1,6 +1,5 @@
 """Images of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled images for distillation."""
 
-import logging
 import random
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,14 +12,10 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
-from data.faces import draw_faces, images_below
+from data.faces import UNKNOWN, DrawnFaces, images_below
 from data.files import is_hidden
 from data.folders import class_folders
 from data.text import read_lines
-
-log = logging.getLogger(__name__)
-
-UNKNOWN = -1
 
 
 class Pairs(NamedTuple):
@@ -194,14 +189,5 @@ class IdentityData(ClassificationData):
     collate = staticmethod(collate_people)
 
 
-class DemoIdentityData(IdentityData):
-    """The demo: drawn people in LFW's layout, generated in `root` on first use."""
-
-    def __init__(
-        self, root: str, resolution: int, *, people: int, images_per_identity: int, seed: int, **settings: Any
-    ) -> None:
-        super().__init__(root, resolution, **settings)
-        self.counts = {"people": people, "images": images_per_identity, "seed": seed}
-
-    def prepare(self) -> None:
-        draw_faces(self.root, self.counts)
+class DemoIdentityData(DrawnFaces, IdentityData):
+    """The demo of identities."""

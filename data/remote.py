@@ -75,15 +75,15 @@ def open_stream(address: str) -> IO[bytes]:
         raise OSError(first_line(error)) from error
 
 
-def open_kept(address: str, most: int) -> IO[bytes]:
-    """As `open_stream`, from a copy on disk, which is made if there is none. All copies together have at most `most`
-    bytes; the least recently read are deleted for new ones. A file that does not fit is read as a stream.
+def open_kept(address: str, cache_bytes: int) -> IO[bytes]:
+    """As `open_stream`, from a copy on disk, which is made if there is none. All copies together have at most
+    `cache_bytes`; the least recently read are deleted for new ones. A file that does not fit is read as a stream.
 
     Raises:
         OSError: it cannot be obtained, or has another length than was announced.
     """
     source, size, version = _announced(address)
-    if size is None or not 0 <= size <= most:
+    if size is None or not 0 <= size <= cache_bytes:
         return source or open_stream(address)
     folder = cache_folder() / "files"
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def open_kept(address: str, most: int) -> IO[bytes]:
             if source:
                 source.close()
             return file
-        if not _make_room(folder, most - size):
+        if not _make_room(folder, cache_bytes - size):
             return source or open_stream(address)
         with partial.open("wb") as empty:
             empty.truncate(size)  # reserves the space: other processes count it

@@ -20,7 +20,7 @@ from backbones.errors import UserError, first_line
 from backbones.files import check_regular
 from data.remote import check_address, is_address, open_kept, open_stream
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MOST_BRACES, MOST_NAMES = 20, 1 << 25  # braces in a name, and bytes of memory for all names of a pattern
 MAX_FILE = 1 << 30  # bytes of a file in a shard, and of all files of a sample, which are read at once
@@ -51,7 +51,7 @@ class Record(NamedTuple):
     @property
     def kind(self) -> str | None:
         """The key of the image in `files`, if there is one."""
-        return next((kind for kind in IMAGE_SUFFIXES if kind in self.files), None)
+        return next((kind for kind in IMAGE_KINDS if kind in self.files), None)
 
 
 class Row(NamedTuple):
@@ -142,9 +142,11 @@ class ShortHeaders(tarfile.TarInfo):
             raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
-def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, keep: int = 0) -> Iterator[Record]:
-    """The samples of a shard, with the content of those of their files whose kind is `wanted`. Up to `keep` bytes of
-    remote shards are kept on disk.
+def read_records(
+    shard: str, wanted: Callable[[str], bool] = lambda kind: True, cache_bytes: int = 0
+) -> Iterator[Record]:
+    """The samples of a shard, with the content of those of their files whose kind is `wanted`. At most
+    `cache_bytes` of remote shards are kept on disk.
 
     Raises:
         BadShard: it cannot be opened, ends in the middle, or has a sample of more than MAX_FILE bytes; the complete
@@ -154,7 +156,7 @@ def read_records(shard: str, wanted: Callable[[str], bool] = lambda kind: True, 
     files: dict[str, bytes] = {}
     taken = 0  # bytes of the sample
     try:
-        with _open(shard, keep) as tar:
+        with _open(shard, cache_bytes) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -188,14 +190,14 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def _open(shard: str, keep: int) -> Iterator[tarfile.TarFile]:
+def _open(shard: str, cache_bytes: int) -> Iterator[tarfile.TarFile]:
     if not is_address(shard):
         check_regular(Path(shard), None)
         with tarfile.open(shard, "r:*", tarinfo=ShortHeaders) as tar:
             yield tar
         return
     with (
-        open_kept(shard, keep) if keep else open_stream(shard) as file,
+        open_kept(shard, cache_bytes) if cache_bytes else open_stream(shard) as file,
         tarfile.open(fileobj=file, mode="r|*", bufsize=BUFFER, tarinfo=ShortHeaders) as tar,
     ):
         yield tar

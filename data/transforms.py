@@ -89,7 +89,7 @@ def view(image: Tensor, boxes: np.ndarray, labels: np.ndarray, *, crop: bool, fl
     return View(image, window, mirrored, shares, labels)
 
 
-def whole(seen: View, side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def one_view(seen: View, side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """A view as an image (3, side, side) with the boxes in its pixels and their labels."""
     boxes = seen.boxes * side
     kept = (boxes[:, 2:] - boxes[:, :2] >= LEAST).all(axis=1)

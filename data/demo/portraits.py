@@ -15,6 +15,7 @@ from data.demo.scenes import (
     background,
     ellipse,
     hsv,
+    mirrored,
     photographed,
     smooth,
     tone,
@@ -158,9 +159,8 @@ class Portrait:
     def head(self) -> None:
         p = self.person
         right = [(0, -1), (0.62 * p.width, -0.92), (p.width, -0.35), (p.width * 0.96, 0.25), (p.jaw + 0.08, 0.82)]
-        outline = [*right, (p.jaw * 0.5, 1.04), (0, 1.06)]
-        whole = np.concatenate([outline, np.asarray(outline)[::-1] * (-1, 1)])
-        self.canvas.fill(smooth(self.at(whole)), p.skin, 0.45, 0.5)
+        outline = mirrored([*right, (p.jaw * 0.5, 1.04), (0, 1.06)])
+        self.canvas.fill(smooth(self.at(outline)), p.skin, 0.45, 0.5)
         for side in (-1, 1):
             self.canvas.decal(self.at(ellipse(side * 0.4, 0.35, 0.14, 0.1)), blend(p.skin, (220, 90, 80), 0.16))
         if p.mole:

@@ -1,12 +1,9 @@
 """A demo object-detection set in COCO format: eight kinds of objects, drawn on cluttered backgrounds.
 
-    python -m data.demo.scenes datasets/scenes
-
 A thing is a few polygons (object units: x right, y down, about -1..1) and their relief, turned and lit
 together, so a new kind is one short function in `KINDS`. A scene depends only on (seed, split, index).
 """
 
-import argparse
 import colorsys
 import json
 from collections.abc import Callable, Sequence
@@ -370,9 +367,3 @@ def write_scenes(root: Path, *, train: int = 600, val: int = 150, size: int = 32
             (folder / f"{split}.json").write_text(json.dumps(content))
 
     make_once(root, info, make)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="the folder to make")
-    write_scenes(parser.parse_args().root)

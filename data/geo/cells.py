@@ -1,8 +1,5 @@
 """PlaNet's adaptive partition of the Earth into S2 cells (https://arxiv.org/abs/1602.05314, section 3)."""
 
-from __future__ import annotations
-
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -111,7 +108,7 @@ class Partition:
     longitude: Floats
 
     @classmethod
-    def from_leaves(cls, leaves: UInts, settings: PartitionSettings) -> Partition:
+    def from_leaves(cls, leaves: UInts, settings: PartitionSettings) -> "Partition":
         """From sorted leaf ids (N,), 8 bytes a photo, memory-mapped or not.
 
         Raises:
@@ -144,33 +141,33 @@ class Partition:
             index[part] = np.where((place >= 0) & (range_max(ids[part]) <= end[place]), place, -1)
         return index
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: Path) -> None:
         """Writes CSV below a readable header, atomically."""
         header = {"format": _FORMAT, **asdict(self.settings), "photos": self.photos}
         header |= {"kept": int(self.counts.sum()), "cells": len(self)}
         rows = zip(to_tokens(self.ids), self.counts, self.latitude, self.longitude, strict=True)
         lines = [f"# {key}: {value}" for key, value in header.items()] + [_COLUMNS]
         lines += [f"{token},{count},{lat:.7f},{lon:.7f}" for token, count, lat, lon in rows]
-        with atomic_write(Path(path), "w") as file:
+        with atomic_write(path, "w") as file:
             file.write("\n".join(lines) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Partition:
+    def load(cls, path: Path) -> "Partition":
         """Reads a saved partition.
 
         Raises:
             UserError: the file is missing, damaged or not a partition.
         """
         try:
-            check_regular(Path(path))
-            return cls._parse(Path(path).read_text(encoding="ascii"))
+            check_regular(path)
+            return cls._parse(path.read_text(encoding="ascii"))
         except OSError as error:
             raise UserError(f"cannot read the partition {path}: {error.strerror}") from error
         except (ValueError, OverflowError, UserError) as error:
             raise UserError(f"{path} is not a valid partition file: {error}") from error
 
     @classmethod
-    def _parse(cls, text: str) -> Partition:
+    def _parse(cls, text: str) -> "Partition":
         header = dict(re.findall(r"^# (\w+): (.*)$", text, re.MULTILINE))
         if header.get("format") != _FORMAT:
             raise ValueError(f"it does not begin with '# format: {_FORMAT}'")
@@ -209,7 +206,7 @@ class Hierarchy:
     partitions: tuple[Partition, ...]
 
     @classmethod
-    def build(cls, latitude: ArrayLike, longitude: ArrayLike, all_settings: Sequence[PartitionSettings]) -> Hierarchy:
+    def build(cls, latitude: ArrayLike, longitude: ArrayLike, all_settings: Sequence[PartitionSettings]) -> "Hierarchy":
         """Positions become cells and are sorted once for all settings.
 
         Raises:
@@ -219,7 +216,7 @@ class Hierarchy:
         leaves.sort()
         return cls(tuple(Partition.from_leaves(leaves, settings) for settings in all_settings))
 
-    def distinct(self) -> Hierarchy:
+    def distinct(self) -> "Hierarchy":
         """Without partitions whose cells are those of the next finer one: each head over the same cells would multiply
         the same probabilities once more, which makes them too high.
         """
@@ -238,7 +235,7 @@ class Hierarchy:
         return np.stack([partition.find(ids) for partition in self.partitions], axis=1)
 
     @classmethod
-    def from_labels(cls, labels: Sequence[str]) -> Hierarchy:
+    def from_labels(cls, labels: Sequence[str]) -> "Hierarchy":
         """The partitions of `labels`, without settings and counts, which labels do not contain."""
         rows = [label.replace("/", " ").split() for label in labels]
         partitions = []

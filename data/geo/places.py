@@ -140,10 +140,10 @@ def exif_position(path: Path) -> tuple[float, float] | str:
     return degrees[0], degrees[1]
 
 
-def has_positions(folder: Path, most: int = 1000) -> bool:
-    """Whether any of up to about `most` photos, spread over a folder, has a GPS position."""
+def has_positions(folder: Path) -> bool:
+    """Whether any of up to about 1000 photos, spread over a folder, has a GPS position."""
     photos = images_in(folder)
-    for path in photos[:: 1 + len(photos) // most]:
+    for path in photos[:: 1 + len(photos) // 1000]:
         with suppress(BadImage):
             if not isinstance(exif_position(path), str):
                 return True
@@ -276,11 +276,11 @@ class GeoData(SuiteData):
         val: str | None,
         test: str | None,
         gallery: str | None,
-        max_photos: Sequence[int] | int,
+        max_photos: Sequence[int],
         min_photos: int,
         min_level: int = 0,
         max_level: int = 30,
-        partition: Sequence[str] | str | None = None,
+        partition: Sequence[str] | None = None,
         crop: float = 1.0,
         flip: bool = False,
         photometric: float = 0.0,
@@ -291,9 +291,8 @@ class GeoData(SuiteData):
         self.resolution = resolution
         self.sources: dict[str, Any] = {"train": train, "val": val, "test": test or val}
         self.sources["gallery"] = gallery or train
-        counts = [max_photos] if isinstance(max_photos, int) else max_photos
-        self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in counts]
-        self.files = [partition] if isinstance(partition, str) else list(partition or ())
+        self.settings = [PartitionSettings(count, min_photos, min_level, max_level) for count in max_photos]
+        self.files = partition or ()
         self.augmentation = (crop, flip, photometric)
         self.cache_images = cache_images
         self._places: dict[str, Places] = {}

@@ -5,8 +5,6 @@ projection). An id is a uint64: 3 bits of cube face, two bits a level of positio
 then zeros. Positions are in degrees, latitude from -90 to 90 and longitude from -180 to 180.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any

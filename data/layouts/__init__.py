@@ -56,7 +56,7 @@ def recognize(root: Path, family: str) -> Layout:
     if not found and family == "_detection":  # only then: images often lie beside the .tar that they came in
         found = {layout.option: layout for layout in images.shards(folder, "box_shards")}
     if len(found) > 1:
-        ways = " or ".join(f"data={layout.option} ({layout.told})" for layout in reversed(found.values()))
+        ways = " or ".join(f"data={layout.option} ({layout.description})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")
     if not found:
         raise refusal(folder, family)

@@ -16,10 +16,10 @@ SAMPLE = 1000  # most entries of a folder that are kept per suffix
 
 @dataclass(frozen=True)
 class Layout:
-    """An option of conf/data, its settings for the folder, and `told`, its description for the user."""
+    """An option of conf/data, its settings for the folder, and its description for the user."""
 
     option: str
-    told: str
+    description: str
     settings: dict[str, Any] = field(default_factory=dict)
 
 

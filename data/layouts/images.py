@@ -17,6 +17,7 @@ CLASSES = "classes.txt"  # as tasks.shards writes it
 FOLDERS = 100  # most sub-folders that are searched for images
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
+UNSET = {"train": None, "val": None, "test": None}
 
 
 def classification(folder: Folder) -> Iterator[Layout]:
@@ -27,10 +28,11 @@ def classification(folder: Folder) -> Iterator[Layout]:
     elif "Images" in names and (folder.path / "train_list.mat").is_file():
         yield Layout("dogs", "Stanford Dogs as published")
     else:
-        found = [*shards(folder, "shards"), *tables(folder, "csv", classes), *class_folders(folder, "folders", "class")]
-        found = found or [*tables(folder, "csv", anything)]
+        found = [*shards(folder, "shards"), *tables(folder, "csv", without_classes)]
+        found += class_folders(folder, "folders", "class")
+        found = found or [*tables(folder, "csv", accept_any)]
         if not found:
-            complain(folder, anything)
+            complain(folder, accept_any)
         if not found and (images := first_images(folder)):
             for place in (folder, *(folder.folders[name] for name in folder.split_folders().values())):
                 plain = [n for n, sub in place.folders.items() if n.lower() in PARTS and first_images(sub, 1)]
@@ -48,10 +50,10 @@ def faces(folder: Folder) -> Iterator[Layout]:
     """CelebA as published, a table, shards, or else images without labels."""
     if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
         yield Layout("celeba", "CelebA as published")
-    elif found := [*tables(folder, "faces_csv", attributes)] or [*shards(folder, "face_shards")]:
+    elif found := [*tables(folder, "faces_csv", without_attributes)] or [*shards(folder, "face_shards")]:
         yield from found
     else:
-        complain(folder, attributes)
+        complain(folder, without_attributes)
         if first_images(folder):
             yield Layout("face_folder", "images without labels, to learn from a teacher; a tenth of them is val")
 
@@ -69,19 +71,19 @@ def identities(folder: Folder) -> Iterator[Layout]:
 
 def geo(folder: Folder) -> Iterator[Layout]:
     """Shards, tables of positions, or folders of photos that may have GPS in their EXIF."""
-    found = [*shards(folder, "place_shards"), *tables(folder, "places", positions)]
+    found = [*shards(folder, "place_shards"), *tables(folder, "places", without_positions)]
     if not found:
-        complain(folder, positions)
+        complain(folder, without_positions)
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
         if "train" in splits:
-            settings = {"train": None, "val": None, "test": None} | with_val(splits)
-            found = [Layout("places", f"photos with GPS in their EXIF: {said(settings)}", settings)]
+            settings = UNSET | with_val(splits)
+            found = [Layout("places", f"photos with GPS in their EXIF: {described(settings)}", settings)]
         elif first_images(folder):
             found = [Layout("places", "photos with GPS in their EXIF", {"train": ".", "val": None})]
     yield from found
 
 
-def said(splits: dict[str, str | None]) -> str:
+def described(splits: dict[str, str | None]) -> str:
     """The folder or file of each split, in words."""
     return ", ".join(split if split == name else f"{split} is {name}" for split, name in splits.items() if name)
 
@@ -109,23 +111,23 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
         (name,) = folder.folders
         inside, place = folder.folders[name], f"{name}/"
     splits = {split: name for split, name in inside.split_folders().items() if has_classes(inside.folders[name], 1)}
-    told = f"a folder for each {kind}"
+    description = f"a folder for each {kind}"
     if "train" in splits:
         val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)
         if val and "val" not in splits:
             raise UserError(f"{inside.folders[val].path} has no folder for each {kind}, as {splits['train']} has")
         named = {split: f"{place}{name}" for split, name in with_val(splits).items()}
-        settings = {"train": None, "val": None, "test": None} | named
+        settings = UNSET | named
         unused = [n for n in inside.folders if n.lower() in SPLIT_NAMES["test"] and n not in splits.values()]
         more = f", not {unused[0]}, which has none" if unused else ""
-        yield Layout(option, f"{told}: {said(settings)}{more}", settings)
+        yield Layout(option, f"{description}: {described(settings)}{more}", settings)
     elif has_classes(inside) and not inside.images:
-        yield Layout(option, told, {"train": place.rstrip("/") or ".", "val": None})
+        yield Layout(option, description, {"train": place.rstrip("/") or ".", "val": None})
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:
     """WebDataset's .tar files, if they or their folders are named after splits."""
-    patterns: dict[str, list[str]] = {split: [] for split in SPLIT_NAMES}
+    patterns: dict[str, list[str]] = {}
     found = folder.files(".tar")
     for split, known in SPLIT_NAMES.items():
         own = [name for name in found if set(re.split(r"[^a-z0-9]+|(?=\d)", name.lower())) & set(known)]
@@ -135,13 +137,13 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
             patterns[split].append(f"{name}/*.tar")
     splits = {s: p[0] if len(p) == 1 else f"{{{','.join(p)}}}" for s, p in patterns.items() if p}
     if "train" in splits:
-        settings = {"train": None, "val": None, "test": None} | with_val(splits)
+        settings = UNSET | with_val(splits)
         if not settings["val"]:
             raise UserError(f"{folder.path} has no shards for validation, only {splits['train']}: set data.val=")
-        told = f"WebDataset shards: {said(settings)}"
+        description = f"WebDataset shards: {described(settings)}"
         if option != "place_shards" and (folder.path / CLASSES).is_file():
             settings["classes"] = CLASSES
-        yield Layout(option, told, settings)
+        yield Layout(option, description, settings)
 
 
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
@@ -156,8 +158,8 @@ def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
         )
     if choices:
         splits = named if by_split["train"] else {"train": choices[0]}
-        settings = {"train": None, "val": None, "test": None} | splits
-        yield Layout(option, f"a table: {said(settings)}", settings)
+        settings = UNSET | splits
+        yield Layout(option, f"a table: {described(settings)}", settings)
 
 
 def table_names(folder: Folder) -> list[str]:
@@ -195,19 +197,19 @@ def complain(folder: Folder, truth: Truth) -> None:
             raise UserError(found)
 
 
-def classes(table: Table, images: str) -> str | None:
+def without_classes(table: Table, images: str) -> str | None:
     """The error of a table without a column of classes."""
     return None if target_column(table) else f"{table.path} has no column that is called label, class or the like"
 
 
-def attributes(table: Table, images: str) -> str | None:
+def without_attributes(table: Table, images: str) -> str | None:
     """The error of a table without a yes/no column."""
     if binary_columns(table, (images,)):
         return None
     return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"
 
 
-def positions(table: Table, images: str) -> str | None:
+def without_positions(table: Table, images: str) -> str | None:
     """The error of a table without latitude or longitude, or of a format that is not read for positions."""
     if table.path.suffix.lower() == ".jsonl":
         return f"{table.path}: positions are read from CSV, not from JSON lines"
@@ -215,6 +217,6 @@ def positions(table: Table, images: str) -> str | None:
     return f"{table.path} has no column {absent[0]}; its columns are {table.names}" if absent else None
 
 
-def anything(table: Table, images: str) -> str | None:
+def accept_any(table: Table, images: str) -> str | None:
     """No error: `data.target` may name the column."""
     return None

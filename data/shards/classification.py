@@ -15,7 +15,7 @@ from data.boxes import Box
 from data.classification import ClassificationData, ImageSet
 from data.crops import decode_crop
 from data.image_file import BadImage
-from data.shards.labelled import LabelledShards, named
+from data.shards.labelled import LabelledShards, label_of
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
@@ -25,7 +25,7 @@ def class_of(record: Record) -> str | int:
     try:
         if "cls" in record.files:
             return record.files["cls"].decode("utf-8-sig").strip()
-        return named(json.loads(record.files["json"])["label"])
+        return label_of(json.loads(record.files["json"])["label"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "neither .cls nor a label in .json") from error
 

@@ -18,7 +18,7 @@ from data.base import Split
 from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
-from data.shards.labelled import TrainingShards, named
+from data.shards.labelled import TrainingShards, label_of
 from data.shards.stream import ShardStream, image_of
 from data.tar import Record
 
@@ -32,13 +32,13 @@ def named_objects(record: Record) -> list[dict[str, Any]]:
         found = json.loads(record.files["json"])["objects"]
         if type(found) is not list:
             raise TypeError
-        found = [dict(thing, label=named(thing["label"])) for thing in found]
+        found = [dict(thing, label=label_of(thing["label"])) for thing in found]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
     return found
 
 
-def objects_of(record: Record, classes: Mapping[str | int, int], path: Path, image_id: int = -1) -> detection.Record:
+def objects_of(record: Record, classes: Mapping[str | int, int], path: Path) -> detection.Record:
     """The objects of a sample as a record; BadImage if one has another class, or no valid box."""
     found = named_objects(record)
     if (strange := next((thing["label"] for thing in found if thing["label"] not in classes), None)) is not None:
@@ -53,7 +53,7 @@ def objects_of(record: Record, classes: Mapping[str | int, int], path: Path, ima
     whole = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return detection.Record(
         path=path,
-        image_id=image_id,
+        image_id=-1,
         boxes=boxes,
         labels=np.array([classes[thing["label"]] for thing in found], np.int64),
         areas=np.where(np.isfinite(areas), areas, whole),

@@ -16,7 +16,7 @@ from data.text import read_lines
 DIGITS = 18  # of a numeric class name, used to sort: Python does not parse thousands of digits
 
 
-def named(label: Any) -> str | int:
+def label_of(label: Any) -> str | int:
     """A label of a .json: a whole number as it is, anything else as text."""
     return label if type(label) is int else str(label)
 

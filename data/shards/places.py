@@ -1,7 +1,7 @@
 """Photos with positions in WebDataset tar shards: an image and a .json for each."""
 
 import json
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,21 +32,14 @@ def position_of(record: Record) -> Floats:
     return position
 
 
-@dataclass
-class Decoder:
-    """Decodes records to samples, or to None for a training photo that lies in no cell."""
-
-    hierarchy: Hierarchy
-    view: PhotoView
-    train: bool
-
-    def __call__(self, record: Record) -> dict[str, Any] | None:
-        position = position_of(record)
-        cells = self.hierarchy.assign(*position)[0]
-        if self.train and cells[-1] < 0:
-            return None
-        image, size = decode_crop(image_of(record), Path(record.name), self.view.choose, self.view.resolution)
-        return sample(self.view.transforms(image), position, cells, size, -1)
+def decode_photo(record: Record, hierarchy: Hierarchy, view: PhotoView, train: bool) -> dict[str, Any] | None:
+    """A sample, or None for a training photo that lies in no cell."""
+    position = position_of(record)
+    cells = hierarchy.assign(*position)[0]
+    if train and cells[-1] < 0:
+        return None
+    image, size = decode_crop(image_of(record), Path(record.name), view.choose, view.resolution)
+    return sample(view.transforms(image), position, cells, size, -1)
 
 
 class ShardGeoData(ShardLoaders, GeoData):
@@ -70,5 +63,5 @@ class ShardGeoData(ShardLoaders, GeoData):
         return int((self.hierarchy.assign(*self.places("train").positions.T)[:, -1] >= 0).sum())
 
     def stream(self, split: Split, **settings: Any) -> ShardStream:
-        decode = Decoder(self.hierarchy, self.view(split), train=split == "train")
+        decode = partial(decode_photo, hierarchy=self.hierarchy, view=self.view(split), train=split == "train")
         return ShardStream(self.shards(split), decode, **settings)

@@ -17,11 +17,11 @@ from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
 from data.seeding import Stream, seed_all
-from data.tar import IMAGE_SUFFIXES, BadShard, Record, find_shards, read_records
+from data.tar import IMAGE_KINDS, BadShard, Record, find_shards, read_records
 
 log = logging.getLogger(__name__)
 
-KINDS = {*IMAGE_SUFFIXES, "cls", "json"}  # kinds of a sample's files that a task may read
+KINDS = {*IMAGE_KINDS, "cls", "json"}  # kinds of a sample's files that a task may read
 MOST_WAITING = 1 << 31  # most bytes in a reader's shuffle buffer, which holds fewer samples if they are large
 Decode = Callable[[Record], dict[str, Any] | None]
 Found = TypeVar("Found")
@@ -50,7 +50,7 @@ class ShardStream(Stream):
         epoch: int = 0,
         batches_done: int = 0,
         batch_size: int = 1,
-        keep: int = 0,
+        cache_bytes: int = 0,
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
@@ -58,7 +58,7 @@ class ShardStream(Stream):
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process has its own count
         self.batches_done = {epoch: batches_done}
         self.batch_size = batch_size
-        self.keep = keep  # most bytes of remote shards that are kept on disk
+        self.cache_bytes = cache_bytes  # most bytes of remote shards that are kept on disk
         self.random = random.Random()
         self.done = torch.zeros(()).share_memory_()  # share of the training when the epoch began; StreamLoader sets it
         self.length: int | None = None  # samples per epoch of all readers of this rank
@@ -125,7 +125,7 @@ class ShardStream(Stream):
             self.random.shuffle(own)
         for shard in own:
             try:
-                records = read_records(shard, KINDS.__contains__, self.keep)
+                records = read_records(shard, KINDS.__contains__, self.cache_bytes)
                 yield from records if by_shard else itertools.islice(records, reader, None, readers)
             except BadShard as error:
                 bad.append(error.args)
@@ -176,7 +176,7 @@ class ShardLoaders(SuiteData):
         if settings.get("views"):
             raise UserError("data.views needs images as files: with shards, set data.views=0")
         super().__init__(root, resolution, **settings)  # type: ignore[call-arg]  # the task's data class takes these
-        self.train_count, self.shuffle, self.keep = train_count, shuffle, int(cache_gb * 1e9)
+        self.train_count, self.shuffle, self.cache_bytes = train_count, shuffle, int(cache_gb * 1e9)
 
     def prepare(self) -> None:
         for split in ("val", "test"):  # `check` looks for those of train, in commands that train
@@ -256,7 +256,7 @@ class ShardLoaders(SuiteData):
     def loader(self, split: Split) -> DataLoader:
         if split not in self.streamed:
             return super().loader(split)
-        settings: dict[str, Any] = {"keep": self.keep, **self.place}
+        settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.place}
         share = None
         if split == "train":
             share = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size

@@ -19,7 +19,7 @@ from backbones.errors import UserError
 from backbones.files import atomic_write
 from backbones.processors import usable_cores
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels, open_image, read_content
-from data.tar import IMAGE_SUFFIXES, Row
+from data.tar import IMAGE_KINDS, Row
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str,
         for number, row in enumerate(rows, start=first):
             kind = row.path.suffix[1:].lower()
             try:
-                if kind not in IMAGE_SUFFIXES:
+                if kind not in IMAGE_KINDS:
                     raise BadImage(row.path, f"its name ends in .{kind}")
                 content = read_content(row.path)
                 with open_image(row.path, content):

@@ -17,7 +17,7 @@ from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import Network
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +103,8 @@ class ClassificationTask(DistillableTask):
             found["teacher"] = mix * distillation(logits, self.teacher(images, batch), temperature)
         return found
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities of the classes (B, num_classes) for uint8 images (B, 3, R, R)."""
-        return self.model.postprocess(self.model(self.model.preprocess(images)))
-
     def update_metrics(self, batch: ClassificationBatch) -> None:
-        scores = self.probabilities(batch.images)
+        scores = self.named_outputs(batch.images)["probabilities"]
         best = scores.topk(min(TOP, len(self.labels))).indices
         among = (best == batch.labels[:, None]).any(dim=1)
         index = torch.tensor(batch.rows, device=best.device)
@@ -131,7 +127,7 @@ class ClassificationTask(DistillableTask):
 
     def rows(self) -> Tensor:
         """The measured images, each once (N, 3): true and best class, and 1 if the true one is among the TOP."""
-        return each_once(self.measured.compute().float().cpu())[:, 1:].long()
+        return first_per_image(self.measured.compute().float().cpu())[:, 1:].long()
 
     def confusion(self) -> Tensor:
         """The number of images (C, C) of each true class (rows) and best class."""

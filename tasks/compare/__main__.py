@@ -1,6 +1,5 @@
 """python -m tasks.compare runs=<folder>: all runs side by side, as a table and a page; a=<run> b=<run>: two of them."""
 
-import base64
 import csv
 import io
 import json
@@ -21,6 +20,7 @@ from data.image_file import BadImage, open_image
 from tasks.compare.published import points
 from tasks.compare.runs import Run, groups, read_runs
 from tasks.engine.config import arguments, load_config, one_line_errors
+from tasks.engine.drawing import data_url
 
 SORTED = {"primary": "primary", "madds": "madds_m", "params": "params_m", "latency": "latency_ms"}
 COLUMNS = (
@@ -124,9 +124,7 @@ def thumbnail(path: Path, width: int = 900) -> str | None:
             small.thumbnail((width, 4 * width))
     except BadImage:
         return None
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(small)
 
 
 def compare(config: dict[str, Any]) -> None:

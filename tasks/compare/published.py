@@ -53,7 +53,7 @@ class Point:
 
 @cache
 def content() -> dict[str, Any]:
-    """The content of the file."""
+    """The content of published.yaml."""
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 
 

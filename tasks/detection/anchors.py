@@ -15,14 +15,14 @@ CODER_SCALES = (10.0, 10.0, 5.0, 5.0)  # TF Object Detection API, faster_rcnn_bo
 MAX_LOG_SIZE = 4.135  # log(1000 / 16): keeps exp() of an untrained output finite
 
 
-def ssd_anchors(sizes: Sequence[int], resolution: int, lowest: float = 0.2, highest: float = 0.95) -> Tensor:
+def ssd_anchors(sizes: Sequence[int], resolution: int) -> Tensor:
     """Anchors (A, 4) of TF's ssd_anchor_generator for square maps of the given sizes, finest first.
 
-    Scales rise evenly from `lowest` to `highest`; the first map has the three anchors (0.1, 1), (s, 2),
+    Scales rise evenly from 0.2 to 0.95; the first map has the three anchors (0.1, 1), (s, 2),
     (s, 1/2), the others six. Order: row, column, anchor.
     """
     steps = len(sizes) - 1
-    scales = [lowest + (highest - lowest) * i / steps for i in range(steps + 1)] + [1.0]
+    scales = [0.2 + 0.75 * i / steps for i in range(steps + 1)] + [1.0]
     maps = []
     for i, size in enumerate(sizes):
         shapes = [(scales[i], ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 1 / 3)]

@@ -131,11 +131,11 @@ class Detector(Model):
             like.new_zeros(batch, self.max_detections, dtype=torch.int64),
         )
 
-    def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
+    def postprocess(self, outputs: Any) -> Detections:
         """Class-wise NMS over the best `candidates` (box, class) pairs of each image."""
         scores_BK, index_BK, labels_BK = self.best_pairs(self.class_logits(outputs))
         boxes_BK4 = self.decode_boxes_at(outputs, index_BK).clamp(0, self.resolution)
-        kept_BK = kept_by_nms(boxes_BK4, labels_BK, scores_BK > score_threshold, self.nms_iou)
+        kept_BK = kept_by_nms(boxes_BK4, labels_BK, scores_BK > self.score_threshold, self.nms_iou)
         place_BK = kept_BK.cumsum(dim=1) - 1
         row, rank = torch.nonzero(kept_BK & (place_BK < self.max_detections), as_tuple=True)
         result = self.empty(len(boxes_BK4), boxes_BK4)

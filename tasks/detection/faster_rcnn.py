@@ -128,7 +128,7 @@ class FasterRCNN(Detector):
     def backbone_layers(self) -> list[nn.Module]:
         return [self.backbone, self.roi_heads["box_head"]] if self.splits_backbone else [self.backbone]
 
-    def stages(self, score_threshold: float = 0.01) -> "tuple[RegionProposalNetwork, RoIHeads]":
+    def stages(self) -> "tuple[RegionProposalNetwork, RoIHeads]":
         """torchvision's modules around our layers. They are created on use: importing torchvision takes as long as
         importing torch, and counting multiply-adds does not need it.
         """
@@ -153,7 +153,7 @@ class FasterRCNN(Detector):
             batch_size_per_image=self.train_proposals,
             positive_fraction=0.25,
             bbox_reg_weights=CODER_SCALES,
-            score_thresh=score_threshold,
+            score_thresh=self.score_threshold,
             nms_thresh=self.nms_iou,
             detections_per_img=self.max_detections,
         )
@@ -242,10 +242,10 @@ class FasterRCNN(Detector):
             "box": losses["loss_box_reg"],
         }
 
-    def postprocess(self, outputs: Any, score_threshold: float = 0.01) -> Detections:
+    def postprocess(self, outputs: Any) -> Detections:
         """Both stages and class-wise NMS."""
         features, images, sizes = self._inputs(outputs)
-        first, second = self.stages(score_threshold)
+        first, second = self.stages()
         proposals, _ = first(images, features)
         found, _ = second(features, proposals, sizes)
         result = self.empty(len(found), outputs)

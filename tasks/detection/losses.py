@@ -37,11 +37,11 @@ def hard_negative_cross_entropy(logits: Tensor, classes_BA: Tensor, ratio: float
     return (loss_BA * (positive_BA | (rank_BA < quota_B1))).sum()
 
 
-def varifocal(logits: Tensor, targets: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+def varifocal(logits: Tensor, targets: Tensor) -> Tensor:
     """Varifocal loss (Zhang et al. 2021): cross-entropy with the quality as target (0 for other classes), weighted by
-    this quality for positives and by alpha * p^gamma for negatives. Logits and targets are (B, A, C).
+    this quality for positives and by 0.75 p^2 for negatives. Logits and targets are (B, A, C).
     """
-    weight = alpha * logits.detach().sigmoid().pow(gamma) * (targets == 0) + targets
+    weight = 0.75 * logits.detach().sigmoid().pow(2) * (targets == 0) + targets
     return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")
 
 

@@ -40,12 +40,12 @@ class Extras(nn.Module):
 class FPN(nn.Module):
     """Feature pyramid (Lin et al. 2017) in TF's form: top-down sums, 3 x 3 smoothing, two coarser maps."""
 
-    def __init__(self, channels: Sequence[int], depth: int, coarser: int = 2) -> None:
+    def __init__(self, channels: Sequence[int], depth: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, depth, 1) for c in channels)
         self.smooth = nn.ModuleList(ConvNormAct(depth, depth, 3) for _ in channels[:-1])
-        self.coarser = nn.ModuleList(ConvNormAct(depth, depth, 3, 2) for _ in range(coarser))
-        self.channels = [depth] * (len(channels) + coarser)
+        self.coarser = nn.ModuleList(ConvNormAct(depth, depth, 3, 2) for _ in range(2))
+        self.channels = [depth] * (len(channels) + 2)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         laterals = [layer(x) for layer, x in zip(self.lateral, maps, strict=True)]

@@ -102,10 +102,6 @@ class DetectionTask(TaskModule):
         assert self.precision is not None
         return {"precision_recall": render_figure(precision_recall(self.precision, self.labels))}
 
-    def named_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        outputs = self.model(self.model.preprocess(images))
-        return self.model.postprocess(outputs, self.config["task"]["score_threshold"])._asdict()
-
     def ground_truth(self, batch: DetectionBatch) -> list[dict[str, Any]]:
         scale = batch.sizes.flip(1).repeat(1, 2) / batch.images.shape[-1]
         return [

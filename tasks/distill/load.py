@@ -85,7 +85,7 @@ def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
     checkpoint = load_checkpoint(source)
     module = restore(checkpoint)
     network, side = module.model, module.resolution
-    if not isinstance(network, PooledNet) or network.form != form:
+    if not isinstance(network, PooledNet) or getattr(network, "form", None) != form:  # a GeoLocator has none
         raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose outputs are not {form}")
     if form == "attributes" and set(labels) <= set(module.labels):
         order = torch.tensor([module.labels.index(name) for name in labels])
@@ -180,17 +180,14 @@ def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher,
     if form == "embedding":
         return Table(path, files, F.normalize(found, dim=1)), found.shape[1]
     if not bool(((found >= 0) & (found <= 1)).all()):
-        raise UserError(f"teacher={path} should hold probabilities, from 0 to 1; it has {_strange(values)}")
+        strange = float(values[~((values >= 0) & (values <= 1))][0])
+        raise UserError(f"teacher={path} should hold probabilities, from 0 to 1; it has {strange}")
     return Table(path, files, _logits(found, form)), found.shape[1]
 
 
 def _logits(probabilities: Tensor, form: Form) -> Tensor:
     found = probabilities.float().clamp(1e-6, 1 - 1e-6)
     return found.logit() if form == "attributes" else found.log()
-
-
-def _strange(values: np.ndarray) -> float:
-    return float(values[~((values >= 0) & (values <= 1))][0])
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from data.classification import ClassificationBatch
 
-Outputs = Callable[[Tensor], Tensor]
-
 
 class Teacher:
     """Returns outputs (B, C) float32 for views of the batch's images, RGB (B, 3, H, W) in 0..255.
@@ -45,7 +43,7 @@ class Teacher:
 class Network(Teacher):
     """A network, or a function for one outside torch; `source` says what its outputs depend on besides weights."""
 
-    def __init__(self, outputs: Outputs, source: str, network: nn.Module | None = None) -> None:
+    def __init__(self, outputs: Callable[[Tensor], Tensor], source: str, network: nn.Module | None = None) -> None:
         self.outputs, self.source, self.network = outputs, source, network
         if network is not None:
             network.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from tasks.distill.task import DistillableTask
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class EmbeddingTask(DistillableTask):
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The measured images, each once: indices (N,), people (N,), unit vectors (N, D)."""
-        measured = each_once(self.measured.compute().float().cpu())
+        measured = first_per_image(self.measured.compute().float().cpu())
         facts, vectors = measured.split([2, measured.shape[1] - 2], dim=1)
         index, people = facts.long().T.numpy()
         return index, people, F.normalize(vectors, dim=1).numpy()

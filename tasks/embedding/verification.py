@@ -87,8 +87,7 @@ def recalls(vectors_ND: Vectors, people: np.ndarray) -> dict[int, float]:
     """Recall@k: share of images, of people with several, that have another of the same person among the k nearest."""
     index = faiss.IndexFlatIP(vectors_ND.shape[1])
     index.add(np.ascontiguousarray(vectors_ND))
-    _, counts = np.unique(people, return_counts=True)
-    _, number = np.unique(people, return_inverse=True)
+    _, number, counts = np.unique(people, return_inverse=True, return_counts=True)
     queries = np.flatnonzero(counts[number] > 1)
     _, near = index.search(np.ascontiguousarray(vectors_ND[queries]), max(RANKS) + 1)
     own = near == queries[:, None]

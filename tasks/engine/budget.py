@@ -99,9 +99,8 @@ class Budget(Callback):
     def progress(self, step: int, steps: float) -> float:
         """The share of the training that is done, 0 to 1, after `step` of `steps`, or by the clock."""
         if self.limit is None:
-            return min(
-                1.0, (step + self.shift + 0.5) / max(1.0, steps)
-            )  # the middle of the step: neither the first nor the last has the lowest learning rate
+            # the middle of the step: neither the first nor the last has the lowest learning rate
+            return min(1.0, (step + self.shift + 0.5) / max(1.0, steps))
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
     def read_clock(self, trainer: Trainer) -> None:

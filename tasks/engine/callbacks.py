@@ -16,7 +16,8 @@ from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
-from backbones.files import atomic_write, check_regular
+from backbones.files import atomic_write
+from data import text
 from data.base import Split
 from data.seeding import seed_all
 from tasks.engine.figures import log_image
@@ -136,7 +137,8 @@ class RunReport(Callback):
         self.started = time.monotonic()
         self.began = False
         before = read_json(self.path)
-        self.best = {k: v for k, v in _object(before, "metrics").items() if type(v) in (int, float)}
+        metrics: Any = before.get("metrics")
+        self.best = {k: v for k, v in metrics.items() if type(v) in (int, float)} if isinstance(metrics, dict) else {}
         self.history: list[Point] = []  # also from before it was resumed
         self.losses = MeanLoss()
         seconds: Any = before.get("seconds")
@@ -234,18 +236,11 @@ def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
     return {split: len(paths) for split, paths in images.items() if paths}
 
 
-def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A nested object of an untrusted file's content; empty if there is none."""
-    found = content.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object that `write_json` wrote; empty if there is no such file."""
     try:
-        check_regular(path)
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        content = text.read_json(path, 1 << 30)
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

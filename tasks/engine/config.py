@@ -42,24 +42,18 @@ def one_line_errors() -> Iterator[None]:
     """Ends the program with status 2 and one line for an error that the user can correct."""
     try:
         yield
+        return
     except UserError as error:
         # from a loader process it comes wrapped in the traceback, whose last line is the message
         message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
-        _print_error(message)
-        sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        _print_error(message)
-        sys.exit(2)
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        print(f"error: {TORCH_MISMATCH}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _print_error(message: str) -> None:
+        message = TORCH_MISMATCH
     print("error:", *plain(message).splitlines(), file=sys.stderr)  # names of files may hold line breaks
+    sys.exit(2)
 
 
 def arguments(command: str) -> list[str]:
@@ -282,6 +276,11 @@ def saved_groups(run: str) -> list[str]:
 def key_of(override: str) -> str:
     """The group or dotted setting that an override sets."""
     return override.partition("=")[0].lstrip("+~").strip()
+
+
+def resumed(overrides: Sequence[str]) -> list[str]:
+    """The run folders that overrides name to be resumed, of which the last one counts."""
+    return [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
 
 
 def as_overrides(groups: Mapping[str, str]) -> list[str]:

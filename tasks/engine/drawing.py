@@ -1,5 +1,7 @@
-"""Text on images, with Pillow alone."""
+"""Images with text, and as data URLs, with Pillow alone."""
 
+import base64
+import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -33,3 +35,10 @@ def beside(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     for i, line in enumerate(lines):
         draw.text((source.width + 8 * size, (4 + i * LINE) * size), line, fill=WHITE, font=font)
     return canvas
+
+
+def data_url(image: Image.Image) -> str:
+    """The image as a JPEG in a data URL, for a page that is a single file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -70,8 +70,8 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
             mallopt(M_TRIM_THRESHOLD, total)
 
 
-def measure_latency(model: Model, resolution: int, device: torch.device, rounds: int = 15) -> dict[str, Any]:
-    """Latency of a single image from uint8 to the network's outputs, in float32: the fastest of the rounds, as others
+def measure_latency(model: Model, resolution: int, device: torch.device) -> dict[str, Any]:
+    """Latency of a single image from uint8 to the network's outputs, in float32: the fastest of 15 rounds, as others
     may use the machine. A second round always starts; no later one starts after two seconds. `model` is modified in
     place; do not reuse it.
     """
@@ -79,7 +79,7 @@ def measure_latency(model: Model, resolution: int, device: torch.device, rounds:
     image = torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8, device=device)
     times, end = [], time.monotonic() + 2
     with torch.inference_mode():
-        for _ in range(rounds):
+        for _ in range(15):
             start = time.perf_counter()
             model.run_all_layers(model.preprocess(image))
             if device.type != "cpu":

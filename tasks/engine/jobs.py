@@ -61,7 +61,7 @@ def heed_signals() -> None:
 
 
 @contextmanager
-def on_its_node() -> Iterator[None]:
+def job_environment() -> Iterator[None]:
     """Gives a job the ranks and signal handlers of a command, and restores the environment afterwards.
 
     On submitit's signal the run is saved first; then submitit submits the job again, which resumes the run.
@@ -85,7 +85,7 @@ def on_its_node() -> Iterator[None]:
 
 
 @contextmanager
-def of_jobs() -> Iterator[None]:
+def job_errors() -> Iterator[None]:
     """Raises the error that a job on another node printed, which a launcher reports together with the job's whole log.
 
     Raises:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def each_once(measured: Tensor) -> Tensor:
+def first_per_image(measured: Tensor) -> Tensor:
     """The first row of each image among rows (N, M), sorted by the first column, the image's index in the split.
 
     Images are repeated by the samplers of several processes, and where an unreadable one is replaced by the next. Those

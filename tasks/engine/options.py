@@ -28,11 +28,6 @@ def locate(config: Mapping[str, Any], group: str) -> Any:
     return _import(name, f"conf/{group}: _target_")
 
 
-def build(config: Mapping[str, Any], group: str, **extra: Any) -> Any:
-    """Calls what the option of a group stands for with the group's settings."""
-    return locate(config, group)(**(config[group] | extra))
-
-
 def result_type(task: str) -> type[Result]:
     """The class of a task's results; `Result`, which has outputs by name, if conf/task gives none."""
     name = target({"task": task}, "task", "_result_") if task in options("task") else None

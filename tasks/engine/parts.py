@@ -17,6 +17,7 @@ from tasks.engine.config import (
     key_of,
     load_config,
     options,
+    resumed,
     run_config,
 )
 from tasks.engine.layout import recognized
@@ -37,7 +38,7 @@ def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, 
     if is_joint(overrides):
         return _joint(overrides, name)
     overrides, layout = recognized(overrides)
-    return load_config(overrides, name), _told(layout)
+    return load_config(overrides, name), layout.description if layout else ""
 
 
 def is_joint(overrides: Sequence[str]) -> bool:
@@ -92,14 +93,10 @@ def for_parts(overrides: Sequence[str]) -> list[str]:
     return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
 
-def taken_from(config: Mapping[str, Any]) -> list[str]:
+def trained_tasks(config: Mapping[str, Any]) -> list[str]:
     """The tasks that a run trains: all of them, or the one that is added."""
     added = config["multitask"]["add"]
     return [added] if added else list(config["parts"])
-
-
-def _told(layout: Layout | None) -> str:
-    return layout.told if layout else ""
 
 
 def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
@@ -108,14 +105,14 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
         if key == "data.root" or (key == "data" and "data=joint" not in own):
             raise UserError(f"{key}=... belongs to one task: put the task's name in front, as in dogs.{key}=...")
     config = load_config([o for o in own if not _of_parts(o)], name)
-    resume = [o.partition("=")[2] for o in own if o.startswith("resume=")]
+    resume = resumed(own)
     saved = run_config(resume[-1])["parts"] if resume else {}
     kept: dict[str, Any] = {}
     if saved:
         config["multitask"] = run_config(resume[-1])["multitask"]
     elif config["multitask"]["add"]:
         config, kept = _added(config, own)
-    config["parts"], told = {}, []
+    config["parts"], descriptions = {}, []
     for task in _names(config, given):
         if task in kept:
             config["parts"][task] = kept[task]
@@ -127,8 +124,8 @@ def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
             common = [o for o in common if key_of(o) != "experiment"]
         part, layout = _part(task, [*before, *common, *given.get(task, [])], bool(saved))
         config["parts"][task] = _joined(part, config)
-        told += [f"{task}: {layout.told}"] if layout else []
-    return config, ", ".join(told)
+        descriptions += [f"{task}: {layout.description}"] if layout else []
+    return config, ", ".join(descriptions)
 
 
 def for_hydra(override: str) -> str:

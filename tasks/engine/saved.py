@@ -14,7 +14,7 @@ from data.tar import expand
 from data.text import read_plain_yaml
 from tasks.engine.config import LENGTHS, as_overrides, key_of, load_options, quoted, run_config
 from tasks.engine.names import plain_name
-from tasks.engine.parts import for_parts, part_of, split, taken_from
+from tasks.engine.parts import for_parts, part_of, split, trained_tasks
 from tasks.engine.schema import shaped
 
 PLAN = "stages.yaml"
@@ -74,7 +74,7 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
         return _resumed(folder, saved, config, overrides, begun)
     own, parts = split(overrides)
     before = _equal_rates(saved)
-    for name in taken_from(saved):
+    for name in trained_tasks(saved):
         part = saved["parts"][name]
         again = [o for o in for_parts(own) if not o.startswith("backbone")] + parts.get(name, [])
         saved["parts"][name] = _resumed(folder, part, config["parts"][name], again, True, f"{name}.")
@@ -84,7 +84,7 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     if begun and _equal_rates(saved) != before:
         raise UserError(
             "trainer.lr, trainer.weight_decay: tasks whose values were equal must stay equal when resuming, and others "
-            f"different, as the optimizer is kept: give each its own, as in {taken_from(saved)[0]}.trainer.lr=..."
+            f"different, as the optimizer is kept: give each its own, as in {trained_tasks(saved)[0]}.trainer.lr=..."
         )
     return saved
 
@@ -93,7 +93,7 @@ def _equal_rates(config: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Which of the run and its tasks have equal learning rates, and equal weight decays too: the parameters of those
     are one group of the optimizer.
     """
-    settings = [config["trainer"], *(config["parts"][name]["trainer"] for name in taken_from(config))]
+    settings = [config["trainer"], *(config["parts"][name]["trainer"] for name in trained_tasks(config))]
     rates, pairs = [s["lr"] for s in settings], [(s["lr"], s["weight_decay"]) for s in settings]
     return [(rates.index(pair[0]), pairs.index(pair)) for pair in pairs]
 
@@ -111,23 +111,23 @@ def _resumed(
     for key in given:
         if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
             raise UserError(
-                f"{prefix}{key}={_get(config, key)} cannot change when resuming; only settings of trainer, data and "
+                f"{prefix}{key}={setting(config, key)} cannot change when resuming; only settings of trainer, data and "
                 "logger can"
             )
-        if key in FIXED and _get(config, key) != _get(saved, key):
-            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming: the optimizer is kept")
-        if key == "trainer.weight_decay" and bool(_get(config, key)) != bool(_get(saved, key)):
-            raise UserError(f"{prefix}{key}={_get(config, key)} cannot change when resuming from or to 0")
-        _set(saved, key, _get(config, key))
+        if key in FIXED and setting(config, key) != setting(saved, key):
+            raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming: the optimizer is kept")
+        if key == "trainer.weight_decay" and bool(setting(config, key)) != bool(setting(saved, key)):
+            raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming from or to 0")
+        _set(saved, key, setting(config, key))
     if given.intersection(LENGTHS):  # only one of them counts
         for key in LENGTHS:
-            _set(saved, key, _get(config, key))
+            _set(saved, key, setting(config, key))
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
     kept = (*ASKED, *(() if begun else FIRST[:-1]))
-    names = [key for key in kept if key not in given and _get(saved, key) not in (None, False, "auto", "")]
+    names = [key for key in kept if key not in given and setting(saved, key) not in (None, False, "auto", "")]
     if names:
-        again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={_get(saved, key)}" for key in names)])
+        again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={setting(saved, key)}" for key in names)])
         raise UserError(
             f"{folder / 'config.yaml'} names values that are used only if you confirm them, as the run folder may "
             f"come from someone else; to confirm: {again}"
@@ -148,10 +148,10 @@ def to_resume(folder: Path, overrides: Sequence[str], config: Mapping[str, Any])
         if key in (*ASKED, *FIRST) or (key.startswith("data.") and key != "data.root"):
             again.append(override)
     named = {*map(key_of, again)}
-    parts = {f"{name}.": config["parts"][name] for name in taken_from(config)} if "parts" in config else {}
+    parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
     for prefix, part in () if config["stages"] else {"": config, **parts}.items():
         for key in ASKED if prefix else (*ASKED, *FIRST[:-1]):  # a task has the run's backbone and ckpt
-            value = _get(part, key)
+            value = setting(part, key)
             if not {key, f"{prefix}{key}"} & named and value not in (None, False, "auto", ""):
                 again.append(f"{prefix}{key}={value if value is True else quoted(str(value))}")
     return [f"resume={folder}", *again]
@@ -189,12 +189,12 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
     """
     said = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
     recipes = [[f"experiment={o.partition('=')[2]}"] for o in overrides if key_of(o).rpartition(".")[2] == "experiment"]
-    parts = {f"{name}.": config["parts"][name] for name in taken_from(config)} if "parts" in config else {}
+    parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
     for prefix, part in {"": config, **parts}.items():
         ours = [load_options(choice) for choice in (as_overrides(part["groups"]), *recipes)]
         for key in (*ASKED, *FIRST):
-            value = _get(part, key)
-            known = [None, False, "auto", "", *(_get(options, key) for options in ours)]
+            value = setting(part, key)
+            known = [None, False, "auto", "", *(setting(options, key) for options in ours)]
             if value not in known and said.get(f"{prefix}{key}", said.get(key)) != str(value).lower():
                 raise _unsaid(file, f"{prefix}{key}", value)
 
@@ -204,7 +204,8 @@ def _unsaid(file: Path, key: str, value: Any) -> UserError:
     return UserError(f"{file} names {again}, which is used only if you confirm it: add it to resume=")
 
 
-def _get(config: Mapping[str, Any], key: str) -> Any:
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted setting; None if there is none."""
     group, _, name = key.rpartition(".")
     return (config.get(group, {}) if group else config).get(name)
 

@@ -1,13 +1,12 @@
 """Runs in stages (`stages` of an experiment), each starting from the best weights of the previous one."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from backbones.files import atomic_write, check_regular
+from backbones.files import atomic_write
 from tasks.engine.config import key_of, saved_groups
 from tasks.engine.names import check_names
 from tasks.engine.parts import composed, split
@@ -86,9 +85,7 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
 
 def finished(place: Path) -> dict[str, Any]:
     """The metrics.json of a finished stage; empty for any other."""
-    try:
-        check_regular(place / "metrics.json")
-        content = json.loads((place / "metrics.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) and content.get("state") == "finished" else {}
+    from tasks.engine.callbacks import read_json
+
+    content = read_json(place / "metrics.json")
+    return content if content.get("state") == "finished" else {}

@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 
 from backbones.console import Console
 from backbones.errors import UserError
-from tasks.engine.options import build, locate
+from tasks.engine.options import locate
 from tasks.engine.parts import input_side, tasks_of, with_data
 from tasks.engine.saved import below_root
 
@@ -47,7 +47,8 @@ def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
     from backbones.base import scaled_resolution
 
     resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
-    data: SuiteData = build(config, "data", resolution=resolution, **locate(config, "task").data_settings(config))
+    settings = config["data"] | {"resolution": resolution} | locate(config, "task").data_settings(config)
+    data: SuiteData = locate(config, "data")(**settings)
     data.read_only = not draw
     if draw:
         data.prepare()

@@ -13,6 +13,7 @@ from backbones.console import plain
 from tasks.engine.answers import Result
 from tasks.engine.parts import is_demo
 from tasks.engine.report import ABSENT
+from tasks.engine.saved import setting
 
 CARD = "README.md"
 LONGEST = 80  # characters of a name
@@ -178,9 +179,7 @@ def trained_on(facts: Mapping[str, Any]) -> str:
     start = weights if config.get("ckpt") else "ImageNet weights" if facts.get("pretrained") else weights
     lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start or 'random weights')}"]
     for key, words in SETTINGS.items():
-        group, _, name = key.rpartition(".")
-        value = (config.get(group, {}) if group else config).get(name)
-        if value is not None:
+        if (value := setting(config, key)) is not None:
             lines.append(f"- {words}: {code(value)}")
     return "\n".join(lines) + "\n\n" + "The terms of the images apply to what was learned from them."
 

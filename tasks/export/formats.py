@@ -25,7 +25,6 @@ class Format:
     suffix: str
     packages: tuple[str, ...]  # modules
     runtime: str  # pip name of the package that runs the file
-    runtime_module: str
     needs: str  # what example.py needs, in words
     with_nms: bool  # whether the file can contain non-maximum suppression
     free_batch: bool
@@ -43,7 +42,7 @@ class Format:
 
     def check_runtime(self, path: Path) -> None:
         """Raises UserError if the runtime of a file of this format is not installed."""
-        if not installed(self.runtime_module):
+        if not installed(self.runtime.replace("-", "_")):
             raise UserError(f"{path} needs {self.runtime}: pip install {self.runtime}")
 
     def runner(self, path: Path, threads: int) -> Any:
@@ -65,27 +64,9 @@ LITERT = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 FORMATS = {
     f.name: f
     for f in (
-        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", "onnxruntime", with_nms=True, free_batch=True),
-        Format(
-            "litert",
-            ".tflite",
-            LITERT,
-            "ai-edge-litert",
-            "ai_edge_litert",
-            "ai-edge-litert",
-            with_nms=False,
-            free_batch=False,
-        ),
-        Format(
-            "executorch",
-            ".pte",
-            ("executorch",),
-            "executorch",
-            "executorch",
-            NUMPY_RUNTIME,
-            with_nms=False,
-            free_batch=False,
-        ),
-        Format("torch", ".safetensors", (), "torch", "torch", "this suite", with_nms=True, free_batch=True, int8=False),
+        Format("onnx", ".onnx", ONNX, "onnxruntime", "onnxruntime", with_nms=True, free_batch=True),
+        Format("litert", ".tflite", LITERT, "ai-edge-litert", "ai-edge-litert", with_nms=False, free_batch=False),
+        Format("executorch", ".pte", ("executorch",), "executorch", NUMPY_RUNTIME, with_nms=False, free_batch=False),
+        Format("torch", ".safetensors", (), "torch", "this suite", with_nms=True, free_batch=True, int8=False),
     )
 }

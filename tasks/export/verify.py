@@ -38,9 +38,6 @@ class RuntimeModel(Model):
         answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
         return self.graph.model.from_export(dict(zip(self.names, answers, strict=True)))
 
-    def postprocess(self, answers: Any, *_: Any) -> Any:
-        return answers
-
 
 class Counter(Callback):
     """Counts the validation images."""
@@ -108,8 +105,8 @@ def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict
 
 
 @torch.inference_mode()
-def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[tuple[str, float]]:
-    """The `count` layers whose int8 rounding changes the outputs most, each with the relative error that it causes."""
+def losing_layers(graph: Graph, batches: list[Tensor]) -> list[tuple[str, float]]:
+    """The five layers whose int8 rounding changes the outputs most, each with the relative error that it causes."""
     model = graph.model
     before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]
     losses = []
@@ -122,7 +119,7 @@ def losing_layers(graph: Graph, batches: list[Tensor], count: int = 5) -> list[t
         layer.weight.data = weight
         error = sum(float((a - b).norm()) for a, b in zip(after, before, strict=True))
         losses.append((name, error / max(sum(float(b.norm()) for b in before), 1e-9)))
-    return sorted(losses, key=lambda row: -row[1])[:count]
+    return sorted(losses, key=lambda row: -row[1])[:5]
 
 
 def rounded(x: Tensor, step: Tensor) -> Tensor:

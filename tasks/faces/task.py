@@ -13,7 +13,7 @@ from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import Table
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
 
 
@@ -64,10 +64,6 @@ class FacesTask(DistillableTask):
             found["attribute"] = (1 - mix) * self.model.loss(logits, batch.labels)
         return found
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities of the attributes (B, A) for uint8 images (B, 3, R, R)."""
-        return self.model.postprocess(self.model(self.model.preprocess(images)))
-
     def truth(self, batch: ClassificationBatch) -> Tensor:
         """The labels (B, A) of a batch; unknown ones are taken from the teacher, if there is one."""
         labels = batch.labels.long()
@@ -79,7 +75,8 @@ class FacesTask(DistillableTask):
 
     def update_metrics(self, batch: ClassificationBatch) -> None:
         rows = torch.tensor(batch.rows, device=self.device)[:, None]
-        self.measured.update(torch.cat([rows, self.probabilities(batch.images), self.truth(batch)], dim=1))
+        scores = self.named_outputs(batch.images)["probabilities"]
+        self.measured.update(torch.cat([rows, scores, self.truth(batch)], dim=1))
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
@@ -106,7 +103,7 @@ class FacesTask(DistillableTask):
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The measured images, each once: indices (N,), scores (N, A), labels (N, A)."""
-        measured = each_once(self.measured.compute().float().cpu())
+        measured = first_per_image(self.measured.compute().float().cpu())
         count = len(self.labels)
         index, scores, labels = measured.split([1, count, count], dim=1)
         return index[:, 0].long(), scores, labels.long()

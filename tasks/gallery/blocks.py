@@ -10,14 +10,12 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from backbones.errors import UserError
 from backbones.files import sync
+from data.geo.s2 import Bools
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import lists_of, read_index, train_index, training_count, write_index
-
-Bools = npt.NDArray[np.bool_]
 
 BLOCK_BYTES = 1 << 29  # of float32 vectors; a build takes two to three times that
 TRAINED = "trained.faiss"  # the index without vectors

@@ -20,13 +20,12 @@ from torch import Tensor
 from backbones.errors import UserError
 from backbones.files import BAD_ARRAY, atomic_write
 from data.crops import read_whole
-from data.geo.s2 import Ints
+from data.geo.s2 import Bools, Ints
 from data.image_file import BadImage
 from tasks.engine.hardware import has_fast_bf16
 from tasks.geo.model import GeoLocator
 
 Halves = npt.NDArray[np.float16]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from backbones.files import folder_lock
+from data.geo.s2 import Bools
 from data.text import read_names
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
@@ -97,7 +98,7 @@ def _pattern(name: str) -> str:
     return escaped.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
-def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: blocks.Bools) -> None:
+def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: Bools) -> None:
     """Writes the next generation, with only the `kept` photos (N,)."""
     generation = len(facts.parts) + 1
     stored = _without(folder, facts, kept, str(generation))
@@ -112,7 +113,7 @@ def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: blocks.Bools) ->
     commit(folder, facts, Part(str(len(facts.parts)), 0, ""), gallery.positions[kept], paths)
 
 
-def _without(folder: Path, facts: Facts, kept: blocks.Bools, mark: str) -> Sequence[Embeddings]:
+def _without(folder: Path, facts: Facts, kept: Bools, mark: str) -> Sequence[Embeddings]:
     """The remaining embeddings of each part; shards that lose some are written with a `mark`, and `commit` puts them in
     place. The digest of a part that loses photos is cleared, so that it can be added again.
     """

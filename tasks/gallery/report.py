@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.table import Table
-from torch import Tensor
 
 from backbones.console import Console
 from backbones.errors import UserError
@@ -19,8 +18,7 @@ from data.files import check_apart, find_images, output_paths
 from data.geo.places import Places
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
-from data.image_file import BadImage
-from data.images import read_image
+from data.image_file import BadImage, read_pixels
 from tasks.engine.task import restore
 from tasks.gallery.embed import fingerprint
 from tasks.gallery.gallery import Gallery
@@ -162,16 +160,12 @@ def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Im
     beside = [Path(locator.gallery.paths[n]) for n in rows[: MAP_WIDTH // THUMBNAIL - 1]]
     for column, image in enumerate([path, *beside]):
         try:
-            pixels, _ = read_image(image, THUMBNAIL)
+            pixels, _ = read_pixels(image, THUMBNAIL)
         except BadImage:  # a gallery works without its photos, too
             continue
-        page.paste(_thumbnail(pixels), (column * THUMBNAIL, MAP_WIDTH // 2))
+        small = Image.fromarray(pixels).resize((THUMBNAIL - 2, THUMBNAIL - 2))
+        page.paste(small, (column * THUMBNAIL, MAP_WIDTH // 2))
     return page
-
-
-def _thumbnail(pixels: Tensor) -> Image.Image:
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    return image.resize((THUMBNAIL - 2, THUMBNAIL - 2))
 
 
 def _output(config: dict[str, Any]) -> Path:

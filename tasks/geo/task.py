@@ -13,7 +13,7 @@ from data.geo.places import GeoBatch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.figures import log_image, to_tensor
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
 from tasks.geo.answers import place
@@ -50,8 +50,8 @@ class GeoTask(TaskModule):
         return {"cell": self.model.loss(logits, batch.cells, batch.positions)}
 
     def update_metrics(self, batch: GeoBatch) -> None:
-        located = self.model.postprocess(self.model(self.model.preprocess(batch.images)))
-        positions = positions_of(located.directions.float().cpu().numpy())
+        directions = self.named_outputs(batch.images)["directions"]
+        positions = positions_of(directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
         index, errors = batch.rows.cpu().numpy(), great_circle_km(positions, truth)
         rows = np.concatenate([index[:, None], truth, errors[:, None]], axis=1)
@@ -62,7 +62,7 @@ class GeoTask(TaskModule):
 
     def rows(self) -> Floats:
         """The measured photos, each once (N, 3): true latitude and longitude, error in km."""
-        measured: Floats = each_once(self.measured.compute().cpu().double())[:, 1:].numpy()
+        measured: Floats = first_per_image(self.measured.compute().cpu().double())[:, 1:].numpy()
         return measured
 
     def reset_metrics(self) -> None:

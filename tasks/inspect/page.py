@@ -1,8 +1,6 @@
 """The report on a data set as one static page, with pictures."""
 
-import base64
 import html
-import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from backbones.console import plain
 from data.image_file import BadImage, read_pixels
 from tasks.detection.answers import COLOURS
+from tasks.engine.drawing import data_url
 from tasks.inspect.contents import Contents
 from tasks.inspect.figures import by_split, formats, histograms, per_class, sizes
 from tasks.inspect.findings import Box, Example, Finding
@@ -27,11 +26,11 @@ CLASSES = 200  # rows of the table of classes
 MARK = "#ff2020"
 
 
-def write_page(survey: Survey, root: Path, told: str, path: Path) -> None:
-    """Writes the page, a single file; `told` is the task and format of the data in `root`, in words."""
+def write_page(survey: Survey, root: Path, description: str, path: Path) -> None:
+    """Writes the page, a single file; `description` is the task and format of the data in `root`, in words."""
     pictures = Pictures(survey.contents, root)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    content = "\n".join(_sections(survey, pictures, root, told))
+    content = "\n".join(_sections(survey, pictures, root, description))
     path.write_text(template.replace("{{content}}", content), encoding="utf-8")
 
 
@@ -40,12 +39,12 @@ def text(words: object) -> str:
     return html.escape(plain(str(words)))
 
 
-def _sections(survey: Survey, pictures: "Pictures", root: Path, told: str) -> Iterator[str]:
+def _sections(survey: Survey, pictures: "Pictures", root: Path, description: str) -> Iterator[str]:
     faults = sum(f.fault for f in survey.findings)
     yield f"<h1>{text(root.resolve().name)}</h1>"
     images = len(set(survey.contents.paths))
     kinds = f"kinds of faults: {faults}" if faults else "no faults"
-    yield f"<p class=muted>{text(told)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"
+    yield f"<p class=muted>{text(description)} · {images:,} images · {kinds} · {time.strftime('%Y-%m-%d')}</p>"
     if survey.decoded < images:
         words = f"Only {survey.decoded:,} images were decoded and checked for faults of pixels and near-duplicates."
         yield f"<p class=muted>{words}</p>"
@@ -177,9 +176,7 @@ class Pictures:
         image.thumbnail((SIDE, SIDE))
         if self.contents.boxes is not None:
             self.draw(image, path, marked, (image.width / width, image.height / height))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return data_url(image)
 
     def draw(self, image: Image.Image, path: Path, marked: tuple[Box, ...], scale: tuple[float, float]) -> None:
         """Draws an image's boxes, and the marked ones."""

@@ -15,12 +15,12 @@ NAME = 24  # characters of a file's name
 BAR = 24  # columns of a histogram's longest bar
 
 
-def show(survey: Survey, root: Path, told: str) -> None:
-    """Prints the report, in at most WIDTH columns; `told` is the task and format of the data in `root`, in words."""
+def show(survey: Survey, root: Path, description: str) -> None:
+    """Prints the report, in at most WIDTH columns; `description` is the task and format of the data in `root`."""
     console = Console(highlight=False)
     console.width = min(WIDTH, console.width)
     contents = survey.contents
-    console.print(f"{root}: {told}")
+    console.print(f"{root}: {description}")
     table = _table("", *contents.splits, *contents.same)
     for column in table.columns[1:]:
         column.justify = "right"

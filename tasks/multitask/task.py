@@ -3,19 +3,20 @@
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones.base import Backbone, no_decay_parameters
+from backbones.base import no_decay_parameters
 from backbones.errors import UserError
 from data.base import Split, SuiteData
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
 from tasks.engine.options import locate
-from tasks.engine.parts import is_demo, taken_from
+from tasks.engine.parts import is_demo, trained_tasks
 from tasks.engine.start import build_data
 from tasks.engine.task import TaskModule, grouped
 from tasks.multitask.data import JointBatch, JointData, naming
@@ -50,7 +51,7 @@ class JointTask(TaskModule):
         if config["multitask"]["add"] and load_weights:  # the weights come from ckpt, not from the backbone's source
             settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
         self._begin(config, labels, load_weights, settled)
-        self.names, self.trained = list(config["parts"]), taken_from(config)
+        self.names, self.trained = list(config["parts"]), trained_tasks(config)
         self.kept: dict[str, float] = {}  # metrics of tasks that are not trained
         self.parts = self._build_parts()
         shared = config["multitask"]["balance"] == "uncertainty"
@@ -71,17 +72,13 @@ class JointTask(TaskModule):
         found: dict[str, TaskModule] = {}
         for name in [first, *(n for n in self.names if n != first)]:
             own = self.config["parts"][name] | {"ckpt": self.config["ckpt"]}
-
-            def join(backbone: Backbone, kind: Any = kinds[name]) -> Backbone:
-                return sharing.join(backbone, kind)
-
             with naming(name):
                 found[name] = locate(own, "task")(
                     own,
                     [label.partition("/")[2] for label in self.labels if label.partition("/")[0] == name],
                     load_weights=self.load_weights and name == first,
                     settled=self.settled,
-                    join=join,
+                    join=partial(sharing.join, share=kinds[name]),
                 )
             self.settled = found[first].settled
         return nn.ModuleDict({name: found[name] for name in self.names})
@@ -115,7 +112,7 @@ class JointTask(TaskModule):
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         parts = {}
-        for name in taken_from(config):
+        for name in trained_tasks(config):
             with naming(name):
                 parts[name] = build_data(config["parts"][name], draw=None)
         source = config["ckpt"]

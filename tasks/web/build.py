@@ -3,7 +3,6 @@
 import base64
 import gzip
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from backbones.files import atomic_write
+from tasks.engine.drawing import data_url
 from tasks.web.exports import Export, find_exports, folders_of
 from tasks.web.runtime import RUNTIMES, runtime_names
 from tasks.web.samples import COUNT, DRAWN, drawn_samples, read_samples
@@ -54,8 +54,8 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
         "runtimes": {form: described(form, config) for form in forms},
         "webgpu": config["webgpu"],
         "exports": [export.spec for export in exports],
-        "samples": [data_url(sample) for sample in samples],
-        "map": data_url(world_map()) if any("cells" in export.spec for export in exports) else None,
+        "samples": [f"data:image/jpeg;base64,{base64.b64encode(sample).decode()}" for sample in samples],
+        "map": world_map() if any("cells" in export.spec for export in exports) else None,
     }
     blobs = {f"model-{i}": export.model for i, export in enumerate(exports)}
     for form in () if linked else forms:
@@ -116,14 +116,8 @@ def blob(name: str, content: bytes) -> str:
     return f'<script type="text/plain" id="{name}">{text}</script>'
 
 
-def data_url(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
-def world_map() -> bytes:
-    """An equirectangular map of the world as JPEG; without land if the extra `earth` is not installed."""
+def world_map() -> str:
+    """An equirectangular map of the world as a data URL; without land if the extra `earth` is not installed."""
     from tasks.geo.maps import world
 
-    buffer = io.BytesIO()
-    world(MAP_WIDTH).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return data_url(world(MAP_WIDTH))

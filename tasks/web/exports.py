@@ -3,7 +3,6 @@ field that is used is checked, and none chooses which file is read.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from data.text import read_json
 
 MODELS = {"onnx": "model.onnx", "litert": "model.tflite"}  # the formats that browsers run
 NMS = ("score_threshold", "candidates", "nms_iou", "max_detections")  # settings of non-maximum suppression
@@ -72,10 +72,8 @@ def format_of(file: Path) -> str | None:
 
 def parse(file: Path) -> Any:
     try:
-        if not file.is_file() or file.stat().st_size > LARGEST_SPEC:  # a pipe never ends
-            raise ValueError("not a regular file")
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(file, LARGEST_SPEC)
+    except UserError as error:
         raise damaged(file) from error
 
 

@@ -5,7 +5,7 @@ const LARGEST = 16e6;  // pixels of a canvas that every phone can hold
 
 const models = DATA.exports.map((spec, index) => ({spec, index, enabled: spec.task === DATA.exports[0].task}));
 const enabled = () => models.filter((m) => m.enabled);
-let image = null, stream = null, facing = "environment", able = false, running = null, again = false;
+let hasImage = false, stream = null, facing = "environment", able = false, running = null, again = false;
 let answered = [];  // times of the last answers
 let pending = 0;  // images and changes that are not answered yet
 let asked = 0;  // images and cameras requested so far: only the last one counts
@@ -67,7 +67,7 @@ function showSpeed(model) {
 async function refresh(model) {
   try {
     await load(model);
-    if (!image) return;
+    if (!hasImage) return;
     const {rows, outputs, prepared, time} = await answer(model, frame);
     if (Number.isNaN(model.firstMs)) model.firstMs = time;
     else model.times = [...model.times, time].slice(-RECENT);
@@ -85,7 +85,7 @@ async function answerAll() {
     again = false;
     drawView();
     for (const model of enabled()) await refresh(model);
-    if (image && !byId("footer").textContent) ready();
+    if (hasImage && !byId("footer").textContent) ready();
   }
 }
 
@@ -111,7 +111,7 @@ function setFrame(source, width, height) {
   frame.canvas.width = Math.max(1, Math.round(width * scale));
   frame.canvas.height = Math.max(1, Math.round(height * scale));
   frame.drawImage(source, 0, 0, frame.canvas.width, frame.canvas.height);
-  image = true;
+  hasImage = true;
 }
 
 const openImage = (blob, chosen = null) => (measuring ? null : busy(() => decode(blob, chosen)));

@@ -36,7 +36,7 @@ function drawImage(canvas, source = frame.canvas) {
 
 function drawView() {  // the image itself, unless every model draws on it
   const shown = enabled().filter((m) => kind(m.spec) !== "detections");
-  byId("view").hidden = !image || (!shown.length && enabled().length > 0);
+  byId("view").hidden = !hasImage || (!shown.length && enabled().length > 0);
   if (byId("view").hidden) return;
   const [pen, ratio] = drawImage(byId("view"));
   const cropped = shown.find((m) => m.spec.input.center_crop !== null);

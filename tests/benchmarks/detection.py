@@ -210,15 +210,17 @@ def compare_inference(name: str, ours: Detector, theirs: nn.Module | None, image
     with torch.inference_mode(), autocast():
         outputs = ours(ours.preprocess(images))
     if isinstance(ours, FasterRCNN):
-        lowest = threshold(ours.roi_heads["box_predictor"], lambda: ours.postprocess(outputs, 0.5), batch)
+        ours.score_threshold = 0.5
+        lowest = threshold(ours.roi_heads["box_predictor"], lambda: ours.postprocess(outputs), batch)
     else:
         lowest = float(ours.class_logits(outputs).float().sigmoid().flatten().topk(CANDIDATES * batch + 1).values[-1])
+    ours.score_threshold = lowest
 
     @torch.inference_mode()
     def infer_ours() -> None:
         keep_freed_memory()
         with autocast():
-            ours.postprocess(ours(ours.preprocess(images)), lowest)
+            ours.postprocess(ours(ours.preprocess(images)))
 
     calls: dict[str, Callable[[], object]] = {"ours": infer_ours}
     if theirs:

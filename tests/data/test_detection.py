@@ -21,7 +21,7 @@ from data.crops import resize_square
 from data.detection import DetectionSet
 from data.image_file import BadImage
 from data.images import read_image
-from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, view, whole
+from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, one_view, view
 from data.voc import VocData
 from tests.conftest import ROOT, shared
 
@@ -76,7 +76,7 @@ def test_boxes_follow_the_image_through_augmentation() -> None:
     seen = mirrored = 0
     for _ in range(40):
         sample = view(image, np.array([[40.0, 30, 80, 60]]), np.array([2]), crop=True, flip=True)
-        pixels, boxes, labels = whole(sample, 64)
+        pixels, boxes, labels = one_view(sample, 64)
         assert pixels.shape == (3, 64, 64)
         mirrored += sample.mirrored
         if len(boxes):
@@ -124,7 +124,7 @@ def test_odd_images_are_augmented(boxes: list[list[float]], size: tuple[int, int
             view(image, np.array(boxes).reshape(-1, 4), np.zeros(len(boxes), np.int64), crop=True, flip=True)
             for _ in range(4)
         ]
-        for pixels, inside, labels in (whole(views[0], 32), mosaic(views, 32)):
+        for pixels, inside, labels in (one_view(views[0], 32), mosaic(views, 32)):
             assert pixels.shape == (3, 32, 32)
             assert len(inside) == len(labels)
             assert ((inside >= 0) & (inside <= 32)).all()
@@ -280,7 +280,7 @@ def test_an_unreadable_xml_is_skipped_by_name(tmp_path: Path, caplog: pytest.Log
 def test_boxes_at_the_border_are_kept() -> None:
     corners = np.array([[-0.5, 10.0, 50.0, 333.4], [100.0, 100, 557.0, 333.0]])
     image = torch.zeros(3, 333, 557, dtype=torch.uint8)
-    _, boxes, labels = whole(view(image, corners, np.array([0, 1]), crop=False, flip=False), 64)
+    _, boxes, labels = one_view(view(image, corners, np.array([0, 1]), crop=False, flip=False), 64)
     assert labels.tolist() == [0, 1]
     assert boxes.min() >= 0
     assert boxes.max() <= 64

@@ -162,9 +162,8 @@ def test_classes(
 
 def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     flat_test(tmp_path)
-    assert (
-        recognize(tmp_path, "_classification").told == "a folder for each class: train, val, not test, which has none"
-    )
+    found = recognize(tmp_path, "_classification").description
+    assert found == "a folder for each class: train, val, not test, which has none"
 
 
 def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:

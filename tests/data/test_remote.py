@@ -97,11 +97,11 @@ def test_what_is_kept_is_bounded_and_as_it_is_now(store: None) -> None:
 @needs_moto
 def test_what_is_not_in_a_store_is_a_bad_shard(store: None) -> None:
     fresh()
-    for keep in (0, 1000):
+    for cache_bytes in (0, 1000):
         with pytest.raises(BadShard):
-            list(read_records("s3://bucket/none.tar", keep=keep))
+            list(read_records("s3://bucket/none.tar", cache_bytes=cache_bytes))
         with pytest.raises(BadShard):
-            list(read_records("s3://none/none.tar", keep=keep))
+            list(read_records("s3://none/none.tar", cache_bytes=cache_bytes))
 
 
 def test_a_file_that_ends_early_is_not_kept(shards: Path, server: str) -> None:  # noqa: F811

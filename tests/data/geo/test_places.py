@@ -199,7 +199,7 @@ def test_partitions_given_as_files(root: Path, tmp_path: Path) -> None:
     (tmp_path / "torn.csv").write_text((tmp_path / "cells-0.csv").read_text()[:-9])
     for name, words in (("torn.csv", "is not a valid partition file"), ("none.csv", "cannot read the partition")):
         with pytest.raises(UserError, match=words) as error:
-            _ = data(root, partition=str(tmp_path / name)).labels
+            _ = data(root, partition=[str(tmp_path / name)]).labels
         assert "\n" not in str(error.value)
 
 
@@ -223,8 +223,8 @@ def test_photos_of_one_cell(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / f"{split}.csv").write_text(HEADER + "".join(f"{i}.png,{40 + i // 3},2.0\n" for i in range(6)))
     with pytest.raises(UserError, match=r"lie in one cell; lower data\.max_photos and data\.min_photos"):
-        data(tmp_path, max_photos=6).check()
-    data(tmp_path, max_photos=3).check()
+        data(tmp_path, max_photos=[6]).check()
+    data(tmp_path, max_photos=[3]).check()
 
 
 def test_a_split_that_is_not_there_is_missed_at_once(root: Path) -> None:
@@ -242,9 +242,9 @@ def test_photos_of_one_place_leave_none_for_val(tmp_path: Path) -> None:
 
 def test_settings_that_leave_no_cell(root: Path) -> None:
     with pytest.raises(UserError, match=r"120 photos with positions are too few to train on: .* data\.min_photos=500"):
-        _ = data(root, max_photos=500, min_photos=500).labels
+        _ = data(root, max_photos=[500], min_photos=500).labels
     with pytest.raises(UserError, match="the partition has no cell left: none holds min_photos=119"):
-        _ = data(root, max_photos=119, min_photos=119).labels
+        _ = data(root, max_photos=[119], min_photos=119).labels
     with pytest.raises(UserError, match="it must be that 1 <= min_photos <= max_photos"):
         data(root, max_photos=[10], min_photos=50)
 

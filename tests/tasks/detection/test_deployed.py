@@ -54,7 +54,7 @@ def images(batch: int) -> Tensor:
 
 @torch.inference_mode()
 def expected(model: Detector, batch: Tensor) -> Detections:
-    return model.postprocess(model(model.preprocess(batch)), model.score_threshold)
+    return model.postprocess(model(model.preprocess(batch)))
 
 
 def same(got: Detections, wanted: Detections) -> None:

@@ -139,7 +139,8 @@ def test_postprocess_is_that_of_a_loop_over_images(seed: int, threshold: float) 
     count = len(model.anchors)
     deltas = torch.randn(3, count, 4, generator=generator)
     logits = torch.randn(3, count, 4, generator=generator) * 2 - 3
-    actual = model.postprocess((deltas, logits), threshold)
+    model.score_threshold = threshold
+    actual = model.postprocess((deltas, logits))
     for image in range(3):
         scores = logits[image, :, 1:].sigmoid().flatten()
         best = scores.topk(60).indices

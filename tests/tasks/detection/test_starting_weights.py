@@ -149,7 +149,8 @@ def test_the_zoos_boxes_and_scores(tmp_path: Path) -> None:
     half = np.exp(deltas[:, 2] / 5) * width / 2, np.exp(deltas[:, 3] / 5) * height / 2
     wanted = np.stack([centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]], axis=1)
     wanted = (wanted * 160).clip(0, 160)
-    found = model.postprocess(outputs, 0.3)
+    model.score_threshold = 0.3
+    found = model.postprocess(outputs)
     scores = 1 / (1 + np.exp(-logits[:, 1:]))
     best = int(scores.max(axis=1).argmax())  # nothing suppresses the highest score
     np.testing.assert_allclose(found.boxes[0, 0].numpy(), wanted[best], atol=0.01)

@@ -8,7 +8,7 @@ import torch
 
 from backbones.cost import measure_cost
 from backbones.mobilenet_v1 import MobileNetV1
-from tasks.engine.metrics import each_once
+from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
 from tasks.faces.task import FacesTask
 
@@ -56,7 +56,7 @@ def test_average_precision_is_a_plain_loop_over_what_is_known() -> None:
 def test_an_image_that_two_processes_measured_counts_once() -> None:
     """Images of a stream, of index -1, all count."""
     index = torch.tensor([4, 1, 4, -1, 0, 1, -1])
-    found = each_once(torch.stack([index, torch.arange(7)], dim=1).float())
+    found = first_per_image(torch.stack([index, torch.arange(7)], dim=1).float())
     assert sorted(found.tolist()) == [[-1, 3], [-1, 6], [0, 4], [1, 1], [4, 0]]
 
 

@@ -31,7 +31,7 @@ from tasks.faces.model import AttributeNet
 from tasks.faces.task import FacesTask
 from tasks.predict import main as predict_main
 from tasks.run import execute
-from tests.conftest import untrained
+from tests.conftest import EARTH, untrained
 
 ANY_DATA = (
     *("backbone.alpha=0.25", "task.resolution=32", "data.batch_size=8", "data.workers=0"),
@@ -59,6 +59,12 @@ def attributes(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def embedding(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("embedding", faces, tmp_path_factory.mktemp("runs"), "teacher", "task.dim=16")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("places")
+    return untrained(root / "run", "task=geo", f"paths.data={root}", *EARTH)
 
 
 def metrics(run: Path) -> dict[str, float]:
@@ -129,7 +135,7 @@ def test_a_table_teaches_what_its_network_would(attributes: Path, faces: Path, t
         writer.writerow(["file", *names])
         for path in files:
             batch = collate([ImageSet([Sample(path, 0)], 32, center_crop=1.0)[0]])
-            (scores,) = module.probabilities(batch.images).tolist()
+            (scores,) = module.named_outputs(batch.images)["probabilities"].tolist()
             writer.writerow([path.name, *scores[::-1]])
     student = AttributeNet(MobileNetV1(0.25), 12)
     teacher = load_teacher(str(tmp_path / "soft.csv"), module.labels, student, 32)
@@ -221,14 +227,8 @@ def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) 
     alone = ("data=identities", "data.train=img_align_celeba", "data.val=lfw", f"data.root={faces}")
     settings = [*alone, *ANY_DATA, f"paths.runs={tmp_path}", "name=alone", f"teacher={embedding}", "task.dim=16"]
     assert execute(["task=embedding", *settings])["state"] == "finished"
-    more = (
-        "task.loss=triplet",
-        "data.images_per_person=2",
-        "distill.teacher_weight=0.5",
-        f"teacher={embedding}",
-        "task.dim=16",
-    )
-    run = train("embedding", faces, tmp_path, "both", *more)
+    more = ("task.loss=triplet", "data.images_per_person=2", "distill.teacher_weight=0.5", f"teacher={embedding}")
+    run = train("embedding", faces, tmp_path, "both", *more, "task.dim=16")
     tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
     assert {"train/teacher_loss", "train/triplet_loss"} <= set(tags)
 
@@ -241,14 +241,15 @@ def test_students_of_an_embedding(embedding: Path, faces: Path, tmp_path: Path) 
         (("task=embedding", "teacher={attributes}"), "whose outputs are not embedding"),
         (("task=embedding", "data.train=img_align_celeba"), "need a teacher and"),
         (("task=faces", "teacher={embedding}"), "whose outputs are not attributes"),
+        (("task=faces", "teacher={places}"), "is of task=geo, whose outputs are not attributes"),
         (("task=faces", "data.labelled_fraction=0", "data.unlabelled=keep"), "no training image has a label: name a"),
         (("task=faces", "teacher={attributes}", "distill.cache=cache"), r"set data\.views"),
     ],
 )
 def test_settings_that_do_not_go_together(
-    more: tuple[str, ...], words: str, attributes: Path, embedding: Path, faces: Path, tmp_path: Path
+    more: tuple[str, ...], words: str, attributes: Path, embedding: Path, places: Path, faces: Path, tmp_path: Path
 ) -> None:
-    given = [m.format(attributes=attributes, embedding=embedding) for m in more]
+    given = [m.format(attributes=attributes, embedding=embedding, places=places) for m in more]
     with pytest.raises(UserError, match=words) as error:
         execute([*given, *ANY_DATA, f"data.root={faces}", f"paths.runs={tmp_path}"])
     assert "\n" not in str(error.value)
