@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.boxes import CENTER, Box, center_box, random_box
+from data.boxes import CENTER, Box, center_box, random_box, whole
 from data.crops import CropReader
 from data.images import first_readable
 from data.tar import Row
@@ -60,7 +60,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> ClassificationBatch:
 
 
 class ImageSet(Dataset[dict[str, Any]]):
-    """Random resized crop and flip if `min_scale` is given, else the centre crop.
+    """Random resized crop and flip if `min_scale` is given, else the centre crop, or with None the whole image.
 
     With `views`, an image has only that many crops, of which one is drawn each time. `cache_images` keeps decoded
     images in memory. An unreadable image is replaced by the next, and reported in the batch.
@@ -73,7 +73,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         *,
         min_scale: float | None = None,
         flip: bool = False,
-        center_crop: float = CENTER,
+        center_crop: float | None = CENTER,
         views: int = 0,
         cache_images: bool = False,
     ) -> None:
@@ -103,8 +103,10 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
         """A function from an image's height and width to the box of its crop."""
+        if self.min_scale is None and self.center_crop is None and within is None:
+            return whole
         if self.min_scale is None:
-            return partial(center_box, within=within, share=self.center_crop)
+            return partial(center_box, within=within, share=self.center_crop or 1.0)
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:
@@ -130,7 +132,7 @@ class ClassificationData(SuiteData):
         *,
         min_scale: float = 0.35,
         flip: bool = True,
-        center_crop: float = CENTER,
+        center_crop: float | None = CENTER,
         views: int = 0,
         cache_images: bool | Literal["auto"] = False,
         **settings: Any,

@@ -56,6 +56,8 @@ class DogsTask(ClassificationTask):
                 own = {str(p.relative_to(root) if p.is_relative_to(root) else p): s for p, s in near.items()}
                 write_json(record, own)
         data.leave_out(near)
+        if self.budget:
+            self.budget.plan(self.trainer, data)
         if near and isinstance(self.teacher, Cached):
             self.check(data)  # the cache has a row for each training image
         log.info("excluded %d web images as near-duplicates of test images (cosine over %g)", len(near), threshold)

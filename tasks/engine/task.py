@@ -161,10 +161,8 @@ class TaskModule(Module):
         """Predictions for uint8 images (B, 3, R, R) whose files have (height, width) `sizes` (B, 2): plain
         values, in pixels of the upright image.
         """
-        outputs = {
-            name: x.cpu().float() if x.is_floating_point() else x.cpu()
-            for name, x in self.named_outputs(images).items()
-        }
+        named = self.named_outputs(images).items()
+        outputs = {name: (x.float() if x.is_floating_point() else x).cpu() for name, x in named}
         facts = {"labels": self.labels, "input": {"size": self.resolution}, **self.answer_settings()}
         return [
             self.result_type.from_outputs({name: x[i].numpy() for name, x in outputs.items()}, facts, (height, width))
@@ -264,10 +262,6 @@ class TaskModule(Module):
         self.last_metrics["primary"] = self.last_metrics[self.primary]
         self.log_dict({f"{split}/{name}": value for name, value in self.last_metrics.items() if name != "primary"})
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
-
-    def configure_model(self) -> None:
-        if self.budget:  # after `setup`, which may exclude images
-            self.budget.plan(self.trainer, self.data)
 
     def on_train_start(self) -> None:
         unfold_at_first_batch(self.model.backbone)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from backbones.console import Console
 from backbones.errors import UserError
+from data.classification import ClassificationData
 from data.files import atomic_folder
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint
 from tasks.engine.start import setup
@@ -76,6 +77,8 @@ def export_all(config: dict[str, Any]) -> Path:
     target = place(config, path, next(iter(modules.values())))
     with atomic_folder(target, config["overwrite"]) as folder:
         spec, runners = write(config, path, checkpoint, modules, folder)
+        if spec.format != "torch":  # with torch, each task has its own view
+            spec.input["center_crop"] = common_view(modules)
         parts = {name: measured(config, name, module, spec, runners[name]) for name, module in modules.items()}
         spec.metrics = {name: part["metrics"] for name, part in parts.items()}
         finish(spec, checkpoint, modules, parts, folder)
@@ -163,8 +166,6 @@ def finish(
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
     spec.provenance["config"] = checkpoint["suite"]["config"]
-    if spec.format != "torch":  # with torch, each task has its own view
-        spec.input["center_crop"] = common_view(modules)
     spec.cost["megabytes"] = file.stat().st_size / 1e6
     spec.sha256 = sha256(file)
     write_spec(folder, spec, {"parts": parts})
@@ -202,6 +203,9 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
     data = data_of(config, module)
     before, count = measure(module, data, config["images"])
     check_measured(module, before)
+    if spec.format != "torch" and isinstance(data, ClassificationData):
+        data = data_of(config, module)
+        data.center_crop = spec.input["center_crop"]  # the file has one view for all tasks
     found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}
     after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))

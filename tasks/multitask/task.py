@@ -165,6 +165,8 @@ class JointTask(TaskModule):
                 if stage == "test" and part.closed_set:
                     data[name].use_labels(part.labels)
                 part.setup(stage)
+        if self.budget:  # a task may have planned for its own images
+            self.budget.plan(self.trainer, self.data)
 
     def on_fit_start(self) -> None:
         for _, part in self.each(trained=True):

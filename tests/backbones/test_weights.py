@@ -1,5 +1,6 @@
 """Pretrained weights: their file layouts, and the settings that belong to them."""
 
+import copy
 import http.server
 import itertools
 import threading
@@ -26,8 +27,10 @@ from backbones.weights import (
     Weights,
     build_mobilenet_v1,
     fetch_pretrained,
+    has_folded_norms,
     load_weights,
     read_weights,
+    unfold_at_first_batch,
     unfold_norms,
 )
 from tasks.classification.model import Classifier
@@ -114,12 +117,21 @@ def test_folded_normalization_is_unfolded_by_the_first_batch(caplog: pytest.LogC
     load_weights(network, Weights("folded.h5", source.state_dict()))
     assert "folded.h5 has folded normalization" in caplog.text
     images = torch.randn(8, 3, 128, 128)
+    unfold_at_first_batch(network)
     with torch.no_grad():
         truth = network.eval()(images)[0]
-        trained = network.train()(images)[0]
+    assert has_folded_norms(network)  # until it is trained
+    trained = network.train()(images)[0]
+    with torch.no_grad():
         after = network.eval()(images)[0]
     assert (trained - truth).norm() < 0.01 * truth.norm()  # 0.83 without unfolding
     assert (after - truth).norm() < 0.01 * truth.norm()
+    before = copy.deepcopy(network.state_dict())
+    unfold_at_first_batch(network)
+    network.eval()(images)
+    for name, tensor in network.state_dict().items():  # unfolded once
+        assert torch.equal(tensor, before[name])
+    assert not has_folded_norms(MobileNetV1(0.25))  # a new network is not folded
 
 
 def test_another_alpha_is_named_with_each_tensor(tmp_path: Path) -> None:

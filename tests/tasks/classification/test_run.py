@@ -291,6 +291,14 @@ def test_a_cache_is_of_the_images_that_train(dogs: Path, tmp_path: Path, monkeyp
     assert found == [(len(web) - 5, True), (len(web) - 5, True), (len(web), False)]
 
 
+def test_the_steps_are_of_the_images_that_remain(dogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    web = DogsData(str(dogs), 64, web_labels="web_labels.json").web_samples()
+    monkeypatch.setattr(DogsTask, "drop_near_test", lambda *_: {sample.path: 1.0 for sample in web[8:]})
+    start = untrained(tmp_path / "start", "task=dogs", *settings(dogs, tmp_path))
+    more = ("task=dogs", "data.train=web", f"ckpt={start}", "trainer.steps=5", "name=few", "logger.images=0")
+    assert execute(settings(dogs, tmp_path, *more))["step"] == 5  # epochs of one batch
+
+
 def test_a_run_goes_on_with_its_own_classes(tree: Path, tmp_path: Path) -> None:
     """A class in the place of another would take over its outputs."""
     shutil.copytree(tree, tmp_path / "data")

@@ -14,7 +14,9 @@ from backbones.mobilenet_v1 import MobileNetV1
 from data.identities import Pairs
 from tasks.embedding.losses import MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
+from tasks.embedding.task import EmbeddingTask
 from tasks.embedding.verification import Roc, best_threshold, lfw_accuracy, recalls
+from tasks.engine.config import load_config
 
 
 def some(count: int, dim: int, people: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +36,17 @@ def test_the_embedding_has_length_one_and_the_loss_is_the_squared_difference() -
     teacher = F.normalize(torch.randn(3, 16), dim=1)
     expected = sum(float(((a - b) ** 2).sum()) for a, b in zip(found, teacher, strict=True)) / 3
     assert float(net.loss(found, teacher)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_margin_heads_gradients_are_clipped_too() -> None:
+    settings = load_config(["task=embedding", "data=demo_people", "backbone.alpha=0.25", "task.dim=8"])
+    task = EmbeddingTask(settings, [str(i) for i in range(10)])
+    assert task.head is not None
+    for parameter in task.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    task.configure_gradient_clipping()
+    squares = [parameter.grad.square().sum() for parameter in task.parameters() if parameter.grad is not None]
+    assert float(torch.stack(squares).sum().sqrt()) == pytest.approx(settings["trainer"]["grad_clip"], rel=1e-3)
 
 
 def test_triplets_are_compared_in_float32() -> None:

@@ -1,13 +1,18 @@
 """The attributes' network, loss and metrics against plain loops and the published costs."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from backbones.cost import measure_cost
+from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
+from data.classification import ClassificationBatch
+from tasks.distill.teacher import Table
+from tasks.engine.config import load_config
 from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
 from tasks.faces.task import FacesTask
@@ -51,6 +56,23 @@ def test_average_precision_is_a_plain_loop_over_what_is_known() -> None:
     found = FacesTask.precisions(torch.from_numpy(scores), torch.from_numpy(labels))
     assert found[:2].tolist() == pytest.approx(expected, rel=1e-5)
     assert bool(found[2].isnan())  # nobody has it
+
+
+def test_where_some_labels_are_known_no_batch_asks_for_the_teacher() -> None:
+    """Else the metrics would depend on how images come in batches."""
+    settings = load_config(["task=faces", "data=demo_faces", "backbone.alpha=0.25", "teacher=absent.csv"])
+    task = FacesTask(settings, ["a", "b"])
+    task.asks_teacher = False
+    for labels in (torch.tensor([[1, -1], [0, -1]]), torch.full((2, 2), -1)):
+        batch = ClassificationBatch(torch.zeros(2, 3, 32, 32), torch.zeros(2, 2), [], labels, [])
+        assert torch.equal(task.truth(batch), labels)
+
+
+def test_a_table_with_one_row_for_two_images() -> None:
+    table = Table(Path("t.csv"), ["x.jpg"], torch.zeros(1, 2))
+    table.check([Path("a/x.jpg"), Path("a/x.jpg")])
+    with pytest.raises(UserError, match=r"t\.csv has one row for b/x\.jpg and a/x\.jpg: name images by their folders"):
+        table.check([Path("a/x.jpg"), Path("b/x.jpg")])
 
 
 def test_an_image_that_two_processes_measured_counts_once() -> None:

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from backbones.errors import UserError
+from data.dogs import DogsData
 from tasks import load
 from tasks.compare.runs import read_runs
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
@@ -223,6 +224,13 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
         differences["detection.scores"] < 0.1
     )  # compared by rank: of two boxes that NMS takes for duplicates, either may stay
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
+    assert spec["input"]["center_crop"] is None  # the tasks' differ, and so the metrics are of whole images
+    samples = DogsData(spec["provenance"]["config"]["parts"]["dogs"]["data"]["root"], 64).samples("test")
+    right = [
+        answer.to_dict()["dogs"]["classes"][0]["label"] == spec["parts"]["dogs"]["labels"][sample.label]
+        for sample, answer in zip(samples, load(folder).predict([s.path for s in samples]), strict=True)
+    ]
+    assert spec["parts"]["dogs"]["metrics"]["after"]["top1"] == pytest.approx(np.mean(right))
     (answer,) = load(folder).predict(photo)
     assert list(answer.to_dict()) == TASKS
     assert answer.draw().width >= 480
