@@ -41,7 +41,7 @@ class Record:
     labels: np.ndarray
     areas: np.ndarray  # (N,) pixels, of the object's outline if the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
-    difficult: np.ndarray  # (N,) bool: objects that the metrics ignore, detected or not
+    difficult: np.ndarray  # (N,) bool: objects that the metrics ignore, each with its first detection
 
 
 def objects(record: Record) -> list[dict[str, Any]]:

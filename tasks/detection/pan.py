@@ -1,5 +1,6 @@
 """A lightweight anchor-free detector, after NanoDet-Plus and PicoDet (Yu et al. 2021, arXiv 2111.00902)."""
 
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from tasks.detection.heads import PRIOR, per_anchor, predictor
 from tasks.detection.losses import distribution_focal, varifocal
 from tasks.detection.necks import PathAggregation, separable
 from tasks.detection.ssd import map_sizes
+
+log = logging.getLogger(__name__)
 
 BINS = 8  # of a side's distance, in strides 0 to 7 (Generalized Focal Loss, arXiv 2006.04388)
 
@@ -50,6 +53,8 @@ class PAN(Detector):
         self.box_heads = nn.ModuleList(predictor(channels, 4 * BINS) for _ in levels)
         self.class_heads = nn.ModuleList(predictor(channels, num_classes, bias=PRIOR) for _ in levels)
         sizes = map_sizes(backbone, resolution, len(levels))
+        if resolution > (largest := 2 * (BINS - 1) * resolution / sizes[-1]):
+            log.warning("of %d px, boxes are at most %.0f px wide or high: lower task.resolution", resolution, largest)
         points = [grid(size, resolution / size) for size in sizes]
         self.register_buffer("points", torch.cat(points), persistent=False)
         spacing = torch.cat([torch.full((size**2,), resolution / size) for size in sizes])

@@ -155,6 +155,7 @@ def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, at its present location."""
     # no loader processes: forking is unsafe while the runtimes' threads run
     data = saved_data(module.config, config["root"], workers=0)
+    data.done = lambda: 1.0  # what a training reads at its end, without mosaics
     if module.closed_set:
         data.use_labels(module.labels)
     return data

@@ -203,8 +203,8 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
     data = data_of(config, module)
     before, count = measure(module, data, config["images"])
     check_measured(module, before)
+    data = data_of(config, module)  # without the images that were kept
     if spec.format != "torch" and isinstance(data, ClassificationData):
-        data = data_of(config, module)
         data.center_crop = spec.input["center_crop"]  # the file has one view for all tasks
     found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}

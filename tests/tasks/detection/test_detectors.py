@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import build_timm
 from backbones.torchvision import build_torchvision
 from data.coco import CocoData
+from data.detection import DetectionSet
 from tasks.detection.assignment import task_aligned
 from tasks.detection.coco_eval import CocoEvaluator, summary
 from tasks.detection.detector import Detector
@@ -25,7 +27,10 @@ from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.losses import distribution_focal
 from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN, SSDLite
-from tests.conftest import command
+from tasks.engine.checkpoint import load_checkpoint
+from tasks.engine.task import restore
+from tasks.export.exporter import data_of
+from tests.conftest import command, untrained
 
 DETECTORS = (SSD, SSDLite, SSDFPN, PAN, FasterRCNN)
 
@@ -48,6 +53,25 @@ def test_faster_rcnns_cost_by_the_command() -> None:
     result = command("cost", "detector=faster_rcnn", "task.num_classes=90", "task.resolution=600", "format=json")
     cost = json.loads(result.stdout)
     assert (round(cost["madds"] / 1e9, 3), round(cost["params"] / 1e6, 3)) == (30.494, 6.066)
+
+
+def test_pan_names_the_largest_boxes_that_it_can_give(caplog: pytest.LogCaptureFixture) -> None:
+    """Seven strides of 64 px to each side."""
+    for resolution in (640, 896):
+        PAN(MobileNetV1(0.25, strides=PAN.strides), 2, resolution)
+    assert not caplog.text
+    PAN(MobileNetV1(0.25, strides=PAN.strides), 2, 1024)
+    assert "of 1024 px, boxes are at most 896 px wide or high" in caplog.text
+
+
+def test_an_export_sees_images_as_the_end_of_the_training_did(scenes: Path, tmp_path: Path) -> None:
+    """Mosaics end before the training does."""
+    more = ("task=detection", "data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8")
+    module = restore(load_checkpoint(untrained(tmp_path, *more, "backbone.alpha=0.25")))
+    images = data_of({"root": None}, module)
+    for _ in images.train_dataloader():
+        break
+    assert cast(DetectionSet, images.dataset("train")).done == 1
 
 
 def test_pan_is_light() -> None:
