@@ -18,6 +18,9 @@ LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
 FOLDERS = 100  # folders beside a table that are searched for its images
 TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
+IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
+NUMBERS = ("", "id", "index")  # columns that often number the rows
 SPLIT_COLUMNS = ("split", "subset", "partition")
 POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
 BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
@@ -142,12 +145,19 @@ class Images:
 
 
 def image_column(table: Table, images: Images) -> str | None:
-    """The first column whose values are mostly names of images."""
+    """The column whose values are mostly names of images: preferably one with their suffixes, or with a usual name, as
+    the number of a row or class, too, may be the name of an image without suffix.
+    """
+    ranks = {}
     for i, name in enumerate(table.columns):
         values = table.values(i, PEEK)
         if sum(images.find(value) is not None for value in values) > len(values) / 2:
-            return name
-    return None
+            small = name.lower()
+            with_suffix = sum(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in values)
+            usual = IMAGE_COLUMNS.index(small) if small in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
+            repeats = len(set(values)) <= len(values) / 2
+            ranks[name] = (with_suffix <= len(values) / 2, usual, repeats, small in NUMBERS)
+    return min(ranks, key=lambda name: ranks[name], default=None)
 
 
 def target_column(table: Table) -> str | None:
