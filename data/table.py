@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, escapes, is_hidden, spellings
-from data.splits import split_from_word
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, escapes, is_hidden, spellings
+from data.splits import split_from_word, split_in_name, split_of_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
@@ -108,29 +108,51 @@ def _text(value: object) -> str:
 class Images:
     """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`.
 
-    If a sub-folder has the table's own name, such as train/ beside train.csv, the others are not searched: they may
-    have images of the same names.
+    Several sub-folders may have images of the same names. One with the table's own name, such as train/ beside
+    train.csv, is the only one that is searched; otherwise those of the table's split come first, then those that are
+    called images or the like, then the others, but never those of another split.
     """
 
     def __init__(self, table: Path, root: Path) -> None:
+        self.table = table
         own = table.parent
         twin = own / table.stem
         folders = (p for p in own.iterdir() if p.is_dir() and not is_hidden(p.name))
         inside = [twin] if twin.is_dir() else sorted(islice(folders, FOLDERS))
-        self.folders = list(dict.fromkeys([own, *inside, root]))
+        levels: tuple[list[Path], ...] = ([own], [], [], [], [root])
+        split = split_of_file(table, root)
+        for folder in inside:
+            its = split_in_name(folder.name) if split and folder != twin else None
+            if its in (None, split):
+                levels[1 if its else 2 if folder.name.lower() in IMAGE_FOLDERS else 3].append(folder)
+        self.levels = levels
         self.listed: dict[Path, dict[str, str]] = {}
 
     def find(self, value: str) -> Path | None:
-        """The file that a value names, if any; never one outside of these folders."""
+        """The file that a value names, if any; never one outside of these folders.
+
+        Raises:
+            UserError: several folders have such a file, and nothing says which is meant.
+        """
+        found = self.candidates(value)
+        if len(found) > 1:
+            raise UserError(
+                f"{self.table}: {value} may be {found[0]} or {found[1]}: name the folder in the table, "
+                "or move the table into the folder of its images"
+            )
+        return found[0] if found else None
+
+    def candidates(self, value: str) -> list[Path]:
+        """The files that a value may name."""
         value = value.replace("\\", "/")
         if not PurePosixPath(value).name or escapes(value) or "\0" in value:
-            return None
+            return []
         for name in map(PurePosixPath, spellings(value)):
-            for folder in self.folders:
-                place = folder / name.parent
-                if found := self._files(place).get(name.name):
-                    return place / found
-        return None
+            for folders in self.levels:
+                places = [folder / name.parent for folder in folders]
+                if found := [place / file for place in places if (file := self._files(place).get(name.name))]:
+                    return found
+        return []
 
     def _files(self, folder: Path) -> dict[str, str]:
         """The images in a folder, listed once, by their names with and without suffix."""
@@ -151,11 +173,11 @@ def image_column(table: Table, images: Images) -> str | None:
     ranks = {}
     for i, name in enumerate(table.columns):
         values = table.values(i, PEEK)
-        if sum(images.find(value) is not None for value in values) > len(values) / 2:
+        if sum(bool(images.candidates(value)) for value in values) > len(values) / 2:
             small = name.lower()
             with_suffix = sum(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in values)
             usual = IMAGE_COLUMNS.index(small) if small in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
-            repeats = len(set(values)) <= len(values) / 2
+            repeats = len(set(values)) < len(values)
             ranks[name] = (with_suffix <= len(values) / 2, usual, repeats, small in NUMBERS)
     return min(ranks, key=lambda name: ranks[name], default=None)
 
