@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -16,6 +16,7 @@ from data.splits import split_from_word, split_in_name, split_of_file
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
+MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
 TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
 NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
@@ -106,7 +107,8 @@ def _text(value: object) -> str:
 
 
 class Images:
-    """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`.
+    """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`. Of a
+    path from another machine, such as C:\\set\\images\\1.jpg, the longest end is used that exists.
 
     Several sub-folders may have images of the same names. One with the table's own name, such as train/ beside
     train.csv, is the only one that is searched; otherwise those of the table's split come first, then those that are
@@ -126,6 +128,7 @@ class Images:
             if its in (None, split):
                 levels[1 if its else 2 if folder.name.lower() in IMAGE_FOLDERS else 3].append(folder)
         self.levels = levels
+        self.near = ([own], levels[2], [root])  # where the end of a path from another machine may be
         self.listed: dict[Path, dict[str, str]] = {}
 
     def find(self, value: str) -> Path | None:
@@ -144,13 +147,16 @@ class Images:
 
     def candidates(self, value: str) -> list[Path]:
         """The files that a value may name."""
-        value = value.replace("\\", "/")
-        if not PurePosixPath(value).name or escapes(value) or "\0" in value:
+        if len(value) > MOST or "\0" in value:
             return []
-        for name in map(PurePosixPath, spellings(value)):
-            for folders in self.levels:
-                places = [folder / name.parent for folder in folders]
-                if found := [place / file for place in places if (file := self._files(place).get(name.name))]:
+        value = value.replace("\\", "/")
+        names = [[p for p in PurePosixPath(s).parts if p.strip("/") not in ("", "..")] for s in spellings(value)]
+        for start in range(len(names[0])):
+            # sub-folders may be classes or splits: the end of a/1.jpg, which is not there, is not sought as b/1.jpg
+            levels = self.near if start or escapes(value) else self.levels
+            for (*inner, last), folders in product((parts[start:] for parts in names), levels):
+                places = [folder.joinpath(*inner) for folder in folders]
+                if found := [place / file for place in places if (file := self._files(place).get(last))]:
                     return found
         return []
 

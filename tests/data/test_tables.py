@@ -73,3 +73,19 @@ def test_a_name_that_may_be_of_two_images(tmp_path: Path) -> None:
 def test_the_split_in_a_name() -> None:
     names = {"trainLabels": "train", "ValImages2": "val", "TEST_set": "test", "strain": None, "labels": None}
     assert {name: split_in_name(name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["img/1.png", "C:\\Users\\me\\img\\1.png", "/home/me/img/1", "set/img/1.png", "../img/1.png", "/home/me/1.png"],
+)
+def test_paths_from_another_machine(name: str, tmp_path: Path) -> None:
+    images("img/1.png", root=tmp_path)
+    assert Images(tmp_path / "a.csv", tmp_path).find(name) == tmp_path / "img" / "1.png"
+
+
+def test_the_end_of_a_path_is_no_image_of_another_class_or_place(tmp_path: Path) -> None:
+    images("set/dogs/1.png", "2.png", root=tmp_path)
+    found = Images(tmp_path / "set" / "a.csv", tmp_path / "set")
+    for name in ("cats/1.png", "../2.png", str(tmp_path / "2.png"), "/", "..", "", "a/" * 5000 + "1.png"):
+        assert found.find(name) is None
