@@ -57,6 +57,8 @@ def problem(latitude: float, longitude: float) -> str | None:
     """The reason why a position in degrees is not valid, if any."""
     if math.isnan(latitude) or math.isnan(longitude):
         return "without a position"
+    if latitude == longitude == 0:  # in the ocean: cameras write it before they know where they are
+        return "at latitude 0 and longitude 0"
     if abs(latitude) <= 90 and abs(longitude) <= 180:
         return None
     if 90 < abs(latitude) <= 180 and abs(longitude) <= 90:

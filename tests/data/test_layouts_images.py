@@ -240,7 +240,7 @@ def test_places(tmp_path: Path) -> None:
     assert (option, [len(p) for p in positions]) == ("places", [8, 2, 2])
     assert not positions[0] & positions[1]
     for split in ("train", "val"):
-        records = [{"lat": float(i), "LON": float(i)} for i in range(4)] * 4
+        records = [{"lat": float(i), "LON": float(i)} for i in range(1, 5)] * 4
         shard(tmp_path / "shards" / split / "0.tar", *records)
     option, data = opened("geo", tmp_path / "shards", *cells)
     assert (option, data.num_images("train")) == ("place_shards", 16)
@@ -324,7 +324,7 @@ def test_a_run_by_the_root_alone(task: str, tmp_path: Path, capsys: pytest.Captu
     if task == "faces":
         table(root, "faces.csv", "image,hat", *(f"{name},{i % 2}" for i, name in enumerate(names)))
     if task == "geo":
-        table(root, "places.csv", "image,lat,lon", *(f"{name},{i},{i}" for i, name in enumerate(names)))
+        table(root, "places.csv", "image,lat,lon", *(f"{name},{i},{i}" for i, name in enumerate(names, 1)))
     more = ("data.min_photos=1", "data.max_photos=[20]") if task == "geo" else ()
     tiny = ("backbone.alpha=0.05", "task.resolution=32", "data.batch_size=8", "data.workers=0", "trainer.max_epochs=1")
     quick = ("trainer.precision=32", "trainer.log_every=1", "trainer.progress_bar=false", "logger.images=0")
