@@ -123,6 +123,7 @@ class Images:
         inside = [twin] if twin.is_dir() else sorted(islice(folders, FOLDERS))
         levels: tuple[list[Path], ...] = ([own], [], [], [], [root])
         split = split_of_file(table, root)
+        inside += [folder / folder.name for folder in inside if (folder / folder.name).is_dir()]  # of some archives
         for folder in inside:
             its = split_in_name(folder.name) if split and folder != twin else None
             if its in (None, split):

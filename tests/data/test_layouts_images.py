@@ -85,6 +85,21 @@ def train_and_test(root: Path) -> None:
     tree(root, "data/train", "data/test", count=2)
 
 
+def sets(root: Path) -> None:
+    tree(root, "training_set", "test_set", count=2)
+
+
+def wrapped(root: Path) -> None:
+    """As Intel's scenes."""
+    tree(root, "seg_train/seg_train", "seg_test/seg_test", count=2)
+    images("seg_pred/seg_pred/1.png", root=root)
+
+
+def classes_with_words(root: Path) -> None:
+    """A class may be called train or test."""
+    tree(root, "test tube", "bottle", classes=("in", "out"))
+
+
 def flat_test(root: Path) -> None:
     """As in a contest: the test labels are not published."""
     tree(root, "train", "val", count=2)
@@ -131,6 +146,9 @@ def shards(root: Path) -> None:
         (class_splits, "folders", ["a", "b"], [4, 4, 4]),
         (train_and_test, "folders", ["a", "b"], [4, 4, 4]),
         (flat_test, "folders", ["a", "b"], [4, 4, 4]),
+        (sets, "folders", ["a", "b"], [4, 4, 4]),
+        (wrapped, "folders", ["a", "b"], [4, 4, 4]),
+        (classes_with_words, "folders", ["bottle", "test tube"], [16, 4, 4]),
         (class_folders, "folders", ["a", "b"], [16, 4, 4]),
         (imagenet, "imagenet", ["n01440764 tench", "n02100735 English setter", "n02119789 kit fox"], [6, 5, 5]),
         (huggingface, "csv", ["0", "1"], [4, 4, 4]),

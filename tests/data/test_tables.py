@@ -89,3 +89,9 @@ def test_the_end_of_a_path_is_no_image_of_another_class_or_place(tmp_path: Path)
     found = Images(tmp_path / "set" / "a.csv", tmp_path / "set")
     for name in ("cats/1.png", "../2.png", str(tmp_path / "2.png"), "/", "..", "", "a/" * 5000 + "1.png"):
         assert found.find(name) is None
+
+
+def test_a_folder_in_a_folder_of_the_same_name(tmp_path: Path) -> None:
+    images("img_align_celeba/img_align_celeba/1.png", root=tmp_path)
+    found = Images(tmp_path / "list_attr_celeba.csv", tmp_path).find("1.png")
+    assert found == tmp_path / "img_align_celeba" / "img_align_celeba" / "1.png"
