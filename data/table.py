@@ -23,8 +23,11 @@ NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "
 IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
 NUMBERS = ("", "id", "index")  # columns that often number the rows
 SPLIT_COLUMNS = ("split", "subset", "partition")
-POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
-BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
+POSITIONS = {
+    "latitude": ("latitude", "lat", "gpslatitude"),
+    "longitude": ("longitude", "lon", "lng", "long", "gpslongitude"),
+}
+BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "y": 1, "n": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
 BINARY |= {"1.0": 1, "0.0": 0, "-1.0": 0}  # as pandas writes a column in which some are unknown
 GROUP = re.compile(r"\w+(_id|_ID|Id|ID)")
 

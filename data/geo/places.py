@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 GPS_IFD = 0x8825
 NO_GPS = "no GPS position in its EXIF"
 GRID = 1 << 12  # a photo is divided into so many columns and rows, between which crops are drawn
@@ -79,6 +78,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
             delimiter = delimiter_of(file)
+            decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
             header, *start = [*islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)] or [[]]
             name_at, *degrees_at = _columns(Table(path, [name.strip() for name in header], start), images)
             file.seek(0)
@@ -89,7 +89,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
                     continue
                 total += 1
                 try:
-                    latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
+                    latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
                     photo = images.find(row[name_at]) or root / row[name_at]
                     kind = problem(latitude, longitude)
                     if not os.path.abspath(photo).startswith(inside):

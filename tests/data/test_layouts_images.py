@@ -184,6 +184,18 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     assert found == "a folder for each class: train, val, not test, which has none"
 
 
+def test_class_folders_without_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, "train", classes="abc")
+    tree(tmp_path, "val", classes="b")  # one is enough to measure
+    for name in ("train/not sure", "val/not sure", "val/a"):
+        (tmp_path / name).mkdir()
+    _, data = opened("classification", tmp_path)
+    assert (data.labels, counts(data)) == (["a", "b", "c"], [15, 5, 5])
+    told = [message for message in caplog.messages if "no images" in message]
+    where = tmp_path / "train"
+    assert told == [f"{where}: left out 1 of 4 class folders, which have no images; the first is not sure"]
+
+
 def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:
     for i in range(SAMPLE + 200):
         (tmp_path / f"{i}.png").touch()
@@ -205,7 +217,7 @@ def test_stanford_dogs(dogs: Path) -> None:
 @pytest.mark.parametrize("option", ["faces_csv", "csv"])
 def test_attributes(option: str, tmp_path: Path) -> None:
     images(*(f"{i}.png" for i in range(10)), root=tmp_path)
-    rows = [f"{i}.png,{i},{'yes' if i % 2 else 'No'},{i % 2 or -1},shirt" for i in range(9)]
+    rows = [f"{i}.png,{i},{('No', 'yes', 'n', 'Y')[i % 4]},{i % 2 or -1},shirt" for i in range(9)]
     table(tmp_path, "faces.csv", "photo,age,hat,beard,coat", *rows, "9.png,3,,TRUE,dress")
     more = () if option == "faces_csv" else ("data=csv", "data.train=faces.csv")
     overrides, _ = recognized(["task=faces", f"data.root={tmp_path}", "task.resolution=32", *more])

@@ -39,6 +39,13 @@ def test_paths_are_below_the_root_and_columns_may_be_named_otherwise(tmp_path: P
     assert places.positions.tolist() == [[48.8584, 2.2945], [-90, -180]]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimals_of_spreadsheets_and_headers_of_exiftool(separator: str, tmp_path: Path) -> None:
+    rows = ("photo,GPSLatitude,GPSLongitude", "a.jpg,48#8584,-2#2945")
+    path = table(tmp_path, "\n".join(rows).replace(",", separator).replace("#", ","))
+    assert read_csv(path, tmp_path, 0).positions.tolist() == [[48.8584, -2.2945]]
+
+
 def test_a_few_unusable_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = [f"{i}.jpg,{i % 90},{1 + i}" for i in range(95)]
     bad = ["a.jpg,91,181", "b.jpg,120.5,45", "c.jpg,-130,20", "d.jpg,,3", "e.jpg,north,3", "f.jpg,0.0,0"]
