@@ -7,18 +7,17 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.annotated import Annotated, AnnotatedData, existing_path, left_out
-from data.files import find_below
+from data.files import IMAGE_FOLDERS, find_below
 from data.layouts.detection import (
     COLUMNS,
     CORNERS,
-    IMAGE_FOLDERS,
     box_csv_files,
     box_jsonl_files,
     csv_columns,
     split_row,
 )
 from data.layouts.folder import Folder
-from data.splits import split_from_word, split_in_name
+from data.splits import split_of_file
 from data.text import read_lines
 
 NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # keys of the objects' classes
@@ -72,7 +71,7 @@ class BoxFiles(AnnotatedData):
         around = [Folder(path.parent), Folder(self.root)]
         around += [inner for folder in around for inner in folder.named(*IMAGE_FOLDERS)]
         splits = [(s, folder.folders[name].path) for folder in around for s, name in folder.split_folders().items()]
-        split = (split_from_word(path.parent.name) if path.parent != self.root else None) or split_in_name(path.stem)
+        split = split_of_file(path, self.root)
         own = [place for s, place in splits if s == split]
         others = [] if own else [place for _, place in splits]
         return list(dict.fromkeys([*own, *(folder.path for folder in around), *others]))

@@ -103,7 +103,7 @@ class CsvData(FacesData):
             setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; set {setting}")
-        self.add_choice(f"{told} {', '.join(names)}")
+        self.add_choice(f"image names in {self.image_name}, {told} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"] and not self.split_name:
             self.add_choice(f"data.group={hint} would keep each {hint} in one split")

@@ -13,6 +13,7 @@ from backbones.errors import UserError
 from backbones.files import sync, sync_all
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 
 
 def is_hidden(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A folder of images per class, one such tree per split: torchvision's ImageFolder layout."""
 
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,28 @@ from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import images_in, is_hidden
 
+log = logging.getLogger(__name__)
 
-def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """The images in each sub-folder of `folder`, classes and images in order of their names.
+
+def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
+    """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones
+    are told only if they are train's: other splits may lack a class.
 
     Raises:
-        UserError: the folder does not exist or has fewer than two classes, or one of them is empty.
+        UserError: the folder does not exist or has fewer than two classes, or (unless it is train's) none.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
     found = {sub.name: images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not is_hidden(sub.name)}
-    if len(found) < 2:
-        raise UserError(f"{folder} has {len(found)} class folders ({', '.join(found)}); at least 2 are needed")
-    if empty := [name for name, images in found.items() if not images]:
-        raise UserError(f"{folder / empty[0]} has no images ({len(empty)} of {len(found)} classes are empty)")
-    return found
+    filled = {name: images for name, images in found.items() if images}
+    least = 2 if train else 1
+    if len(filled) < least:
+        names = ", ".join(filled)
+        raise UserError(f"{folder} has {len(filled)} class folders ({names}) with images; at least {least} are needed")
+    if train and (empty := [name for name in found if name not in filled]):
+        words = "%s: left out %d of %d class folders, which have no images; the first is %s"
+        log.warning(words, folder, len(empty), len(found), empty[0])
+    return filled
 
 
 class FoldersData(ClassificationData):
@@ -60,7 +68,7 @@ class FoldersData(ClassificationData):
     def images(self, split: Split) -> dict[str, list[Path]]:
         """The images of each class."""
         if folder := None if split == "train" else self.folders[split]:
-            return class_folders(self.root / folder)
+            return class_folders(self.root / folder, train=False)
         if not self._drawn:
             return self._all
         part = "train" if split == "train" else "val"

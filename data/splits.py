@@ -33,9 +33,14 @@ def split_from_word(word: str) -> str | None:
 
 
 def split_in_name(name: str) -> str | None:
-    """The split that a word in a name means: train in instances_train2017 or train_labels."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
+    """The split that a word in a name means: train in instances_train2017, train_labels or trainLabels."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
     return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
+
+
+def split_of_file(path: Path, root: Path) -> str | None:
+    """The split that a file in a split's folder below `root` belongs to, or that its own name means."""
+    return (split_from_word(path.parent.name) if path.parent != root else None) or split_in_name(path.stem)
 
 
 def with_val(sources: dict[str, Source]) -> dict[str, Source]:

@@ -5,22 +5,29 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, escapes, is_hidden, spellings
-from data.splits import split_from_word
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, escapes, is_hidden, spellings
+from data.splits import split_from_word, split_in_name, split_of_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
+MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
 TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
+IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
+NUMBERS = ("", "id", "index")  # columns that often number the rows
 SPLIT_COLUMNS = ("split", "subset", "partition")
-POSITIONS = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
-BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
+POSITIONS = {
+    "latitude": ("latitude", "lat", "gpslatitude"),
+    "longitude": ("longitude", "lon", "lng", "long", "gpslongitude"),
+}
+BINARY = {"1": 1, "0": 0, "-1": 0, "yes": 1, "no": 0, "y": 1, "n": 0, "true": 1, "false": 0, "": -1}  # -1: unknown
 BINARY |= {"1.0": 1, "0.0": 0, "-1.0": 0}  # as pandas writes a column in which some are unknown
 GROUP = re.compile(r"\w+(_id|_ID|Id|ID)")
 
@@ -103,31 +110,59 @@ def _text(value: object) -> str:
 
 
 class Images:
-    """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`.
+    """The images that a table may name: with or without suffix, in the table's folder, its sub-folders, or `root`. Of a
+    path from another machine, such as C:\\set\\images\\1.jpg, the longest end is used that exists.
 
-    If a sub-folder has the table's own name, such as train/ beside train.csv, the others are not searched: they may
-    have images of the same names.
+    Several sub-folders may have images of the same names. One with the table's own name, such as train/ beside
+    train.csv, is the only one that is searched; otherwise those of the table's split come first, then those that are
+    called images or the like, then the others, but never those of another split.
     """
 
     def __init__(self, table: Path, root: Path) -> None:
+        self.table = table
         own = table.parent
         twin = own / table.stem
         folders = (p for p in own.iterdir() if p.is_dir() and not is_hidden(p.name))
         inside = [twin] if twin.is_dir() else sorted(islice(folders, FOLDERS))
-        self.folders = list(dict.fromkeys([own, *inside, root]))
+        levels: tuple[list[Path], ...] = ([own], [], [], [], [root])
+        split = split_of_file(table, root)
+        inside += [folder / folder.name for folder in inside if (folder / folder.name).is_dir()]  # of some archives
+        for folder in inside:
+            its = split_in_name(folder.name) if split and folder != twin else None
+            if its in (None, split):
+                levels[1 if its else 2 if folder.name.lower() in IMAGE_FOLDERS else 3].append(folder)
+        self.levels = levels
+        self.near = ([own], levels[2], [root])  # where the end of a path from another machine may be
         self.listed: dict[Path, dict[str, str]] = {}
 
     def find(self, value: str) -> Path | None:
-        """The file that a value names, if any; never one outside of these folders."""
+        """The file that a value names, if any; never one outside of these folders.
+
+        Raises:
+            UserError: several folders have such a file, and nothing says which is meant.
+        """
+        found = self.candidates(value)
+        if len(found) > 1:
+            raise UserError(
+                f"{self.table}: {value} may be {found[0]} or {found[1]}: name the folder in the table, "
+                "or move the table into the folder of its images"
+            )
+        return found[0] if found else None
+
+    def candidates(self, value: str) -> list[Path]:
+        """The files that a value may name."""
+        if len(value) > MOST or "\0" in value:
+            return []
         value = value.replace("\\", "/")
-        if not PurePosixPath(value).name or escapes(value) or "\0" in value:
-            return None
-        for name in map(PurePosixPath, spellings(value)):
-            for folder in self.folders:
-                place = folder / name.parent
-                if found := self._files(place).get(name.name):
-                    return place / found
-        return None
+        names = [[p for p in PurePosixPath(s).parts if p.strip("/") not in ("", "..")] for s in spellings(value)]
+        for start in range(len(names[0])):
+            # sub-folders may be classes or splits: the end of a/1.jpg, which is not there, is not sought as b/1.jpg
+            levels = self.near if start or escapes(value) else self.levels
+            for (*inner, last), folders in product((parts[start:] for parts in names), levels):
+                places = [folder.joinpath(*inner) for folder in folders]
+                if found := [place / file for place in places if (file := self._files(place).get(last))]:
+                    return found
+        return []
 
     def _files(self, folder: Path) -> dict[str, str]:
         """The images in a folder, listed once, by their names with and without suffix."""
@@ -142,12 +177,19 @@ class Images:
 
 
 def image_column(table: Table, images: Images) -> str | None:
-    """The first column whose values are mostly names of images."""
+    """The column whose values are mostly names of images: preferably one with their suffixes, or with a usual name, as
+    the number of a row or class, too, may be the name of an image without suffix.
+    """
+    ranks = {}
     for i, name in enumerate(table.columns):
         values = table.values(i, PEEK)
-        if sum(images.find(value) is not None for value in values) > len(values) / 2:
-            return name
-    return None
+        if sum(bool(images.candidates(value)) for value in values) > len(values) / 2:
+            small = name.lower()
+            with_suffix = sum(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in values)
+            usual = IMAGE_COLUMNS.index(small) if small in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
+            repeats = len(set(values)) < len(values)
+            ranks[name] = (with_suffix <= len(values) / 2, usual, repeats, small in NUMBERS)
+    return min(ranks, key=lambda name: ranks[name], default=None)
 
 
 def target_column(table: Table) -> str | None:

@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 from backbones.errors import UserError
 from backbones.files import check_regular
 from data.annotated import Annotated, AnnotatedData, left_out
-from data.files import IMAGE_SUFFIXES, find_below, is_hidden, spellings
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below, is_hidden, spellings
 from data.layouts.detection import (
-    IMAGE_FOLDERS,
     LISTS,
     XML_FOLDERS,
     image_folder,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,7 @@ from data.geo.s2 import Floats, Ints
 from data.image_file import BadImage, open_image
 from data.images import first_readable
 from data.rejects import Rejects
-from data.table import PEEK, POSITIONS, Images, delimiter_of, image_column, read_table
+from data.table import IMAGE_COLUMNS, PEEK, POSITIONS, Images, Table, delimiter_of, image_column
 from data.tar import Row
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-PATHS = ("path", "file", "image", "img_id", "id", "filename", "file_name", "photo")
 GPS_IFD = 0x8825
 NO_GPS = "no GPS position in its EXIF"
 GRID = 1 << 12  # a photo is divided into so many columns and rows, between which crops are drawn
@@ -57,6 +56,8 @@ def problem(latitude: float, longitude: float) -> str | None:
     """The reason why a position in degrees is not valid, if any."""
     if math.isnan(latitude) or math.isnan(longitude):
         return "without a position"
+    if latitude == longitude == 0:  # in the ocean: cameras write it before they know where they are
+        return "at latitude 0 and longitude 0"
     if abs(latitude) <= 90 and abs(longitude) <= 180:
         return None
     if 90 < abs(latitude) <= 180 and abs(longitude) <= 90:
@@ -76,14 +77,19 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         check_regular(path, None)
         images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter_of(file))
-            name_at, *degrees_at = _columns(path, next(reader, []), images)
+            delimiter = delimiter_of(file)
+            decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
+            header, *start = [*islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)] or [[]]
+            name_at, *degrees_at = _columns(Table(path, [name.strip() for name in header], start), images)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
+            next(reader, None)
             for row in reader:
                 if not row:
                     continue
                 total += 1
                 try:
-                    latitude, longitude = (float(row[i] or "nan") for i in degrees_at)
+                    latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
                     photo = images.find(row[name_at]) or root / row[name_at]
                     kind = problem(latitude, longitude)
                     if not os.path.abspath(photo).startswith(inside):
@@ -102,19 +108,17 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
     return Places(paths, np.array(positions))
 
 
-def _columns(path: Path, header: Sequence[str], images: Images) -> list[int]:
-    """The columns of path, latitude and longitude."""
-    names = [name.strip() for name in header]
-    small = [name.lower() for name in names]
+def _columns(table: Table, images: Images) -> list[int]:
+    """The columns of path, latitude and longitude; without any image, that of path by its name."""
+    small = [name.lower() for name in table.columns]
     found = []
-    for wanted, known in {"path": PATHS, **POSITIONS}.items():
+    for wanted, known in {"path": (*IMAGE_COLUMNS, "id"), **POSITIONS}.items():
         at = next((small.index(name) for name in known if name in small), None)
-        if at is None and wanted == "path" and len(names) > 1:
-            name = image_column(read_table(path, PEEK), images)
-            at = names.index(name) if name else None
+        if wanted == "path" and (name := image_column(table, images)) is not None:
+            at = table.columns.index(name)
         if at is None:
-            shown = " ".join(",".join(names).split())[:200]
-            raise UserError(f"{path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
+            shown = " ".join(",".join(table.columns).split())[:200]
+            raise UserError(f"{table.path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
         found.append(at)
     return found
 

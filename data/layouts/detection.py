@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.files import IMAGE_SUFFIXES, find_below
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
 from data.text import read_plain_yaml
 
-IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
 TXT_FOLDERS = ("labels", "label", "annotations")
 JSON_FOLDERS = ("annotations", "annotation", "labels", "json")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from data.layouts.folder import Folder, Layout
-from data.splits import SPLIT_NAMES, with_val
+from data.splits import SPLIT_NAMES, split_in_name, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
 # from a table and its column of images: the reason why it cannot be trained on, if any
@@ -110,19 +110,37 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
     if len(folder.folders) == 1 and not folder.images and not folder.split_folders():
         (name,) = folder.folders
         inside, place = folder.folders[name], f"{name}/"
-    splits = {split: name for split, name in inside.split_folders().items() if has_classes(inside.folders[name], 1)}
+    splits = splits_with_classes(inside)
     description = f"a folder for each {kind}"
     if "train" in splits:
         val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)
         if val and "val" not in splits:
             raise UserError(f"{inside.folders[val].path} has no folder for each {kind}, as {splits['train']} has")
-        named = {split: f"{place}{name}" for split, name in with_val(splits).items()}
+        named = {split: f"{place}{unwrapped(inside, name)[0]}" for split, name in with_val(splits).items()}
         settings = UNSET | named
         unused = [n for n in inside.folders if n.lower() in SPLIT_NAMES["test"] and n not in splits.values()]
         more = f", not {unused[0]}, which has none" if unused else ""
         yield Layout(option, f"{description}: {described(settings)}{more}", settings)
     elif has_classes(inside) and not inside.images:
         yield Layout(option, description, {"train": place.rstrip("/") or ".", "val": None})
+
+
+def splits_with_classes(folder: Folder) -> dict[str, str]:
+    """The splits that have class folders, with the names of their folders. Names with further words, such as
+    training_set, count if all folders with classes have one: any of them might be a class otherwise.
+    """
+    found = {split: n for split, n in folder.split_folders().items() if has_classes(unwrapped(folder, n)[1], 1)}
+    if found:
+        return found
+    names = [name for name in folder.folders if has_classes(unwrapped(folder, name)[1])]
+    splits = {split: name for name in names if (split := split_in_name(name))}
+    return splits if len(splits) == len(names) else {}
+
+
+def unwrapped(folder: Folder, name: str) -> tuple[str, Folder]:
+    """A sub-folder, or the only one in it if that has the same name, as some archives have it: path and folder."""
+    sub = folder.folders[name]
+    return (f"{name}/{name}", sub.folders[name]) if [*sub.folders] == [name] and not sub.images else (name, sub)
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:

@@ -85,6 +85,21 @@ def train_and_test(root: Path) -> None:
     tree(root, "data/train", "data/test", count=2)
 
 
+def sets(root: Path) -> None:
+    tree(root, "training_set", "test_set", count=2)
+
+
+def wrapped(root: Path) -> None:
+    """As Intel's scenes."""
+    tree(root, "seg_train/seg_train", "seg_test/seg_test", count=2)
+    images("seg_pred/seg_pred/1.png", root=root)
+
+
+def classes_with_words(root: Path) -> None:
+    """A class may be called train or test."""
+    tree(root, "test tube", "bottle", classes=("in", "out"))
+
+
 def flat_test(root: Path) -> None:
     """As in a contest: the test labels are not published."""
     tree(root, "train", "val", count=2)
@@ -131,6 +146,9 @@ def shards(root: Path) -> None:
         (class_splits, "folders", ["a", "b"], [4, 4, 4]),
         (train_and_test, "folders", ["a", "b"], [4, 4, 4]),
         (flat_test, "folders", ["a", "b"], [4, 4, 4]),
+        (sets, "folders", ["a", "b"], [4, 4, 4]),
+        (wrapped, "folders", ["a", "b"], [4, 4, 4]),
+        (classes_with_words, "folders", ["bottle", "test tube"], [16, 4, 4]),
         (class_folders, "folders", ["a", "b"], [16, 4, 4]),
         (imagenet, "imagenet", ["n01440764 tench", "n02100735 English setter", "n02119789 kit fox"], [6, 5, 5]),
         (huggingface, "csv", ["0", "1"], [4, 4, 4]),
@@ -166,6 +184,18 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     assert found == "a folder for each class: train, val, not test, which has none"
 
 
+def test_class_folders_without_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, "train", classes="abc")
+    tree(tmp_path, "val", classes="b")  # one is enough to measure
+    for name in ("train/not sure", "val/not sure", "val/a"):
+        (tmp_path / name).mkdir()
+    _, data = opened("classification", tmp_path)
+    assert (data.labels, counts(data)) == (["a", "b", "c"], [15, 5, 5])
+    told = [message for message in caplog.messages if "no images" in message]
+    where = tmp_path / "train"
+    assert told == [f"{where}: left out 1 of 4 class folders, which have no images; the first is not sure"]
+
+
 def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:
     for i in range(SAMPLE + 200):
         (tmp_path / f"{i}.png").touch()
@@ -187,7 +217,7 @@ def test_stanford_dogs(dogs: Path) -> None:
 @pytest.mark.parametrize("option", ["faces_csv", "csv"])
 def test_attributes(option: str, tmp_path: Path) -> None:
     images(*(f"{i}.png" for i in range(10)), root=tmp_path)
-    rows = [f"{i}.png,{i},{'yes' if i % 2 else 'No'},{i % 2 or -1},shirt" for i in range(9)]
+    rows = [f"{i}.png,{i},{('No', 'yes', 'n', 'Y')[i % 4]},{i % 2 or -1},shirt" for i in range(9)]
     table(tmp_path, "faces.csv", "photo,age,hat,beard,coat", *rows, "9.png,3,,TRUE,dress")
     more = () if option == "faces_csv" else ("data=csv", "data.train=faces.csv")
     overrides, _ = recognized(["task=faces", f"data.root={tmp_path}", "task.resolution=32", *more])
@@ -240,7 +270,7 @@ def test_places(tmp_path: Path) -> None:
     assert (option, [len(p) for p in positions]) == ("places", [8, 2, 2])
     assert not positions[0] & positions[1]
     for split in ("train", "val"):
-        records = [{"lat": float(i), "LON": float(i)} for i in range(4)] * 4
+        records = [{"lat": float(i), "LON": float(i)} for i in range(1, 5)] * 4
         shard(tmp_path / "shards" / split / "0.tar", *records)
     option, data = opened("geo", tmp_path / "shards", *cells)
     assert (option, data.num_images("train")) == ("place_shards", 16)
@@ -324,7 +354,7 @@ def test_a_run_by_the_root_alone(task: str, tmp_path: Path, capsys: pytest.Captu
     if task == "faces":
         table(root, "faces.csv", "image,hat", *(f"{name},{i % 2}" for i, name in enumerate(names)))
     if task == "geo":
-        table(root, "places.csv", "image,lat,lon", *(f"{name},{i},{i}" for i, name in enumerate(names)))
+        table(root, "places.csv", "image,lat,lon", *(f"{name},{i},{i}" for i, name in enumerate(names, 1)))
     more = ("data.min_photos=1", "data.max_photos=[20]") if task == "geo" else ()
     tiny = ("backbone.alpha=0.05", "task.resolution=32", "data.batch_size=8", "data.workers=0", "trainer.max_epochs=1")
     quick = ("trainer.precision=32", "trainer.log_every=1", "trainer.progress_bar=false", "logger.images=0")

@@ -48,9 +48,9 @@ def strange_class(root: Path) -> None:
     images("val/c/1.png", root=root)
 
 
-def empty_class(root: Path) -> None:
-    tree(root, "train", "val")
-    (root / "val" / "c").mkdir()
+def one_class(root: Path) -> None:
+    tree(root, "train", "val", classes="a")
+    (root / "train" / "b").mkdir()
 
 
 def strange_row(root: Path) -> None:
@@ -83,7 +83,7 @@ def unnamed_shards(root: Path) -> None:
         (two_tables, r"has the tables a\.csv and b\.csv: choose one with data=csv data\.train="),
         (flat_val, "val has no folder for each class, as train has"),
         (strange_class, "val has a class that train lacks: c"),
-        (empty_class, r"val/c has no images \(1 of 3 classes are empty\)"),
+        (one_class, r"train has 1 class folders \(a\) with images; at least 2 are needed"),
         (strange_row, r"val\.tsv has a class that train lacks: 7"),
         (
             few_have_images,

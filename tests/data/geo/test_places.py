@@ -39,16 +39,24 @@ def test_paths_are_below_the_root_and_columns_may_be_named_otherwise(tmp_path: P
     assert places.positions.tolist() == [[48.8584, 2.2945], [-90, -180]]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimals_of_spreadsheets_and_headers_of_exiftool(separator: str, tmp_path: Path) -> None:
+    rows = ("photo,GPSLatitude,GPSLongitude", "a.jpg,48#8584,-2#2945")
+    path = table(tmp_path, "\n".join(rows).replace(",", separator).replace("#", ","))
+    assert read_csv(path, tmp_path, 0).positions.tolist() == [[48.8584, -2.2945]]
+
+
 def test_a_few_unusable_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    good = [f"{i}.jpg,{i % 90},{i}" for i in range(95)]
-    bad = ["a.jpg,91,181", "b.jpg,120.5,45", "c.jpg,-130,20", "d.jpg,,3", "e.jpg,north,3"]
+    good = [f"{i}.jpg,{i % 90},{1 + i}" for i in range(95)]
+    bad = ["a.jpg,91,181", "b.jpg,120.5,45", "c.jpg,-130,20", "d.jpg,,3", "e.jpg,north,3", "f.jpg,0.0,0"]
     path = table(tmp_path, HEADER + "\n".join([*good, *bad]))
     with caplog.at_level(logging.WARNING):
-        assert len(read_csv(path, tmp_path, 0.05)) == 95
+        assert len(read_csv(path, tmp_path, 0.06)) == 95
     assert caplog.messages == [
-        f"{path}: 5 of 100 rows cannot be used: 1 out of range (first: line 97, a.jpg,91,181), "
+        f"{path}: 6 of 101 rows cannot be used: 1 out of range (first: line 97, a.jpg,91,181), "
         "2 with latitude and longitude swapped (first: line 98, b.jpg,120.5,45), "
-        "1 without a position (first: line 100, d.jpg,,3), 1 without numbers (first: line 101, e.jpg,north,3)"
+        "1 without a position (first: line 100, d.jpg,,3), 1 without numbers (first: line 101, e.jpg,north,3), "
+        "1 at latitude 0 and longitude 0 (first: line 102, f.jpg,0.0,0)"
     ]
 
 
@@ -120,6 +128,7 @@ def test_hemispheres(tmp_path: Path) -> None:
         ({1: "?", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)}, "no GPS position in its EXIF"),
         ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "a GPS position out of range"),
         ({1: "N", 2: (1.0, 0.0, 0.0)}, "no GPS position in its EXIF"),
+        ({1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)}, "a GPS position at latitude 0 and longitude 0"),
     ],
 )
 def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path
     assert exif_position(path) == words
     said = "none of its 1 photos has a GPS position in its EXIF; give a table with latitude and longitude"
     if words != "no GPS position in its EXIF":
-        said = r"1 of 1 photos cannot be used: 1 with a GPS position out of range \(first: a\.jpg\)$"
+        said = rf"1 of 1 photos cannot be used: 1 with {words} \(first: a\.jpg\)$"
     with pytest.raises(UserError, match=said):
         read_folder(tmp_path)
     assert not has_positions(tmp_path)
