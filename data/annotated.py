@@ -119,7 +119,8 @@ class AnnotatedData(DetectionData):
             labels = np.array([label[name] for name in image.names], np.int64)[kept]
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
             difficult = np.array(image.difficult or [False] * len(kept), bool)[kept]
-            records.append(Record(image.path, i, boxes, labels, areas, np.zeros(len(boxes), bool), difficult))
+            crowd = np.zeros(len(boxes), bool)
+            records.append(Record(image.path, i, boxes, labels, areas, crowd, difficult, image.size))
         report_dropped(f"{self.root}, {split}", dropped)
         return records
 

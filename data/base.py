@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from backbones.errors import UserError
 from backbones.processors import usable_cores
+from data.files import unread
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, count, ignore_signals
 from data.splits import FILE as SPLITS_FILE
@@ -187,6 +188,11 @@ class SuiteData(Base):
         for split in SPLITS[:2]:
             self.dataset(split)
         self.build_dataset("test")
+
+    def warn_of_unread(self, images: Iterable[Path]) -> None:
+        """Logs how many files beside the images are photos of formats that are not read."""
+        if words := unread({path.parent for path in images}):
+            log.warning("%s: %s", self.root, words)
 
     def summary(self) -> str:
         """How many images the opened splits have, as far as is known."""

@@ -174,6 +174,11 @@ class ClassificationData(SuiteData):
             rows.append(Row(path, facts | ({"box": [float(x) for x in box]} if box else {})))
         return rows
 
+    def check(self) -> None:
+        super().check()
+        own = [d.samples for d in self.datasets.values() if isinstance(d, ImageSet)]  # a stream has no files
+        self.warn_of_unread(sample.path for samples in own for sample in samples)
+
     def examples(self) -> dict[str, int]:
         dataset = self.dataset("train")
         samples = dataset.samples if isinstance(dataset, ImageSet) else []  # unknown for a stream

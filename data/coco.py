@@ -42,8 +42,9 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         for i, image in enumerate(content["images"]):  # with new ids: the file's own may be of any type
             path, own = image_path(images, image["file_name"], inside), rows[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
-            kept = usable(boxes, (float(image.get("width") or 0), float(image.get("height") or 0)), path, dropped)
-            records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep]))
+            size = float(image.get("width") or 0), float(image.get("height") or 0)
+            kept = usable(boxes, size, path, dropped)
+            records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep], size))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if not names:
@@ -92,13 +93,25 @@ def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> 
             raise UserError(
                 f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
             )
-        x, y, width, height = annotation["bbox"]
+        x, y, width, height = annotation["bbox"] if "bbox" in annotation else _around(annotation, annotations)
         box = np.array([x, y, x + width, y + height], np.float64)
         area = float(annotation.get("area", width * height))
         area = area if math.isfinite(area) else float(width * height)
         crowd = bool(annotation.get("iscrowd", 0))
         rows[annotation["image_id"]].append((box, label[annotation["category_id"]], area, crowd))
     return rows
+
+
+def _around(annotation: dict[str, Any], annotations: Path) -> tuple[float, float, float, float]:
+    """The box, as COCO writes it, around an annotation's polygons."""
+    polygons = annotation.get("segmentation")
+    if not isinstance(polygons, list) or not polygons:
+        raise UserError(
+            f"{annotations}: annotation {annotation.get('id')} has no bbox, nor polygons: export with boxes"
+        )
+    points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right - left, bottom - top
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -110,8 +123,8 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def record(path: Path, image_id: int, rows: list[Row]) -> Record:
-    """A record from the rows of its objects; without any it is a negative image."""
+def record(path: Path, image_id: int, rows: list[Row], size: tuple[float, float] = (0.0, 0.0)) -> Record:
+    """A record from the rows of its objects, and its annotated size; without any rows it is a negative image."""
     boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Record(
         path,
@@ -121,6 +134,7 @@ def record(path: Path, image_id: int, rows: list[Row]) -> Record:
         np.array(areas, np.float64),
         np.array(crowd, bool),
         np.zeros(len(rows), bool),
+        size,
     )
 
 

@@ -1,6 +1,7 @@
 """What all detection data sets share: records, samples, batches and loaders."""
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # Epochs that begin in this share of the training have mosaics (YOLOX, arXiv 2107.08430, section 2.1).
 MOSAIC_UNTIL = 0.8
+SAMPLE = 200  # images of a split whose size is compared with the annotated one
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Record:
     areas: np.ndarray  # (N,) pixels, of the object's outline if the data has one
     crowd: np.ndarray  # (N,) bool: regions to ignore rather than objects
     difficult: np.ndarray  # (N,) bool: objects that the metrics ignore, each with its first detection
+    size: tuple[float, float] = (0.0, 0.0)  # annotated width and height; 0 if not annotated
 
 
 def objects(record: Record) -> list[dict[str, Any]]:
@@ -294,9 +297,26 @@ class DetectionData(SuiteData):
 
     def check(self) -> None:
         super().check()
+        self.warn_of_unread(r.path for s in SPLITS for r in self.records(s))
+        for split in SPLITS[:2]:
+            self.warn_of_sizes(split)
         seen = {s: {int(label) for r in self.records(s) for label in r.labels} for s in SPLITS[:2]}
         if lacking := [self.labels[label] for label in sorted(seen["val"] - seen["train"])]:
             log.warning("%s: val has classes that train lacks: %s", self.root, ", ".join(lacking))
+
+    def warn_of_sizes(self, split: Split) -> None:
+        """Logs if over a tenth of a sample of a split's images have another size than was annotated."""
+        known = [record for record in self.records(split) if min(record.size) > 0]
+        sample = known[:: math.ceil(len(known) / SAMPLE) or 1]
+        pairs = [(record, found) for record in sample if (found := image_size(record.path))]
+        wrong = [(record, found) for record, found in pairs if record.size != found]
+        if 10 * len(wrong) > len(pairs):
+            (width, height), size = wrong[0][0].size, "{} x {}".format(*wrong[0][1])
+            log.warning(
+                "%s: %d of %d %s images that were looked at have another size than was annotated, such as %s: "
+                "%g x %g annotated, %s found (turned as EXIF says); boxes may not fit: annotate these files again",
+                *(self.root, len(wrong), len(pairs), split, wrong[0][0].path.name, width, height, size),
+            )
 
     def summary(self) -> str:
         records = {split: self.records(split) for split in SPLITS}

@@ -5,14 +5,17 @@ import os
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
 from backbones.files import sync, sync_all
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+# Photos of phones and cameras that are not read.
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 
 
@@ -72,6 +75,17 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
+def unread(folders: Iterable[Path]) -> str:
+    """What to do about the photos in folders, without their sub-folders, whose format is not read; empty if there are
+    none.
+    """
+    names = (n for folder in folders if folder.is_dir() for n in os.listdir(folder) if not is_hidden(n))
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD_SUFFIXES)
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"{listed} files are not read: convert them to JPEG" if listed else ""
+
+
 def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     """The images that a file name, a folder or a glob names; an existing path is never read as a pattern. Errors name
     the `setting`.
@@ -87,8 +101,14 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     else:
         matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each file once
+    if not found and (words := unread([path])):
+        raise UserError(f"{setting}={wanted}: {words}")
+    if not found and not wanted:
+        raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
     if not found:
         raise UserError(f"{setting}={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
+    if all(file.suffix.lower() in UNREAD_SUFFIXES for file in found):
+        raise UserError(f"{setting}={wanted}: {found[0].suffix} files are not read: convert them to JPEG")
     return found
 
 

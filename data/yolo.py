@@ -89,6 +89,13 @@ class YoloData(AnnotatedData):
             log.info(words, path, without, len(images))
         wrong: list[str] = []
         found = [self._annotated(image, label, wrong) for image, label in zip(images, labels, strict=True)]
+        boxes = [(box, image.size) for image in found for box in image.boxes]
+        far = sum(box[2] > 2 * width and box[3] > 2 * height for box, (width, height) in boxes)
+        if 2 * far > len(boxes):
+            raise UserError(
+                f"{next(filter(None, labels))}: most boxes have values far over 1, as if they were pixels; YOLO's are "
+                "shares of the image's width and height: divide them by these"
+            )
         left_out(
             path,
             "rows of labels that are not: class x y width height",

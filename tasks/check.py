@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from backbones.errors import UserError
 from data.layouts import Ambiguous, Layout, Unknown
+from data.layouts.images import Guess, Unlabelled
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import recognized
 from tasks.engine.parts import JOINT, is_joint
@@ -26,24 +27,30 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     """
     if any(o.startswith(CHOSEN) for o in overrides) or not any(o.startswith("data.root=") for o in overrides):
         return recognized(overrides)
-    first = None
+    guess, errors = None, []
     for task in TASKS:
         try:
             given, layout = recognized([f"task={task}", *overrides])
+            root = Path(load_config(given, "check")["data"]["root"])  # fails for a setting that this task lacks
         except Ambiguous:
             raise
         except UserError as error:
-            first = first or error
-        else:
-            if layout and not fits_any_images(layout, Path(load_config(given, "check")["data"]["root"])):
+            errors += [] if guess else [error]  # later tasks complain that a table does not have their columns
+            continue
+        if layout and not fits_any_images(layout, root):
+            if not isinstance(layout, Guess) or any(o.startswith("data.target=") for o in overrides):
                 return given, layout
-    assert first
-    if isinstance(first, Unknown):
+            guess = guess or (given, layout)
+    # the most telling error: not that a layout is unknown, if anything else is wrong
+    told = next((e for e in errors if not isinstance(e, Unknown | Unlabelled)), errors[0])
+    if guess and isinstance(told, Unknown):
+        return guess
+    if isinstance(told, Unknown):
         raise UserError(
-            f"{first.seen}. Boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per "
+            f"{told.seen}. Boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per "
             "box, classes from a folder for each class; for other data name the task with task="
         )
-    raise first
+    raise told
 
 
 def fits_any_images(layout: Layout, root: Path) -> bool:
@@ -75,6 +82,7 @@ def check(overrides: Sequence[str]) -> "Survey":
         )
     from backbones.console import Console
     from tasks.engine.start import build_data, setup
+    from tasks.inspect.contents import reader_warnings
     from tasks.inspect.page import write_page
     from tasks.inspect.report import show
     from tasks.inspect.survey import survey
@@ -91,6 +99,12 @@ def check(overrides: Sequence[str]) -> "Survey":
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     Console().print(f"see {output}", soft_wrap=True)
+    with reader_warnings():  # which the report has
+        try:
+            data.check()
+        except UserError as error:
+            Console().print(f"training would fail: {error}", soft_wrap=True)
+            return found
     if layout:
         settings = [f"task={config['groups']['task']}", *(o for o in given if o.startswith("data."))]
         Console().print(f"train with: python -m tasks.run {shlex.join(settings)}", soft_wrap=True)

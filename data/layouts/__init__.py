@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backbones.errors import UserError
+from data.files import UNREAD_SUFFIXES
 from data.layouts import detection, images
 from data.layouts.folder import Folder, Layout
 
@@ -27,8 +28,6 @@ WANTED = {
     "export your labels as one of these",
     "_identities": "give a folder of images for each person",
 }
-# Photos of phones and cameras that are not read.
-UNREAD = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 
 
 class Ambiguous(UserError):
@@ -49,6 +48,8 @@ def recognize(root: Path, family: str) -> Layout:
     Raises:
         UserError: there is no such folder, or it has no images; Unknown if no layout fits; Ambiguous if several do.
     """
+    if root.is_file():
+        raise UserError(f"data.root={root} is a file: give a folder; if it is an archive, unpack it first")
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
     folder = Folder(root)
@@ -73,7 +74,7 @@ def refusal(folder: Folder, family: str) -> UserError:
     images = sum(len(f.images) for f in folders)
     labels, unread = (
         ", ".join(f"{count} {suffix}" for suffix in suffixes if (count := sum(len(f.files(suffix)) for f in folders)))
-        for suffixes in (LABELS, UNREAD)
+        for suffixes in (LABELS, UNREAD_SUFFIXES)
     )
     with_labels = f"{labels} files" if labels else "no files of labels"
     if images:

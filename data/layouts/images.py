@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,16 @@ FOLDERS = 100  # most sub-folders that are searched for images
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
 UNSET = {"train": None, "val": None, "test": None}
+EXAMPLE = "samplesubmission"  # Kaggle's table of the answers' format, whose labels are not true
+
+
+@dataclass(frozen=True)
+class Guess(Layout):
+    """A layout that is assumed because no other of its family fits."""
+
+
+class Unlabelled(UserError):
+    """Images without labels."""
 
 
 def classification(folder: Folder) -> Iterator[Layout]:
@@ -30,7 +41,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
     else:
         found = [*shards(folder, "shards"), *tables(folder, "csv", without_classes)]
         found += class_folders(folder, "folders", "class")
-        found = found or [*tables(folder, "csv", accept_any)]
+        found = found or [Guess(**vars(layout)) for layout in tables(folder, "csv", accept_any)]
         if not found:
             complain(folder, accept_any)
         if not found and (images := first_images(folder)):
@@ -39,7 +50,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
                 if len(plain) > 1:
                     hint = "data=folders data.train=. data.val=null" if place is folder else "data=folders"
                     raise UserError(f"{place.path}: if {plain[0]} and {plain[1]} are classes, set {hint}")
-            raise UserError(
+            raise Unlabelled(
                 f"{images.path} has images without labels: put those of each class into a folder of its own, "
                 "or name them and their classes in a CSV file"
             )
@@ -112,6 +123,13 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
         inside, place = folder.folders[name], f"{name}/"
     splits = splits_with_classes(inside)
     description = f"a folder for each {kind}"
+    plain = has_classes(inside) and not inside.images
+    images, annotated = with_xml(folder) if "train" in splits or plain else (0, 0)
+    if 2 * annotated > images:
+        raise UserError(
+            f"{folder.path} has folders with .xml files of boxes beside the images, as Pascal VOC has them: to train "
+            f"on the boxes, put all images and .xml files into one folder; otherwise set data={option}"
+        )
     if "train" in splits:
         val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)
         if val and "val" not in splits:
@@ -121,7 +139,7 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
         unused = [n for n in inside.folders if n.lower() in SPLIT_NAMES["test"] and n not in splits.values()]
         more = f", not {unused[0]}, which has none" if unused else ""
         yield Layout(option, f"{description}: {described(settings)}{more}", settings)
-    elif has_classes(inside) and not inside.images:
+    elif plain:
         yield Layout(option, description, {"train": place.rstrip("/") or ".", "val": None})
 
 
@@ -141,6 +159,14 @@ def unwrapped(folder: Folder, name: str) -> tuple[str, Folder]:
     """A sub-folder, or the only one in it if that has the same name, as some archives have it: path and folder."""
     sub = folder.folders[name]
     return (f"{name}/{name}", sub.folders[name]) if [*sub.folders] == [name] and not sub.images else (name, sub)
+
+
+def with_xml(folder: Folder, depth: int = 3) -> tuple[int, int]:
+    """How many images some of the sub-folders have, and how many of them have an .xml file of the same name."""
+    images, files = ({Path(name).stem for name in names} for names in (folder.images, folder.files(".xml")))
+    counts = [(len(images), len(images & files))]
+    counts += [with_xml(inside, depth - 1) for inside in islice(folder.folders.values(), 10 if depth else 0)]
+    return sum(count for count, _ in counts), sum(count for _, count in counts)
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:
@@ -185,7 +211,8 @@ def table_names(folder: Folder) -> list[str]:
     inside = (
         (name, table) for name in folder.split_folders().values() for table in folder.folders[name].files(*SUFFIXES)
     )
-    return [*folder.files(*SUFFIXES), *(f"{name}/{table}" for name, table in inside)]
+    names = [*folder.files(*SUFFIXES), *(f"{name}/{table}" for name, table in inside)]
+    return [name for name in names if re.sub(r"[^a-z]", "", Path(name).stem.lower()) != EXAMPLE]
 
 
 def split_of_table(name: str) -> str | None:
@@ -199,7 +226,8 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
     try:
         table = read_table(path, PEEK)
     except UserError as error:
-        return str(error)
+        encoded = isinstance(error.__cause__, UnicodeDecodeError)  # Excel writes cp1252 or UTF-16
+        return f"{path} is not UTF-8: save it as UTF-8" if encoded else str(error)
     images = image_column(table, Images(path, root))
     if images is None:
         return f"{path}: no column names images below {path.parent}; its columns are {table.names}"

@@ -12,6 +12,7 @@ FELL_BACK = 0.03  # drop since the best value, relative to it
 HARDLY = 0.05  # if higher is better: a best value below this is too low to judge by its changes
 LEFT = 0.005  # so close to the maximum, changes say nothing either
 FEW = 30  # training examples of a class
+LEAST = 20  # validation images, of which the metric says something
 
 
 class Point(NamedTuple):
@@ -28,12 +29,17 @@ def what_limited(
     examples: Mapping[str, int] | None = None,
     by_class: Mapping[str, float] | None = None,
     highest: float | None = 1.0,
+    validated: float = math.inf,
 ) -> list[str]:
-    """Sentences about a finished training; none if nothing stands out. Training `examples` and
-    the metric `by_class` are by class name. `highest` is the maximum of a metric for which higher is better.
+    """Sentences about a finished training; none if nothing stands out. Training `examples` and the metric `by_class`
+    are by class name; `highest` is the maximum of a metric for which higher is better; `validated` is the number of
+    validation images.
     """
     points = [p for p in history if math.isfinite(p.primary)]
     told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""
+    if validated < LEAST:  # one image more or less changes such a curve
+        told = f"validation images: {validated:.0f}; the metric of so few says little, add more"
+        by_class = {}
     return [text for text in (told, _few_examples(examples or {}, by_class or {})) if text]
 
 

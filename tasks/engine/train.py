@@ -267,7 +267,9 @@ def fit(
     own = f"{module.primary}/"
     by_class = {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own) and v != ABSENT}
     highest = None if config.get("multitask", {}).get("references") else 1.0  # relative to references it may exceed 1
-    facts["limits"] = what_limited(report.history, module.mode, data.examples(), by_class, highest)
+    facts["limits"] = what_limited(
+        report.history, module.mode, data.examples(), by_class, highest, data.num_images("val")
+    )
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
         if isinstance(trainer.logger, RunLogger):

@@ -68,7 +68,7 @@ def read(data: SuiteData) -> Contents:
     """
     if isinstance(data, LabelledShards):
         raise UserError("shards are not checked: only data whose images are files")
-    with noted() as notes, _warnings() as warnings:
+    with noted() as notes, reader_warnings() as warnings:
         if isinstance(data, DetectionData):
             return _columns(data.labels, {s: data.records(s) for s in SPLITS}, notes, warnings)
         if isinstance(data, IdentityData):  # each split numbers its own people
@@ -83,7 +83,7 @@ def read(data: SuiteData) -> Contents:
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def reader_warnings() -> Iterator[list[str]]:
     """Collects the readers' warnings for the report, instead of the terminal."""
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)

@@ -1,21 +1,22 @@
 """Checks single image files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data.files import IMAGE_SUFFIXES, is_hidden
+from data.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_hidden
 from tasks.inspect.contents import Contents
 from tasks.inspect.files import ABSENT, FileInfo
 from tasks.inspect.findings import Example, Finding, finding
 
 SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg"},
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "PNG": {".png"},
     "WEBP": {".webp"},
     "BMP": {".bmp"},
     "TIFF": {".tif", ".tiff"},
+    "GIF": {".gif"},
 }
 MODES = {
     "RGBA": "transparency, which is left out",
@@ -96,16 +97,19 @@ def findings(contents: Contents, infos: Sequence[FileInfo]) -> Iterator[Finding]
     if contents.boxes is not None:
         hint += ", and their boxes refer to the upright image: see whether they fit"
     yield from finding("rotated", "images with an EXIF rotation", rotated, hint, contents.boxes is not None)
-    lone = [Example(path, "no split lists it") for path in _unlisted(contents.paths)]
+    unread = [Example(path, f"{path.suffix} is not read") for path in _beside(contents.paths, UNREAD_SUFFIXES)]
+    yield from finding("unread", "photos of formats that are not read", unread, "convert them to JPEG")
+    lone = [Example(path, "no split lists it") for path in _beside(contents.paths, IMAGE_SUFFIXES)]
     yield from finding("unlisted", "images that no split lists", lone, "they are not used", False)
 
 
-def _unlisted(paths: Sequence[Path]) -> list[Path]:
+def _beside(paths: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
+    """The other files with these suffixes in the folders of images."""
     known = set(paths)
     return [
         path
         for folder in sorted({path.parent for path in paths})
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name) and path not in known
+        if path.suffix.lower() in suffixes and not is_hidden(path.name) and path not in known
     ]

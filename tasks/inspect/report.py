@@ -10,7 +10,9 @@ from tasks.inspect.figures import Histogram, by_split, formats, histograms, size
 from tasks.inspect.findings import Finding
 from tasks.inspect.survey import Survey
 
-WIDTH = 80  # columns at most
+WIDTH = 120  # columns at most
+GAP = 2  # columns between those of a table
+TITLE = 48  # columns of a finding's title at most; longer ones are wrapped
 NAME = 24  # characters of a file's name
 BAR = 24  # columns of a histogram's longest bar
 
@@ -31,7 +33,7 @@ def show(survey: Survey, root: Path, description: str) -> None:
     for histogram in histograms(survey):
         console.print(histogram.title, style="bold")
         console.print(_bars(histogram))
-    console.print(_odd(survey.findings) if survey.findings else "no findings")
+    console.print(_odd(survey.findings, console.width) if survey.findings else "no findings")
     if survey.decoded < len(set(contents.paths)):
         console.print(f"only {survey.decoded:,} images were decoded and checked for faults of pixels")
     for advice in survey.advice:
@@ -39,7 +41,7 @@ def show(survey: Survey, root: Path, description: str) -> None:
 
 
 def _table(*head: str) -> Table:
-    return Table(*head, box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    return Table(*head, box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False)
 
 
 def _bars(histogram: Histogram) -> Table:
@@ -51,11 +53,14 @@ def _bars(histogram: Histogram) -> Table:
     return bars
 
 
-def _odd(findings: list[Finding]) -> Table:
+def _odd(findings: list[Finding], width: int) -> Table:
     table = _table("", "finding", "for example")
     table.columns[0].justify = "right"
-    table.columns[1].min_width = 34
+    counts, titles = max(len(f"{f.count:,}") for f in findings), min(TITLE, max(len(f.title) for f in findings))
+    table.columns[1].width = titles
     table.columns[2].no_wrap = True
+    # a long one would push the others out
+    table.columns[2].max_width = max(8, width - counts - titles - 2 * (GAP + 1) - 2)
     for finding in findings:
         example = finding.examples[0]
         name = f"{_short(example.path.name)}: " if example.path else ""

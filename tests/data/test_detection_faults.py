@@ -236,3 +236,50 @@ def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
     labels, (record,) = read_coco(tmp_path / "a.json", tmp_path)
     assert labels == ["raccoon", "cat"]
     assert record.labels.tolist() == [0, 0, 1]
+
+
+def test_images_that_were_turned_or_resized_after_annotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "val"):
+        photos(tmp_path / split, names(split, 10))
+        coco(tmp_path / f"{split}.json", tmp_path / split, names(split, 10))
+        content = json.loads((tmp_path / f"{split}.json").read_text())
+        wrong = 2 if split == "train" else 1  # a tenth is tolerated
+        for i, image in enumerate(content["images"]):
+            image |= {"width": 30, "height": 40} if i < wrong else {"width": 40, "height": 30}
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    read(tmp_path).check()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "2 of 10 train images that were looked at have another size than was annotated" in said
+    assert "train0.jpg: 30 x 40 annotated, 40 x 30 found" in said
+
+
+def test_photos_of_unread_formats_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yolo_set(tmp_path)
+    for name in ("a.HEIC", "b.heic", "c.dng", ".d.heic"):
+        (tmp_path / "images" / "train" / name).touch()
+    read(tmp_path).check()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [f"{tmp_path}: 1 .dng, 2 .heic files are not read: convert them to JPEG"]
+
+
+def test_yolo_with_pixels_is_named_as_such(tmp_path: Path) -> None:
+    yolo_set(tmp_path)
+    txts(tmp_path / "labels" / "train", names("train", 4), "{} 14 10.5 20 15\n")
+    with pytest.raises(UserError, match="most boxes have values far over 1, as if they were pixels"):
+        read(tmp_path).check()
+
+
+def test_coco_without_boxes_has_those_around_its_polygons(tmp_path: Path) -> None:
+    photos(tmp_path / "images", ["a0"])
+    coco(tmp_path / "a.json", tmp_path / "images", ["a0"])
+    content = json.loads((tmp_path / "a.json").read_text())
+    (annotation,) = content["annotations"]
+    del annotation["bbox"]
+    for polygons, box in (([[4, 3, 10, 3, 10, 9], [20, 5, 24, 18, 22, 6]], [4, 3, 24, 18]), ([], None)):
+        annotation["segmentation"] = polygons
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        if box:
+            assert read_coco(tmp_path / "a.json", tmp_path / "images")[1][0].boxes.tolist() == [box]
+        else:
+            with pytest.raises(UserError, match="has no bbox, nor polygons: export with boxes"):
+                read_coco(tmp_path / "a.json", tmp_path / "images")

@@ -1,11 +1,15 @@
-"""Folders that are written completely or not at all."""
+"""Images by name, and folders that are written completely or not at all."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from data.files import atomic_folder
+from backbones.errors import UserError
+from data.files import atomic_folder, find_images, images_in
+from data.images import read_image
 
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -37,3 +41,23 @@ def test_the_old_folder_is_in_place_while_the_new_one_reaches_the_disk(
         (folder / "a").write_text("new")
     assert seen == ["old", "old", "new"]  # the file, the folder, and the folder that holds it
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_what_is_not_found_or_not_read_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.HEIC").touch()
+    for wanted in (tmp_path / "a.HEIC", tmp_path, tmp_path / "*.HEIC"):
+        with pytest.raises(UserError, match=r"files are not read: convert (it|them) to JPEG"):
+            find_images(str(wanted))
+    with pytest.raises(UserError, match="input= is missing: give a file, a folder or a quoted glob"):
+        find_images(None)
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif"])
+def test_less_usual_suffixes(name: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    several: dict[str, Any] = {"save_all": True, "append_images": frames[1:]} if name == "a.gif" else {}
+    frames[0].save(tmp_path / name, **several)
+    assert images_in(tmp_path) == [tmp_path / name]
+    pixels, size = read_image(tmp_path / name, 8)
+    assert size == (8, 8)
+    assert pixels[0].min() > 200  # the first frame

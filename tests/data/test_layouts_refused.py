@@ -140,3 +140,25 @@ def test_no_run_folder_is_left_by_data_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has a class that train lacks: c"):
         execute(["task=classification", f"data.root={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"])
     assert not (tmp_path / "runs").exists()
+
+
+def test_boxes_beside_images_in_sub_folders_are_not_taken_for_classes(tmp_path: Path) -> None:
+    images("day 1/1.png", "day 1/2.png", "day 2/3.png", "day 2/4.png", root=tmp_path)
+    assert opened("classification", tmp_path)
+    for name in ("day 1/1.xml", "day 1/2.xml", "day 2/3.xml"):
+        table(tmp_path, name, "<annotation/>")
+    with pytest.raises(UserError, match=r"has folders with \.xml files of boxes beside the images"):
+        execute(["task=classification", f"data.root={tmp_path}"])
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").touch()
+    with pytest.raises(UserError, match=r"set\.zip is a file: give a folder; if it is an archive, unpack it first"):
+        execute(["task=detection", f"data.root={tmp_path / 'set.zip'}"])
+
+
+def test_photos_of_unread_formats_beside_those_of_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, "train", "val")
+    (tmp_path / "train" / "a" / "9.HEIC").touch()
+    opened("classification", tmp_path)
+    assert "1 .heic files are not read: convert them to JPEG" in caplog.text

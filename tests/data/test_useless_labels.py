@@ -106,7 +106,7 @@ def test_a_voc_list_with_a_byte_order_mark_has_its_first_image(tmp_path: Path) -
 
 
 def test_a_voc_list_that_is_not_utf8(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.txt cannot be read: 'utf-8' codec can't decode") as error:
+    with pytest.raises(UserError, match=r"train\.txt cannot be read: it is not UTF-8: save it as UTF-8") as error:
         voc_folder(tmp_path, b"caf\xe9\n", voc_xml((1, 1, 20, 20))).records("train")
     assert "\n" not in str(error.value)
 
