@@ -54,7 +54,10 @@ def test_what_is_not_found_or_not_read_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif"])
 def test_less_usual_suffixes(name: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / name, **({"save_all": True, "append_images": frames[1:]} if name == "a.gif" else {}))
+    if name == "a.gif":
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    else:
+        frames[0].save(tmp_path / name)
     assert images_in(tmp_path) == [tmp_path / name]
     pixels, size = read_image(tmp_path / name, 8)
     assert size == (8, 8)
