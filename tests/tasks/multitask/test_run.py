@@ -153,7 +153,7 @@ def test_a_teacher_of_a_task_is_asked_only_where_it_is_named(
     module.on_save_checkpoint(content)
     torch.save(content, tmp_path / "x.ckpt")
     result = command("predict", f"ckpt={tmp_path / 'x.ckpt'}", "mode=test")
-    assert "error: this needs the run's teacher, which is used only if you name it: teacher=" in result.stderr
+    assert "error: faces: this needs the run's teacher, which is used only if you name it: teacher=" in result.stderr
     photos = sorted((faces / "people").rglob("*.jpg"))
     rows = [f"{photo.parent.name}/{photo.name},{i % 2},{i % 3 / 2}" for i, photo in enumerate(photos)]
     (tmp_path / "mine.csv").write_text("\n".join(["file,a,b", *rows]))
