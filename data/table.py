@@ -183,12 +183,13 @@ def image_column(table: Table, images: Images) -> str | None:
     ranks = {}
     for i, name in enumerate(table.columns):
         values = table.values(i, PEEK)
-        if sum(bool(images.candidates(value)) for value in values) > len(values) / 2:
-            small = name.lower()
-            with_suffix = sum(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in values)
+        half, small = len(values) / 2, name.lower()
+        bare = sum(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in values) <= half
+        if bare and len(set(values)) <= half:  # classes, or degrees
+            continue
+        if sum(bool(images.candidates(value)) for value in values) > half:
             usual = IMAGE_COLUMNS.index(small) if small in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
-            repeats = len(set(values)) < len(values)
-            ranks[name] = (with_suffix <= len(values) / 2, usual, repeats, small in NUMBERS)
+            ranks[name] = (bare, usual, len(set(values)) < len(values), small in NUMBERS)
     return min(ranks, key=lambda name: ranks[name], default=None)
 
 
