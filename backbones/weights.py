@@ -245,10 +245,9 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
 
 def has_folded_norms(network: nn.Module) -> bool:
     """Whether all normalization has the statistics of new layers, mean 0 and variance 1, but not their shift, 0."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    means, variances = ([getattr(norm, f"running_{kind}") for norm in norms] for kind in ("mean", "var"))
-    new = not any(mean.any() for mean in means) and all((variance == 1).all() for variance in variances)
-    return new and any(norm.bias.any() for norm in norms)
+    norms = [m.state_dict() for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    new = all(not norm["running_mean"].any() and (norm["running_var"] == 1).all() for norm in norms)
+    return new and any(norm["bias"].any() for norm in norms)
 
 
 def unfold_at_first_batch(network: nn.Module) -> None:

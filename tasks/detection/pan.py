@@ -54,7 +54,8 @@ class PAN(Detector):
         self.class_heads = nn.ModuleList(predictor(channels, num_classes, bias=PRIOR) for _ in levels)
         sizes = map_sizes(backbone, resolution, len(levels))
         if resolution > (largest := 2 * (BINS - 1) * resolution / sizes[-1]):
-            log.warning("of %d px, boxes are at most %.0f px wide or high: lower task.resolution", resolution, largest)
+            words = "at %d px, boxes can be at most %.0f px wide or high: lower task.resolution for larger objects"
+            log.warning(words, resolution, largest)
         points = [grid(size, resolution / size) for size in sizes]
         self.register_buffer("points", torch.cat(points), persistent=False)
         spacing = torch.cat([torch.full((size**2,), resolution / size) for size in sizes])

@@ -85,7 +85,7 @@ def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
     checkpoint = load_checkpoint(source)
     module = restore(checkpoint)
     network, side = module.model, module.resolution
-    if not isinstance(network, PooledNet) or getattr(network, "form", None) != form:  # a GeoLocator has none
+    if not isinstance(network, PooledNet) or network.form != form:
         raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose outputs are not {form}")
     if form == "attributes" and set(labels) <= set(module.labels):
         order = torch.tensor([module.labels.index(name) for name in labels])

@@ -38,7 +38,7 @@ def what_limited(
     points = [p for p in history if math.isfinite(p.primary)]
     told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""
     if validated < LEAST:  # one image more or less changes such a curve
-        told = f"validation images: {validated:.0f}; the metric of so few says little, add more"
+        told = f"there are too few validation images ({validated:.0f}) to judge by the metric: add more"
         by_class = {}
     return [text for text in (told, _few_examples(examples or {}, by_class or {})) if text]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from backbones.cost import Cost, measure_cost
 
-Form = Literal["classes", "attributes", "embedding"]  # what a network's outputs are, for a teacher to match
+Form = Literal["classes", "attributes", "embedding", "position"]  # what a network's outputs are, for a teacher to match
 
 
 def identity(output: Any) -> Any:

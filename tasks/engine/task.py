@@ -264,7 +264,8 @@ class TaskModule(Module):
         self.log("metric/primary", self.last_metrics["primary"], prog_bar=True)
 
     def on_train_start(self) -> None:
-        unfold_at_first_batch(self.model.backbone)
+        for layers in self.model.backbone_layers():
+            unfold_at_first_batch(layers)
 
     def on_train_epoch_start(self) -> None:
         settings = self.config["trainer"]

@@ -61,6 +61,7 @@ class GeoLocator(PooledNet):
     (Müller-Budack et al. 2018, ISNs), normalised over the fine cells.
     """
 
+    form = "position"
     export_spec = ExportSpec(
         {
             "cells": "the most probable cells, best first: indices into cells.tokens",

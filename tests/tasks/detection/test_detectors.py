@@ -61,7 +61,7 @@ def test_pan_names_the_largest_boxes_that_it_can_give(caplog: pytest.LogCaptureF
         PAN(MobileNetV1(0.25, strides=PAN.strides), 2, resolution)
     assert not caplog.text
     PAN(MobileNetV1(0.25, strides=PAN.strides), 2, 1024)
-    assert "of 1024 px, boxes are at most 896 px wide or high" in caplog.text
+    assert "at 1024 px, boxes can be at most 896 px wide or high" in caplog.text
 
 
 def test_an_export_sees_images_as_the_end_of_the_training_did(scenes: Path, tmp_path: Path) -> None:

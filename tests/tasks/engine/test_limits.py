@@ -66,5 +66,5 @@ def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
 @pytest.mark.parametrize("history", [RISING, FALLING, RISING[:1]])
 def test_the_curve_of_few_validation_images_is_not_interpreted(history: list[Point]) -> None:
     (sentence,) = what_limited(history, "max", {"a": 5, "b": 99}, {"a": 0.1, "b": 0.5}, validated=1)
-    assert sentence == "validation images: 1; the metric of so few says little, add more"
+    assert sentence == "there are too few validation images (1) to judge by the metric: add more"
     assert "still improving" in what_limited(RISING, "max", validated=20)[0]
