@@ -15,9 +15,17 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError, first_line
 from backbones.processors import others_running, share_cores, usable_cores
-from tasks.engine.config import CONF, at_home, one_line_errors, resumed, saved_groups
+from tasks.engine.config import CONF, at_home, correctable, one_line_errors, resumed, saved_groups
 from tasks.engine.explain import explained
-from tasks.engine.jobs import begun, check_plugins, execute_apart, heed_signals, job_environment, job_errors
+from tasks.engine.jobs import (
+    JobFailed,
+    begun,
+    check_plugins,
+    execute_apart,
+    heed_signals,
+    job_environment,
+    job_errors,
+)
 from tasks.engine.names import check_names, run_name
 from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
 from tasks.engine.ranks import first_process, launched
@@ -77,7 +85,7 @@ def with_hydra(config: DictConfig) -> float:
         overrides.append(f"name={run_name(f'{sweep.name}-{job.job.num}', config.backbone)}")
     GlobalHydra.instance().clear()  # needed to compose again, which checks the settings; restored below
     try:
-        with one_line_errors(), job_environment():
+        with job_environment():
             alone = config.trainer.devices == 1 or launched()
             content = execute(overrides, again=own) if alone else apart(overrides, again=own)
             if first_process():
@@ -85,13 +93,18 @@ def with_hydra(config: DictConfig) -> float:
 
                 add_to_sweep(sweep, content)
             return content["metrics"]["primary"]
+    except Exception as error:
+        if (message := correctable(error)) is None:
+            raise
+        print("error:", message, file=sys.stderr, flush=True)
+        raise JobFailed(message) from error
     finally:
         Singleton.set_state(state)
 
 
 def main() -> None:
     heed_signals()
-    if launched() and not first_process():
+    if not first_process():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the first process prints the same
     try:
         run()

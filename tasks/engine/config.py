@@ -42,18 +42,25 @@ def one_line_errors() -> Iterator[None]:
     """Ends the program with status 2 and one line for an error that the user can correct."""
     try:
         yield
-        return
-    except UserError as error:
+    except Exception as error:
+        if (message := correctable(error)) is None:
+            raise
+        print("error:", message, file=sys.stderr)
+        sys.exit(2)
+
+
+def correctable(error: Exception) -> str | None:
+    """What to tell the user, in one line, about an error that they can correct; None for others."""
+    if isinstance(error, UserError):
         # from a loader process it comes wrapped in the traceback, whose last line is the message
         message = str(error).strip().rpartition("backbones.errors.UserError: ")[2]
-    except OSError as error:  # a full disk, a folder that may not be written
+    elif isinstance(error, OSError):  # a full disk, a folder that may not be written
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
+    elif isinstance(error, RuntimeError) and "torchvision::nms" in str(error):
         message = TORCH_MISMATCH
-    print("error:", *plain(message).splitlines(), file=sys.stderr)  # names of files may hold line breaks
-    sys.exit(2)
+    else:
+        return None
+    return " ".join(plain(message).splitlines())  # names of files may hold line breaks
 
 
 def arguments(command: str) -> list[str]:

@@ -84,9 +84,14 @@ def job_environment() -> Iterator[None]:
         os.environ.update(environment)
 
 
+class JobFailed(Exception):
+    """A job of a sweep ended with an error that was printed. Unlike SystemExit, it lets Hydra run the other jobs."""
+
+
 @contextmanager
 def job_errors() -> Iterator[None]:
-    """Raises the error that a job on another node printed, which a launcher reports together with the job's whole log.
+    """Ends a sweep with the first error of its jobs. One that a job on another node printed is reported by a launcher
+    together with the job's whole log.
 
     Raises:
         UserError: a job ended with an error.
@@ -94,6 +99,8 @@ def job_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error and exits
     try:
         yield
+    except JobFailed as error:
+        raise UserError(f"a job of the sweep failed: {error}") from error
     except Exception as error:
         told = [line for line in str(error).splitlines() if line.startswith("error: ")]
         if not told:
@@ -131,7 +138,7 @@ def execute_apart(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
             process.wait()
             raise
     if status:
-        sys.exit(status)
+        raise JobFailed(f"it ended with status {status}")
     written = [*folder.glob("metrics.json"), *folder.glob("*/metrics.json")]
     content: dict[str, Any] = json.loads(max(written, key=lambda path: path.stat().st_mtime).read_text())
     return content

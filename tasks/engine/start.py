@@ -12,6 +12,7 @@ from backbones.console import Console
 from backbones.errors import UserError
 from tasks.engine.options import locate
 from tasks.engine.parts import input_side, tasks_of, with_data
+from tasks.engine.ranks import first_process
 from tasks.engine.saved import below_root
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ def setup() -> None:
 
 
 def set_up_logging() -> None:
-    """Logs our messages and all warnings through rich."""
+    """Logs our messages and all warnings through rich; a run's further processes, which have the same, only errors."""
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning 2.6's own call
     resumed = r"You're resuming from a checkpoint that ended before the epoch ended"
     warnings.filterwarnings("ignore", resumed)  # our loaders skip used batches, which Lightning cannot know
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    level = logging.INFO if first_process() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     for chatty in ("httpx2", "faiss.loader"):  # the Hub's client logs each request, FAISS each library it tries
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

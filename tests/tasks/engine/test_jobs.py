@@ -168,9 +168,13 @@ def test_two_jobs_of_one_name(dogs: Path, tmp_path: Path, swept: str) -> None:
     assert results(tmp_path) == []
 
 
-def test_a_mistake_in_one_job_is_one_line(dogs: Path, tmp_path: Path) -> None:
-    result = command("run", "-m", LOCAL, *settings(dogs, tmp_path, "ckpt=absent"))
-    bad_input(result, "a job of the sweep failed: there is no checkpoint absent")
+@pytest.mark.parametrize("launcher", [[], [LOCAL], ["trainer.devices=2"]])
+def test_a_mistake_in_one_job_is_one_line(launcher: list[str], dogs: Path, tmp_path: Path) -> None:
+    """The jobs after it are run."""
+    result = command("run", "-m", *settings(dogs, tmp_path, *launcher, "ckpt=absent,null"))
+    words = "it ended with status 2" if "trainer.devices=2" in launcher else "there is no checkpoint absent"
+    bad_input(result, f"a job of the sweep failed: {words}")
+    assert [run["state"] for run in results(tmp_path)] == ["finished"]
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,8 @@ def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:
     common = [*files, *tiny, f"paths.runs={tmp_path}", "trainer.max_epochs=1", "logger.images=0"]
     result = spawn("run", *common, "name=two", "trainer.devices=2", "trainer.accelerator=cpu", "task.score_threshold=0")
     assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" M multiply-adds") == 1  # the second process prints nothing
+    assert result.stdout.count("epoch 1/1") == 1
     two = json.loads((tmp_path / "detection" / "two" / "metrics.json").read_text())["metrics"]
     (tmp_path / "val").symlink_to(scenes / "val")
     result = command("predict", f"ckpt={tmp_path / 'detection' / 'two'}", "mode=test", f"root={tmp_path}")
