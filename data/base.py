@@ -89,7 +89,9 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
         """Used by Lightning to move the batch, in place."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        # elsewhere, such as on Apple's GPUs, the source could be freed, and overwritten, before it is copied
+        unblocked = non_blocking and device.type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=unblocked))
 
     def pin_memory(self) -> Self:
         return self._map(Tensor.pin_memory)

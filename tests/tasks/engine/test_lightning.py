@@ -1,12 +1,15 @@
 """Plain tasks and data sets become usable by a Trainer."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from data.base import SuiteData
+from data.base import Batch, SuiteData
 from tasks.engine.lightning import for_trainer
 from tasks.engine.task import TaskModule
 
@@ -48,3 +51,23 @@ def test_a_data_set_becomes_lightnings(tmp_path: Path) -> None:
     assert isinstance(data, LightningDataModule)
     assert isinstance(data, SuiteData)
     assert (data.root, data.batch_size, data.trainer) == (tmp_path, 3, None)
+
+
+class Copies(TorchDispatchMode):
+    """Notes whether each copy to another device may still be running when the source is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unblocked: list[bool] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function is torch.ops.aten._to_copy.default:
+            self.unblocked.append(bool(named.get("non_blocking")))
+        return function(*given, **(named or {}))
+
+
+def test_batches_are_copied_before_their_source_is_freed() -> None:
+    """Copies to Apple's GPUs, unlike those to CUDA, do not keep it."""
+    with Copies() as copies:
+        move_data_to_device(Batch(torch.ones(2, 3), torch.ones(2, 2), []), torch.device("meta"))
+    assert copies.unblocked == [False, False]
