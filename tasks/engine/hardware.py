@@ -16,21 +16,21 @@ from backbones.processors import usable_cores
 from tasks.engine.model import Model
 
 
-def lightning_precision(wanted: str | int) -> str:
+def lightning_precision(wanted: str | int, accelerator: str = "auto") -> str:
     """Lightning's name of a precision; auto is bf16 where the hardware is faster in it, else float32."""
     if wanted == "auto":
-        wanted = "bf16" if has_fast_bf16() else "32"
+        wanted = "bf16" if has_fast_bf16(accelerator) else "32"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(wanted)]
 
 
 @cache
-def has_fast_bf16() -> bool:
-    """Whether the GPU or, where there is none, the processor convolves faster in bfloat16 than in float32.
+def has_fast_bf16(accelerator: str = "auto") -> bool:
+    """Whether the GPU or, where there is none or for "cpu", the processor convolves faster in bfloat16 than float32.
 
     A processor that has the instructions is timed, for some 20 ms: with AVX512-BF16, bfloat16 may take twice the time
     of float32 (BENCHMARKS.md, Precision).
     """
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return False

@@ -135,7 +135,7 @@ def read_into(images: Tensor, files: Sequence[Path], share: slice) -> list[int]:
 def embed(model: GeoLocator, images: Tensor) -> Tensor:
     """Embeddings (B, D) of uint8 images (B, 3, R, R), in bfloat16 if the hardware is faster in it."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16()):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device.type)):
         return model.image_vectors(model.preprocess(images.to(device)))
 
 

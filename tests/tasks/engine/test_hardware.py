@@ -34,5 +34,17 @@ def test_the_faster_precision_is_chosen(slow: torch.dtype, chosen: str, monkeypa
     has_fast_bf16.cache_clear()
 
 
+def test_a_run_on_the_processor_does_not_ask_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    has_fast_bf16.cache_clear()
+    try:
+        assert [lightning_precision("auto", device) for device in ("auto", "cpu")] == ["bf16-mixed", "32-true"]
+    finally:
+        has_fast_bf16.cache_clear()
+
+
 def test_a_precision_that_is_named_is_used() -> None:
     assert [lightning_precision(word) for word in ("32", 16, "bf16")] == ["32-true", "16-mixed", "bf16-mixed"]
