@@ -89,7 +89,7 @@ class Budget(Callback):
         if 0 < self.epochs < epochs:
             raise UserError(
                 f"the run has done {epochs} epochs, more than the {self.epochs} that it would have now; "
-                "give a larger trainer.max_epochs"
+                f"give a larger {next((f'trainer.{k}' for k, v in self.length.items() if v), 'trainer.max_epochs')}"
             )
 
     @property
@@ -119,13 +119,11 @@ class Budget(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.read_clock(trainer)
         self.note_progress(trainer)
-        every = self.settings["validate_every"] or (EPOCHS_PER_VALIDATION if self.limit is None else 1)
-        number = trainer.current_epoch + 1
-        self.due = number % every == 0
-        if self.limit is None:
-            self.due |= number == trainer.max_epochs
+        every, number = self.settings["validate_every"], trainer.current_epoch + 1
+        if self.limit is not None and not every:
+            self.due = self.progress(0, 0) >= self.next_validation
         else:
-            self.due &= self.progress(0, 0) >= self.next_validation
+            self.due = number % (every or EPOCHS_PER_VALIDATION) == 0 or number == trainer.max_epochs
         self.plan_validation(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

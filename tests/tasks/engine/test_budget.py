@@ -57,11 +57,14 @@ def test_minutes_leave_time_for_the_last_validation_and_outlive_a_stop() -> None
     assert 1 / 3 < budget.next_validation <= 1  # validations take at most about a tenth of the time
 
 
-@pytest.mark.parametrize(("every", "due"), [("3", [False, False, True]), ("null", [True, True, True])])
-def test_with_minutes_epochs_are_validated_as_often_as_was_asked(every: str, due: list[bool]) -> None:
-    """After a third of the minutes; by default the clock alone decides."""
+@pytest.mark.parametrize(
+    ("every", "spent", "due"),
+    [("3", 30.0, [False, False, True]), ("null", 30.0, [False] * 3), ("null", 300.0, [True] * 3)],
+)
+def test_with_minutes_epochs_are_validated_as_often_as_was_asked(every: str, spent: float, due: list[bool]) -> None:
+    """By default the clock decides: not before a third of the minutes."""
     budget = Budget(load_config(["trainer.minutes=10", f"trainer.validate_every={every}"])["trainer"])
-    budget.load_state_dict({"spent": 300.0, "validation": 0.0, "validations": 0})
+    budget.load_state_dict({"spent": spent, "validation": 0.0, "validations": 0})
     trainer, found = Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False), []
     for epoch in range(3):
         trainer.fit_loop.epoch_progress.current.completed = epoch
