@@ -20,7 +20,10 @@ from tasks.engine.schema import shaped
 PLAN = "stages.yaml"
 FIXED = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")  # the optimizer's structure
 ASKED = ("teacher", "distill.cache")  # used while a run trains
-FIRST = ("ckpt", "backbone.weights", "backbone.pretrained", "backbone.pretrained_url")  # until its first checkpoint
+# with 0, the optimizer or the checkpoint lacks what another value needs
+SWITCHES = ("trainer.weight_decay", "trainer.momentum", "trainer.ema_decay")
+STARTS = ("ckpt", "backbone.weights", "backbone.pretrained")  # until its first checkpoint
+FIRST = (*STARTS, "backbone.pretrained_url")
 
 
 def is_staged(folder: str) -> bool:
@@ -116,7 +119,7 @@ def _resumed(
             )
         if key in FIXED and setting(config, key) != setting(saved, key):
             raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming: the optimizer is kept")
-        if key == "trainer.weight_decay" and bool(setting(config, key)) != bool(setting(saved, key)):
+        if key in SWITCHES and bool(setting(config, key)) != bool(setting(saved, key)):
             raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, setting(config, key))
     if given.intersection(LENGTHS):  # only one of them counts
@@ -124,7 +127,7 @@ def _resumed(
             _set(saved, key, setting(config, key))
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
-    kept = (*ASKED, *(() if begun else FIRST[:-1]))
+    kept = (*ASKED, *(() if begun else STARTS))
     names = [key for key in kept if key not in given and setting(saved, key) not in (None, False, "auto", "")]
     if names:
         again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={setting(saved, key)}" for key in names)])
@@ -150,7 +153,7 @@ def to_resume(folder: Path, overrides: Sequence[str], config: Mapping[str, Any])
     named = {*map(key_of, again)}
     parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
     for prefix, part in () if config["stages"] else {"": config, **parts}.items():
-        for key in ASKED if prefix else (*ASKED, *FIRST[:-1]):  # a task has the run's backbone and ckpt
+        for key in ASKED if prefix else (*ASKED, *STARTS):  # a task has the run's backbone and ckpt
             value = setting(part, key)
             if not {key, f"{prefix}{key}"} & named and value not in (None, False, "auto", ""):
                 again.append(f"{prefix}{key}={value if value is True else quoted(str(value))}")
