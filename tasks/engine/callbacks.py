@@ -44,6 +44,11 @@ class EMA(WeightAveraging):
 
         super().__init__(multi_avg_fn=update)
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Places the average where the model will be: Lightning moves the model only after this."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, module, stage)
+
 
 class BadImageCounter(Callback):
     """Counts the images that could not be read, and stops the run if there are too many."""

@@ -151,18 +151,20 @@ class BestCheckpoint(ModelCheckpoint):
 
 class LastCheckpoint(ModelCheckpoint):
     """Writes last.ckpt at the end of each epoch, every `minutes` within an epoch, and when a signal arrives,
-    after which the run ends. Within an epoch only the first process writes, since it has everything that is needed.
+    after which the run ends. Within an epoch only the first process writes, since it has everything that is needed,
+    after `check` has found the losses finite.
 
     A signal in an epoch's last step takes effect after its validation and checkpoint.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float, check: Callable[[Trainer, TaskModule], None]) -> None:
         super().__init__(
             folder / "checkpoints", filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True
         )
         self.path = folder / "checkpoints" / LAST
         self.period = 60 * minutes  # seconds
         self.saved = time.monotonic()
+        self.check = check
         self.across = 1  # images per step, over all processes
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,6 +212,7 @@ class LastCheckpoint(ModelCheckpoint):
             return
         stop = STOP.number is not None
         if stop or time.monotonic() - self.saved > self.period:
+            self.check(trainer, cast(TaskModule, module))
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, self.path)
             self.saved = time.monotonic()

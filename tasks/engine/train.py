@@ -62,7 +62,8 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     try:
         trainer = _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a missing device or package
-        raise UserError(f"trainer.accelerator={settings['accelerator']}: {first_line(error)}") from error
+        asked = f"trainer.accelerator={settings['accelerator']} trainer.devices={settings['devices']}"
+        raise UserError(f"{asked}: {first_line(error)}") from error
     if settings["head_warmup_epochs"] and "parts" not in config and isinstance(trainer.strategy, DDPStrategy):
         # DDP waits for the gradients of all parameters that it found trainable, and the backbone is frozen later
         trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -81,7 +82,7 @@ def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Call
         accelerator=settings["accelerator"],
         devices=settings["devices"],
         num_nodes=settings["num_nodes"],
-        precision=cast(Any, lightning_precision(settings["precision"])),
+        precision=cast(Any, lightning_precision(settings["precision"], settings["accelerator"])),
         limit_train_batches=settings["limit_train_batches"],
         log_every_n_steps=settings["log_every"],
         logger=RunLogger(folder, name="", version="", default_hp_metric=False) if folder else False,
@@ -257,6 +258,7 @@ def fit(
     if trainer.is_global_zero:
         with atomic_write(folder / "config.yaml", "w") as file:
             yaml.safe_dump(config, file, sort_keys=False)
+    facts["precision"] = str(trainer.precision)
     facts["speed"] = measure_latency(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
     if isinstance(trainer.logger, RunLogger):
         trainer.logger.describe(facts)
@@ -347,8 +349,10 @@ def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any])
         BestCheckpoint(folder, f"best-{name}", f"val/{name}/{part['primary']}", part["mode"])
         for name, part in own.items()
     ]
-    last = LastCheckpoint(folder, config["trainer"]["save_minutes"])  # after the others, whose state it saves
-    callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), RunReport(folder, facts)]
+    report = RunReport(folder, facts)
+    # after the others, whose state it saves
+    last = LastCheckpoint(folder, config["trainer"]["save_minutes"], report.check)
+    callbacks: list[Callback] = [BadImageCounter(), LearningRateMonitor("step"), report]
     callbacks += [best, *each, last, StepSeeds(config["seed"])]
     if config["trainer"]["ema_decay"]:
         callbacks.append(EMA(config["trainer"]["ema_decay"]))

@@ -15,6 +15,7 @@ def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
     found = {}
     for task, part in spec["parts"].items():
         own = {name.removeprefix(f"{task}."): x for name, x in outputs.items() if name.startswith(f"{task}.")}
+        # in an export's example.py, which has the source of this function beside the tasks' own
         found[task] = globals()[part["answer"]](own, {**spec, **part}, size)
     return found
 

@@ -206,6 +206,7 @@ class JointData(SuiteData):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, data in self.parts.items():
             data.load_state_dict(state[name])
+        self.merge_bad_images()
 
     def val_dataloader(self) -> list[DataLoader]:
         return [self._named(name, data, data.val_dataloader()) for name, data in self.parts.items()]
@@ -232,6 +233,9 @@ class JointData(SuiteData):
             own = [problem for task, problem in problems if task == name]
             with naming(name):
                 data.record_bad_images(own, split)
+        self.merge_bad_images()
+
+    def merge_bad_images(self) -> None:
         for each in SPLITS:
             bad = {path: why for data in self.parts.values() for path, why in data.bad.get(each, {}).items()}
             salvaged = {path for data in self.parts.values() for path in data.salvaged.get(each, ())}

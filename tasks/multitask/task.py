@@ -227,8 +227,8 @@ class JointTask(TaskModule):
             part = cast(TaskModule, self.parts[name])
             losses = part.compute_losses(own)
             loss = self.balanced(name, torch.stack(list(losses.values())).sum())
-            number = torch.tensor(self.names.index(name), device=self.device)
-            self.culprit = torch.where((self.culprit < 0) & ~loss.detach().isfinite(), number, self.culprit)
+            broken = (self.culprit < 0) & ~loss.detach().isfinite()
+            self.culprit = torch.where(broken, self.names.index(name), self.culprit)
             with torch.autocast(self.device.type, enabled=False):
                 self.manual_backward(loss)
             total += loss.detach().float()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -39,6 +40,17 @@ def test_ema_is_that_of_a_plain_loop() -> None:
                 expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in averaged.module.state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_the_average_is_where_the_model_will_be() -> None:
+    """Else each step copies all weights from a GPU."""
+    average, trainer = EMA(0.9), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.parallel_devices, trainer.strategy._root_device = None, torch.device("meta")
+    module = LightningModule()
+    module.layer = nn.Linear(3, 2)
+    average.setup(trainer, module, "fit")
+    assert average._average_model is not None
+    assert {x.device.type for x in average._average_model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("metrics", [5, None, [], {"primary": "best", "ap": 0.25}])

@@ -254,9 +254,11 @@ def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_
     assert rates
     assert max(rates) < 0.0005
     fixed = ("trainer.optimizer=sgd", "trainer.freeze_backbone=true", "trainer.backbone_lr_scale=0.5")
-    with pytest.raises(UserError, match="the run has done 4 epochs, more than the 2"):
+    with pytest.raises(UserError, match=r"the run has done 4 epochs, more than the 2 .*larger trainer.max_epochs"):
         execute([f"resume={folder}", "trainer.max_epochs=2"])
-    for change in (*fixed, "trainer.weight_decay=0"):
+    with pytest.raises(UserError, match=r"more than the 1 .*give a larger trainer.steps"):
+        execute([f"resume={folder}", "trainer.steps=4"])
+    for change in (*fixed, "trainer.weight_decay=0", "trainer.momentum=0", "trainer.ema_decay=0"):
         with pytest.raises(UserError, match=f"{change.split('=')[0]}=.* cannot change when resuming"):
             execute([f"resume={folder}", change])
 
@@ -296,11 +298,14 @@ def test_a_loss_that_is_not_finite_is_told_before_it_is_measured(
 def test_a_loss_that_is_not_finite_is_found_before_a_checkpoint_is_written(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in steps that are not logged, where nothing reads the loss."""
+    """Also in steps that are not logged, where nothing reads the loss, and within an epoch."""
     break_losses(DetectionTask, monkeypatch)
     with pytest.raises(UserError, match="the loss is not finite by step"):
         execute(settings(scenes, tmp_path, "name=broken", "trainer.log_every=100"))
     assert not list(tmp_path.rglob("*.ckpt"))
+    with pytest.raises(UserError, match="the loss is not finite by step 2"):
+        execute(settings(scenes, tmp_path, "name=often", "trainer.log_every=100", "trainer.save_minutes=1e-6"))
+    assert content(tmp_path / "detection" / "often")["global_step"] == 1
 
 
 def test_a_task_that_was_compiled_is_restored_as_it_is(undisturbed: Path) -> None:
