@@ -213,7 +213,7 @@ class DetectionData(SuiteData):
         root: str,
         resolution: int,
         *,
-        crop: bool = True,
+        crop: bool = False,
         flip: bool = True,
         photometric: float = 0.5,
         mosaic: float = 0.5,
