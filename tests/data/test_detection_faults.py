@@ -267,19 +267,3 @@ def test_yolo_with_pixels_is_named_as_such(tmp_path: Path) -> None:
     txts(tmp_path / "labels" / "train", names("train", 4), "{} 14 10.5 20 15\n")
     with pytest.raises(UserError, match="most boxes have values far over 1, as if they were pixels"):
         read(tmp_path).check()
-
-
-def test_coco_without_boxes_has_those_around_its_polygons(tmp_path: Path) -> None:
-    photos(tmp_path / "images", ["a0"])
-    coco(tmp_path / "a.json", tmp_path / "images", ["a0"])
-    content = json.loads((tmp_path / "a.json").read_text())
-    (annotation,) = content["annotations"]
-    del annotation["bbox"]
-    for polygons, box in (([[4, 3, 10, 3, 10, 9], [20, 5, 24, 18, 22, 6]], [4, 3, 24, 18]), ([], None)):
-        annotation["segmentation"] = polygons
-        (tmp_path / "a.json").write_text(json.dumps(content))
-        if box:
-            assert read_coco(tmp_path / "a.json", tmp_path / "images")[1][0].boxes.tolist() == [box]
-        else:
-            with pytest.raises(UserError, match="has no bbox, nor polygons: export with boxes"):
-                read_coco(tmp_path / "a.json", tmp_path / "images")
