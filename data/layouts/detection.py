@@ -47,6 +47,8 @@ def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
     for i in reversed(range(len(parts))):
         if parts[i].lower() in IMAGE_FOLDERS:
             beside = Folder(root.joinpath(*parts[:i])).named(*names)
+            inside = [name for name in names if name.startswith("xml")]  # Oxford-IIIT Pets: annotations/xmls
+            beside += [inner for folder in beside for inner in folder.named(*inside)]
             found = [folder.path.joinpath(*parts[i + 1 :]) for folder in beside]
             break
     found += [folder.path for folder in Folder(images).named(*names)]
