@@ -14,6 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
+from data.table import IMAGE_COLUMNS, TARGETS
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -23,8 +24,8 @@ YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 NUMBER = re.compile(r"[-+.\deE]+")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = {  # of a CSV file of boxes, and their usual names
-    "image": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path"),
-    "class": ("class", "label", "name", "category", "class_name"),
+    "image": IMAGE_COLUMNS,
+    "class": ("class", "label", "name", "category", *(name for name in TARGETS if name != "y")),
     "xmin": ("xmin", "x_min", "x1", "left"),
     "ymin": ("ymin", "y_min", "y1", "top"),
     "xmax": ("xmax", "x_max", "x2", "right"),
