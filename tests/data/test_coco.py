@@ -77,3 +77,25 @@ def test_lvis(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [len(data.records(split)) for split in ("train", "val")] == [6, 12]
     assert all(record.path.is_file() for record in data.records("val"))
     data.check()
+
+
+def test_images_in_folders_of_no_split_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One file for all: test is val, and those of another folder are left out."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for folder, count in (("train", 6), ("test", 3), ("extra", 5)):
+        photos(tmp_path / "images" / folder, own := names(folder, count))
+        coco(tmp_path / "part.json", tmp_path / "images" / folder, own, f"{folder}/")
+        part = json.loads((tmp_path / "part.json").read_text())
+        annotations += [{**row, "image_id": row["image_id"] + len(images)} for row in part["annotations"]]
+        images += [{**image, "id": image["id"] + len(images)} for image in part["images"]]
+    (tmp_path / "part.json").unlink()
+    content = {"images": images, "annotations": annotations, "categories": part["categories"]}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        data = read(tmp_path)
+        assert [len(data.records(split)) for split in ("train", "val", "test")] == [6, 3, 3]
+    assert data.choices == "val is test"
+    (said,) = [record.getMessage() for record in caplog.records]
+    words = "left out 5 of 14 images, whose folder is of no split; the first is images/extra/extra0.jpg"
+    assert said == f"{tmp_path}: {words}"
