@@ -194,6 +194,16 @@ def test_rows_that_are_no_objects_are_left_out(tmp_path: Path, caplog: pytest.Lo
     assert "1 of 4 images have no txt file and count as images without objects" in caplog.text
 
 
+def test_rows_of_predictions_are_told_from_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yolo_set(tmp_path)
+    txts(tmp_path / "labels/train", names("train", 4), "{} 0.35 0.35 0.5 0.5 0.87\n")
+    (tmp_path / "labels/train/train3.txt").write_text("1 0.35 0.35 0.5 0.5 17\n")
+    assert not any(len(r.boxes) for r in read(tmp_path).records("train"))
+    words = "left out 3 of 4 rows with a sixth value, which looks like a confidence (five are read): remove it to train"
+    assert words in caplog.text
+    assert "left out 1 of 4 rows of labels that are not: class x y width height" in caplog.text
+
+
 def test_classes_that_train_lacks_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     yolo_set(tmp_path)
     (tmp_path / "data.yaml").write_text("names: [cat, dog, owl]")
