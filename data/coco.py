@@ -43,7 +43,8 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         dropped: Counter[str] = Counter()
         inside = _images_by_name(images)
         for i, image in enumerate(content["images"]):  # with new ids: the file's own may be of any type
-            name = image.get("file_name") or image["coco_url"]  # LVIS has the address only
+            if not (name := image.get("file_name") or image.get("coco_url")):  # LVIS has the address only
+                raise ValueError(f"image {image['id']} has no file_name")
             path, own = image_path(images, name, inside), rows[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             size = float(image.get("width") or 0), float(image.get("height") or 0)

@@ -246,9 +246,7 @@ def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
     """The folder that has the longest end of the first image's path in a COCO file; otherwise the first place with any
     images.
     """
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        match = IMAGE_NAME.search(content)
-        name = json.loads(match[1]) if match else ""
+    name = _first_image(path)
     around = [image_folder(Folder(path.parent)), *folder.named(*SPLIT_NAMES.get(split, ()), path.stem)]
     for images in folder.named(*IMAGE_FOLDERS):
         around += [*images.named(*SPLIT_NAMES.get(split, ())), images]
@@ -257,6 +255,16 @@ def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
     if found:
         return max(found, key=lambda place: len(found[place].relative_to(place).parts))
     return next((f.path for f in places if f.images), None)
+
+
+def _first_image(path: Path) -> str:
+    """The first image's path in a COCO file; empty if that cannot be read."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        match = IMAGE_NAME.search(content)
+        try:
+            return str(json.loads(match[1])) if match else ""
+        except ValueError:  # the reader says what is wrong with it
+            return ""
 
 
 def coco(folder: Folder) -> Iterator[Layout]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backbones.errors import UserError
 from data.coco import read_coco
 from data.layouts import recognize
 from tests.data.detection_sets import BOX, coco, names, photos, read
@@ -77,6 +78,15 @@ def test_lvis(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [len(data.records(split)) for split in ("train", "val")] == [6, 12]
     assert all(record.path.is_file() for record in data.records("val"))
     data.check()
+
+
+def test_a_name_that_is_no_json_does_not_stop_the_recognition(tmp_path: Path) -> None:
+    photos(tmp_path, ["a0"])
+    coco(tmp_path / "a.json", tmp_path, ["a0"])
+    (tmp_path / "a.json").write_bytes((tmp_path / "a.json").read_bytes().replace(b"a0.jpg", b"a0\xff.jpg"))
+    assert recognize(tmp_path, "_detection").option == "coco"
+    with pytest.raises(UserError, match=r"a\.json"):
+        read(tmp_path).records("train")
 
 
 def test_images_in_folders_of_no_split_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

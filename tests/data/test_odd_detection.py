@@ -237,16 +237,6 @@ def voc_lists_named_valid(root: Path) -> None:
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names(split, count)))
 
 
-@odd(16, 4)
-def oxford_pets(root: Path) -> None:
-    """Beside the .xml files, only some images have one; trimaps, which are images too."""
-    photos(root / "images", [*names("a", 20), *names("b", 5)])
-    xmls(root / "annotations" / "xmls", names("a", 20))
-    photos(root / "annotations" / "trimaps", names("a", 20))
-    (root / "annotations" / "list.txt").write_text("#Image CLASS-ID SPECIES BREED ID\na0 1 1 1\n")
-    (root / "annotations" / "trainval.txt").write_text("a0 1 1 1\n")
-
-
 # --- files that are no data -------------------------------------------------------------------------------
 
 
