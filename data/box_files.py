@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from data.layouts.detection import (
 from data.layouts.folder import Folder
 from data.splits import split_of_file
 from data.text import read_lines
+from data.voc import images_by_stem
 
 NAMES = ("category", "categories", "label", "labels", "class", "classes", "id", "ids")  # keys of the objects' classes
 
@@ -54,9 +56,10 @@ class BoxFiles(AnnotatedData):
             if image is not row:
                 image.names += row.names
                 image.boxes += row.boxes
-        places = self._places(path)
+        places, stems = self._places(path), cache(images_by_stem)
         for name, image in images.items():
-            image.path = next((p for place in places if (p := find_below(place, name))), Path())
+            found = (find_below(place, name) or stems(place).get(name) for place in places)
+            image.path = next(filter(None, found), Path())
         missing = [name for name, image in images.items() if not image.path.name]
         if images and len(missing) == len(images):
             raise UserError(f"{path} names {len(images)} images, of which none lies below {self.root}, as {missing[0]}")
@@ -79,8 +82,8 @@ class BoxFiles(AnnotatedData):
 
 class BoxCsvData(BoxFiles):
     """CSV with a row for each box: the image, its class and corners in pixels, with the columns of TensorFlow's
-    tutorials, or without a header as for RetinaNet: path,x1,y1,x2,y2,class, all empty except the path for an image
-    without objects.
+    tutorials, or without a header as for RetinaNet: path,x1,y1,x2,y2,class, with empty corners for an image without
+    objects.
     """
 
     def found(self, folder: Folder) -> dict[str, Path]:
@@ -109,7 +112,7 @@ def _csv_row(cells: list[str], columns: dict[str, int], line: str) -> tuple[str,
     try:
         values = {key: cells[column].strip() for key, column in columns.items()}
         size = float(values.get("width") or 0), float(values.get("height") or 0)
-        if not values["class"]:
+        if not values["class"] or not any(values[key] for key in CORNERS):  # VinBigData: No finding
             return values["image"], Annotated(Path(), size=size)
         box = [float(values[key]) for key in CORNERS]
     except (IndexError, ValueError):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
+from data.annotated import left_out
 from data.detection import DetectionData, Record, Split, report_dropped, usable
 from data.files import find_below, images_in, spellings
 from data.layouts.detection import coco_files
@@ -19,7 +20,9 @@ from data.text import read_json
 
 log = logging.getLogger(__name__)
 
+Bbox = tuple[float, float, float, float]  # left, top, width, height
 Row = tuple[np.ndarray, int, float, bool]  # box, label, area, crowd
+UNUSABLE = (TypeError, ValueError, OverflowError)
 
 
 def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]:
@@ -40,7 +43,9 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         dropped: Counter[str] = Counter()
         inside = _images_by_name(images)
         for i, image in enumerate(content["images"]):  # with new ids: the file's own may be of any type
-            path, own = image_path(images, image["file_name"], inside), rows[image["id"]]
+            if not (name := image.get("file_name") or image.get("coco_url")):  # LVIS has the address only
+                raise ValueError(f"image {image['id']} has no file_name")
+            path, own = image_path(images, name, inside), rows[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             size = float(image.get("width") or 0), float(image.get("height") or 0)
             kept = usable(boxes, size, path, dropped)
@@ -83,7 +88,8 @@ def _images_by_name(folder: Path) -> dict[str, list[Path]]:
 def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[Row]]:
     """The annotations of each image id; `label` is the index of each category id."""
     rows: dict[int, list[Row]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content.get("annotations", []):
+    every, empty = content.get("annotations") or [], []
+    for annotation in every:
         if annotation["category_id"] not in label:
             raise UserError(
                 f"{annotations}: annotation {annotation.get('id')} has category_id "
@@ -93,23 +99,36 @@ def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> 
             raise UserError(
                 f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
             )
-        x, y, width, height = annotation["bbox"] if "bbox" in annotation else _around(annotation, annotations)
+        bbox = _numbers(annotation.get("bbox")) or _around(annotation.get("segmentation"))
+        if bbox is None:
+            empty.append(f"annotation {annotation.get('id')}")
+            continue
+        x, y, width, height = bbox
         box = np.array([x, y, x + width, y + height], np.float64)
-        area = float(annotation.get("area", width * height))
-        area = area if math.isfinite(area) else float(width * height)
-        crowd = bool(annotation.get("iscrowd", 0))
+        area = annotation.get("area")
+        area = width * height if area in (None, "") else float(area)
+        area = area if math.isfinite(area) else width * height
+        crowd = bool(annotation.get("iscrowd"))
         rows[annotation["image_id"]].append((box, label[annotation["category_id"]], area, crowd))
+    left_out(annotations, "annotations with neither a bbox nor polygons: export with boxes", empty, len(every))
     return rows
 
 
-def _around(annotation: dict[str, Any], annotations: Path) -> tuple[float, float, float, float]:
-    """The box, as COCO writes it, around an annotation's polygons."""
-    polygons = annotation.get("segmentation")
-    if not isinstance(polygons, list) or not polygons:
-        raise UserError(
-            f"{annotations}: annotation {annotation.get('id')} has no bbox, nor polygons: export with boxes"
-        )
-    points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
+def _numbers(bbox: Any) -> Bbox | None:
+    """The numbers of a bbox; None if it is empty or not four numbers."""
+    try:
+        x, y, width, height = map(float, bbox)
+    except UNUSABLE:
+        return None
+    return x, y, width, height
+
+
+def _around(polygons: Any) -> Bbox | None:
+    """The bbox around an annotation's polygons; None if there are none, as where it has a mask."""
+    try:
+        points = np.concatenate([np.array(p, np.float64).reshape(-1, 2) for p in polygons if p])
+    except UNUSABLE:
+        return None
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return left, top, right - left, bottom - top
 

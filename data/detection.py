@@ -250,6 +250,11 @@ class DetectionData(SuiteData):
         splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
         if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
             val = "val" if "val" in splits else "test"
+            if val == "test":
+                self.add_choice("val is test")
+            if apart := [key for key, split in zip(keys, splits, strict=True) if not split]:
+                words = "%s: left out %d of %d images, whose folder is of no split; the first is %s"
+                log.warning(words, self.root, len(apart), len(keys), apart[0])
             return [("val" if split == val else split) or "" for split in splits]
         images = Counter(name for of_image in names for name in set(of_image))
         rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]

@@ -8,21 +8,22 @@ from typing import Any
 from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
-from data.files import images_in, is_hidden
+from data.files import IMAGE_SUFFIXES, images_in, is_hidden
 
 log = logging.getLogger(__name__)
 
 
 def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
-    """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones
-    are told only if they are train's: other splits may lack a class.
+    """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones,
+    and images beside them, are told only if they are train's: other splits may lack a class.
 
     Raises:
         UserError: the folder does not exist or has fewer than two classes, or (unless it is train's) none.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it should hold a folder of images for each class")
-    found = {sub.name: images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not is_hidden(sub.name)}
+    inside = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+    found = {path.name: images_in(path) for path in inside if path.is_dir()}
     filled = {name: images for name, images in found.items() if images}
     least = 2 if train else 1
     if len(filled) < least:
@@ -31,6 +32,10 @@ def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
     if train and (empty := [name for name in found if name not in filled]):
         words = "%s: left out %d of %d class folders, which have no images; the first is %s"
         log.warning(words, folder, len(empty), len(found), empty[0])
+    loose = [path.name for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in found]
+    if train and loose:
+        words = "%s: left out %d images that are in no class folder: move them into one; the first is %s"
+        log.warning(words, folder, len(loose), loose[0])
     return filled
 
 

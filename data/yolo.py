@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 NAMES = ("classes.txt", ".names", "_darknet.labels")
 MOST = 100_000  # classes
+WRONG = "rows of labels that are not: class x y width height"
+SCORED = "rows with a sixth value, which looks like a confidence (five are read): remove it to train on predictions"
 Box = tuple[float, float, float, float]
 
 
@@ -87,7 +89,7 @@ class YoloData(AnnotatedData):
         if without := labels.count(None):
             words = "%s: %d of %d images have no txt file and count as images without objects"
             log.info(words, path, without, len(images))
-        wrong: list[str] = []
+        wrong: dict[str, list[str]] = {WRONG: [], SCORED: []}
         found = [self._annotated(image, label, wrong) for image, label in zip(images, labels, strict=True)]
         boxes = [(box, image.size) for image in found for box in image.boxes]
         far = sum(box[2] > 2 * width and box[3] > 2 * height for box, (width, height) in boxes)
@@ -96,16 +98,13 @@ class YoloData(AnnotatedData):
                 f"{next(filter(None, labels))}: most boxes have values far over 1, as if they were pixels; YOLO's are "
                 "shares of the image's width and height: divide them by these"
             )
-        left_out(
-            path,
-            "rows of labels that are not: class x y width height",
-            wrong,
-            len(wrong) + sum(len(image.names) for image in found),
-        )
+        total = sum(len(image.names) for image in found) + sum(map(len, wrong.values()))
+        for kind, rows in wrong.items():
+            left_out(path, kind, rows, total)
         return found
 
-    def _annotated(self, image: Path, label: Path | None, wrong: list[str]) -> Annotated:
-        """An image with its objects; rows that cannot be used are added to `wrong`."""
+    def _annotated(self, image: Path, label: Path | None, wrong: dict[str, list[str]]) -> Annotated:
+        """An image with its objects; rows that cannot be used are added to `wrong`, by kind."""
         rows = _rows(label, wrong, "kpt_shape" in self.content[0]) if label else []
         size = image_size(image) if rows else None
         if size is None:  # without objects, or unreadable
@@ -129,7 +128,7 @@ def _labels(root: Path, images: Path) -> dict[str, Path]:
     return found
 
 
-def _rows(label: Path, wrong: list[str], poses: bool) -> list[tuple[int, Box]]:
+def _rows(label: Path, wrong: dict[str, list[str]], poses: bool) -> list[tuple[int, Box]]:
     """Class and box (xyxy, as shares of the image's sides) of each object; for a polygon, the box around it. With
     `poses`, the keypoints after the box are left out: they would look like a polygon.
     """
@@ -150,5 +149,6 @@ def _rows(label: Path, wrong: list[str], poses: bool) -> list[tuple[int, Box]]:
             across, down = values[::2], values[1::2]
             rows.append((int(index), (min(across), min(down), max(across), max(down))))
         elif words:
-            wrong.append(f"{label}, line {number}")
+            kind = SCORED if len(values) == 5 and 0 <= values[4] <= 1 else WRONG
+            wrong[kind].append(f"{label}, line {number}")
     return rows

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
+from data.table import IMAGE_COLUMNS, TARGETS
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -22,8 +24,8 @@ YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 NUMBER = re.compile(r"[-+.\deE]+")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = {  # of a CSV file of boxes, and their usual names
-    "image": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path"),
-    "class": ("class", "label", "name", "category", "class_name"),
+    "image": IMAGE_COLUMNS,
+    "class": ("class", "label", "name", "category", *(name for name in TARGETS if name != "y")),
     "xmin": ("xmin", "x_min", "x1", "left"),
     "ymin": ("ymin", "y_min", "y1", "top"),
     "xmax": ("xmax", "x_max", "x2", "right"),
@@ -31,6 +33,7 @@ COLUMNS = {  # of a CSV file of boxes, and their usual names
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
 }
+IMAGE_NAME = re.compile(rb'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)+")')
 LISTS = Path("ImageSets") / "Main"
 PEEK = 1 << 18  # bytes that recognition reads at both ends of a JSON file
 
@@ -45,6 +48,8 @@ def label_places(root: Path, images: Path, names: Sequence[str]) -> list[Path]:
     for i in reversed(range(len(parts))):
         if parts[i].lower() in IMAGE_FOLDERS:
             beside = Folder(root.joinpath(*parts[:i])).named(*names)
+            inside = [name for name in names if name.startswith("xml")]  # Oxford-IIIT Pets: annotations/xmls
+            beside += [inner for folder in beside for inner in folder.named(*inside)]
             found = [folder.path.joinpath(*parts[i + 1 :]) for folder in beside]
             break
     found += [folder.path for folder in Folder(images).named(*names)]
@@ -215,7 +220,9 @@ def _is_coco(path: Path) -> bool:
         text = file.read(PEEK)
         file.seek(max(len(text), os.fstat(file.fileno()).st_size - PEEK))
         text += file.read(PEEK)
-    return all(f'"{key}"'.encode() in text for key in ("images", "categories")) and b'"file_name"' in text
+    known = ({"images", "categories", name} for name in ("file_name", "coco_url"))  # LVIS has addresses only
+    filled = {"annotations", "image_id", "category_id"}  # which may take both ends of a large file
+    return any(all(f'"{key}"'.encode() in text for key in keys) for keys in (*known, filled))
 
 
 def _only(split: str, files: list[Path], setting: str) -> Path:
@@ -236,18 +243,28 @@ def _folder_of_splits(folder: Folder) -> Path | None:
 
 
 def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
-    """The folder with the first image that a COCO file names; otherwise the first place with any images."""
-    with path.open("rb") as file:
-        match = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', file.read(PEEK))
-    name = json.loads(match[1]) if match else ""
+    """The folder that has the longest end of the first image's path in a COCO file; otherwise the first place with any
+    images.
+    """
+    name = _first_image(path)
     around = [image_folder(Folder(path.parent)), *folder.named(*SPLIT_NAMES.get(split, ()), path.stem)]
     for images in folder.named(*IMAGE_FOLDERS):
         around += [*images.named(*SPLIT_NAMES.get(split, ())), images]
     places = [f for f in (*around, folder) if f]
-    return next(
-        (f.path for f in places if name and find_below(f.path, name)),
-        next((f.path for f in places if f.images), None),
-    )
+    found = {f.path: image for f in places if name and (image := find_below(f.path, name))}
+    if found:
+        return max(found, key=lambda place: len(found[place].relative_to(place).parts))
+    return next((f.path for f in places if f.images), None)
+
+
+def _first_image(path: Path) -> str:
+    """The first image's path in a COCO file; empty if that cannot be read."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        match = IMAGE_NAME.search(content)
+        try:
+            return str(json.loads(match[1])) if match else ""
+        except ValueError:  # the reader says what is wrong with it
+            return ""
 
 
 def coco(folder: Folder) -> Iterator[Layout]:

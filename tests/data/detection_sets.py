@@ -136,6 +136,15 @@ def voc_without_lists(root: Path) -> None:
     xmls(root / "annotations", names("a", 20))
 
 
+@layout("voc", DRAWN)
+def voc_of_oxford_pets(root: Path) -> None:
+    """Some images have no .xml file; the trimaps beside these files are images, too."""
+    photos(root / "images", [*names("a", 20), *names("b", 5)])
+    xmls(root / "annotations" / "xmls", names("a", 20))
+    photos(root / "annotations" / "trimaps", names("a", 20))
+    (root / "annotations" / "list.txt").write_text("#Image CLASS-ID SPECIES BREED ID\na0 1 1 1\n")
+
+
 @layout("voc", {"train": 6, "val": 3})
 def voc_beside_images_test_is_val(root: Path) -> None:
     for split in ("train", "test"):

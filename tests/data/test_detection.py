@@ -206,6 +206,7 @@ CATEGORY = {"id": 7, "name": "cat"}
         ("{", "is not json"),
         ("[1, 2]", "top level is not an object"),
         ({"images": []}, "is not in COCO's format: KeyError: 'categories'"),
+        ({"images": [{"id": 1}], "categories": [CATEGORY]}, "ValueError: image 1 has no file_name"),
         (
             {
                 "images": [IMAGE],

@@ -194,6 +194,16 @@ def test_rows_that_are_no_objects_are_left_out(tmp_path: Path, caplog: pytest.Lo
     assert "1 of 4 images have no txt file and count as images without objects" in caplog.text
 
 
+def test_rows_of_predictions_are_told_from_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yolo_set(tmp_path)
+    txts(tmp_path / "labels/train", names("train", 4), "{} 0.35 0.35 0.5 0.5 0.87\n")
+    (tmp_path / "labels/train/train3.txt").write_text("1 0.35 0.35 0.5 0.5 17\n")
+    assert not any(len(r.boxes) for r in read(tmp_path).records("train"))
+    words = "left out 3 of 4 rows with a sixth value, which looks like a confidence (five are read): remove it to train"
+    assert words in caplog.text
+    assert "left out 1 of 4 rows of labels that are not: class x y width height" in caplog.text
+
+
 def test_classes_that_train_lacks_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     yolo_set(tmp_path)
     (tmp_path / "data.yaml").write_text("names: [cat, dog, owl]")
@@ -267,19 +277,3 @@ def test_yolo_with_pixels_is_named_as_such(tmp_path: Path) -> None:
     txts(tmp_path / "labels" / "train", names("train", 4), "{} 14 10.5 20 15\n")
     with pytest.raises(UserError, match="most boxes have values far over 1, as if they were pixels"):
         read(tmp_path).check()
-
-
-def test_coco_without_boxes_has_those_around_its_polygons(tmp_path: Path) -> None:
-    photos(tmp_path / "images", ["a0"])
-    coco(tmp_path / "a.json", tmp_path / "images", ["a0"])
-    content = json.loads((tmp_path / "a.json").read_text())
-    (annotation,) = content["annotations"]
-    del annotation["bbox"]
-    for polygons, box in (([[4, 3, 10, 3, 10, 9], [20, 5, 24, 18, 22, 6]], [4, 3, 24, 18]), ([], None)):
-        annotation["segmentation"] = polygons
-        (tmp_path / "a.json").write_text(json.dumps(content))
-        if box:
-            assert read_coco(tmp_path / "a.json", tmp_path / "images")[1][0].boxes.tolist() == [box]
-        else:
-            with pytest.raises(UserError, match="has no bbox, nor polygons: export with boxes"):
-                read_coco(tmp_path / "a.json", tmp_path / "images")
