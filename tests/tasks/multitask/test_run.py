@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.engine.train import prepare
 from tasks.export.__main__ import execute as export
+from tasks.export.speed import contenders
+from tasks.inference import hub
 from tasks.multitask.task import JointTask
 from tasks.run import execute
 from tests.conftest import command, spawn
@@ -208,12 +211,17 @@ def test_one_file_of_all_tasks_in_int8(run: Path, photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])
-def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path) -> None:
+def test_one_file_of_all_tasks(
+    form: str, run: Path, dogs: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It answers as the checkpoint does, holds the backbone once, and has a card of all tasks."""
     pytest.importorskip({"onnx": "onnxruntime", "litert": "litert_torch"}[form])
     folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
     spec = json.loads((folder / "model.json").read_text())
     assert list(spec["parts"]) == TASKS
+    assert all(output["meaning"] for output in spec["outputs"])
+    assert ["note" in part and bool(part["note"]) for part in spec["parts"].values()] == [False, True, False]
+    assert "note: dogs: " in capsys.readouterr().out
     assert spec["latency"]["median_ms"] > 0
     found: Any = ModelCard.load(folder / "README.md")
     assert {result.metric_type for result in found.data.eval_results} > {"ap", "top1", "map"}
@@ -225,7 +233,9 @@ def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path
     )  # compared by rank: of two boxes that NMS takes for duplicates, either may stay
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
     assert spec["input"]["center_crop"] is None  # the tasks' differ, and so the metrics are of whole images
-    samples = DogsData(spec["provenance"]["config"]["parts"]["dogs"]["data"]["root"], 64).samples("test")
+    assert spec["parts"]["dogs"]["note"] in found.text
+    assert str(dogs.parent) not in json.dumps(spec)
+    samples = DogsData(str(dogs), 64).samples("test")
     right = [
         answer.to_dict()["dogs"]["classes"][0]["label"] == spec["parts"]["dogs"]["labels"][sample.label]
         for sample, answer in zip(samples, load(folder).predict([s.path for s in samples]), strict=True)
@@ -260,6 +270,13 @@ def test_weights_of_all_tasks(patched: Path, sets: dict[str, list[str]], photo: 
     assert "`dogs`" in (folder / "README.md").read_text()
     _, module = prepare(composed([*given(sets, "dogs", "faces"), "multitask.share=norm", f"ckpt={folder}"])[0])
     torch.testing.assert_close(dict(module.state_dict()), dict(load_checkpoint(patched)["state_dict"]), rtol=0, atol=0)
+    for arguments in ((str(patched), [], False), (None, [folder], False)):
+        with pytest.raises(UserError, match=re.escape("multi-task run: bench an export of one of its tasks (part=<")):
+            contenders(*arguments)
+    with pytest.raises(UserError, match="is a multi-task run: export it with part=all format=torch and push that"):
+        hub.write(str(patched), tmp_path)
+    hub.write(str(folder), tmp_path)
+    assert "`dogs`" in (tmp_path / "README.md").read_text()
     part = export([f"ckpt={folder}", "part=faces", "format=torch", f"output={tmp_path}"])
     assert json.loads((part / "model.json").read_text())["differences"] == {"probabilities": 0.0}
 
@@ -308,6 +325,8 @@ def test_a_teacher_is_given_to_the_tasks_that_learn_from_one(
 def test_what_one_file_cannot_hold(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantize=int8_qat trains one task: export each with part=<task>"):
         export([f"ckpt={run}", "part=all", "format=onnx", "quantize=int8_qat"])
+    with pytest.raises(UserError, match="root=photos applies to one task; export the tasks one by one"):
+        export([f"ckpt={run}", "part=all", "format=torch", "root=photos"])
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["parts"]["faces"]["task"]["resolution"] = 96
     torch.save(content, tmp_path / "sides.ckpt")
