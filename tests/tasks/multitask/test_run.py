@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -29,8 +28,6 @@ from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.engine.train import prepare
 from tasks.export.__main__ import execute as export
-from tasks.export.speed import contenders
-from tasks.inference import hub
 from tasks.multitask.task import JointTask
 from tasks.run import execute
 from tests.conftest import command, spawn
@@ -270,13 +267,6 @@ def test_weights_of_all_tasks(patched: Path, sets: dict[str, list[str]], photo: 
     assert "`dogs`" in (folder / "README.md").read_text()
     _, module = prepare(composed([*given(sets, "dogs", "faces"), "multitask.share=norm", f"ckpt={folder}"])[0])
     torch.testing.assert_close(dict(module.state_dict()), dict(load_checkpoint(patched)["state_dict"]), rtol=0, atol=0)
-    for arguments in ((str(patched), [], False), (None, [folder], False)):
-        with pytest.raises(UserError, match=re.escape("multi-task run: bench an export of one of its tasks (part=<")):
-            contenders(*arguments)
-    with pytest.raises(UserError, match="is a multi-task run: export it with part=all format=torch and push that"):
-        hub.write(str(patched), tmp_path)
-    hub.write(str(folder), tmp_path)
-    assert "`dogs`" in (tmp_path / "README.md").read_text()
     part = export([f"ckpt={folder}", "part=faces", "format=torch", f"output={tmp_path}"])
     assert json.loads((part / "model.json").read_text())["differences"] == {"probabilities": 0.0}
 
@@ -325,8 +315,6 @@ def test_a_teacher_is_given_to_the_tasks_that_learn_from_one(
 def test_what_one_file_cannot_hold(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantize=int8_qat trains one task: export each with part=<task>"):
         export([f"ckpt={run}", "part=all", "format=onnx", "quantize=int8_qat"])
-    with pytest.raises(UserError, match="root=photos applies to one task; export the tasks one by one"):
-        export([f"ckpt={run}", "part=all", "format=torch", "root=photos"])
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["suite"]["config"]["parts"]["faces"]["task"]["resolution"] = 96
     torch.save(content, tmp_path / "sides.ckpt")
