@@ -208,9 +208,7 @@ def test_one_file_of_all_tasks_in_int8(run: Path, photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])
-def test_one_file_of_all_tasks(
-    form: str, run: Path, dogs: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_file_of_all_tasks(form: str, run: Path, dogs: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:
     """It answers as the checkpoint does, holds the backbone once, and has a card of all tasks."""
     pytest.importorskip({"onnx": "onnxruntime", "litert": "litert_torch"}[form])
     folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
@@ -225,9 +223,8 @@ def test_one_file_of_all_tasks(
     assert all(f"## `{task}`" in found.text for task in TASKS)
     differences = spec["differences"]
     assert max(differences["dogs.probabilities"], differences["faces.probabilities"]) < 1e-3
-    assert (
-        differences["detection.scores"] < 0.1
-    )  # compared by rank: of two boxes that NMS takes for duplicates, either may stay
+    # compared by rank: of two boxes that NMS takes for duplicates, either may stay
+    assert differences["detection.scores"] < 0.1
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
     assert spec["input"]["center_crop"] is None  # the tasks' differ, and so the metrics are of whole images
     assert spec["parts"]["dogs"]["note"] in found.text
