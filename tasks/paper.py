@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
 from tasks.engine.config import arguments, load_config, load_options, one_line_errors
 from tasks.engine.cost import recount
+from tasks.engine.saved import PLAN
 
 
 @cache
@@ -171,7 +173,7 @@ def phone_files(runs: Sequence[Run]) -> Table:
 
 
 def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]) -> str:
-    """Our metrics in %, of the best run with this network on this data; empty if there is none."""
+    """Our metrics in %, of the best run with this network and start on this data; empty if there is none."""
     fitting = []
     for run in runs:
         if not run.finished or (run.task, run.data) != (table.task, table.data):
@@ -181,9 +183,10 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
         settings = run.content["settings"]
         same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("name", "alpha", "variant"))
         resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
+        begun = start(settings, run.folder) == start(config)
         options = all(settings["groups"].get(g) == config["groups"].get(g) for g in ("backbone", "detector"))
         known = all(name in run.metrics for name in table.metrics)
-        if same and options and known and run.resolution == resolution:
+        if same and begun and options and known and run.resolution == resolution:
             fitting.append(run)
     if not fitting:
         return ""
@@ -191,11 +194,22 @@ def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]
     return " ".join(f"{100 * best.metrics[name]:.1f}" for name in table.metrics)
 
 
+def start(settings: dict[str, Any], folder: Path | None = None) -> str:
+    """What a run's backbone started from. A later stage starts as the first one, whose settings it has."""
+    backbone, before = settings["backbone"], settings.get("ckpt")
+    staged = folder and (folder.parent / PLAN).is_file() and Path(str(before)).parent.name == folder.parent.name
+    if before and not staged:
+        return "checkpoint"
+    return "weights" if backbone.get("weights") or backbone.get("pretrained") else "random"  # `auto` is weights
+
+
 def paper(config: dict[str, Any]) -> None:
     console = Console()
     try:
         runs = read_runs(config["runs"])
-    except UserError:  # nothing was run yet
+    except UserError:
+        if config["runs"] != "runs":  # else nothing was run yet
+            raise
         runs = []
     wanted = config["table"]
     for number, printed in ((1, body), (2, shares), (3, layers)):
@@ -209,7 +223,10 @@ def paper(config: dict[str, Any]) -> None:
                 console.print(f"  {command}", soft_wrap=True, highlight=False)
     if wanted is None:
         console.print(phone_files(runs))
-    console.print("Ours: costs are recounted from the network; metrics are those of the best run below runs=.")
+    console.print(
+        "Ours: costs are recounted from the network; metrics are those of the best run below runs= with the row's "
+        "network, data and kind of initial weights."
+    )
 
 
 def main() -> None:

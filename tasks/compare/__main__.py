@@ -136,8 +136,8 @@ def compare(config: dict[str, Any]) -> None:
         console.print(table)
     done = [run for run in runs if run.finished]
     console.print(
-        f"{len(done)} of {len(runs)} runs finished; ★: Pareto-optimal, no run in the same table is as good with fewer "
-        "multiply-adds"
+        f"{len(done)} of {len(runs)} runs finished; ★: Pareto-optimal, no other run in the same table is at least as "
+        "good with no more multiply-adds"
     )
     output = Path(config["output"] or config["runs"])
     output.mkdir(parents=True, exist_ok=True)

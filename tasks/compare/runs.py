@@ -43,7 +43,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
     content: dict[str, Any] = field(default_factory=dict, repr=False)
-    best: bool = False  # no cheaper run of its group is as good: see `mark_best`
+    best: bool = False  # Pareto-optimal: see `mark_best`
 
     @property
     def group(self) -> tuple[str, str]:
@@ -156,12 +156,16 @@ def _fill(run: Run, content: dict[str, Any]) -> None:
 
 
 def browser_latency(folder: Path) -> float | None:
-    """The smallest median in the run folder's browser.json, which the page of tasks.page measured; None without it."""
+    """The smallest median of the run's exports in its browser.json, which the page of tasks.page measured; None without
+    it. A page may have exports of several runs: files are recognised by their digests.
+    """
     try:
         rows = json.loads(_regular(folder / "browser.json").read_text())["rows"]
-        found = [latency for row in rows if (latency := _number(row.get("median_ms"))) is not None and latency > 0]
-        return min(found, default=None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        specs = (json.loads(_regular(path).read_bytes()) for path in folder.glob("export/*/model.json"))
+        own = {str(spec.get("sha256")) for spec in specs}
+        measured = [_number(row.get("median_ms")) for row in rows if row.get("sha256") in own]
+        return min((latency for latency in measured if latency is not None and latency > 0), default=None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         return None
 
 

@@ -18,6 +18,7 @@ from tasks.engine.saved import setting
 CARD = "README.md"
 LONGEST = 80  # characters of a name
 MOST_NAMES = 100  # classes that are listed
+PLACES = "position"  # the answer of a model whose classes are named after places: mean positions of photos
 SETTINGS = {  # the settings that a card lists, and their names there
     "task.resolution": "pixels, before rho",
     "backbone.alpha": "width (alpha)",
@@ -51,6 +52,7 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     on ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short
     form, such as apache-2.0.
     """
+    facts = {**facts, "answer": result.answer.__name__}
     parts = (
         f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
         f"# {code(title(facts))}",
@@ -126,7 +128,10 @@ def summary(facts: Mapping[str, Any]) -> str:
     groups = [f"{group}={option}" for group, option in config["groups"].items() if group in ("task", "detector")]
     how = f"`{facts['format']}`, quantization `{facts['quantize']}`" if "format" in facts else "a checkpoint"
     words = f"Trained with {', '.join(map(code, groups))} of the MobileNets suite; {how}."
-    if labels:
+    if labels and facts.get("answer") == PLACES:
+        words += f"\n\n{len(labels)} cells of the Earth, each with the mean position of its training photos: do not "
+        words += "publish the model if they are private."
+    elif labels:
         more = f" and {len(labels) - MOST_NAMES} more" if len(labels) > MOST_NAMES else ""
         names = ", ".join(map(code, labels[:MOST_NAMES]))
         words += f"\n\n{len(labels)} {'class' if len(labels) == 1 else 'classes'}: {names}{more}."
@@ -135,10 +140,11 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 def use(facts: Mapping[str, Any]) -> str:
     file = facts.get("file")
+    published = " (or `hub://<owner>/<name>`, where it is published)" if not file or facts["format"] == "torch" else ""
     beside = f", or `python example.py photo.jpg` beside {code(file)}" if file and facts["format"] != "torch" else ""
     return (
         '```python\nfrom tasks import load\n\nfor result in load("<this folder>").predict(["photo.jpg"]):\n'
-        f"    print(result.to_dict())\n```\n\nwith the MobileNets suite installed{beside}."
+        f"    print(result.to_dict())\n```\n\nwith the MobileNets suite installed{published}{beside}."
     )
 
 
@@ -162,10 +168,12 @@ def cost(facts: Mapping[str, Any]) -> str:
     words = f"{figures['madds_m']:,.1f} million multiply-adds an image, {figures['params_m']:.3f} million parameters"
     words += f", {figures['megabytes']:.2f} MB." if "megabytes" in figures else "."
     if latency:
+        threads, batch = latency["threads"], latency.get("batch", 1)
         words += (
-            f"\n\nAn image takes {latency['median_ms']:.2f} ms (median of {latency['calls']}; 95 % below "
-            f"{latency['p95_ms']:.2f} ms), alone, from pixels in memory to outputs, by {code(latency['runtime'])} with "
-            f"{latency['threads']} threads on {code(latency['machine'])}, which may have been running other programs. "
+            f"\n\nOne image takes {latency['median_ms']:.2f} ms (median of {latency['calls']} calls; 95 % under "
+            f"{latency['p95_ms']:.2f} ms) from pixels in memory to outputs, "
+            f"{f'in batches of {batch}, ' if batch > 1 else ''}in {code(latency['runtime'])} on {threads} "
+            f"thread{'s' if threads > 1 else ''} of {code(latency['machine'])}; other programs may have been running. "
             "Other devices differ: `python -m tasks.bench` measures the time on yours."
         )
     return words
@@ -194,6 +202,7 @@ def limits(facts: Mapping[str, Any]) -> str:
     if facts.get("note"):
         lines.append(f"{facts['note']}.")
     if facts["labels"]:
-        lines.append("It knows only the classes above, and may assign one of them to anything else.")
+        known = "its cells" if facts.get("answer") == PLACES else "the classes above"
+        lines.append(f"It knows only {known}, and may assign one of them to anything else.")
     lines.append("It was evaluated only on images like those it was trained on.")
     return "\n".join(f"- {line}" for line in lines)

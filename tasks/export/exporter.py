@@ -31,7 +31,7 @@ from tasks.engine.task import TaskModule, restore
 from tasks.export.card import CARD, card, shown
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
-from tasks.export.package import VERSION, Spec, example, sha256, write_spec
+from tasks.export.package import VERSION, Spec, example, sha256, without_places, write_spec
 from tasks.export.qat import fine_tune
 from tasks.export.speed import times
 from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
@@ -72,8 +72,7 @@ def export(config: dict[str, Any]) -> Path:
         before, count = measure(module, data, config["images"])
         check_measured(module, before)
         if config["quantize"] == "int8_qat":
-            epochs = max(1, round(config["qat_steps"] * data.batch_size / data.num_images("train")))
-            fine_tune(module, data, epochs, config["qat_lr"])
+            fine_tune(module, data, config["qat_steps"], config["qat_lr"])
         file = folder / spec.file
         pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
         inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
@@ -227,7 +226,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     with torch.inference_mode():
         answers = graph.named(pixels)
     batch = "batch" if form.free_batch else config["batch"]
-    meanings = module.model.export_spec.outputs
+    meanings = graph.model.export_spec.outputs
 
     def facts(name: str, tensor: Tensor) -> dict[str, Any]:
         return {"name": name, "shape": [batch, *tensor.shape[1:]], "type": str(tensor.dtype).removeprefix("torch.")}
@@ -255,7 +254,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
             "checkpoint": path.name,
             "checkpoint_sha256": sha256(path),
             "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "config": module.config,
+            "config": without_places(module.config),
         },
     )
 
@@ -268,6 +267,7 @@ def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int
         "median_ms": round(float(np.median(found)), 3),
         "p95_ms": round(float(np.percentile(found, 95)), 3),
         "calls": len(found),
+        "batch": len(pixels),
         "threads": torch.get_num_threads() if form.name == "torch" else THREADS,
         "machine": processor_name(),
         "runtime": f"{form.runtime} {version(form.runtime)}",

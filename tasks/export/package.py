@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Spec:
     provenance: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
-    latency: dict[str, Any] = field(default_factory=dict)  # of one image: median_ms, p95_ms, calls, threads, machine
+    latency: dict[str, Any] = field(default_factory=dict)  # of one image: median_ms, p95_ms, calls, batch, threads
     sha256: str = ""
     note: str | None = None  # what every report on this data must say
     version: int = VERSION
@@ -94,6 +95,22 @@ def example(spec: Spec, functions: Sequence[Callable[..., Any]], run: str, runti
 
 def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
     (folder / "model.json").write_text(json.dumps(asdict(spec) | facts) + "\n")
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [cut(item) for item in value]
+        if isinstance(value, str) and ("/" in value or "\\" in value):
+            path = re.split(r"[?#]", value)[0]  # before the last part: a query may hold slashes, and a secret
+            return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return value
+
+    return {key: item if key == "groups" else cut(item) for key, item in config.items()}
 
 
 def sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from backbones.console import Console
 from backbones.mobilenet_v1 import ConvNormAct
 from data.base import SuiteData
 from tasks.engine.callbacks import BadImageCounter
@@ -69,13 +70,18 @@ def rounding(model: nn.Module) -> Iterator[None]:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
-def fine_tune(module: TaskModule, data: SuiteData, epochs: int, lr: float) -> None:
-    """Trains the network of `module` (normalization folded) in place, with the task's own losses."""
+def fine_tune(module: TaskModule, data: SuiteData, steps: int, lr: float) -> None:
+    """Trains the network of `module` (normalization folded) in place, with the task's own losses: for whole epochs,
+    about `steps` in all, or for that many steps of an epoch that has more.
+    """
+    epoch = min(steps, data.train_batches(1))
+    epochs = round(steps / epoch)
+    Console().print(f"quantization-aware training: {epochs * epoch} steps")
     settings = module.config["trainer"] | {
         **{"max_epochs": epochs, "lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "freeze_backbone": False},
         **{"head_warmup_epochs": 0, "precision": "32"},
         **one_device(module.config),
-        **{"progress_bar": False, "limit_train_batches": None, "freeze_early_layers": False},
+        **{"progress_bar": False, "limit_train_batches": epoch, "freeze_early_layers": False},
     }
     before, module.config = module.config, module.config | {"trainer": settings}
     trainer = build_trainer(module.config, None, [BadImageCounter()])

@@ -52,9 +52,25 @@ class Row:
 
 
 def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Contender]:
+    """What there is to measure.
+
+    Raises:
+        UserError: one is absent or damaged, or holds several networks, which do not run as one.
+    """
     kinds = ("eager", "compiled") if compiled else ("eager",)
     rows = [Contender(f"PyTorch {kind}", str(find_checkpoint(ckpt)), kind) for kind in kinds] if ckpt else []
-    return rows + [Contender(path.name, str(path), read_spec(path)["format"]) for path in exports]
+    if ckpt and "parts" in load_checkpoint(ckpt)["suite"].get("config", {}):
+        raise several(ckpt)
+    for path in exports:
+        spec = read_spec(path)
+        if spec["parts"] and spec["format"] == "torch":
+            raise several(path)
+        rows.append(Contender(path.name, str(path), spec["format"]))
+    return rows
+
+
+def several(path: object) -> UserError:
+    return UserError(f"{path} is a multi-task run: bench an export of one of its tasks (part=<task>)")
 
 
 def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
@@ -160,7 +176,7 @@ def peak_memory() -> float:
 
 
 def table(rows: list[Row]) -> None:
-    headers = ("", "threads", "ms", "p95", "16: a\nsecond", "memory\nMB", "file\nMB", "% of\npeak")
+    headers = ("", "threads", "ms", "p95", f"images/s\n(of {BATCH})", "memory\nMB", "file\nMB", "% of\npeak")
     shown = Table(*headers, box=SIMPLE_HEAD)
     shown.columns[0].overflow = "fold"
     for column in shown.columns[1:]:

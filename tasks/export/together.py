@@ -39,7 +39,7 @@ from tasks.export.exporter import (
 )
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph, Job
-from tasks.export.package import Spec, example, sha256, write_spec
+from tasks.export.package import Spec, example, sha256, without_places, write_spec
 from tasks.export.verify import Runner, RuntimeModel, differences, measure
 from tasks.multitask.answers import together
 from tasks.multitask.one_pass import OnePass
@@ -54,8 +54,8 @@ def export_all(config: dict[str, Any]) -> Path:
     """Writes the files, and measures them with each task's own metrics. Returns their folder.
 
     Raises:
-        UserError: the run has one task, the tasks of one file have different input sizes, or a task's metric drops by
-            more than `max_drop`.
+        UserError: the run has one task, `root` is given, the tasks of one file have different input sizes, or a task's
+            metric drops by more than `max_drop`.
     """
     setup()
     path = find_checkpoint(config["ckpt"])
@@ -63,6 +63,11 @@ def export_all(config: dict[str, Any]) -> Path:
     settings = checkpoint["suite"].get("config", {})
     if not settings.get("parts"):
         raise UserError(f"part=all is for multi-task runs; {path} has one task")
+    if config["root"] is not None:
+        raise UserError(
+            f"root={config['root']} applies to one task; export the tasks one by one (part=<task>), or all with their "
+            "data sets where they were"
+        )
     learners = [name for name, part in settings["parts"].items() if "distill" in part]
     asked = learners or settings["parts"]  # `restore` raises an error if no task uses a teacher
     teachers = {name: config["teacher"] if name in asked else None for name in settings["parts"]}
@@ -81,6 +86,7 @@ def export_all(config: dict[str, Any]) -> Path:
             spec.input["center_crop"] = common_view(modules)
         parts = {name: measured(config, name, module, spec, runners[name]) for name, module in modules.items()}
         spec.metrics = {name: part["metrics"] for name, part in parts.items()}
+        spec.note = "; ".join(f"{name}: {part['note']}" for name, part in parts.items() if part["note"]) or None
         finish(spec, checkpoint, modules, parts, folder)
     report(parts, spec, target)
     return target
@@ -165,12 +171,14 @@ def finish(
     file = folder / spec.file
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
-    spec.provenance["config"] = checkpoint["suite"]["config"]
+    spec.provenance["config"] = without_places(checkpoint["suite"]["config"])
     spec.cost["megabytes"] = file.stat().st_size / 1e6
     spec.sha256 = sha256(file)
     write_spec(folder, spec, {"parts": parts})
     results = {name: module.result_type for name, module in modules.items()}
-    (folder / CARD).write_text(joint_card(asdict(spec) | {"parts": parts}, results), encoding="utf-8")
+    pretrained = next(iter(modules.values())).settled.get("pretrained")
+    facts = asdict(spec) | {"parts": parts, "pretrained": pretrained}
+    (folder / CARD).write_text(joint_card(facts, results), encoding="utf-8")
     if spec.format == "torch":  # each task has its own input, so only this suite can run the file
         return
     form = FORMATS[spec.format]
@@ -211,7 +219,7 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
     after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))
     facts = {"labels": module.labels, "answer": module.result_type.answer.__name__}
     metrics = compared(config, module, count, before, after)
-    return facts | module.answer_settings() | module.export_metadata() | {"metrics": metrics}
+    return facts | module.answer_settings() | module.export_metadata() | {"metrics": metrics, "note": data.note}
 
 
 def common_view(modules: dict[str, TaskModule]) -> float | None:
@@ -230,6 +238,8 @@ def report(parts: dict[str, Any], spec: Any, target: Path) -> None:
         table.add_row(f"{name}: {key}", *(f"{metrics[when][key]:.4f}" for when in ("before", "after")))
     console = Console()
     console.print(table)
+    if spec.note:
+        console.print(f"note: {spec.note}", soft_wrap=True)
     command = f"{shlex.join(['python', str(target / 'example.py')])} <image>"
     if spec.format == "torch":
         command = f"python -m tasks.predict {shlex.quote(f'ckpt={target}')} input=<image>"

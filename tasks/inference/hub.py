@@ -148,11 +148,12 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     are cut to their last part.
 
     Raises:
-        UserError: it is none of these, an export of another format than torch, or has links out of its folder.
+        UserError: it is none of these, an export of another format than torch, or a multi-task run; it has links out of
+            its folder; or `licence` is given and not in its own card.
     """
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
-    from tasks.export.package import read_spec
+    from tasks.export.package import read_spec, without_places
     from tasks.export.to_torch import save
 
     source = Path(path)
@@ -167,6 +168,16 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     if suite["task"] == "backbone":
         raise UserError(f"ckpt={path} contains only a backbone; only complete models are published")
     kept = own.read_bytes() if export and own.is_file() and own.stat().st_size <= MAX_CARD else None
+    if kept and licence and f"\nlicense: {licence}\n".encode() not in kept:
+        raise UserError(
+            f"license={licence} is for a new card; {own} is published as it is: add the line `license: {licence}` "
+            "below its first line"
+        )
+    if not kept and "parts" in suite["config"]:
+        raise UserError(
+            f"ckpt={path} is a multi-task run: export it with part=all format=torch and push that folder, which has a "
+            "card of its tasks"
+        )
     (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
     header = {"suite": json.dumps(suite | {"config": without_places(suite["config"])}), "input": "uint8_nhwc"}
     save(checkpoint["state_dict"], folder / FILE, header)
@@ -192,19 +203,3 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
         },
     }
     return card(facts, module.result_type, licence)
-
-
-def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cut(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [cut(item) for item in value]
-        if isinstance(value, str) and ("/" in value or "\\" in value):
-            path = re.split(r"[?#]", value)[0]  # before the last part: a query may hold slashes, and a secret
-            return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
-        return value
-
-    return {key: item if key == "groups" else cut(item) for key, item in config.items()}

@@ -17,6 +17,7 @@ NMS = ("score_threshold", "candidates", "nms_iou", "max_detections")  # settings
 LAYOUTS = ("uint8_nhwc", "float_nchw")
 SIDE_LIMIT = 4096
 LARGEST_SPEC = 1 << 26  # bytes
+VERSION = 1  # of model.json, as tasks.export.package writes it
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ def read_export(folder: Path, name: str) -> Export:
     """The export in a folder.
 
     Raises:
-        UserError: model.json is damaged, or the model is not the one that it describes.
+        UserError: model.json is damaged or of a newer version, or the model is not the one that it describes.
     """
     file = folder / "model.json"
     content = parse(file)
     try:
+        if int(content["version"]) > VERSION:
+            raise UserError(f"{file} was written by a newer version of this suite; update to read it")
         spec = page_spec(content)
         digest = content["sha256"]
         data = content["provenance"]["config"]["groups"]["data"]

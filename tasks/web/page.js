@@ -283,7 +283,7 @@ function wire() {
   byId("provider-label").hidden = !(DATA.webgpu && navigator.gpu);
   byId("provider").onchange = update;
   byId("isolation").hidden = crossOriginIsolated;
-  byId("isolation").textContent = "One thread: more need a server with cross-origin isolation, as python -m tasks.page serve=true is.";
+  byId("isolation").textContent = "One thread only. More threads need a server that sends the headers for cross-origin isolation, such as python -m tasks.page serve=true.";
 }
 
 async function start() {

@@ -11,6 +11,7 @@ from backbones.console import Console
 from backbones.errors import UserError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY = ("0.0.0.0", "::")  # all addresses of this machine, loopback included
 HEADERS = {  # without cross-origin isolation there is no shared memory, and so only one thread
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -67,19 +68,28 @@ def server(page: Path, host: str, port: int) -> Server:
         raise UserError(f"host={host} port={port} cannot be served ({error.strerror or error}); try port=0") from error
 
 
+def announcement(host: str, port: int) -> list[str]:
+    """The addresses that work, and what browsers allow there."""
+    plain = (
+        "over plain http, where browsers allow one thread and no live camera: photos work; for the rest put the page "
+        "on any https host"
+    )
+    if host not in (*LOOPBACK, *ANY):
+        name = f"[{host}]" if ":" in host else host
+        return [f"serving http://{name}:{port}/ {plain}; Ctrl-C ends it"]
+    lines = [
+        f"serving http://localhost:{port}/ with threads and camera; Ctrl-C ends it",
+        f"an Android phone on USB opens the same address after: adb reverse tcp:{port} tcp:{port}",
+    ]
+    return [*lines, f"other devices reach this machine's address {plain}"] if host in ANY else lines
+
+
 def serve(page: Path, host: str, port: int) -> None:
     """Serves until interrupted, and prints the addresses that work."""
     console = Console()
     with server(page, host, port) as running:
-        port = running.server_address[1]
-        console.print(f"serving http://localhost:{port}/ with threads and camera; Ctrl-C ends it", soft_wrap=True)
-        console.print(f"an Android phone on USB opens the same address after: adb reverse tcp:{port} tcp:{port}")
-        if host not in LOOPBACK:
-            console.print(
-                "other devices reach this machine's address over plain http, where browsers allow one thread and no "
-                "live camera: photos work; for the rest put the page on any https host",
-                soft_wrap=True,
-            )
+        for line in announcement(host, running.server_address[1]):
+            console.print(line, soft_wrap=True)
         try:
             running.serve_forever()
         except KeyboardInterrupt:

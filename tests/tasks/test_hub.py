@@ -270,6 +270,10 @@ def test_the_card_of_an_export_is_published_as_it_is(run: Path, tmp_path: Path) 
     (tmp_path / "new").mkdir()
     hub.write(str(folder), tmp_path / "new")
     assert (tmp_path / "new" / "README.md").read_text() == own
+    with pytest.raises(UserError, match=r"license=mit is for a new card; .* add the line `license: mit`"):
+        hub.write(str(folder), tmp_path / "new", "mit")
+    (folder / "README.md").write_text(own.replace("---\n", "---\nlicense: mit\n", 1))
+    hub.write(str(folder), tmp_path / "new", "mit")
     content = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(content | {"format": "onnx", "file": "model.onnx"}))
     with pytest.raises(UserError, match="format=onnx is not published"):

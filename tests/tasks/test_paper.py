@@ -17,6 +17,7 @@ from tasks.compare.runs import read_runs
 from tasks.engine.config import load_config
 from tasks.engine.cost import recount
 from tests.benchmarks.compare import write_run
+from tests.conftest import command
 
 
 def test_tables_1_to_3_come_out_but_for_the_misprints() -> None:
@@ -83,6 +84,48 @@ def test_a_task_of_a_multi_task_run_is_in_its_row_too(tmp_path: Path) -> None:
     table, _ = paper.models(ten, read_runs(tmp_path))
     own = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
     assert own["0.75 MobileNet-224"] == "81.8"
+
+
+FROM_WEIGHTS = {"pretrained": True}, {"pretrained": "auto"}, {"pretrained": False, "weights": "a.h5"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "same"),
+    [
+        ("imagenet", {}, True),
+        *(("imagenet", change, False) for change in FROM_WEIGHTS),
+        *(("stanford_dogs", change, True) for change in FROM_WEIGHTS),
+        ("stanford_dogs", {"pretrained": False}, False),
+    ],
+)
+def test_a_run_is_beside_the_paper_only_if_it_starts_as_the_recipe_does(
+    recipe: str, changes: dict[str, object], same: bool, tmp_path: Path
+) -> None:
+    config = load_config([f"experiment={recipe}"], "cost")
+    folder = write_run(tmp_path, "dogs", "mine", classes=1000 if recipe == "imagenet" else 120, resolution=224)
+    content = json.loads((folder / "metrics.json").read_text())
+    content["settings"] |= {key: config[key] for key in ("backbone", "groups", "task")}
+    content["settings"]["backbone"] = config["backbone"] | changes
+    content["metrics"]["top1"] = 0.75
+    table = next(table for table in published.tables() if f"experiment={recipe}" in table.run)
+
+    def figures() -> str:
+        (folder / "metrics.json").write_text(json.dumps(content))
+        return paper.measured(table, config, read_runs(tmp_path))
+
+    assert figures() == ("75.0" if same else "")
+    content["settings"]["ckpt"] = "runs/other"
+    assert figures() == ""
+    content["settings"]["ckpt"] = f"elsewhere/{folder.parent.name}/1_noisy"
+    assert figures() == ""
+    (folder.parent / "stages.yaml").touch()  # the run is a stage, which begins from the one before
+    assert figures() == ("75.0" if same else "")
+
+
+def test_a_folder_of_runs_that_there_is_not(tmp_path: Path) -> None:
+    assert command("paper", "table=8", folder=tmp_path).returncode == 0  # nothing was run yet
+    result = command("paper", "table=8", "runs=rusn", folder=tmp_path)
+    assert "runs=rusn: there is no such folder" in result.stderr
 
 
 def test_the_phone_files_are_those_that_were_published(tmp_path: Path) -> None:

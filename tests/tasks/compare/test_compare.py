@@ -299,6 +299,23 @@ def test_names_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert part.lstrip(" \"'")[:1] not in ("=", "+", "-", "@") or part.startswith("'")
 
 
+def test_a_browser_measured_exports_of_several_runs(tmp_path: Path) -> None:
+    """Each run shows the smallest latency of its own."""
+    rows = [{"sha256": "a", "median_ms": 5.5}, {"sha256": "b", "median_ms": 1.5}, {"name": "c", "error": "torn"}]
+    rows += [{"sha256": "a", "median_ms": 2.5}]
+    own = {}
+    for name in ("a", "b", "other"):
+        folder = write_run(tmp_path, "dogs", name)
+        own[name] = json.loads((folder / "metrics.json").read_text())["speed"]["latency_ms"]
+        (folder / "export" / "x").mkdir(parents=True)
+        (folder / "export" / "x" / "model.json").write_text(json.dumps({"sha256": name}))
+        (folder / "browser.json").write_text(json.dumps({"rows": rows}))
+    assert {r.name: r.latency_ms for r in read_runs(tmp_path)} == {"a": 2.5, "b": 1.5, "other": own["other"]}
+    (tmp_path / "dogs" / "a" / "export" / "x" / "model.json").unlink()
+    os.mkfifo(tmp_path / "dogs" / "a" / "export" / "x" / "model.json")
+    assert {r.name: r.latency_ms for r in read_runs(tmp_path)}["a"] == own["a"]
+
+
 def test_nothing_is_written_or_shown_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim, secret = tmp_path / "victim", tmp_path / "secret"
     victim.write_text("precious")

@@ -10,7 +10,8 @@ from markdown_it.token import Token
 from tasks.detection.answers import DetectionResult
 from tasks.embedding.answers import EmbeddingResult
 from tasks.engine.answers import Result
-from tasks.export.card import card
+from tasks.export.card import card, joint_card
+from tasks.geo.answers import PositionResult
 
 EVIL = [
     "<img src=x onerror=alert(1)>",
@@ -79,6 +80,40 @@ def test_every_task_says_its_use() -> None:
     drawn = facts(["cat"])
     drawn["provenance"]["config"]["groups"]["data"] = "demo_scenes"
     assert "generated pictures" in card(drawn, DetectionResult)
+
+
+def test_no_position_of_photos_is_listed() -> None:
+    """A geo model's classes are named after them."""
+    places = facts(["0/89c25 40.71 -74.00", "0/80858 37.77 -122.41"])
+    text = card(places, PositionResult)
+    assert "40.71" not in text
+    assert "2 cells of the Earth" in text
+    parts = {"geo": places | {"answer": "position"}}
+    places["provenance"]["config"] |= {"parts": {"geo": dict(places["provenance"]["config"])}}
+    whole = places | {"task": "multitask", "labels": ["geo/0/89c25 40.71 -74.00"], "parts": parts}
+    assert "40.71" not in joint_card(whole, {"geo": PositionResult})
+
+
+@pytest.mark.parametrize(
+    ("latency", "words"),
+    [
+        ({"batch": 1, "threads": 1}, "from pixels in memory to outputs, in `ONNX` on 1 thread of `a chip`; other"),
+        ({"batch": 4, "threads": 2}, "to outputs, in batches of 4, in `ONNX` on 2 threads of `a chip`; other"),
+    ],
+)
+def test_a_latency_says_how_it_was_measured(latency: dict[str, int], words: str) -> None:
+    figures = {"median_ms": 0.42, "p95_ms": 0.5, "calls": 500, "runtime": "ONNX", "machine": "a chip", **latency}
+    text = card(facts(["cat"], latency=figures), DetectionResult)
+    assert "One image takes 0.42 ms (median of 500 calls; 95 % under 0.50 ms) from" in text
+    assert words in text
+
+
+def test_only_what_can_be_published_has_an_address() -> None:
+    texts = [
+        card(facts(["cat"], **more), DetectionResult)
+        for more in ({}, *({"format": form, "quantize": "none", "file": "model"} for form in ("torch", "onnx")))
+    ]
+    assert ["`hub://<owner>/<name>`" in text for text in texts] == [True, True, False]
 
 
 def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:

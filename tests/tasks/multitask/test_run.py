@@ -208,24 +208,28 @@ def test_one_file_of_all_tasks_in_int8(run: Path, photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])
-def test_one_file_of_all_tasks(form: str, run: Path, photo: Path, tmp_path: Path) -> None:
+def test_one_file_of_all_tasks(form: str, run: Path, dogs: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:
     """It answers as the checkpoint does, holds the backbone once, and has a card of all tasks."""
     pytest.importorskip({"onnx": "onnxruntime", "litert": "litert_torch"}[form])
     folder = export([f"ckpt={run}", "part=all", f"format={form}", f"output={tmp_path}", "max_drop=100"])
     spec = json.loads((folder / "model.json").read_text())
     assert list(spec["parts"]) == TASKS
+    assert all(output["meaning"] for output in spec["outputs"])
+    assert ["note" in part and bool(part["note"]) for part in spec["parts"].values()] == [False, True, False]
+    assert "note: dogs: " in capsys.readouterr().out
     assert spec["latency"]["median_ms"] > 0
     found: Any = ModelCard.load(folder / "README.md")
     assert {result.metric_type for result in found.data.eval_results} > {"ap", "top1", "map"}
     assert all(f"## `{task}`" in found.text for task in TASKS)
     differences = spec["differences"]
     assert max(differences["dogs.probabilities"], differences["faces.probabilities"]) < 1e-3
-    assert (
-        differences["detection.scores"] < 0.1
-    )  # compared by rank: of two boxes that NMS takes for duplicates, either may stay
+    # compared by rank: of two boxes that NMS takes for duplicates, either may stay
+    assert differences["detection.scores"] < 0.1
     assert spec["cost"]["params_m"] == pytest.approx(spec["cost"]["megabytes"] / 4, rel=0.2)
     assert spec["input"]["center_crop"] is None  # the tasks' differ, and so the metrics are of whole images
-    samples = DogsData(spec["provenance"]["config"]["parts"]["dogs"]["data"]["root"], 64).samples("test")
+    assert spec["parts"]["dogs"]["note"] in found.text
+    assert str(dogs.parent) not in json.dumps(spec)
+    samples = DogsData(str(dogs), 64).samples("test")
     right = [
         answer.to_dict()["dogs"]["classes"][0]["label"] == spec["parts"]["dogs"]["labels"][sample.label]
         for sample, answer in zip(samples, load(folder).predict([s.path for s in samples]), strict=True)

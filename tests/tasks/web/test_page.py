@@ -27,9 +27,11 @@ from backbones.errors import UserError
 from data.scenes import DemoScenesData
 from tasks import page
 from tasks.engine.report import show
+from tasks.export.package import VERSION
+from tasks.web.exports import find_exports
 from tasks.web.runtime import LITERT, ONNX
 from tasks.web.samples import DRAWN, read_samples
-from tasks.web.serve import server
+from tasks.web.serve import announcement, server
 from tests.conftest import ROOT, png_header
 from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python, settled
 
@@ -168,13 +170,18 @@ def test_an_untrusted_export_is_text(
         answered(tab)
 
 
-def test_nothing_of_the_machine_goes_along(exports: dict[str, Path], whole: Path) -> None:
-    """model.json contains paths of the machine that trained."""
-    text = whole.read_text()
-    root = str(exports["dogs-onnx"].parents[3])
-    assert root in (exports["dogs-onnx"] / "model.json").read_text()
-    assert root not in text
-    assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", text) == []
+def test_nothing_of_the_machine_goes_along(
+    exports: dict[str, Path], whole: Path, runtimes: Path, tmp_path: Path
+) -> None:
+    """Earlier versions wrote paths of the machine that trained into model.json."""
+    own = json.loads((exports["dogs-onnx"] / "model.json").read_text())
+    provenance = {"config": own["provenance"]["config"] | {"teacher": "/home/ann/secret"}}
+    earlier = changed(exports["dogs-onnx"], tmp_path / "earlier", provenance=provenance)
+    texts = [whole.read_text(), build(tmp_path, earlier, settings=(f"runtime_folder={runtimes}",)).read_text()]
+    for text in texts:
+        assert str(exports["dogs-onnx"].parents[3]) not in text
+        assert "secret" not in text
+        assert re.findall(r"(?:src|href)\s*=\s*\"?https?:", text) == []
 
 
 # denied by an option, as a headless browser's answer to a permission prompt is not documented
@@ -309,6 +316,35 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"npm cannot fetch .* \(no network\); or npm install"):
         page.execute([f"exports={dogs}", output])
     assert not (tmp_path / "page.html").exists()
+
+
+def test_an_export_of_a_newer_version(tmp_path: Path) -> None:
+    (own,) = (ROOT / "tests" / "fixtures").glob("*/runs/*/*/export/*-onnx")
+    assert find_exports(str(own))
+    newer = changed(own, tmp_path / "newer", version=VERSION + 1)
+    with pytest.raises(UserError, match="was written by a newer version of this suite; update to read it"):
+        find_exports(str(newer))
+
+
+def test_an_address_is_for_a_page_that_is_served() -> None:
+    with pytest.raises(UserError, match=r"host=0\.0\.0\.0 port=80 has no effect without serve=true"):
+        page.execute(["exports=x", "host=0.0.0.0", "port=80"])
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "lines"),
+    [
+        ("localhost", "http://localhost:80/ with threads", 2),
+        ("0.0.0.0", "http://localhost:80/ with threads", 3),
+        ("::", "http://localhost:80/ with threads", 3),
+        ("10.0.0.7", "http://10.0.0.7:80/ over plain http", 1),
+        ("fd00::1", "http://[fd00::1]:80/ over plain http", 1),
+    ],
+)
+def test_the_address_that_is_printed_works(host: str, address: str, lines: int) -> None:
+    printed = announcement(host, 80)
+    assert printed[0].startswith(f"serving {address}")
+    assert len(printed) == lines
 
 
 @pytest.mark.parametrize(
