@@ -100,7 +100,7 @@ class CsvData(FacesData):
             setting, kind, told = "data.target=<column>", "classes", "classes in"
         else:
             names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
-            setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
+            setting, kind, told = "data.attributes=[columns]", "both yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; set {setting}")
         self.add_choice(f"image names in {self.image_name}, {told} {', '.join(names)}")
@@ -195,6 +195,11 @@ class CsvData(FacesData):
         if len(names) < 2:
             raise UserError(f"{self._train_table.path} has {len(names)} classes to train on; at least 2 are needed")
         return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+    def use_labels(self, labels: list[str]) -> None:
+        if self.attributes is not None:
+            self.attributes = self.attributes or labels  # the model's: some may be constant in these data
+        super().use_labels(labels)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         return {path: np.asarray(row.truth) for path, row in self.splits[split].items()}

@@ -18,7 +18,7 @@ LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
 MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
-TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "choice", "y")
 NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
 IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
 NUMBERS = ("", "id", "index")  # columns that often number the rows
@@ -209,11 +209,15 @@ def split_column(table: Table) -> str | None:
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
-    """The columns, except `but`, whose values are yes/no, 1/0 or 1/-1."""
+    """The columns, except `but` and those of splits, whose values are yes/no, 1/0 or 1/-1. Both must occur: a constant,
+    such as the number of the only annotator, is nothing to learn.
+    """
     found = []
     for i, name in enumerate(table.columns):
         values = {value.lower() for value in table.values(i)}
-        if name not in but and values and values <= BINARY.keys():
+        if name in but or name.lower() in SPLIT_COLUMNS or not values <= BINARY.keys():
+            continue
+        if {BINARY[value] for value in values} == {0, 1}:
             found.append(name)
     return found
 

@@ -250,9 +250,11 @@ def without_classes(table: Table, images: str) -> str | None:
 
 def without_attributes(table: Table, images: str) -> str | None:
     """The error of a table without a yes/no column."""
+    if len(table.rows) == PEEK and not binary_columns(table, (images,)):
+        table = read_table(table.path)  # its first rows may all say no
     if binary_columns(table, (images,)):
         return None
-    return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"
+    return f"{table.path}: no column has attributes, which are yes and no, or 1 and 0 or -1; it has {table.names}"
 
 
 def without_positions(table: Table, images: str) -> str | None:

@@ -119,19 +119,20 @@ def csv_data(root: Path, content: str, **settings: Any) -> CsvData:
 def test_csv(tmp_path: Path) -> None:
     for name in ("a b.jpg", "c.jpg"):
         Image.new("RGB", (40, 50)).save(tmp_path / name)
-    data = csv_data(tmp_path, 'file,hat, beard\n"a b.jpg",1,0\nc.jpg,,1\n')
+    Image.new("RGB", (40, 50)).save(tmp_path / "d.jpg")
+    data = csv_data(tmp_path, 'file,hat, beard\n"a b.jpg",1,0\nc.jpg,,1\nd.jpg,0,1\n')
     assert data.labels == ["hat", "beard"]
-    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1]]
+    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1], [0, 1]]
     for content, words in (
-        ("file,hat\nc.jpg,2\n", "which column has yes and no"),
+        ("file,hat\nc.jpg,2\n", "which column has both yes and no"),
         ("file,hat\nabsent.jpg,1\n", "no column names images"),
-        ("file,hat\nc.jpg,1\nabsent.jpg,1\nc\n", r"1 without an image \(first: absent.jpg\), 1 without 2 values"),
-        ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat an image"),
+        ("file,hat\nc.jpg,1\nabsent.jpg,0\nc\n", r"1 without an image \(first: absent.jpg\), 1 without 2 values"),
+        ("file,hat\nc.jpg,1\nc.jpg,0\n", "that repeat an image"),
         ("file,hat,hat\nc.jpg,1,1\n", "should have a header that names at least two columns, each once"),
         ("", "should have a header"),
     ):
         with pytest.raises(UserError, match=words):
-            csv_data(tmp_path, content, image="file" if "1\nabsent" in content else None).samples("train")
+            csv_data(tmp_path, content, image="file" if ",1\nabsent" in content else None).samples("train")
 
 
 def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
