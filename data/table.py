@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -18,11 +18,12 @@ LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
 MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
-TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "choice", "y")
+TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed")
+TARGETS = (*TARGETS, "choice", "y")  # choice: Label Studio's
 NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
 IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
 NUMBERS = ("", "id", "index")  # columns that often number the rows
-SPLIT_COLUMNS = ("split", "subset", "partition")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data set", "data_set", "dataset", "usage")
 POSITIONS = {
     "latitude": ("latitude", "lat", "gpslatitude"),
     "longitude": ("longitude", "lon", "lng", "long", "gpslongitude"),
@@ -200,12 +201,15 @@ def target_column(table: Table) -> str | None:
 
 
 def split_column(table: Table) -> str | None:
-    """The column of splits, by its name, if its values are names of splits: train and at least one other."""
-    for i, name in enumerate(table.columns):
-        splits = {split_from_word(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
-        if "train" in splits and len(splits) > 1 and None not in splits:
-            return name
-    return None
+    """The column of splits, by its name, if one of its values is a name of train, and there are others."""
+    names = (name for name in table.columns if name.lower() in SPLIT_COLUMNS)
+    return next((name for name in names if says_splits(table.values(table.columns.index(name)))), None)
+
+
+def says_splits(words: Iterable[str]) -> bool:
+    """Whether the values of a column of splits can be used: one means train, and others do not."""
+    splits = {split_from_word(word) for word in {*words}}
+    return "train" in splits and len(splits) > 1
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:

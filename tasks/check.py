@@ -60,7 +60,7 @@ def fits_any_images(layout: Layout, root: Path) -> bool:
     folder = root / str(layout.settings.get("train"))
     if layout.option != "places" or not folder.is_dir():
         return False
-    from data.geo.places import has_positions
+    from data.geo.positions import has_positions
 
     return not has_positions(folder)
 

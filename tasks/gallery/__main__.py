@@ -11,7 +11,8 @@ from backbones.errors import UserError
 from tasks.engine.config import arguments, load_config, one_line_errors
 
 if TYPE_CHECKING:
-    from data.geo.places import GeoData, Places
+    from data.geo.places import GeoData
+    from data.geo.positions import Places
     from tasks.gallery.embed import Rank
 
 
@@ -94,7 +95,7 @@ def source_places(
     config: dict[str, Any], checkpoint: dict[str, Any], split: Literal["gallery", "test"] = "gallery"
 ) -> "Places":
     """The photos that `source` names, or those of a split of the run's data."""
-    from data.geo.places import read_csv, read_folder
+    from data.geo.positions import read_csv, read_folder
 
     if not config["source"]:
         return data_of(config, checkpoint).places(split)

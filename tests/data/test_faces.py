@@ -135,7 +135,7 @@ def test_csv(tmp_path: Path) -> None:
             csv_data(tmp_path, content, image="file" if ",1\nabsent" in content else None).samples("train")
 
 
-def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
+def test_values_of_a_table_that_are_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In an attribute, as pandas writes such a column; and in the split: the row belongs to none, and is counted."""
     for i in range(4):
         Image.new("RGB", (40, 50)).save(tmp_path / f"{i}.jpg")
@@ -143,11 +143,10 @@ def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
     assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1], [0], [-1], [0]]
     classes = {"val": None, "attributes": None}
     text = "file,label,split\n0.jpg,a,train\n1.jpg,b,train\n2.jpg,a,val\n3.jpg,b,\n"
-    with pytest.raises(UserError, match=r"1 of 4 rows cannot be used: 1 without a split \(first: 3\.jpg\)"):
-        csv_data(tmp_path, text, **classes).samples("train")
-    found = csv_data(tmp_path, text, **classes, max_bad=0.5)
+    found = csv_data(tmp_path, text, **classes)
     assert [len(found.samples(split)) for split in ("train", "val")] == [2, 1]
-    strange = csv_data(tmp_path, text.replace("2.jpg,a", "2.jpg,c"), **classes, max_bad=0.5)
+    assert "1 of 4 images are left out, as their split is not train, val or test but nothing (1)" in caplog.text
+    strange = csv_data(tmp_path, text.replace("2.jpg,a", "2.jpg,c"), **classes)
     with pytest.raises(UserError, match=r"a\.csv: val has a class that train lacks: c"):
         strange.samples("val")
 

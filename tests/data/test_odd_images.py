@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from backbones.errors import UserError
 from data.faces import read_celeba
 from data.files import find_images, images_in
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.image_file import ORIENTATION
 from tasks.engine.config import load_config
 from tasks.engine.start import build_data

@@ -7,7 +7,7 @@ import pytest
 
 from backbones.errors import UserError
 from data.csv_images import CsvData
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.splits import split_in_name
 from data.table import PEEK, Images, binary_columns, image_column, read_table
 from tasks.check import with_task

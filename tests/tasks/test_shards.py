@@ -14,7 +14,7 @@ from PIL import Image
 from backbones.errors import UserError
 from data.demo.earth import write_earth
 from data.dogs import DogsData
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.image_file import BadImage
 from data.shards.classification import ShardClassificationData, box_of
 from data.shards.write import Row, write_shards

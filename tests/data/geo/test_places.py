@@ -15,7 +15,8 @@ from data.boxes import whole
 from data.crops import read_whole
 from data.demo.earth import write_earth
 from data.geo.cells import Hierarchy
-from data.geo.places import GeoData, GeoSet, PhotoView, Places, exif_position, has_positions, read_csv, read_folder
+from data.geo.places import GeoData, GeoSet, PhotoView
+from data.geo.positions import Places, exif_position, has_positions, read_csv, read_folder
 from data.image_file import ORIENTATION
 from tasks.multitask.data import JointData
 from tests.conftest import shared

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from data.crops import read_whole
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.task import restore
