@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
+from data.celeba import celeba_files
 from data.layouts.folder import Folder, Layout
 from data.splits import SPLIT_NAMES, split_in_name, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
@@ -59,7 +60,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
 
 def faces(folder: Folder) -> Iterator[Layout]:
     """CelebA as published, a table, shards, or else images without labels."""
-    if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
+    if celeba_files(folder.path).complete:
         yield Layout("celeba", "CelebA as published")
     elif found := [*tables(folder, "faces_csv", without_attributes)] or [*shards(folder, "face_shards")]:
         yield from found

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
+from data.base import SPLITS
 from data.classification import ImageSet, Sample, collate
 from data.csv_images import CsvData
 from data.demo.faces import write_faces
 from data.demo.portraits import ATTRIBUTES
 from data.faces import CelebAData, FaceFolderData
+from data.layouts import recognize
+from tasks.check import with_task
 
 WITH = {"workers": 0, "max_bad": 0.05}
 
@@ -98,6 +102,49 @@ def test_lists_that_are_none(copied: Path) -> None:
     (copied / "list_attr_celeba.txt").write_text("")
     with pytest.raises(UserError, match="should start with the number of images"):
         _ = celeba(copied).labels
+
+
+def kaggle(root: Path) -> None:
+    """Lists in .csv, with one of boxes, and the images in a folder of a folder of the same name."""
+    _, names, *rows = (root / "list_attr_celeba.txt").read_text().splitlines()
+    parts = (root / "list_eval_partition.txt").read_text().splitlines()
+    boxes = [f"{row.split()[0]} 1 2 30 40" for row in rows]
+    heads = {"attr_celeba": names, "eval_partition": "partition", "bbox_celeba": "x_1 y_1 width height"}
+    for (name, head), lines in zip(heads.items(), (rows, parts, boxes), strict=True):
+        (root / f"list_{name}.txt").unlink(missing_ok=True)
+        (root / f"list_{name}.csv").write_text("\n".join(",".join(x.split()) for x in (f"image_id {head}", *lines)))
+    doubled(root)
+
+
+def drive(root: Path) -> None:
+    places = {"Anno": "list_attr_celeba.txt", "Eval": "list_eval_partition.txt", "Img": "img_align_celeba"}
+    for folder, name in places.items():
+        (root / folder).mkdir()
+        (root / name).rename(root / folder / name)
+
+
+def doubled(root: Path) -> None:
+    (root / "img_align_celeba").rename(root / "inside")
+    (root / "img_align_celeba").mkdir()
+    (root / "inside").rename(root / "img_align_celeba" / "img_align_celeba")
+
+
+@pytest.mark.parametrize("change", [kaggle, drive, doubled])
+def test_celeba_as_others_publish_it(change: Callable[[Path], None], copied: Path) -> None:
+    before = {split: celeba(copied).samples(split) for split in SPLITS}
+    for more in ("people", "lfw", "pairs.txt"):  # of the demo alone
+        (copied / more).rename(copied.parent / more)
+    change(copied)
+    data = celeba(copied)
+    assert data.labels == list(ATTRIBUTES)
+    for split in SPLITS:
+        after = data.samples(split)
+        assert [(s.path.name, np.asarray(s.label).tolist()) for s in after] == [
+            (s.path.name, np.asarray(s.label).tolist()) for s in before[split]
+        ]
+        assert all(s.path.is_file() for s in after)
+    assert recognize(copied, "_faces").option == "celeba"
+    assert "data=celeba" in with_task([f"data.root={copied}"])[0]
 
 
 def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
