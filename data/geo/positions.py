@@ -1,6 +1,7 @@
 """Photos and their positions: tables in CSV, and folders of photos with GPS in their EXIF. Nothing here needs torch."""
 
 import csv
+import logging
 import math
 import os
 from contextlib import suppress
@@ -12,7 +13,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from backbones.files import check_regular
-from data.files import images_in
+from data.files import images_in, unread_below
 from data.geo.s2 import Floats
 from data.image_file import BadImage, open_image
 from data.rejects import Rejects
@@ -27,6 +28,8 @@ from data.table import (
     image_column,
     says_splits,
 )
+
+log = logging.getLogger(__name__)
 
 GPS_IFD = 0x8825
 NO_GPS = "no GPS position in its EXIF"
@@ -137,6 +140,8 @@ def exif_position(path: Path) -> tuple[float, float] | str:
         except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
             return NO_GPS
         degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
+    if math.isnan(sum(degrees)):  # 0/0, which cameras write before they know where they are
+        return NO_GPS
     if wrong := problem(*degrees):
         return f"a GPS position {wrong}"
     return degrees[0], degrees[1]
@@ -156,10 +161,14 @@ def read_folder(folder: Path) -> Places:
     """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any number may lack it.
 
     Raises:
-        UserError: all lack it.
+        UserError: there are none, or all lack it.
     """
     rejects, paths, positions = Rejects(folder, "photos"), [], []
     photos = images_in(folder)
+    if words := unread_below(folder):
+        if not photos:
+            raise UserError(f"{folder}: {words}")
+        log.warning("%s: %s", folder, words)
     for path in photos:
         try:
             found = exif_position(path)
