@@ -9,7 +9,7 @@ from pathlib import Path
 from backbones.errors import UserError
 from data.celeba import celeba_files
 from data.layouts.folder import Folder, Layout
-from data.splits import SPLIT_NAMES, split_in_name, with_val
+from data.splits import SPLIT_NAMES, split_from_word, split_in_name, split_of_file, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
 # from a table and its column of images: the reason why it cannot be trained on, if any
@@ -194,7 +194,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
     """Tables, one for all splits or one for each, that name images and are fit for training according to `truth`."""
     fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
-    by_split = {split: [name for name in fitting if split_of_table(name) == split] for split in SPLIT_NAMES}
+    by_split = {split: tables_of(split, fitting, folder.path) for split in SPLIT_NAMES}
     named = with_val({split: found[0] for split, found in by_split.items() if found})
     choices = by_split["train"] or fitting
     if len(choices) > 1:
@@ -216,10 +216,11 @@ def table_names(folder: Folder) -> list[str]:
     return [name for name in names if re.sub(r"[^a-z]", "", Path(name).stem.lower()) != EXAMPLE]
 
 
-def split_of_table(name: str) -> str | None:
-    """The split that a table, or its folder, is named after."""
-    words = {Path(name).parent.name.lower(), Path(name).stem.lower()}
-    return next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
+def tables_of(split: str, names: list[str], root: Path) -> list[str]:
+    """The tables of a split: train.csv before train_labels.csv."""
+    own = [name for name in names if split_of_file(root / name, root) == split]
+    exact = [name for name in own if split in map(split_from_word, (Path(name).parent.name, Path(name).stem))]
+    return exact or own
 
 
 def problem(path: Path, root: Path, truth: Truth) -> str | None:

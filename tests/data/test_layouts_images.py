@@ -135,6 +135,13 @@ def three_tables(root: Path) -> None:
         table(root, f"{split}.tsv", "file\tlabel", *(f"{i}.png\t{i % 2}" for i in range(4)))
 
 
+def named_tables(root: Path) -> None:
+    """As FairFace has them."""
+    for split in ("train", "val"):
+        images(*(f"{split}/{i}.png" for i in range(4)), root=root)
+        table(root, f"{split}_labels.csv", "file,label", *(f"{split}/{i}.png,{i % 2}" for i in range(4)))
+
+
 def shards(root: Path) -> None:
     for name in ("my-train-000", "my-train-001", "my-val-000"):
         shard(root / f"{name}.tar", *({"label": label} for label in ("a", "b")))
@@ -154,6 +161,7 @@ def shards(root: Path) -> None:
         (huggingface, "csv", ["0", "1"], [4, 4, 4]),
         (one_table, "csv", ["a dog", "cat"], [16, 4, 4]),
         (three_tables, "csv", ["0", "1"], [4, 4, 4]),
+        (named_tables, "csv", ["0", "1"], [4, 4, 4]),
         (shards, "shards", ["a", "b"], None),
     ],
 )
@@ -194,6 +202,13 @@ def test_class_folders_without_images_are_left_out(tmp_path: Path, caplog: pytes
     told = [message for message in caplog.messages if "no images" in message]
     where = tmp_path / "train"
     assert told == [f"{where}: left out 1 of 4 class folders, which have no images; the first is not sure"]
+
+
+def test_the_table_that_is_called_train_is_train_s(tmp_path: Path) -> None:
+    three_tables(tmp_path)
+    table(tmp_path, "train_small.tsv", "file\tlabel", "1.png\t1", "2.png\t0")
+    settings = recognize(tmp_path, "_classification").settings
+    assert settings == {split: f"{split}.tsv" for split in SPLITS}
 
 
 def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:
