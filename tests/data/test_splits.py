@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.errors import UserError
+from data.base import SPLITS
 from data.csv_images import CsvData
 from data.geo.places import GeoData
 from data.splits import draw_splits
@@ -75,7 +77,7 @@ def test_strata_of_two(count: int, tmp_path: Path) -> None:
 
 # --- splits that a table, or the folders of its images, give ----------------------------------------------------------
 
-CELLS = {"gallery": None, "max_photos": [10], "min_photos": 1}
+CELLS: dict[str, Any] = {"gallery": None, "max_photos": [10], "min_photos": 1}
 
 
 def given_by(root: Path, words: str, folders: str = "") -> tuple[list[dict[str, list[int]]], list[str]]:
@@ -87,11 +89,10 @@ def given_by(root: Path, words: str, folders: str = "") -> tuple[list[dict[str, 
     columns = zip(names, words.split() or [""] * len(names), strict=True)
     rows = [f"{name},{word.strip('-')},{'ab'[i % 2]},{i + 1},{i + 2}" for i, (name, word) in enumerate(columns)]
     table(root, "metadata.csv", "image,Data Set,label,lat,lon", *rows)
-    settings = {"train": "metadata.csv", "val": None, "test": None}
+    settings: dict[str, Any] = {"train": "metadata.csv", "val": None, "test": None}
     classes, places = CsvData(str(root), 32, **settings), GeoData(str(root), 32, **settings, **CELLS)
-    splits = ("train", "val", "test")
-    found = [{s: sorted(int(sample.path.stem) for sample in classes.samples(s)) for s in splits}]
-    found.append({s: sorted(int(path.stem) for path in places.places(s).paths) for s in splits})
+    found = [{str(s): sorted(int(sample.path.stem) for sample in classes.samples(s)) for s in SPLITS}]
+    found.append({str(s): sorted(int(path.stem) for path in places.places(s).paths) for s in SPLITS})
     return found, [classes.choices, places.choices]
 
 
