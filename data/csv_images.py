@@ -13,7 +13,7 @@ from data.base import SPLITS, Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE, split_from_word
+from data.splits import FILE, given_splits
 from data.table import (
     BINARY,
     Images,
@@ -28,11 +28,11 @@ from data.table import (
 
 
 class Row(NamedTuple):
-    """An image's row in a table: its class or its attributes (A,) int8, its group, and its split."""
+    """An image's row in a table: its class or its attributes (A,) int8, its group, and the word for its split."""
 
     truth: str | np.ndarray
     group: str
-    split: str | None
+    word: str
 
 
 class CsvData(FacesData):
@@ -40,8 +40,8 @@ class CsvData(FacesData):
 
     `image`, `target` and `group` name columns; if null, the image column is the one whose values name files, and the
     class column is recognised by its name. `attributes` null: classes; an empty list: all yes/no columns. `val` and
-    `test` are further tables; without both, splits are those of a column, if there is one; otherwise, without val, a
-    fifth of train is drawn for it, with each `group` in one split.
+    `test` are further tables; without val, splits are those of a column, or else those that the images' folders are
+    named after; if there are none, a fifth of train is drawn for val, with each `group` in one split.
 
     Raises:
         UserError: a table or a column is absent, or too many rows cannot be used.
@@ -85,10 +85,11 @@ class CsvData(FacesData):
 
     @cached_property
     def split_name(self) -> str | None:
-        """The column of the splits, if there is no table of val or test."""
-        name = None if self.files["val"] or self.files["test"] else split_column(self._train_table)
-        if name:
-            self.add_choice(f"splits by the column {name}")
+        """The column of the splits, if there is no table of val."""
+        name = None if self.files["val"] else split_column(self._train_table)
+        if not name or name == self.target:
+            return None
+        self.add_choice(f"splits by the column {name}")
         return name
 
     @cached_property
@@ -100,7 +101,7 @@ class CsvData(FacesData):
             setting, kind, told = "data.target=<column>", "classes", "classes in"
         else:
             names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
-            setting, kind, told = "data.attributes=[columns]", "yes and no", "attributes"
+            setting, kind, told = "data.attributes=[columns]", "both yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; set {setting}")
         self.add_choice(f"image names in {self.image_name}, {told} {', '.join(names)}")
@@ -118,10 +119,11 @@ class CsvData(FacesData):
 
     def _rows(self, table: Table) -> dict[Path, Row]:
         setting = "data.target" if self.attributes is None else "data.attributes"
+        split_name = self.split_name if table is self._train_table else None
         columns = [
             table.column(self.image_name, "data.image"),
             *([table.column(self.group, "data.group")] if self.group else []),
-            *([table.column(self.split_name, "split")] if self.split_name else []),
+            *([table.column(split_name, "split")] if split_name else []),
             *(table.column(name, setting) for name in self.target_names),
         ]
         images, rejects = Images(table.path, self.root), Rejects(table.path)
@@ -132,19 +134,17 @@ class CsvData(FacesData):
                 continue
             name, *more = (row[column] for column in columns)
             group = more.pop(0) if self.group else ""
-            split = split_from_word(more.pop(0)) if self.split_name else None
+            word = more.pop(0) if split_name else ""
             path = images.find(name)
             if path is None:
                 rejects.add("without an image", name)
             elif path in found:
                 rejects.add("that repeat an image", name)
-            elif self.split_name and split is None:
-                rejects.add("without a split", name)
             elif wrong := self._wrong(more):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
                 # an image without a group is a group of its own
-                found[path] = Row(self._truth(more), group or str(path), split)
+                found[path] = Row(self._truth(more), group or str(path), word)
         rejects.report(len(table.rows), self.max_bad)
         return found
 
@@ -159,17 +159,16 @@ class CsvData(FacesData):
 
     @cached_property
     def splits(self) -> dict[Split, dict[Path, Row]]:
-        """The rows of each split, from its own table or by the column of splits, or drawn from train."""
+        """The rows of each split: from its own table, or of train's table."""
         train = self.rows(str(self.files["train"]))
-        if not self.files["val"] and not self.split_name:
-            found = self._drawn(train)
-        elif self.split_name:
-            found = {split: {path: row for path, row in train.items() if row.split == split} for split in SPLITS}
-            found["val"] = found["val"] or found["test"]
-            found["test"] = found["test"] or found["val"]
-        else:
-            found = {"train": train}
-            found |= {"val": self.rows(str(self.files["val"])), "test": self.rows(str(self.files["test"]))}
+        found: dict[Split, dict[Path, Row]] = {"train": train, "val": {}, "test": {}}
+        if not self.files["val"]:
+            wanted = self._split_of(train)
+            found = {split: {path: row for path, row in train.items() if wanted[path] == split} for split in SPLITS}
+        for split in SPLITS[1:]:
+            if name := self.files[split]:
+                found[split] = self.rows(name)
+        found["test"] = found["test"] or found["val"]
         train = found["train"]
         for split in SPLITS[1:]:
             both = {row.group for row in train.values()} & {row.group for row in found[split].values()}
@@ -177,15 +176,21 @@ class CsvData(FacesData):
                 raise UserError(f"data.group={self.group}: {min(both)} is in train and in {split}")
         return found
 
-    def _drawn(self, rows: dict[Path, Row]) -> dict[Split, dict[Path, Row]]:
-        keys = {path.relative_to(self.root).as_posix(): path for path in rows}
+    def _split_of(self, rows: dict[Path, Row]) -> dict[Path, str | None]:
+        """The split of each row of train's table: by the column of splits or the images' folders, or else drawn."""
+        keys = {path: path.relative_to(self.root).as_posix() for path in rows}
+        words = [row.word for row in rows.values()] if self.split_name else []
+        given = given_splits(self._train_table.path, [*keys.values()], words, self.add_choice)
+        splits = dict(zip(rows, given, strict=True))
+        if "val" in splits.values():
+            return splits
+        train = {path: row for path, row in rows.items() if splits[path] == "train"}
         # several attributes have too many combinations to stratify by
         single = len(self.target_names) == 1
-        strata = [str(row.truth) for row in rows.values()] if single else None
+        strata = [str(row.truth) for row in train.values()] if single else None
         file = f"splits_{re.sub(r'[^0-9A-Za-z]', '_', self.group)}.json" if self.group else FILE
-        drawn = self.draw_val(list(keys), strata, [row.group for row in rows.values()], file)
-        train, val = ({p: rows[p] for key, p in keys.items() if drawn[key] == split} for split in ("train", "val"))
-        return {"train": train, "val": val, "test": self.rows(str(self.files["test"])) if self.files["test"] else val}
+        drawn = self.draw_val([keys[path] for path in train], strata, [row.group for row in train.values()], file)
+        return splits | {path: drawn[keys[path]] for path in train}
 
     @cached_property
     def labels(self) -> list[str]:
@@ -195,6 +200,11 @@ class CsvData(FacesData):
         if len(names) < 2:
             raise UserError(f"{self._train_table.path} has {len(names)} classes to train on; at least 2 are needed")
         return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+    def use_labels(self, labels: list[str]) -> None:
+        if self.attributes is not None:
+            self.attributes = self.attributes or labels  # the model's: some may be constant in these data
+        super().use_labels(labels)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         return {path: np.asarray(row.truth) for path, row in self.splits[split].items()}

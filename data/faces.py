@@ -1,4 +1,4 @@
-"""Images of faces with attributes: CelebA's layout (Liu et al. 2015) and folders without labels."""
+"""Images of faces with attributes: CelebA (Liu et al. 2015) and folders without labels."""
 
 import hashlib
 import logging
@@ -12,51 +12,14 @@ import numpy as np
 
 from backbones.errors import UserError
 from data.base import Split
+from data.celeba import celeba_files, read_attributes, read_splits
 from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
 from data.files import images_in
-from data.rejects import Rejects
-from data.text import read_lines
 
 log = logging.getLogger(__name__)
 
 UNKNOWN = -1
-VALUES = {"1": 1, "0": 0, "-1": 0}
-PARTS: dict[Split, str] = {"train": "0", "val": "1", "test": "2"}  # of CelebA
-
-
-def read_celeba(path: Path, folder: Path, max_bad: float) -> tuple[list[str], dict[Path, np.ndarray]]:
-    """The names of A attributes, and the values (A,) int8, 1 or 0, of each image in `folder`, from
-    list_attr_celeba.txt: the number of images, a line of names, and a row of 1 and -1 for each image.
-
-    Raises:
-        UserError: the file is absent or has no such header; or too many rows lack an image or values, have another
-            value, or repeat an image.
-    """
-    count, head, *lines = [*read_lines(path), "", ""]
-    names = head.split()
-    if not count.strip().isdigit() or not names:
-        raise UserError(f"{path} should start with the number of images and a line of attribute names")
-    rows = [line.split() for line in lines if line.strip()]
-    if int(count) != len(rows):
-        log.warning("%s announces %s images and has %d", path, count.strip(), len(rows))
-    rejects = Rejects(path)
-    found: dict[Path, np.ndarray] = {}
-    present = {image.name for image in folder.iterdir()} if folder.is_dir() else set()
-    for name, *values in rows:
-        wrong = next((v for v in values if v not in VALUES), None)
-        if wrong is not None:
-            rejects.add("with a value that is not 1, 0 or -1", f"{name}, {wrong}")
-        elif len(values) != len(names):
-            rejects.add(f"without {len(names)} values", f"{name}, {len(values)}")
-        elif name not in present:
-            rejects.add("without an image", str(folder / name))
-        elif folder / name in found:
-            rejects.add("that repeat an image", name)
-        else:
-            found[folder / name] = np.array([VALUES[v] for v in values], np.int8)
-    rejects.report(len(rows), max_bad)
-    return names, found
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -113,26 +76,23 @@ class FacesData(ClassificationData):
 
 
 class CelebAData(FacesData):
-    """`root`/img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."""
+    """CelebA as published, in `root`."""
 
     @cached_property
     def _table(self) -> tuple[list[str], dict[Path, np.ndarray]]:
-        return read_celeba(self.root / "list_attr_celeba.txt", self.root / "img_align_celeba", self.max_bad)
+        files = celeba_files(self.root)
+        return read_attributes(files.attributes, files.images, self.max_bad)
 
     @cached_property
-    def _parts(self) -> dict[str, str]:
-        path = self.root / "list_eval_partition.txt"
-        parts = dict(line.split()[:2] for line in read_lines(path) if len(line.split()) > 1)
-        if strange := next((n for n, part in parts.items() if part not in PARTS.values()), None):
-            raise UserError(f"{path}: {strange} is in part {parts[strange]}; it should be 0, 1 or 2")
-        return parts
+    def _splits(self) -> dict[str, str]:
+        return read_splits(celeba_files(self.root).splits)
 
     @property
     def labels(self) -> list[str]:
         return self._table[0]
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        return {p: v for p, v in self._table[1].items() if self._parts.get(p.name) == PARTS[split]}
+        return {p: v for p, v in self._table[1].items() if self._splits.get(p.name) == split}
 
 
 class FaceFolderData(FacesData):

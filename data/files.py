@@ -1,6 +1,7 @@
 """Files and folders: images by name, and folders that are written completely or not at all."""
 
 import glob
+import logging
 import os
 import secrets
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
 from backbones.files import sync, sync_all
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 # Photos of phones and cameras that are not read.
@@ -66,20 +69,33 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 def images_in(folder: Path) -> list[Path]:
     """All images in a folder and its sub-folders, by name, without hidden ones; takes seconds for a million."""
     found = []
-    for place, inside, names in os.walk(folder):
-        inside[:] = [name for name in inside if not is_hidden(name)]
-        names = [name for name in names if not is_hidden(name)]
+    for place, names in _walk(folder):
         below = os.path.relpath(place, folder)
         start = "" if below == "." else f"{below}{os.sep}"
         found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and its sub-folders, each with the names of its files, without hidden ones."""
+    for place, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not is_hidden(name)]
+        yield place, [name for name in names if not is_hidden(name)]
+
+
 def unread(folders: Iterable[Path]) -> str:
     """What to do about the photos in folders, without their sub-folders, whose format is not read; empty if there are
     none.
     """
-    names = (n for folder in folders if folder.is_dir() for n in os.listdir(folder) if not is_hidden(n))
+    return _unread(n for folder in folders if folder.is_dir() for n in os.listdir(folder) if not is_hidden(n))
+
+
+def unread_below(folder: Path) -> str:
+    """As `unread`, for a folder and its sub-folders."""
+    return _unread(name for _, names in _walk(folder) for name in names)
+
+
+def _unread(names: Iterable[str]) -> str:
     suffixes = (os.path.splitext(name)[1].lower() for name in names)
     counts = Counter(suffix for suffix in suffixes if suffix in UNREAD_SUFFIXES)
     listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
@@ -88,7 +104,7 @@ def unread(folders: Iterable[Path]) -> str:
 
 def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     """The images that a file name, a folder or a glob names; an existing path is never read as a pattern. Errors name
-    the `setting`.
+    the `setting`. Photos in a folder whose format is not read are reported.
 
     Raises:
         UserError: there are none.
@@ -101,8 +117,10 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     else:
         matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each file once
-    if not found and (words := unread([path])):
-        raise UserError(f"{setting}={wanted}: {words}")
+    if wanted and path.is_dir() and (words := unread_below(path)):
+        if not found:
+            raise UserError(f"{setting}={wanted}: {words}")
+        log.warning("%s: %s", wanted, words)
     if not found and not wanted:
         raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
     if not found:

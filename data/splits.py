@@ -4,10 +4,11 @@ torch.
 
 import json
 import logging
+import os
 import random
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +23,8 @@ FILE = "splits.json"  # in the data's root: {"train": [keys], "val": [keys]}
 VAL_SHARE = 0.2
 SPLIT_NAMES = {
     "train": ("train", "training", "train2017", "train2014"),
-    "val": ("val", "valid", "validation", "val2017", "val2014", "dev"),
-    "test": ("test", "testing", "eval"),
+    "val": ("val", "valid", "validation", "val2017", "val2014", "dev", "publictest"),
+    "test": ("test", "testing", "eval", "privatetest"),  # publictest and privatetest as FER2013 has them
 }
 
 
@@ -41,6 +42,33 @@ def split_in_name(name: str) -> str | None:
 def split_of_file(path: Path, root: Path) -> str | None:
     """The split that a file in a split's folder below `root` belongs to, or that its own name means."""
     return (split_from_word(path.parent.name) if path.parent != root else None) or split_in_name(path.stem)
+
+
+def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
+    """The split that a folder of each path is named after, if any; empty unless there are train and another split."""
+    splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
+    return splits if {"train"} < {*splits} - {None} else []
+
+
+def given_splits(
+    source: Path | str, keys: Sequence[str], words: Sequence[str], tell: Callable[[str], None]
+) -> list[str | None]:
+    """The split of each image of a table, of which `keys` are the paths below the data's root: by its word in a column
+    of splits, or else by its folders; train if neither names any. Test becomes val if there is no val, which is told.
+    Images whose word or folder is of no split have None, and are reported.
+    """
+    splits = [*map(split_from_word, words)]
+    if not splits and (splits := splits_of_folders(keys)):
+        words = [os.path.dirname(key) for key in keys]
+        tell("splits by the images' folders")
+    if left := Counter(word or "nothing" for word, split in zip(words, splits, strict=True) if split is None):
+        named = ", ".join(f"{word:.40} ({count})" for word, count in left.most_common(5))
+        text = "%s: %d of %d images are left out, as their split is not train, val or test but %s"
+        log.warning(text, source, left.total(), len(keys), named)
+    if "test" in splits and "val" not in splits:
+        tell("val is test")
+        splits = ["val" if split == "test" else split for split in splits]
+    return splits or ["train"] * len(keys)
 
 
 def with_val(sources: dict[str, Source]) -> dict[str, Source]:

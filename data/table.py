@@ -4,13 +4,14 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice, product
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
-from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, escapes, is_hidden, spellings
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, escapes, images_in, is_hidden, spellings
 from data.splits import split_from_word, split_in_name, split_of_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -18,11 +19,12 @@ LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
 MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
-TARGETS = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed", "y")
+CLASSES = ("label", "class", "target", "category", "class_name", "label_name", "labels", "species", "breed")
+TARGETS = (*CLASSES, "choice", "y")  # choice is Label Studio's
 NAMES = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "photo", "img")
 IMAGE_COLUMNS = (*NAMES, "image_id", "img_id")
 NUMBERS = ("", "id", "index")  # columns that often number the rows
-SPLIT_COLUMNS = ("split", "subset", "partition")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data set", "data_set", "dataset", "usage")
 POSITIONS = {
     "latitude": ("latitude", "lat", "gpslatitude"),
     "longitude": ("longitude", "lon", "lng", "long", "gpslongitude"),
@@ -115,17 +117,18 @@ class Images:
 
     Several sub-folders may have images of the same names. One with the table's own name, such as train/ beside
     train.csv, is the only one that is searched; otherwise those of the table's split come first, then those that are
-    called images or the like, then the others, but never those of another split.
+    called images or the like, then the others, but never those of another split. A file name that is in none of these
+    may be that of a single image anywhere below `root`.
     """
 
     def __init__(self, table: Path, root: Path) -> None:
-        self.table = table
+        self.table, self.root = table, root
         own = table.parent
         twin = own / table.stem
-        folders = (p for p in own.iterdir() if p.is_dir() and not is_hidden(p.name))
-        inside = [twin] if twin.is_dir() else sorted(islice(folders, FOLDERS))
+        folders = sorted(p for p in own.iterdir() if p.is_dir() and not is_hidden(p.name))
+        inside = [twin] if twin.is_dir() else folders[:FOLDERS]
         levels: tuple[list[Path], ...] = ([own], [], [], [], [root])
-        split = split_of_file(table, root)
+        self.split = split = split_of_file(table, root)
         inside += [folder / folder.name for folder in inside if (folder / folder.name).is_dir()]  # of some archives
         for folder in inside:
             its = split_in_name(folder.name) if split and folder != twin else None
@@ -162,7 +165,22 @@ class Images:
                 places = [folder.joinpath(*inner) for folder in folders]
                 if found := [place / file for place in places if (file := self._files(place).get(last))]:
                     return found
-        return []
+        if "/" in value or os.path.splitext(value)[1].lower() not in IMAGE_SUFFIXES:
+            return []  # a word or number may happen to be the name of some image
+        return [path for name in spellings(value) if (path := self._below.get(name))][:1]
+
+    @cached_property
+    def _below(self) -> dict[str, Path | None]:
+        """All images below `root` by their names, None if several have that; without those of another split."""
+        found: dict[str, Path | None] = {}
+        fit: dict[Path, bool] = {}  # whether a folder may have images of the table's split
+        for path in images_in(self.root):
+            if (folder := path.parent) not in fit:
+                names = folder.parts[len(self.root.parts) :] if self.split else ()
+                fit[folder] = {*map(split_in_name, names)} <= {None, self.split}
+            if fit[folder]:
+                found[path.name] = None if path.name in found else path
+        return found
 
     def _files(self, folder: Path) -> dict[str, str]:
         """The images in a folder, listed once, by their names with and without suffix."""
@@ -194,26 +212,35 @@ def image_column(table: Table, images: Images) -> str | None:
 
 
 def target_column(table: Table) -> str | None:
-    """The column of classes, by its name."""
+    """The column of classes, by its name; y beside x is a place in the image."""
     names = {name.lower(): name for name in reversed(table.columns)}
+    if "x" in names:
+        names.pop("y", None)
     return next((names[name] for name in TARGETS if name in names), None)
 
 
 def split_column(table: Table) -> str | None:
-    """The column of splits, by its name, if its values are names of splits: train and at least one other."""
-    for i, name in enumerate(table.columns):
-        splits = {split_from_word(value) for value in table.values(i)} if name.lower() in SPLIT_COLUMNS else set()
-        if "train" in splits and len(splits) > 1 and None not in splits:
-            return name
-    return None
+    """The column of splits, by its name, if one of its values is a name of train, and there are others."""
+    names = (name for name in table.columns if name.lower() in SPLIT_COLUMNS)
+    return next((name for name in names if says_splits(table.values(table.columns.index(name)))), None)
+
+
+def says_splits(words: Iterable[str]) -> bool:
+    """Whether the values of a column of splits can be used: one means train, and others do not."""
+    splits = {split_from_word(word) for word in {*words}}
+    return "train" in splits and len(splits) > 1
 
 
 def binary_columns(table: Table, but: Sequence[str | None]) -> list[str]:
-    """The columns, except `but`, whose values are yes/no, 1/0 or 1/-1."""
+    """The columns, except `but` and those of splits, whose values are yes/no, 1/0 or 1/-1. Both must occur: a constant,
+    such as the number of the only annotator, is nothing to learn.
+    """
     found = []
     for i, name in enumerate(table.columns):
         values = {value.lower() for value in table.values(i)}
-        if name not in but and values and values <= BINARY.keys():
+        if name in but or name.lower() in SPLIT_COLUMNS or not values <= BINARY.keys():
+            continue
+        if {BINARY[value] for value in values} == {0, 1}:
             found.append(name)
     return found
 

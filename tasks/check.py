@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.errors import UserError
+from data.celeba import celeba_files
 from data.layouts import Ambiguous, Layout, Unknown
 from data.layouts.images import Guess, Unlabelled
 from tasks.engine.config import arguments, load_config, one_line_errors
@@ -27,8 +28,9 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     """
     if any(o.startswith(CHOSEN) for o in overrides) or not any(o.startswith("data.root=") for o in overrides):
         return recognized(overrides)
+    folder = Path(next(o for o in reversed(overrides) if o.startswith("data.root=")).partition("=")[2].strip("'\""))
     guess, errors = None, []
-    for task in TASKS:
+    for task in ("faces",) if celeba_files(folder).complete else TASKS:  # CelebA has tables of boxes, too
         try:
             given, layout = recognized([f"task={task}", *overrides])
             root = Path(load_config(given, "check")["data"]["root"])  # fails for a setting that this task lacks
@@ -60,7 +62,7 @@ def fits_any_images(layout: Layout, root: Path) -> bool:
     folder = root / str(layout.settings.get("train"))
     if layout.option != "places" or not folder.is_dir():
         return False
-    from data.geo.places import has_positions
+    from data.geo.positions import has_positions
 
     return not has_positions(folder)
 

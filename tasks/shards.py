@@ -39,6 +39,8 @@ def write(config: dict[str, Any]) -> None:
         raise UserError(f"the class {broken[0]!r} has a line break in its name, which {CLASSES} cannot hold: rename it")
     named = task if task in READ_BY else "classification"
     given = [f"task={named}", f"data={READ_BY.get(task, 'shards')}", f"data.root={output}"]
+    tests = "test" if "val" in config["splits"] else "val"  # without val, test is measured in training
+    names = {"test": tests, "gallery": "gallery"}
     for split in config["splits"]:
         rows = data.shard_rows(split)
         seed = config["seed"] if split == "train" else None
@@ -47,6 +49,8 @@ def write(config: dict[str, Any]) -> None:
         console.print(f"{split}: {len(rows)} images in {count} shards", soft_wrap=True)
         if split == "train":
             given.append(f"data.train_count={len(rows)}")
+        elif split in names:
+            given.append(f"data.{names[split]}={split}-*.tar")
     if classes:
         with atomic_write(output / CLASSES, "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in classes)

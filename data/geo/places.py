@@ -1,14 +1,10 @@
-"""Photos with positions: tables in CSV, folders of photos with GPS in their EXIF, samples and batches."""
+"""Data sets of photos with positions: splits, samples and batches."""
 
-import csv
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,17 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from backbones.files import check_regular
 from data.base import SPLITS, Batch, Split, SuiteData
 from data.boxes import Box, random_box, whole
 from data.crops import CropReader
-from data.files import images_in
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
+from data.geo.positions import Places, read_csv, read_folder
 from data.geo.s2 import Floats, Ints
-from data.image_file import BadImage, open_image
 from data.images import first_readable
-from data.rejects import Rejects
-from data.table import IMAGE_COLUMNS, PEEK, POSITIONS, Images, Table, delimiter_of, image_column
+from data.splits import given_splits
 from data.tar import Row
 
 if TYPE_CHECKING:
@@ -36,150 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GPS_IFD = 0x8825
-NO_GPS = "no GPS position in its EXIF"
 GRID = 1 << 12  # a photo is divided into so many columns and rows, between which crops are drawn
-
-
-@dataclass(frozen=True)
-class Places:
-    """Photos and their positions: N paths, and (N, 2) latitudes and longitudes in degrees."""
-
-    paths: list[Path]
-    positions: Floats
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def problem(latitude: float, longitude: float) -> str | None:
-    """The reason why a position in degrees is not valid, if any."""
-    if math.isnan(latitude) or math.isnan(longitude):
-        return "without a position"
-    if latitude == longitude == 0:  # in the ocean: cameras write it before they know where they are
-        return "at latitude 0 and longitude 0"
-    if abs(latitude) <= 90 and abs(longitude) <= 180:
-        return None
-    if 90 < abs(latitude) <= 180 and abs(longitude) <= 90:
-        return "with latitude and longitude swapped"
-    return "out of range"
-
-
-def read_csv(path: Path, root: Path, max_bad: float) -> Places:
-    """The rows of a table with a header; its paths are found by data.table.Images, or are relative to `root`.
-
-    Raises:
-        UserError: the file or a column is absent, it has no rows, or too many of them are unusable.
-    """
-    rejects, paths, positions, total = Rejects(path), [], [], 0
-    inside = os.path.join(os.path.abspath(root), "")  # with one separator at the end, even for "/"
-    try:
-        check_regular(path, None)
-        images = Images(path, root)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = delimiter_of(file)
-            decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
-            header, *start = [*islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)] or [[]]
-            name_at, *degrees_at = _columns(Table(path, [name.strip() for name in header], start), images)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            next(reader, None)
-            for row in reader:
-                if not row:
-                    continue
-                total += 1
-                try:
-                    latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
-                    photo = images.find(row[name_at]) or root / row[name_at]
-                    kind = problem(latitude, longitude)
-                    if not os.path.abspath(photo).startswith(inside):
-                        kind = f"with a file outside of {root}"
-                except (ValueError, IndexError):
-                    kind = "without numbers"
-                if kind:
-                    rejects.add(kind, f"line {reader.line_num}, {','.join(row)[:80]}")
-                else:
-                    paths.append(photo)
-                    positions.append((latitude, longitude))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} cannot be read: {reason}") from error
-    rejects.report(total, max_bad)
-    return Places(paths, np.array(positions))
-
-
-def _columns(table: Table, images: Images) -> list[int]:
-    """The columns of path, latitude and longitude; without any image, that of path by its name."""
-    small = [name.lower() for name in table.columns]
-    found = []
-    for wanted, known in {"path": (*IMAGE_COLUMNS, "id"), **POSITIONS}.items():
-        at = next((small.index(name) for name in known if name in small), None)
-        if wanted == "path" and (name := image_column(table, images)) is not None:
-            at = table.columns.index(name)
-        if at is None:
-            shown = " ".join(",".join(table.columns).split())[:200]
-            raise UserError(f"{table.path} is empty or has no column {wanted}; its header is {shown or 'absent'}")
-        found.append(at)
-    return found
-
-
-def exif_position(path: Path) -> tuple[float, float] | str:
-    """Latitude and longitude in a photo's EXIF, or the reason why there are none.
-
-    Raises:
-        BadImage: the photo cannot be read.
-    """
-    with open_image(path) as image:
-        gps = image.getexif().get_ifd(GPS_IFD)
-    degrees = []
-    for reference, value, signs in ((1, 2, {"N": 1, "S": -1}), (3, 4, {"E": 1, "W": -1})):
-        try:
-            whole, minutes, seconds = (float(part) for part in gps[value])
-            sign = signs[str(gps[reference]).strip("\0 ").upper()]
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
-            return NO_GPS
-        degrees.append(sign * (whole + minutes / 60 + seconds / 3600))
-    if wrong := problem(*degrees):
-        return f"a GPS position {wrong}"
-    return degrees[0], degrees[1]
-
-
-def has_positions(folder: Path) -> bool:
-    """Whether any of up to about 1000 photos, spread over a folder, has a GPS position."""
-    photos = images_in(folder)
-    for path in photos[:: 1 + len(photos) // 1000]:
-        with suppress(BadImage):
-            if not isinstance(exif_position(path), str):
-                return True
-    return False
-
-
-def read_folder(folder: Path) -> Places:
-    """The photos below a folder whose EXIF has a GPS position; many cameras write none, so any number may lack it.
-
-    Raises:
-        UserError: all lack it.
-    """
-    rejects, paths, positions = Rejects(folder, "photos"), [], []
-    photos = images_in(folder)
-    for path in photos:
-        try:
-            found = exif_position(path)
-        except BadImage as error:
-            rejects.add("that cannot be read", f"{path.name}, {error.args[1]}")
-            continue
-        if isinstance(found, str):
-            rejects.add(f"with {found}", path.name)
-        else:
-            positions.append(found)
-            paths.append(path)
-    if {*rejects.kinds} == {f"with {NO_GPS}"} and not paths:
-        raise UserError(
-            f"{folder}: none of its {len(photos)} photos has a GPS position in its EXIF; give a table with latitude "
-            "and longitude"
-        )
-    rejects.report(len(photos), max_bad=1.0)
-    return Places(paths, np.array(positions))
 
 
 def random_part(height: int, width: int, least: float) -> Box:
@@ -260,8 +110,9 @@ def collate(samples: list[dict[str, Any]]) -> GeoBatch:
 
 
 class GeoData(SuiteData):
-    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`. Without val, a
-    fifth of train is drawn for it, with photos in the same cell of about 100 m in one split.
+    """Splits that are CSV files (path, latitude, longitude) or folders of photos with GPS, below `root`. Without val,
+    splits are those of the table's column, or else those that the photos' folders are named after; if there are none, a
+    fifth of train is drawn for val, with photos in the same cell of about 100 m in one split.
 
     The partitions, one for each of `max_photos`, coarse to fine, are made from the training positions, or read from
     the files `partition`; equal ones are made once. Photos outside of all cells of the finest do not train. The test
@@ -300,7 +151,6 @@ class GeoData(SuiteData):
         self.augmentation = (crop, flip, photometric)
         self.cache_images = cache_images
         self._places: dict[str, Places] = {}
-        self._drawn: dict[str, str] | None = None
 
     def prepare(self) -> None:
         super().prepare()
@@ -342,12 +192,27 @@ class GeoData(SuiteData):
         if self.sources["val"] or name not in (None, train):
             return self._read(str(name))
         found = self._read(train)
-        keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in found.paths]
-        if self._drawn is None:
-            self._drawn = self.draw_val(keys, groups=[(round(a, 3), round(b, 3)) for a, b in found.positions.tolist()])
-        part = "val" if name is None else "train"
-        rows = [i for i, key in enumerate(keys) if self._drawn[key] == part]
+        part = "train" if name else "test" if split == "test" and "test" in self._splits else "val"
+        rows = [i for i, own in enumerate(self._splits) if own == part]
         return Places([found.paths[i] for i in rows], found.positions[rows])
+
+    @cached_property
+    def _splits(self) -> list[str | None]:
+        """The split of each photo of train's source, if there is none for val: by the column of splits or the photos'
+        folders, or else drawn.
+        """
+        name = str(self.sources["train"])
+        found = self._read(name)
+        keys = [Path(os.path.relpath(path, self.root)).as_posix() for path in found.paths]
+        if found.words:
+            self.add_choice("splits by the table's column")
+        splits = given_splits(self.root / name, keys, found.words, self.add_choice)
+        if "val" in splits:
+            return splits
+        train = [i for i, split in enumerate(splits) if split == "train"]
+        cells = [(round(a, 3), round(b, 3)) for a, b in found.positions[train].tolist()]
+        drawn = self.draw_val([keys[i] for i in train], groups=cells)
+        return [drawn[key] if split == "train" else split for key, split in zip(keys, splits, strict=True)]
 
     def _read(self, name: str) -> Places:
         if name not in self._places:

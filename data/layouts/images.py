@@ -1,19 +1,22 @@
 """Layouts of classification, faces, people and places. Nothing here needs torch."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
+from data.celeba import celeba_files
 from data.layouts.folder import Folder, Layout
-from data.splits import SPLIT_NAMES, split_in_name, with_val
+from data.splits import SPLIT_NAMES, split_from_word, split_in_name, split_of_file, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
 
 # from a table and its column of images: the reason why it cannot be trained on, if any
 Truth = Callable[[Table, str], str | None]
 DEVKIT = "ILSVRC2012_devkit_t12"
+IMAGENET = "ILSVRC2012_img_"  # the names of its archives, of which train's has an archive for each class
 CLASSES = "classes.txt"  # as tasks.shards writes it
 FOLDERS = 100  # most sub-folders that are searched for images
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
@@ -40,7 +43,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
         yield Layout("dogs", "Stanford Dogs as published")
     else:
         found = [*shards(folder, "shards"), *tables(folder, "csv", without_classes)]
-        found += class_folders(folder, "folders", "class")
+        found += class_folders(folder, "folders", "class", depth=0 if found else 3)  # a table has the labels
         found = found or [Guess(**vars(layout)) for layout in tables(folder, "csv", accept_any)]
         if not found:
             complain(folder, accept_any)
@@ -59,7 +62,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
 
 def faces(folder: Folder) -> Iterator[Layout]:
     """CelebA as published, a table, shards, or else images without labels."""
-    if (folder.path / "list_attr_celeba.txt").is_file() and "img_align_celeba" in folder.folders:
+    if celeba_files(folder.path).complete:
         yield Layout("celeba", "CelebA as published")
     elif found := [*tables(folder, "faces_csv", without_attributes)] or [*shards(folder, "face_shards")]:
         yield from found
@@ -115,12 +118,9 @@ def has_classes(folder: Folder, least: int = 2) -> bool:
     return len([*islice(found, least)]) == least
 
 
-def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
-    """A folder of images for each class or person, with or without splits; all may be in a single sub-folder."""
-    inside, place = folder, ""
-    if len(folder.folders) == 1 and not folder.images and not folder.split_folders():
-        (name,) = folder.folders
-        inside, place = folder.folders[name], f"{name}/"
+def class_folders(folder: Folder, option: str, kind: str, depth: int = 3) -> Iterator[Layout]:
+    """A folder of images for each class or person, with or without splits."""
+    inside, place = wrapped(folder, depth)
     splits = splits_with_classes(inside)
     description = f"a folder for each {kind}"
     plain = has_classes(inside) and not inside.images
@@ -140,7 +140,21 @@ def class_folders(folder: Folder, option: str, kind: str) -> Iterator[Layout]:
         more = f", not {unused[0]}, which has none" if unused else ""
         yield Layout(option, f"{description}: {described(settings)}{more}", settings)
     elif plain:
-        yield Layout(option, description, {"train": place.rstrip("/") or ".", "val": None})
+        where = f"{description} in {place}" if place else description
+        yield Layout(option, where, {"train": place.rstrip("/") or ".", "val": None})
+
+
+def wrapped(folder: Folder, depth: int) -> tuple[Folder, str]:
+    """The folder that has the folders of classes or splits, at most `depth` levels down, with the path to it: where one
+    sub-folder alone has images, as images/ beside annotations/, they are in there.
+    """
+    place = ""
+    for _ in range(depth):
+        filled = [*islice((name for name, sub in folder.folders.items() if first_images(sub, 3)), 2)]
+        if folder.images or folder.split_folders() or len(filled) != 1:
+            break
+        folder, place = folder.folders[filled[0]], f"{place}{filled[0]}/"
+    return folder, place
 
 
 def splits_with_classes(folder: Folder) -> dict[str, str]:
@@ -172,7 +186,13 @@ def with_xml(folder: Folder, depth: int = 3) -> tuple[int, int]:
 def shards(folder: Folder, option: str) -> Iterator[Layout]:
     """WebDataset's .tar files, if they or their folders are named after splits."""
     patterns: dict[str, list[str]] = {}
-    found = folder.files(".tar")
+    archives = folder.files(".tar")
+    found = [name for name in archives if not name.startswith(IMAGENET)]
+    if found != archives and not first_images(folder):
+        raise UserError(
+            f"{folder.path} has ImageNet's archives, which are no shards: unpack them with python -m tasks.prepare "
+            f"data=imagenet data.root={shlex.quote(str(folder.path))}"
+        )
     for split, known in SPLIT_NAMES.items():
         own = [name for name in found if set(re.split(r"[^a-z0-9]+|(?=\d)", name.lower())) & set(known)]
         patterns[split] = sorted({re.sub(r"\d+", "*", name) for name in own})
@@ -193,7 +213,7 @@ def shards(folder: Folder, option: str) -> Iterator[Layout]:
 def tables(folder: Folder, option: str, truth: Truth) -> Iterator[Layout]:
     """Tables, one for all splits or one for each, that name images and are fit for training according to `truth`."""
     fitting = [name for name in table_names(folder) if not problem(folder.path / name, folder.path, truth)]
-    by_split = {split: [name for name in fitting if split_of_table(name) == split] for split in SPLIT_NAMES}
+    by_split = {split: tables_of(split, fitting, folder.path) for split in SPLIT_NAMES}
     named = with_val({split: found[0] for split, found in by_split.items() if found})
     choices = by_split["train"] or fitting
     if len(choices) > 1:
@@ -215,10 +235,11 @@ def table_names(folder: Folder) -> list[str]:
     return [name for name in names if re.sub(r"[^a-z]", "", Path(name).stem.lower()) != EXAMPLE]
 
 
-def split_of_table(name: str) -> str | None:
-    """The split that a table, or its folder, is named after."""
-    words = {Path(name).parent.name.lower(), Path(name).stem.lower()}
-    return next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
+def tables_of(split: str, names: list[str], root: Path) -> list[str]:
+    """The tables of a split: train.csv before train_labels.csv."""
+    own = [name for name in names if split_of_file(root / name, root) == split]
+    exact = [name for name in own if split in map(split_from_word, (Path(name).parent.name, Path(name).stem))]
+    return exact or own
 
 
 def problem(path: Path, root: Path, truth: Truth) -> str | None:
@@ -250,9 +271,11 @@ def without_classes(table: Table, images: str) -> str | None:
 
 def without_attributes(table: Table, images: str) -> str | None:
     """The error of a table without a yes/no column."""
+    if len(table.rows) == PEEK and not binary_columns(table, (images,)):
+        table = read_table(table.path)  # its first rows may all say no
     if binary_columns(table, (images,)):
         return None
-    return f"{table.path}: no column has attributes, which are yes or no, or 1 and 0 or -1; it has {table.names}"
+    return f"{table.path}: no column has attributes, which are yes and no, or 1 and 0 or -1; it has {table.names}"
 
 
 def without_positions(table: Table, images: str) -> str | None:

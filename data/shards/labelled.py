@@ -66,6 +66,12 @@ class LabelledShards(ShardLoaders):
                 count += 1
             except (BadImage, UnicodeEncodeError):  # a name with a lone surrogate cannot be encoded
                 continue  # it is reported in training
+        if not count:
+            named = " or ".join(f".{kind}" for kind in self.kinds)
+            raise UserError(
+                f"{self.root / self.sources['train']}: no sample has a {named} that names its {self.called}; "
+                "if these are archives of images, unpack them"
+            )
         return count, sorted(names, key=lambda name: (int(name[:DIGITS]) if name.isdecimal() else -1, name))
 
     @cached_property

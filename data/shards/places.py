@@ -10,7 +10,8 @@ import numpy as np
 from data.base import Split
 from data.crops import decode_crop
 from data.geo.cells import Hierarchy
-from data.geo.places import GeoData, PhotoView, Places, problem, sample
+from data.geo.places import GeoData, PhotoView, sample
+from data.geo.positions import Places, problem
 from data.geo.s2 import Floats
 from data.image_file import BadImage
 from data.shards.stream import ShardLoaders, ShardStream, image_of

@@ -4,6 +4,7 @@ Several processes share the embedding:  torchrun --nproc-per-node 2 -m tasks.gal
 So do tasks of Ray:                     python -m tasks.gallery ckpt=<run> mode=build ray=local of=8
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -11,14 +12,36 @@ from backbones.errors import UserError
 from tasks.engine.config import arguments, load_config, one_line_errors
 
 if TYPE_CHECKING:
-    from data.geo.places import GeoData, Places
+    from data.geo.places import GeoData
+    from data.geo.positions import Places
     from tasks.gallery.embed import Rank
+
+
+VOTES = ("k", "sigma_km", "sharpness", "fusion")
+# The settings that not all modes have; those of parts, which only a build has, are refused by `check_parts`.
+TAKES = {
+    "build": ("root", "source", "index", "shard_size", "batch_size"),
+    "add": ("source", "batch_size"),
+    "remove": ("source",),
+    "evaluate": ("root", "source", "output", "batch_size", *VOTES),
+    "query": ("input", "output", "batch_size", *VOTES),
+}
 
 
 def main() -> None:
     with one_line_errors():
-        config = load_config(arguments("gallery"), "gallery")
+        given = arguments("gallery")
+        config = load_config(given, "gallery")
+        check_settings(given, config["mode"])
         run(config)
+
+
+def check_settings(given: Sequence[str], mode: str) -> None:
+    """Raises UserError if an override is of another mode."""
+    for override in given:
+        modes = [name for name, settings in TAKES.items() if override.partition("=")[0] in settings]
+        if modes and mode not in modes:
+            raise UserError(f"{override} has no effect on mode={mode}: it is for mode={' or '.join(modes)}")
 
 
 def run(config: dict[str, Any]) -> None:
@@ -94,7 +117,7 @@ def source_places(
     config: dict[str, Any], checkpoint: dict[str, Any], split: Literal["gallery", "test"] = "gallery"
 ) -> "Places":
     """The photos that `source` names, or those of a split of the run's data."""
-    from data.geo.places import read_csv, read_folder
+    from data.geo.positions import read_csv, read_folder
 
     if not config["source"]:
         return data_of(config, checkpoint).places(split)

@@ -21,7 +21,7 @@ import torch
 
 from backbones.errors import UserError
 from backbones.files import BAD_ARRAY, atomic_write, folder_lock
-from data.geo.places import Places
+from data.geo.positions import Places
 from data.geo.s2 import Floats, Ints
 from data.text import read_names
 from tasks.engine.task import restore

@@ -15,7 +15,7 @@ from backbones.console import Console
 from backbones.errors import UserError
 from data.crops import read_whole
 from data.files import check_apart, find_images, output_paths
-from data.geo.places import Places
+from data.geo.positions import Places
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from data.image_file import BadImage, read_pixels

@@ -18,7 +18,7 @@ from data.boxes import center_box
 from data.coco import read_coco
 from data.crops import decode_crop, read_crop
 from data.csv_images import CsvData
-from data.geo import places as geo
+from data.geo import positions as geo
 from data.image_file import BadImage
 from data.images import read_image
 from data.layouts import recognize

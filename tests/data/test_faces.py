@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
+from data.base import SPLITS
 from data.classification import ImageSet, Sample, collate
 from data.csv_images import CsvData
 from data.demo.faces import write_faces
 from data.demo.portraits import ATTRIBUTES
 from data.faces import CelebAData, FaceFolderData
+from data.layouts import recognize
+from tasks.check import with_task
 
 WITH = {"workers": 0, "max_bad": 0.05}
 
@@ -100,6 +104,49 @@ def test_lists_that_are_none(copied: Path) -> None:
         _ = celeba(copied).labels
 
 
+def kaggle(root: Path) -> None:
+    """Lists in .csv, with one of boxes, and the images in a folder of a folder of the same name."""
+    _, names, *rows = (root / "list_attr_celeba.txt").read_text().splitlines()
+    parts = (root / "list_eval_partition.txt").read_text().splitlines()
+    boxes = [f"{row.split()[0]} 1 2 30 40" for row in rows]
+    heads = {"attr_celeba": names, "eval_partition": "partition", "bbox_celeba": "x_1 y_1 width height"}
+    for (name, head), lines in zip(heads.items(), (rows, parts, boxes), strict=True):
+        (root / f"list_{name}.txt").unlink(missing_ok=True)
+        (root / f"list_{name}.csv").write_text("\n".join(",".join(x.split()) for x in (f"image_id {head}", *lines)))
+    doubled(root)
+
+
+def drive(root: Path) -> None:
+    places = {"Anno": "list_attr_celeba.txt", "Eval": "list_eval_partition.txt", "Img": "img_align_celeba"}
+    for folder, name in places.items():
+        (root / folder).mkdir()
+        (root / name).rename(root / folder / name)
+
+
+def doubled(root: Path) -> None:
+    (root / "img_align_celeba").rename(root / "inside")
+    (root / "img_align_celeba").mkdir()
+    (root / "inside").rename(root / "img_align_celeba" / "img_align_celeba")
+
+
+@pytest.mark.parametrize("change", [kaggle, drive, doubled])
+def test_celeba_as_others_publish_it(change: Callable[[Path], None], copied: Path) -> None:
+    before = {split: celeba(copied).samples(split) for split in SPLITS}
+    for more in ("people", "lfw", "pairs.txt"):  # of the demo alone
+        (copied / more).rename(copied.parent / more)
+    change(copied)
+    data = celeba(copied)
+    assert data.labels == list(ATTRIBUTES)
+    for split in SPLITS:
+        after = data.samples(split)
+        assert [(s.path.name, np.asarray(s.label).tolist()) for s in after] == [
+            (s.path.name, np.asarray(s.label).tolist()) for s in before[split]
+        ]
+        assert all(s.path.is_file() for s in after)
+    assert recognize(copied, "_faces").option == "celeba"
+    assert "data=celeba" in with_task([f"data.root={copied}"])[0]
+
+
 def test_a_share_of_the_labels_and_the_rest(faces: Path) -> None:
     tenth = celeba(faces, labelled_fraction=0.25).samples("train")
     assert len(tenth) == 12
@@ -119,22 +166,23 @@ def csv_data(root: Path, content: str, **settings: Any) -> CsvData:
 def test_csv(tmp_path: Path) -> None:
     for name in ("a b.jpg", "c.jpg"):
         Image.new("RGB", (40, 50)).save(tmp_path / name)
-    data = csv_data(tmp_path, 'file,hat, beard\n"a b.jpg",1,0\nc.jpg,,1\n')
+    Image.new("RGB", (40, 50)).save(tmp_path / "d.jpg")
+    data = csv_data(tmp_path, 'file,hat, beard\n"a b.jpg",1,0\nc.jpg,,1\nd.jpg,0,1\n')
     assert data.labels == ["hat", "beard"]
-    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1]]
+    assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1, 0], [-1, 1], [0, 1]]
     for content, words in (
-        ("file,hat\nc.jpg,2\n", "which column has yes and no"),
+        ("file,hat\nc.jpg,2\n", "which column has both yes and no"),
         ("file,hat\nabsent.jpg,1\n", "no column names images"),
-        ("file,hat\nc.jpg,1\nabsent.jpg,1\nc\n", r"1 without an image \(first: absent.jpg\), 1 without 2 values"),
-        ("file,hat\nc.jpg,1\nc.jpg,1\n", "that repeat an image"),
+        ("file,hat\nc.jpg,1\nabsent.jpg,0\nc\n", r"1 without an image \(first: absent.jpg\), 1 without 2 values"),
+        ("file,hat\nc.jpg,1\nc.jpg,0\n", "that repeat an image"),
         ("file,hat,hat\nc.jpg,1,1\n", "should have a header that names at least two columns, each once"),
         ("", "should have a header"),
     ):
         with pytest.raises(UserError, match=words):
-            csv_data(tmp_path, content, image="file" if "1\nabsent" in content else None).samples("train")
+            csv_data(tmp_path, content, image="file" if ",1\nabsent" in content else None).samples("train")
 
 
-def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
+def test_values_of_a_table_that_are_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In an attribute, as pandas writes such a column; and in the split: the row belongs to none, and is counted."""
     for i in range(4):
         Image.new("RGB", (40, 50)).save(tmp_path / f"{i}.jpg")
@@ -142,11 +190,10 @@ def test_values_of_a_table_that_are_missing(tmp_path: Path) -> None:
     assert [np.asarray(s.label).tolist() for s in data.samples("train")] == [[1], [0], [-1], [0]]
     classes = {"val": None, "attributes": None}
     text = "file,label,split\n0.jpg,a,train\n1.jpg,b,train\n2.jpg,a,val\n3.jpg,b,\n"
-    with pytest.raises(UserError, match=r"1 of 4 rows cannot be used: 1 without a split \(first: 3\.jpg\)"):
-        csv_data(tmp_path, text, **classes).samples("train")
-    found = csv_data(tmp_path, text, **classes, max_bad=0.5)
+    found = csv_data(tmp_path, text, **classes)
     assert [len(found.samples(split)) for split in ("train", "val")] == [2, 1]
-    strange = csv_data(tmp_path, text.replace("2.jpg,a", "2.jpg,c"), **classes, max_bad=0.5)
+    assert "1 of 4 images are left out, as their split is not train, val or test but nothing (1)" in caplog.text
+    strange = csv_data(tmp_path, text.replace("2.jpg,a", "2.jpg,c"), **classes)
     with pytest.raises(UserError, match=r"a\.csv: val has a class that train lacks: c"):
         strange.samples("val")
 

@@ -52,6 +52,17 @@ def test_what_is_not_found_or_not_read_says_what_to_do(tmp_path: Path) -> None:
         find_images(None)
 
 
+def test_what_is_not_read_beside_images_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "phone").mkdir()
+    for name in ("a.jpg", "phone/b.HEIC", "phone/c.heic", "phone/._d.heic"):
+        (tmp_path / name).touch()
+    assert find_images(str(tmp_path)) == [tmp_path / "a.jpg"]
+    assert caplog.messages == [f"{tmp_path}: 2 .heic files are not read: convert them to JPEG"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"2 \.heic files are not read"):
+        find_images(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif"])
 def test_less_usual_suffixes(name: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]

@@ -19,7 +19,7 @@ from data.boxes import center_box, random_box
 from data.classification import ImageSet, Sample
 from data.crops import read_crop
 from data.folders import FoldersData
-from data.geo.places import exif_position, read_folder
+from data.geo.positions import exif_position, read_folder
 from data.image_file import (
     MAX_PIXELS,
     ORIENTATION,

@@ -110,6 +110,20 @@ def class_folders(root: Path) -> None:
     tree(root, "flowers", count=10)
 
 
+def beside_lists(root: Path) -> None:
+    """As Food-101, and CUB-200 with its parts/."""
+    tree(root, "food-101/images", count=10)
+    table(root, "food-101/meta/classes.txt", "a", "b")
+    table(root, "food-101/README.txt", "")
+
+
+def twice_wrapped(root: Path) -> None:
+    """As Stanford Dogs on Kaggle."""
+    tree(root, "images/Images", count=10)
+    for name in "ab":
+        table(root, f"annotations/Annotation/{name}/0", "<annotation/>")
+
+
 def imagenet(root: Path) -> None:
     write_devkit(root)
     tree(root, "train", classes=("n02119789", "n02100735", "n01440764"), count=2)
@@ -135,6 +149,13 @@ def three_tables(root: Path) -> None:
         table(root, f"{split}.tsv", "file\tlabel", *(f"{i}.png\t{i % 2}" for i in range(4)))
 
 
+def named_tables(root: Path) -> None:
+    """As FairFace has them."""
+    for split in ("train", "val"):
+        images(*(f"{split}/{i}.png" for i in range(4)), root=root)
+        table(root, f"{split}_labels.csv", "file,label", *(f"{split}/{i}.png,{i % 2}" for i in range(4)))
+
+
 def shards(root: Path) -> None:
     for name in ("my-train-000", "my-train-001", "my-val-000"):
         shard(root / f"{name}.tar", *({"label": label} for label in ("a", "b")))
@@ -150,10 +171,13 @@ def shards(root: Path) -> None:
         (wrapped, "folders", ["a", "b"], [4, 4, 4]),
         (classes_with_words, "folders", ["bottle", "test tube"], [16, 4, 4]),
         (class_folders, "folders", ["a", "b"], [16, 4, 4]),
+        (beside_lists, "folders", ["a", "b"], [16, 4, 4]),
+        (twice_wrapped, "folders", ["a", "b"], [16, 4, 4]),
         (imagenet, "imagenet", ["n01440764 tench", "n02100735 English setter", "n02119789 kit fox"], [6, 5, 5]),
         (huggingface, "csv", ["0", "1"], [4, 4, 4]),
         (one_table, "csv", ["a dog", "cat"], [16, 4, 4]),
         (three_tables, "csv", ["0", "1"], [4, 4, 4]),
+        (named_tables, "csv", ["0", "1"], [4, 4, 4]),
         (shards, "shards", ["a", "b"], None),
     ],
 )
@@ -205,6 +229,13 @@ def test_images_beside_class_folders_are_told(tmp_path: Path, caplog: pytest.Log
     assert counts(data) == [10, 10, 10]
     words = "left out 2 images that are in no class folder: move them into one; the first is 7.png"
     assert [message for message in caplog.messages if "left out" in message] == [f"{tmp_path / 'train'}: {words}"]
+
+
+def test_the_table_that_is_called_train_is_train_s(tmp_path: Path) -> None:
+    three_tables(tmp_path)
+    table(tmp_path, "train_small.tsv", "file\tlabel", "1.png\t1", "2.png\t0")
+    settings = recognize(tmp_path, "_classification").settings
+    assert settings == {split: f"{split}.tsv" for split in SPLITS}
 
 
 def test_a_table_beside_many_images_is_seen(tmp_path: Path) -> None:
@@ -268,6 +299,14 @@ def test_people(faces: Path, tmp_path: Path) -> None:
         assert [len(people[split]) for split in SPLITS] == [9, 2, 2]
         assert not people["train"] & people["val"]
         assert data.labels == [str(i) for i in range(9)]
+
+
+def test_people_below_a_folder_that_an_archive_has_twice(tmp_path: Path) -> None:
+    """As LFW on Kaggle, beside lists of its people."""
+    tree(tmp_path, "lfw/lfw", count=2)
+    table(tmp_path, "people.csv", "name,images", "a,2", "b,2")
+    layout = recognize(tmp_path, "_identities")
+    assert (layout.option, layout.settings) == ("identities", {"train": "lfw/lfw", "val": None})
 
 
 def test_places(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from backbones.errors import UserError
 from tasks.run import execute
 from tests.data.test_layouts_images import images, opened, shard, table, three_tables, tree
+from tests.data.test_shards import write_shard
 
 
 def empty(root: Path) -> None:
@@ -72,9 +73,21 @@ def unnamed_shards(root: Path) -> None:
     shard(root / "000.tar", {"label": 1})
 
 
+def archives(root: Path) -> None:
+    for split in ("train", "val"):
+        write_shard(root / f"{split}.tar", [{"jpg": b"an image"}] * 3)
+
+
+def imagenet_archives(root: Path) -> None:
+    for split in ("train", "val"):
+        write_shard(root / f"ILSVRC2012_img_{split}.tar", [{"tar": b"images"}])
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (archives, r"no sample has a \.cls or \.json that names its classes; if these are archives of images, unpack"),
+        (imagenet_archives, r"has ImageNet's archives, .* python -m tasks\.prepare data=imagenet data\.root="),
         (empty, r"it has no images but 1 \.txt files; give the folder that contains the images and their labels"),
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from backbones.errors import UserError
-from data.faces import read_celeba
+from data.celeba import read_attributes
 from data.files import find_images, images_in
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.image_file import ORIENTATION
 from tasks.engine.config import load_config
 from tasks.engine.start import build_data
@@ -127,7 +127,7 @@ def test_a_list_of_attributes_names_no_file_outside(faces: Path, tmp_path: Path)
     names = ("../../outside.png", str(tmp_path / "outside.png"), "1.png")
     (tmp_path / "set" / "list.txt").write_text("3\nSmiling\n" + "".join(f"{name} 1\n" for name in names))
     with pytest.raises(UserError, match="2 of 3 rows cannot be used: 2 without an image"):
-        read_celeba(tmp_path / "set" / "list.txt", tmp_path / "set" / "faces", 0.0)
+        read_attributes(tmp_path / "set" / "list.txt", tmp_path / "set" / "faces", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from backbones.errors import UserError
 from data.dogs import read_box, read_list
 from data.geo.cells import Partition
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.imagenet import read_synsets
 from data.layouts.detection import coco_files, image_folder, yolo_splits
 from data.layouts.folder import Folder

@@ -1,15 +1,20 @@
-"""Random splits: shares, groups, and what is kept of an earlier draw."""
+"""Random splits: shares, groups, and what is kept of an earlier draw; and splits that a table gives."""
 
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.errors import UserError
+from data.base import SPLITS
+from data.csv_images import CsvData
+from data.geo.places import GeoData
 from data.splits import draw_splits
+from tests.data.test_layouts_images import images, table
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60)  # stratum and group
 
@@ -68,3 +73,60 @@ def test_strata_of_two(count: int, tmp_path: Path) -> None:
     drawn = draw_splits(tmp_path, keys, [i // 2 for i in range(2 * count)])
     val = {int(key) // 2 for key, split in drawn.items() if split == "val"}
     assert len(val) == Counter(drawn.values())["val"] == max(1, 2 * count // 5)
+
+
+# --- splits that a table, or the folders of its images, give ----------------------------------------------------------
+
+CELLS: dict[str, Any] = {"gallery": None, "max_photos": [10], "min_photos": 1}
+
+
+def given_by(root: Path, words: str, folders: str = "") -> tuple[list[dict[str, list[int]]], list[str]]:
+    """The numbers of the images in each split, and what is told: of a table of classes and of one of places. `words`
+    are the images' values in the column `Data Set`, `folders` their folders.
+    """
+    names = [f"{folder}/{i}.png" for i, folder in enumerate(folders.split() or ["."] * len(words.split()))]
+    images(*names, root=root)
+    columns = zip(names, words.split() or [""] * len(names), strict=True)
+    rows = [f"{name},{word.strip('-')},{'ab'[i % 2]},{i + 1},{i + 2}" for i, (name, word) in enumerate(columns)]
+    table(root, "metadata.csv", "image,Data Set,label,lat,lon", *rows)
+    settings: dict[str, Any] = {"train": "metadata.csv", "val": None, "test": None}
+    classes, places = CsvData(str(root), 32, **settings), GeoData(str(root), 32, **settings, **CELLS)
+    found = [{str(s): sorted(int(sample.path.stem) for sample in classes.samples(s)) for s in SPLITS}]
+    found.append({str(s): sorted(int(path.stem) for path in places.places(s).paths) for s in SPLITS})
+    return found, [classes.choices, places.choices]
+
+
+def test_the_folders_of_a_table_s_images_are_its_splits(tmp_path: Path) -> None:
+    found, told = given_by(tmp_path, "", "train train valid train val test_images train")
+    assert found == [{"train": [0, 1, 3, 6], "val": [2, 4], "test": [5]}] * 2
+    assert all("splits by the images' folders" in words for words in told)
+    assert not any(tmp_path.glob("splits*.json"))
+
+
+def test_images_of_test_are_val_s_if_it_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found, told = given_by(tmp_path, "", "a/train a/train a/test a/extra a/train")
+    assert found == [{"train": [0, 1, 4], "val": [2], "test": [2]}] * 2
+    assert all("val is test" in words for words in told)
+    left = "1 of 5 images are left out, as their split is not train, val or test but a/extra (1)"
+    assert len([message for message in caplog.messages if left in message]) == 2
+
+
+def test_a_column_of_splits_is_stronger_than_folders(tmp_path: Path) -> None:
+    found, told = given_by(tmp_path, "train train valid TEST", "train test train val")
+    assert found == [{"train": [0, 1], "val": [2], "test": [3]}] * 2
+    assert all("splits by the" in words and "folders" not in words for words in told)
+
+
+def test_an_unknown_word_in_a_column_of_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its rows are left out: they may be test's."""
+    found, _ = given_by(tmp_path, "Training Training PublicTest PrivateTest holdout - train")
+    assert found == [{"train": [0, 1, 6], "val": [2], "test": [3]}] * 2
+    left = "2 of 7 images are left out, as their split is not train, val or test but holdout (1), nothing (1)"
+    assert len([message for message in caplog.messages if left in message]) == 2
+
+
+def test_val_is_drawn_from_train_if_no_other_split_is_known(tmp_path: Path) -> None:
+    found, told = given_by(tmp_path, "train " * 10 + "holdout")
+    assert [[len(images) for images in splits.values()] for splits in found] == [[8, 2, 2]] * 2
+    assert all("a random fifth" in words for words in told)
+    assert all(10 not in images for splits in found for images in splits.values())

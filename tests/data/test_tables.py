@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from data.geo.places import read_csv
+from data.csv_images import CsvData
+from data.geo.positions import read_csv
 from data.splits import split_in_name
-from data.table import Images, image_column, read_table
+from data.table import PEEK, Images, binary_columns, image_column, read_table, target_column
+from tasks.check import with_task
 from tests.data.test_layouts_images import images, opened, table
 
 
@@ -43,6 +45,31 @@ def test_places_of_numbered_photos(tmp_path: Path) -> None:
     table(tmp_path, "a.csv", "id,filename,lat,lon", *(f"{i},{9 - i}.png,{10 - i},2" for i in range(10)))
     places = read_csv(tmp_path / "a.csv", tmp_path, 0)
     np.testing.assert_array_equal(places.positions[:, 0], [1 + int(path.stem) for path in places.paths])
+
+
+def test_a_constant_column_or_one_of_splits_is_no_attribute(tmp_path: Path) -> None:
+    """As a labelling tool's number of the only annotator."""
+    images(*(f"{i}.png" for i in range(PEEK + 1)), root=tmp_path)
+    head = "image,annotator,checked,hat,partition"
+    rows = [f"{i}.png,1,,{int(i == PEEK)},{i % 2}" for i in range(PEEK + 1)]
+    table(tmp_path, "a.csv", head, *rows)
+    assert binary_columns(read_table(tmp_path / "a.csv"), ()) == ["hat"]
+    assert opened("faces", tmp_path)[1].labels == ["hat"]  # though the rows that are looked at first all say no
+    table(tmp_path, "a.csv", head, *rows[:PEEK])
+    with pytest.raises(UserError, match="no column has attributes, which are yes and no"):
+        opened("faces", tmp_path)
+    data = CsvData(str(tmp_path), 32, train="a.csv", attributes=[])
+    data.use_labels(["hat"])  # a model's, whose test images may all lack it
+    assert data.labels == ["hat"]
+
+
+def test_classes_as_label_studio_exports_them(tmp_path: Path) -> None:
+    images(*(f"images/{i}.png" for i in range(10)), root=tmp_path)
+    rows = (f"{i},1,{'ab'[i % 2]},/data/upload/1/{i}.png" for i in range(10))
+    table(tmp_path, "project.csv", "annotation_id,annotator,choice,image", *rows)
+    overrides, _ = with_task([f"data.root={tmp_path}"])
+    assert "task=classification" in overrides
+    assert opened("classification", tmp_path)[1].labels == ["a", "b"]
 
 
 # --- which file a name means ------------------------------------------------------------------------------------------
@@ -89,6 +116,29 @@ def test_the_end_of_a_path_is_no_image_of_another_class_or_place(tmp_path: Path)
     found = Images(tmp_path / "set" / "a.csv", tmp_path / "set")
     for name in ("cats/1.png", "../2.png", str(tmp_path / "2.png"), "/", "..", "", "a/" * 5000 + "1.png"):
         assert found.find(name) is None
+
+
+def test_a_single_image_of_that_name_anywhere_below_the_root(tmp_path: Path) -> None:
+    images("a/b/c/1.png", "a/b/c/2.png", "a/d/2.png", "test/b/3.png", "a/b/4.png", root=tmp_path)
+    found = Images(tmp_path / "train.csv", tmp_path)
+    names = {"1.png": tmp_path / "a/b/c/1.png", "2.png": None, "3.png": None, "4": None, "c/4.png": None}
+    assert {name: found.find(name) for name in names} == names
+    assert Images(tmp_path / "all.csv", tmp_path).find("3.png") == tmp_path / "test/b/3.png"
+
+
+def test_of_many_folders_the_first_by_name_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("c", "b", "a", "d"):
+        images(f"{name}/{name}1.png", root=tmp_path)
+    monkeypatch.setattr("data.table.FOLDERS", 2)
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([path / name for name in "dcba"]))
+    found = Images(tmp_path / "labels.csv", tmp_path)
+    assert [found.find(f"{name}1") for name in "abcd"] == [tmp_path / "a/a1.png", tmp_path / "b/b1.png", None, None]
+
+
+def test_y_beside_x_is_no_class(tmp_path: Path) -> None:
+    for header, column in (("image,x,y,w,h", None), ("image,X,y,class", "class"), ("image,y", "y")):
+        table(tmp_path, "a.csv", header, ",".join("12345"[: header.count(",") + 1]))
+        assert target_column(read_table(tmp_path / "a.csv")) == column
 
 
 def test_a_folder_in_a_folder_of_the_same_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ from PIL import Image
 from backbones.errors import UserError
 from data.demo.earth import write_earth
 from data.dogs import DogsData
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.image_file import BadImage
 from data.shards.classification import ShardClassificationData, box_of
 from data.shards.write import Row, write_shards
 from data.tar import Record, read_records
+from tasks.engine.config import load_config
+from tasks.engine.layout import recognized
+from tasks.engine.start import build_data
+from tasks.shards import write
 from tests.conftest import ROOT, command, png_header, wait_until
 from tests.tasks.engine.test_run import bad_input
 
@@ -97,6 +102,26 @@ def test_shards_of_places_and_what_is_left_out(tmp_path: Path) -> None:
     rows = [Row(tmp_path / "none.jpg", {}), Row(places.paths[0], {}), Row(tmp_path / "earth" / "val.csv", {})]
     assert write_shards(rows, tmp_path / "few", "val", size=3, seed=None) == 1
     assert len(list(read_records(str(tmp_path / "few" / "val-00000.tar")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "setting"), [("train,val,test", "data.test=test-*.tar"), ("train,test", "data.val=test-*.tar")]
+)
+def test_the_command_that_is_printed_has_all_splits(
+    splits: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val", "test"):
+        for name in "ab":
+            (tmp_path / "in" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "in" / split / name / "0.png")
+    arguments = ["task=classification", f"data.root={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    write(load_config(recognized([*arguments, f"splits=[{splits}]"])[0], "shards"))
+    command = shlex.split(capsys.readouterr().out.partition("python -m tasks.run ")[2])
+    assert setting in command
+    data = build_data(load_config(command))
+    data.check()
+    assert isinstance(data, ShardClassificationData)
+    assert data.sources["test"] == "test-*.tar"
 
 
 def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from data.base import SPLITS
 from data.crops import read_whole
 from data.demo.earth import write_earth
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.geo.sphere import great_circle_km
 from data.shards.places import ShardGeoData
 from data.tar import read_member

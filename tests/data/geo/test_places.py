@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -15,12 +16,14 @@ from data.boxes import whole
 from data.crops import read_whole
 from data.demo.earth import write_earth
 from data.geo.cells import Hierarchy
-from data.geo.places import GeoData, GeoSet, PhotoView, Places, exif_position, has_positions, read_csv, read_folder
+from data.geo.places import GeoData, GeoSet, PhotoView
+from data.geo.positions import Places, exif_position, has_positions, read_csv, read_folder
 from data.image_file import ORIENTATION
 from tasks.multitask.data import JointData
 from tests.conftest import shared
 
 HEADER = "path,latitude,longitude\n"
+UNSET = IFDRational(0, 0)
 
 
 def table(folder: Path, text: str) -> Path:
@@ -128,6 +131,7 @@ def test_hemispheres(tmp_path: Path) -> None:
         ({1: "?", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)}, "no GPS position in its EXIF"),
         ({1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, "a GPS position out of range"),
         ({1: "N", 2: (1.0, 0.0, 0.0)}, "no GPS position in its EXIF"),
+        ({1: "N", 2: (UNSET, UNSET, UNSET), 3: "E", 4: (UNSET, UNSET, UNSET)}, "no GPS position in its EXIF"),
         ({1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)}, "a GPS position at latitude 0 and longitude 0"),
     ],
 )
@@ -153,6 +157,15 @@ def test_some_photos_have_positions(tmp_path: Path) -> None:
 def test_a_folder_without_photos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no photos"):
         read_folder(tmp_path)
+
+
+def test_photos_of_a_phone_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "IMG_0002.HEIC").touch()
+    with pytest.raises(UserError, match=r"1 \.heic files are not read: convert them to JPEG"):
+        read_folder(tmp_path)
+    photo(tmp_path / "a.jpg", {1: "N", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
+    assert len(read_folder(tmp_path)) == 1
+    assert caplog.messages == [f"{tmp_path}: 1 .heic files are not read: convert them to JPEG"]
 
 
 # --- the data set --------------------------------------------------------------------------------------

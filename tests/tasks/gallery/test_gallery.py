@@ -18,10 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from backbones.errors import UserError
 from data.crops import read_whole
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.engine.task import restore
+from tasks.gallery.__main__ import main
 from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
 from tasks.geo.model import GeoLocator
@@ -282,6 +283,23 @@ def test_k_larger_than_the_gallery(run: Path, built: Path, tmp_path: Path) -> No
     result = command("gallery", f"ckpt={run}", "k=61", f"output={tmp_path}")
     assert (result.returncode, result.stdout) == (2, "")
     assert [x for x in result.stderr.splitlines() if x.startswith("error: k=61 is more than")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("input=a.jpg", "error: input=a.jpg has no effect on mode=evaluate: it is for mode=query"),
+        ("mode=remove k=3", "error: k=3 has no effect on mode=remove: it is for mode=evaluate or query"),
+        ("mode=build part=0 output=a", "error: output=a has no effect on mode=build: it is for mode=evaluate or query"),
+    ],
+)
+def test_a_setting_of_another_mode(
+    settings: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gallery", "ckpt=none", *settings.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert words in capsys.readouterr().err
 
 
 def test_a_gallery_of_another_model(run: Path, built: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from backbones.files import folder_lock
-from data.geo.places import read_csv
+from data.geo.positions import read_csv
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
