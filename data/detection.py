@@ -20,7 +20,7 @@ from data.crops import resize_box, resize_square
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
-from data.splits import Source, split_in_name, with_val
+from data.splits import Source, given_splits, splits_of_folders, with_val
 from data.tar import Row, is_member
 from data.transforms import View, change_light, mosaic, one_view, view
 
@@ -247,15 +247,8 @@ class DetectionData(SuiteData):
         after splits; otherwise a fifth is drawn for val.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
-        splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
-        if {"train", "val"} <= {*splits} or {"train", "test"} <= {*splits}:
-            val = "val" if "val" in splits else "test"
-            if val == "test":
-                self.add_choice("val is test")
-            if apart := [key for key, split in zip(keys, splits, strict=True) if not split]:
-                words = "%s: left out %d of %d images, whose folder is of no split; the first is %s"
-                log.warning(words, self.root, len(apart), len(keys), apart[0])
-            return [("val" if split == val else split) or "" for split in splits]
+        if splits_of_folders(keys):
+            return [split or "" for split in given_splits(self.root, keys, [], self.add_choice)]
         images = Counter(name for of_image in names for name in set(of_image))
         rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
         drawn = self.draw_val(keys, rarest)

@@ -105,7 +105,7 @@ def test_images_in_folders_of_no_split_are_told(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         data = read(tmp_path)
         assert [len(data.records(split)) for split in ("train", "val", "test")] == [6, 3, 3]
-    assert data.choices == "val is test"
+    assert data.choices == "splits by the images' folders, val is test"
     (said,) = [record.getMessage() for record in caplog.records]
-    words = "left out 5 of 14 images, whose folder is of no split; the first is images/extra/extra0.jpg"
+    words = "5 of 14 images are left out, as their split is not train, val or test but images/extra (5)"
     assert said == f"{tmp_path}: {words}"
