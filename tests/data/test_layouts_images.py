@@ -220,17 +220,6 @@ def test_class_folders_without_images_are_left_out(tmp_path: Path, caplog: pytes
     assert told == [f"{where}: left out 1 of 4 class folders, which have no images; the first is not sure"]
 
 
-def test_images_beside_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tree(tmp_path, "train", classes="ab")
-    tree(tmp_path, "val", classes="ab")
-    for name in ("7.png", "8.png", ".9.png"):
-        (tmp_path / "train" / name).touch()
-    _, data = opened("classification", tmp_path)
-    assert counts(data) == [10, 10, 10]
-    words = "left out 2 images that are in no class folder: move them into one; the first is 7.png"
-    assert [message for message in caplog.messages if "left out" in message] == [f"{tmp_path / 'train'}: {words}"]
-
-
 def test_the_table_that_is_called_train_is_train_s(tmp_path: Path) -> None:
     three_tables(tmp_path)
     table(tmp_path, "train_small.tsv", "file\tlabel", "1.png\t1", "2.png\t0")
