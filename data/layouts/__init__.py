@@ -64,6 +64,7 @@ def recognize(root: Path, family: str) -> Layout:
     return next(iter(found.values()))
 
 
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
@@ -83,5 +84,9 @@ def refusal(folder: Folder, family: str) -> UserError:
         return Unknown(seen, WANTED.get(family, "its layout is not known"))
     if unread:
         return UserError(f"{folder.path}: it has {unread} files, which cannot be read: convert them to JPEG")
+    packed = [name for f in folders for name in f.files(*PACKED)]
+    if packed and not labels:
+        how = "export their images as files" if packed[0].lower().endswith(".parquet") else "unpack them"
+        return UserError(f"{folder.path}: it has no images but {len(packed)} files such as {packed[0]}: {how}")
     but = f" but {with_labels}" if labels else ""
     return UserError(f"{folder.path}: it has no images{but}; give the folder that contains the images and their labels")

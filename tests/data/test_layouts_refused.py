@@ -83,9 +83,20 @@ def imagenet_archives(root: Path) -> None:
         write_shard(root / f"ILSVRC2012_img_{split}.tar", [{"tar": b"images"}])
 
 
+def packed(root: Path) -> None:
+    (root / "photos.ZIP").touch()
+
+
+def parquet(root: Path) -> None:
+    (root / "data").mkdir()
+    (root / "data" / "train-0.parquet").touch()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (packed, r"it has no images but 1 files such as photos\.ZIP: unpack them"),
+        (parquet, r"it has no images but 1 files such as train-0\.parquet: export their images as files"),
         (archives, r"no sample has a \.cls or \.json that names its classes; if these are archives of images, unpack"),
         (imagenet_archives, r"has ImageNet's archives, .* python -m tasks\.prepare data=imagenet data\.root="),
         (empty, r"it has no images but 1 \.txt files; give the folder that contains the images and their labels"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -44,8 +45,8 @@ def test_ema_is_that_of_a_plain_loop() -> None:
 
 def test_the_average_is_where_the_model_will_be() -> None:
     """Else each step copies all weights from a GPU."""
-    average, trainer = EMA(0.9), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.strategy.parallel_devices, trainer.strategy._root_device = None, torch.device("meta")
+    average, elsewhere = EMA(0.9), SingleDeviceStrategy(torch.device("meta"))
+    trainer = Trainer(accelerator="cpu", strategy=elsewhere, logger=False, enable_checkpointing=False)
     module = LightningModule()
     module.layer = nn.Linear(3, 2)
     average.setup(trainer, module, "fit")

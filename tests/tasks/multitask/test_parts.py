@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,12 +16,14 @@ from data.base import end_processes
 from data.seeding import ShuffledEpochs, Stream
 from tasks.engine.cost import recount
 from tasks.engine.parts import composed
+from tasks.engine.start import build_data
 from tasks.multitask.data import JointLoader
 from tasks.multitask.model import own_parameters
 from tasks.multitask.processes import average_gradients
 from tasks.multitask.schedule import draw_epoch, shares
 from tasks.multitask.sharing import Sharing, is_own
 from tasks.multitask.task import JointTask
+from tests.tasks.multitask.conftest import given
 
 
 def test_every_task_has_a_batch_in_every_step_at_temperature_0() -> None:
@@ -201,3 +203,12 @@ def work(rank: int, file: str) -> None:
 
 def test_processes_step_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path / "meet"),), nprocs=2)
+
+
+def test_unreadable_images_are_remembered_when_resuming(sets: dict[str, list[str]]) -> None:
+    """Those of all tasks, of which metrics.json tells."""
+    one, two = (build_data(composed(given(sets, "dogs", "faces"))[0]) for _ in range(2))
+    problem = str(Path(sets["faces"][-1].partition("=")[2]) / "a.jpg"), "damaged"
+    one.record_bad_images(cast(Any, [("faces", problem)]), "train")
+    two.load_state_dict(one.state_dict())
+    assert two.bad == one.bad == {"train": dict([problem])}

@@ -374,15 +374,6 @@ def test_too_many_unreadable_images_of_one_task(sets: dict[str, list[str]], dogs
         execute(options)
 
 
-def test_unreadable_images_are_remembered_when_resuming(sets: dict[str, list[str]]) -> None:
-    """Those of all tasks, of which metrics.json tells."""
-    one, two = (build_data(composed(given(sets, "dogs", "faces"))[0]) for _ in range(2))
-    problem = str(Path(sets["faces"][-1].partition("=")[2]) / "a.jpg"), "damaged"
-    one.record_bad_images([("faces", problem)], "train")
-    two.load_state_dict(one.state_dict())
-    assert two.bad == one.bad == {"train": dict([problem])}
-
-
 def test_two_processes_with_loaders_come_to_an_end(sets: dict[str, list[str]], tmp_path: Path) -> None:
     options = [*given(sets, "dogs", "faces"), "data.workers=1", "trainer.devices=2", "trainer.accelerator=cpu"]
     result = spawn("run", *options, "trainer.max_epochs=1", "task.resolution=32", f"paths.runs={tmp_path}", "name=a")
