@@ -208,18 +208,6 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     assert found == "a folder for each class: train, val, not test, which has none"
 
 
-def test_class_folders_without_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tree(tmp_path, "train", classes="abc")
-    tree(tmp_path, "val", classes="b")  # one is enough to measure
-    for name in ("train/not sure", "val/not sure", "val/a"):
-        (tmp_path / name).mkdir()
-    _, data = opened("classification", tmp_path)
-    assert (data.labels, counts(data)) == (["a", "b", "c"], [15, 5, 5])
-    told = [message for message in caplog.messages if "no images" in message]
-    where = tmp_path / "train"
-    assert told == [f"{where}: left out 1 of 4 class folders, which have no images; the first is not sure"]
-
-
 def test_the_table_that_is_called_train_is_train_s(tmp_path: Path) -> None:
     three_tables(tmp_path)
     table(tmp_path, "train_small.tsv", "file\tlabel", "1.png\t1", "2.png\t0")
