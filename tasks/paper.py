@@ -208,7 +208,7 @@ def paper(config: dict[str, Any]) -> None:
     try:
         runs = read_runs(config["runs"])
     except UserError:
-        if config["runs"] != "runs":  # else nothing was run yet
+        if config["runs"] != "runs" and not Path(config["runs"]).is_dir():  # else nothing was run yet
             raise
         runs = []
     wanted = config["table"]
