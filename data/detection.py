@@ -20,7 +20,7 @@ from data.crops import resize_box, resize_square
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
-from data.splits import Source, given_splits, splits_of_folders, with_val
+from data.splits import Source, given_splits, with_val
 from data.tar import Row, is_member
 from data.transforms import View, change_light, mosaic, one_view, view
 
@@ -247,8 +247,9 @@ class DetectionData(SuiteData):
         after splits; otherwise a fifth is drawn for val.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
-        if splits_of_folders(keys):
-            return [split or "" for split in given_splits(self.root, keys, [], self.add_choice)]
+        given = given_splits(self.root, keys, [], self.add_choice)
+        if "val" in given:
+            return [split or "" for split in given]
         images = Counter(name for of_image in names for name in set(of_image))
         rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
         drawn = self.draw_val(keys, rarest)

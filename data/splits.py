@@ -53,7 +53,7 @@ def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
 def given_splits(
     source: Path | str, keys: Sequence[str], words: Sequence[str], tell: Callable[[str], None]
 ) -> list[str | None]:
-    """The split of each image of a table, of which `keys` are the paths below the data's root: by its word in a column
+    """The split of each image of `source`, of which `keys` are the paths below the data's root: by its word in a column
     of splits, or else by its folders; train if neither names any. Test becomes val if there is no val, which is told.
     Images whose word or folder is of no split have None, and are reported.
     """

@@ -87,9 +87,10 @@ class Budget(Callback):
         if not known or (self.epochs < 1 and self.limit is None):
             raise ValueError("plan")
         if 0 < self.epochs < epochs:
+            given = next((name for name, value in self.length.items() if value), "max_epochs")
             raise UserError(
                 f"the run has done {epochs} epochs, more than the {self.epochs} that it would have now; "
-                f"give a larger {next((f'trainer.{k}' for k, v in self.length.items() if v), 'trainer.max_epochs')}"
+                f"give a larger trainer.{given}"
             )
 
     @property

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 VOTES = ("k", "sigma_km", "sharpness", "fusion")
-# The settings that not all modes have; those of parts, which only a build has, are refused by `check_parts`.
+# The settings that not all modes have.
 TAKES = {
-    "build": ("root", "source", "index", "shard_size", "batch_size"),
+    "build": ("root", "source", "index", "shard_size", "part", "of", "ray", "batch_size"),
     "add": ("source", "batch_size"),
     "remove": ("source",),
     "evaluate": ("root", "source", "output", "batch_size", *VOTES),
@@ -55,7 +55,6 @@ def run(config: dict[str, Any]) -> None:
     from tasks.engine.start import setup
     from tasks.gallery import gallery, on_ray, removal, report
 
-    check_parts(config)
     setup()
     limit_pixels(config["max_pixels"])
     path = find_checkpoint(config["ckpt"])
@@ -80,13 +79,6 @@ def run(config: dict[str, Any]) -> None:
         report.evaluate(config, checkpoint, folder, photos)
     else:
         report.query(config, checkpoint, folder)
-
-
-def check_parts(config: dict[str, Any]) -> None:
-    """Raises UserError if `part`, `of` or `ray` is set for a mode without parts."""
-    given = [f"{name}={config[name]}" for name in ("part", "of", "ray") if config[name] is not None]
-    if config["mode"] != "build" and given:
-        raise UserError(f"{' '.join(given)}: only mode=build has parts, and mode={config['mode']} runs as one process")
 
 
 def share_of(config: dict[str, Any]) -> "Rank | None":

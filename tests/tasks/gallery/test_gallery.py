@@ -288,6 +288,7 @@ def test_k_larger_than_the_gallery(run: Path, built: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ("mode=add part=0 of=2", "error: part=0 has no effect on mode=add: it is for mode=build"),
         ("input=a.jpg", "error: input=a.jpg has no effect on mode=evaluate: it is for mode=query"),
         ("mode=remove k=3", "error: k=3 has no effect on mode=remove: it is for mode=evaluate or query"),
         ("mode=build part=0 output=a", "error: output=a has no effect on mode=build: it is for mode=evaluate or query"),

@@ -71,9 +71,6 @@ def test_ray_needs_parts_and_one_process(
 ) -> None:
     with pytest.raises(UserError, match=r"ray= needs of=<how many parts>"):
         ask(run, mode="build", folder=tmp_path, ray="local")
-    for mode in ("add", "query"):
-        with pytest.raises(UserError, match=f"part=0 of=2: only mode=build has parts, and mode={mode}"):
-            ask(run, mode=mode, folder=tmp_path, part=0, of=2)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "2" if name == "WORLD_SIZE" else "0")
     with pytest.raises(UserError, match=r"ray= starts the processes itself"):
