@@ -129,7 +129,14 @@ def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str
     title = f"Table {table.number}: {table.title}"
     columns = ("ours", "M madds", "ours", "M params", "ours")
     found = Table(
-        "model", f"{printed} %", *columns, title=title, caption=table.note or None, box=box.SIMPLE, padding=(0, 1, 0, 0)
+        "model",
+        f"{printed} %",
+        *columns,
+        title=title,
+        caption=table.note or None,
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     found.columns[0].overflow = "fold"
     for column in found.columns[1:]:  # on a narrow terminal names wrap, figures are never cut

@@ -69,7 +69,6 @@ def points(task: str) -> tuple[str, list[Point]]:
     for table in (t for t in tables() if t.task == task):
         dataset = table.dataset
         for row in table.rows:
-            cost = (row.madds_m, row.params_m) if row.madds_m else content()["unprinted"].get(row.name)
-            if cost:
-                found.setdefault(row.name, Point(row.name, fmean(row.values) / 100, *cost))
+            if row.madds_m and row.params_m:
+                found.setdefault(row.name, Point(row.name, fmean(row.values) / 100, row.madds_m, row.params_m))
     return dataset, list(found.values())
