@@ -163,6 +163,12 @@ def test_the_page_shows_all_runs(page: Page) -> None:
     assert page.locator("section[data-task=dogs] svg path.paper").count() == 1 + 5  # in the legend, and Table 10
 
 
+def test_the_axis_of_numbers_that_run_out_of_digits_ends(page: Page) -> None:
+    page.reload()
+    assert len(page.evaluate("ticks(1e15 - 0.125, 1e15, 5)")) <= 11  # 1e15 + 0.05 is 1e15: by adding it never ended
+    assert page.evaluate("ticks(0.31, 0.78, 5)") == [0.4, 0.5, 0.6, 0.7]
+
+
 def test_the_page_sorts(page: Page) -> None:
     page.reload()
     values = [float(v) for v in column(page, "dogs", 2)]
