@@ -81,7 +81,7 @@ class AnnotatedData(DetectionData):
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]
-        wanted = self.draw([image.path for image in everything], [image.names for image in everything])
+        wanted = self.split_images([image.path for image in everything], [image.names for image in everything])
         splits = [s for s in SPLITS if s in ("train", "val", *wanted)]
         return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in splits}
 

@@ -44,7 +44,7 @@ def _inside(box: Box | None, height: int, width: int) -> Box:
     return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else (0, 0, width, height)
 
 
-def whole(height: int, width: int) -> Box:
+def full_image(height: int, width: int) -> Box:
     """All of an image."""
     return 0, 0, width, height
 

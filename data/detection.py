@@ -21,7 +21,7 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
 from data.splits import Source, given_splits, with_val
-from data.tar import Row, is_member
+from data.tar import SampleSource, is_member
 from data.transforms import View, change_light, mosaic, one_view, view
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ class DetectionData(SuiteData):
             del sources["test"]
             self.add_choice("test has no boxes, val is measured")
 
-    def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
+    def split_images(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
         """The split of each image, given its path and its objects' class names: by its folder, if folders are named
         after splits; otherwise a fifth is drawn for val.
         """
@@ -263,9 +263,9 @@ class DetectionData(SuiteData):
         """
         raise NotImplementedError("a data format defines records")
 
-    def shard_rows(self, split: Split) -> list[Row]:
+    def sample_sources(self, split: Split) -> list[SampleSource]:
         """The objects of each image: class index, box in pixels, area, and whether it is a crowd or difficult."""
-        return [Row(record.path, {"objects": objects(record)}) for record in self.records(split)]
+        return [SampleSource(record.path, {"objects": objects(record)}) for record in self.records(split)]
 
     def build_dataset(self, split: Split) -> DetectionSet:
         records = self.records(split)

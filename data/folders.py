@@ -13,7 +13,7 @@ from data.files import IMAGE_SUFFIXES, images_in, is_hidden
 log = logging.getLogger(__name__)
 
 
-def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
+def images_by_folder(folder: Path, train: bool = True) -> dict[str, list[Path]]:
     """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones,
     and images beside them, are told only if they are train's: other splits may lack a class.
 
@@ -52,7 +52,7 @@ class FoldersData(ClassificationData):
 
     @cached_property
     def _all(self) -> dict[str, list[Path]]:
-        return class_folders(self.root / str(self.folders["train"]))
+        return images_by_folder(self.root / str(self.folders["train"]))
 
     @property
     def labels(self) -> list[str]:
@@ -73,7 +73,7 @@ class FoldersData(ClassificationData):
     def images(self, split: Split) -> dict[str, list[Path]]:
         """The images of each class."""
         if folder := None if split == "train" else self.folders[split]:
-            return class_folders(self.root / folder, train=False)
+            return images_by_folder(self.root / folder, train=False)
         if not self._drawn:
             return self._all
         part = "train" if split == "train" else "val"

@@ -30,7 +30,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def count(dataset: Dataset) -> int:
+def num_items(dataset: Dataset) -> int:
     """The number of items of a data set that is not a stream; torch's Dataset does not declare `__len__`."""
     return len(cast(Sized, dataset))
 
@@ -44,7 +44,7 @@ class Seeded(Dataset[Any]):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return count(self.dataset)
+        return num_items(self.dataset)
 
     def __getitem__(self, item: tuple[int, int, float]) -> Any:
         row, seed, done = item
@@ -89,7 +89,7 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         self.skip = {epoch: skip}
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
-        images = count(self.dataset)
+        images = num_items(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
         skip = self.skip.get(self.epoch, 0)

@@ -17,13 +17,13 @@ from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
 from data.seeding import Stream, seed_all
-from data.tar import IMAGE_KINDS, BadShard, Record, find_shards, read_records
+from data.tar import IMAGE_KINDS, BadShard, ShardSample, find_shards, read_samples
 
 log = logging.getLogger(__name__)
 
 KINDS = {*IMAGE_KINDS, "cls", "json"}  # kinds of a sample's files that a task may read
 MOST_WAITING = 1 << 31  # most bytes in a reader's shuffle buffer, which holds fewer samples if they are large
-Decode = Callable[[Record], dict[str, Any] | None]
+Decode = Callable[[ShardSample], dict[str, Any] | None]
 Found = TypeVar("Found")
 
 
@@ -99,12 +99,12 @@ class ShardStream(Stream):
     def _decoded(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         while True:
             count = 0
-            for record in self._shuffled(self._records(reader, readers, bad)):
+            for raw in self._shuffled(self._raw_samples(reader, readers, bad)):
                 if self.share is not None:  # so that augmentation is reproducible too
                     seed_all(self.random.getrandbits(62))
                 try:
                     with noting_salvaged() as salvaged:
-                        sample = self.decode(record)
+                        sample = self.decode(raw)
                 except BadImage as error:
                     bad.append(error.args)
                     continue
@@ -118,31 +118,31 @@ class ShardStream(Stream):
                 example = f": {': '.join(bad[0])}" if bad else ""
                 raise UserError(f"the {len(self.shards)} shards have no image that can be used for training{example}")
 
-    def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
+    def _raw_samples(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[ShardSample]:
         by_shard = len(self.shards) >= readers
         own = self.shards[reader::readers] if by_shard else [*self.shards]
         if self.share is not None:
             self.random.shuffle(own)
         for shard in own:
             try:
-                records = read_records(shard, KINDS.__contains__, self.cache_bytes)
-                yield from records if by_shard else itertools.islice(records, reader, None, readers)
+                samples = read_samples(shard, KINDS.__contains__, self.cache_bytes)
+                yield from samples if by_shard else itertools.islice(samples, reader, None, readers)
             except BadShard as error:
                 bad.append(error.args)
 
-    def _shuffled(self, records: Iterator[Record]) -> Iterator[Record]:
-        buffer: list[Record] = []
+    def _shuffled(self, samples: Iterator[ShardSample]) -> Iterator[ShardSample]:
+        buffer: list[ShardSample] = []
         waiting = 0  # bytes
-        for record in records:
-            waiting += record.size
+        for sample in samples:
+            waiting += sample.size
             if len(buffer) < self.shuffle and waiting <= MOST_WAITING:
-                buffer.append(record)
+                buffer.append(sample)
                 continue
             if buffer:
                 at = self.random.randrange(len(buffer))
-                record, buffer[at] = buffer[at], record
-            waiting -= record.size
-            yield record
+                sample, buffer[at] = buffer[at], sample
+            waiting -= sample.size
+            yield sample
             while waiting > MOST_WAITING:
                 at = self.random.randrange(len(buffer))
                 buffer[at], buffer[-1] = buffer[-1], buffer[at]
@@ -197,7 +197,7 @@ class ShardLoaders(SuiteData):
             raise UserError(f"data.{split} names no shard")
         return found
 
-    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[Record]:
+    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[ShardSample]:
         """The samples of a split on disk, with the content of these kinds of files only.
 
         Raises:
@@ -207,25 +207,25 @@ class ShardLoaders(SuiteData):
             if is_address(shard):
                 raise UserError(f"{shard} is not on disk, where its samples could be counted beforehand")
             try:
-                yield from read_records(shard, lambda kind: kind in kinds)
+                yield from read_samples(shard, lambda kind: kind in kinds)
             except BadShard as error:
                 log.warning("%s: %s", *error.args)
 
-    def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
+    def read_all(self, split: str, read: Callable[[ShardSample, Path], Found]) -> list[Found]:
         """The results of `read` for each sample of a split on disk, given its .json and the path of its image.
 
         Raises:
             UserError: a shard is not on disk, or more than the share `max_bad` of the samples cannot be used.
         """
         rejects, found, total = Rejects(self.root / self.sources[split]), [], 0
-        for record in self.survey(split, ("json",)):
+        for sample in self.survey(split, ("json",)):
             total += 1
             try:
-                if record.kind is None:
-                    raise BadImage(Path(record.name), "without an image")
-                found.append(read(record, Path(f"{record.name}.{record.kind}")))
+                if sample.kind is None:
+                    raise BadImage(Path(sample.name), "without an image")
+                found.append(read(sample, Path(f"{sample.name}.{sample.kind}")))
             except BadImage as error:
-                rejects.add(error.args[1], record.name)
+                rejects.add(error.args[1], sample.name)
         rejects.report(total, self.max_bad)
         return found
 
@@ -256,7 +256,7 @@ class ShardLoaders(SuiteData):
     def loader(self, split: Split) -> DataLoader:
         if split not in self.streamed:
             return super().loader(split)
-        settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.place}
+        settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.random_state}
         share = None
         if split == "train":
             share = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
@@ -270,12 +270,12 @@ class ShardLoaders(SuiteData):
         return ended_at_exit(loader)
 
 
-def image_of(record: Record) -> bytes:
+def image_of(sample: ShardSample) -> bytes:
     """The image among a sample's files.
 
     Raises:
         BadImage: there is none.
     """
-    if record.kind is None:
-        raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
-    return record.files[record.kind]
+    if sample.kind is None:
+        raise BadImage(Path(sample.name), f"no image among its files ({', '.join(sample.files)})")
+    return sample.files[sample.kind]
