@@ -139,7 +139,7 @@ class SuiteData(Base):
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
         self.salvaged: dict[Split, set[str]] = {}  # truncated images that are used in part
         self.datasets: dict[Split, Dataset] = {}
-        self.done: Callable[[], float] = lambda: 0.0  # finished share of the training, set by a run
+        self.done: Callable[[], float] = lambda: 0.0  # finished fraction of the training, set by a run
         self.seed = 0  # of shuffling and augmentation
         self.epoch = 0  # the first to train; Lightning makes loaders before it knows the epoch
         self.batches_done = 0  # batches of that epoch that were trained on before resuming
@@ -320,7 +320,7 @@ class SuiteData(Base):
         """Counts unreadable and salvaged images of a split, each once.
 
         Raises:
-            UserError: more than the share `data.max_bad` is unreadable, and at least five images, or `max_bad` is 0.
+            UserError: more than the fraction `data.max_bad` is unreadable, and at least five images, or `max_bad` is 0.
         """
         bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:

@@ -106,7 +106,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         if self.min_scale is None and self.center_crop is None and within is None:
             return full_image
         if self.min_scale is None:
-            return partial(center_box, within=within, share=self.center_crop or 1.0)
+            return partial(center_box, within=within, fraction=self.center_crop or 1.0)
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:

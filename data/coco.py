@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
-from data.annotated import left_out
 from data.detection import DetectionData, Record, Split, report_dropped, usable
 from data.files import find_below, images_in, spellings
 from data.layouts.detection import coco_files
 from data.layouts.folder import Folder
+from data.rejects import left_out
 from data.text import read_json
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from data.image_file import SIDEWAYS, check_pixels, jpeg_orientation, read_conte
 from data.images import read_image
 
 
-def center_view(image: Tensor, share: float, resolution: int) -> Tensor:
+def center_view(image: Tensor, fraction: float, resolution: int) -> Tensor:
     """The central square of a decoded image (3, H, W) uint8, as in validation: (3, resolution, resolution)."""
-    return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution, resolution)
+    return resize_box(image, center_box(image.shape[1], image.shape[2], fraction=fraction), resolution, resolution)
 
 
 def resize_square(image: Tensor, resolution: int) -> Tensor:

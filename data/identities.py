@@ -138,7 +138,7 @@ class IdentityData(ClassificationData):
 
     def people(self, split: Split) -> dict[str, list[Path]]:
         """The people of a split and their images; empty if the images are not in folders of people."""
-        if folder := None if split == "train" else self.folders[split]:
+        if split != "train" and (folder := self.folders[split]):
             return images_by_folder(self.root / folder, train=False)
         part = "train" if split == "train" else "val"
         return {name: paths for name, paths in self._all.items() if self._drawn.get(name, "train") == part}

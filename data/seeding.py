@@ -36,7 +36,7 @@ def num_items(dataset: Dataset) -> int:
 
 
 class Seeded(Dataset[Any]):
-    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished share of
+    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished fraction of
     the training, which is set as the wrapped data set's `done`, but not on the process.
     """
 
@@ -63,7 +63,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
     """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, and
-    with the share of the training that is `done` when the epoch begins.
+    with the fraction of the training that is `done` when the epoch begins.
 
     With `weights` (N,) rows are drawn with replacement. The first epoch skips the first `skip` rows of this process. It
     distributes the rows over processes itself; Lightning does not replace a DistributedSampler. Each iteration is the

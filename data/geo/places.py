@@ -33,7 +33,7 @@ GRID = 1 << 12  # a photo is divided into so many columns and rows, between whic
 
 
 def random_part(height: int, width: int, least: float) -> Box:
-    """A crop of at least the share `least` of a photo's area, for training: it has about the photo's aspect ratio, as
+    """A crop of at least a fraction `least` of a photo's area, for training: it has about the photo's aspect ratio, as
     predictions show all of a photo as a square.
     """
     left, top, right, bottom = random_box(GRID, GRID, least, ratios=(0.9, 1.11))
@@ -166,7 +166,7 @@ class GeoData(SuiteData):
             if not photos:
                 raise UserError(
                     f"{self.root}: no photos are left for {split}, as those in the same cell of about 100 m are in one "
-                    "split; say by data.val= which are val's"
+                    "split; set data.val= to the validation photos"
                 )
             if not any(path.is_file() for path in photos):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")

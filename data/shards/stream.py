@@ -32,7 +32,7 @@ class ShardStream(Stream):
     previous one under `bad`.
 
     Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
-    readers, every n-th sample. With a `share`, a reader yields that many samples per epoch in random order, repeating
+    readers, every n-th sample. With `num_samples`, a reader yields so many samples per epoch in random order, repeating
     its shards if needed: shards are shuffled, and samples in a buffer of size `shuffle`. Without, it yields all samples
     once. The first epoch skips the `batches_done` that this rank has already trained on.
     """
@@ -44,7 +44,7 @@ class ShardStream(Stream):
         *,
         rank: int = 0,
         ranks: int = 1,
-        share: int | None = None,
+        num_samples: int | None = None,
         shuffle: int = 0,
         seed: int = 0,
         epoch: int = 0,
@@ -54,13 +54,14 @@ class ShardStream(Stream):
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
-        self.share, self.shuffle = share, shuffle
+        self.num_samples, self.shuffle = num_samples, shuffle
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process has its own count
         self.batches_done = {epoch: batches_done}
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes  # most bytes of remote shards that are kept on disk
         self.random = random.Random()
-        self.done = torch.zeros(()).share_memory_()  # share of the training when the epoch began; StreamLoader sets it
+        # fraction of the training when the epoch began; StreamLoader sets it
+        self.done = torch.zeros(()).share_memory_()
         self.length: int | None = None  # samples per epoch of all readers of this rank
 
     def __len__(self) -> int:
@@ -84,8 +85,8 @@ class ShardStream(Stream):
         self.random = random.Random(f"{self.seed} {epoch} {reader}")
         bad: list[tuple[str, str]] = []
         samples = self._decoded(reader, readers, bad)
-        if self.share is not None:
-            samples = itertools.islice(samples, self.share)
+        if self.num_samples is not None:
+            samples = itertools.islice(samples, self.num_samples)
         held = None  # yielded one step later, so that an error at the end of the last shard is reported too
         for sample in samples:
             if held:
@@ -100,7 +101,7 @@ class ShardStream(Stream):
         while True:
             count = 0
             for raw in self._shuffled(self._raw_samples(reader, readers, bad)):
-                if self.share is not None:  # so that augmentation is reproducible too
+                if self.num_samples is not None:  # so that augmentation is reproducible too
                     seed_all(self.random.getrandbits(62))
                 try:
                     with noting_salvaged() as salvaged:
@@ -112,7 +113,7 @@ class ShardStream(Stream):
                 if sample is not None:
                     count += 1
                     yield sample
-            if self.share is None:
+            if self.num_samples is None:
                 return
             if not count:
                 example = f": {': '.join(bad[0])}" if bad else ""
@@ -121,7 +122,7 @@ class ShardStream(Stream):
     def _raw_samples(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[ShardSample]:
         by_shard = len(self.shards) >= readers
         own = self.shards[reader::readers] if by_shard else [*self.shards]
-        if self.share is not None:
+        if self.num_samples is not None:
             self.random.shuffle(own)
         for shard in own:
             try:
@@ -154,7 +155,7 @@ class ShardStream(Stream):
 
 
 class StreamLoader(DataLoader):
-    """Tells the readers of a ShardStream at the start of each epoch which share of the training is `done`."""
+    """Tells the readers of a ShardStream at the start of each epoch which fraction of the training is `done`."""
 
     done: Callable[[], float] = staticmethod(lambda: 0.0)
 
@@ -215,7 +216,7 @@ class ShardLoaders(SuiteData):
         """The results of `read` for each sample of a split on disk, given its .json and the path of its image.
 
         Raises:
-            UserError: a shard is not on disk, or more than the share `max_bad` of the samples cannot be used.
+            UserError: a shard is not on disk, or more than the fraction `max_bad` of the samples cannot be used.
         """
         rejects, found, total = Rejects(self.root / self.sources[split]), [], 0
         for sample in self.survey(split, ("json",)):
@@ -257,13 +258,13 @@ class ShardLoaders(SuiteData):
         if split not in self.streamed:
             return super().loader(split)
         settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.random_state}
-        share = None
+        num_samples = None
         if split == "train":
-            share = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
-            settings |= {"share": share, "shuffle": self.shuffle}
+            num_samples = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
+            settings |= {"num_samples": num_samples, "shuffle": self.shuffle}
             settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
         dataset = self.stream(split, **settings)
-        dataset.length = None if share is None else share * max(1, self.workers)
+        dataset.length = None if num_samples is None else num_samples * max(1, self.workers)
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")  # ours is right
         loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
         loader.done = lambda: self.done()

@@ -61,10 +61,12 @@ def write_shards(
         for number in range(part, count, of)
         if not (path := folder / f"{split}-{number:05d}.tar").exists()
     ]
+    if not jobs:
+        return count
     bad = 0
     limit = (Image.MAX_IMAGE_PIXELS or MAX_PIXELS,)
     with ProcessPoolExecutor(usable_cores(), get_context("spawn"), limit_pixels, limit) as pool:
-        for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)) if jobs else ():
+        for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)):
             bad += len(left_out)
             for name, reason in left_out:
                 log.warning("left out %s: %s", name, reason)

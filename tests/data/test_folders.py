@@ -14,7 +14,7 @@ def test_images_beside_class_folders_are_told(tmp_path: Path, caplog: pytest.Log
         photos(tmp_path / folder, ["7", "8"])
     (tmp_path / ".9.jpg").touch()
     assert {name: len(images) for name, images in images_by_folder(tmp_path).items()} == {"a": 2, "b": 2}
-    words = "left out 2 images that are in no class folder: move them into one; the first is 7.jpg"
+    words = "left out 2 of 6 images, which are in no class folder: move them into one; the first is 7.jpg"
     assert caplog.messages == [f"{tmp_path}: {words}"]
     images_by_folder(tmp_path, train=False)
     assert len(caplog.messages) == 1

@@ -110,7 +110,7 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
     for readers in (2, 6):
         seen: set[str] = set()
         for reader in range(readers):
-            dataset = ShardStream(paths, name, rank=reader, ranks=readers, share=12, shuffle=6)
+            dataset = ShardStream(paths, name, rank=reader, ranks=readers, num_samples=12, shuffle=6)
             epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
             assert [len(epoch) for epoch in epochs] == [12] * 3
             assert epochs[0] != epochs[1] != epochs[2]

@@ -258,7 +258,7 @@ def test_photos_of_one_place_leave_none_for_val(tmp_path: Path) -> None:
     for i in range(6):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
     (tmp_path / "train.csv").write_text(HEADER + "".join(f"{i}.png,48.85841,2.2945\n" for i in range(6)))
-    with pytest.raises(UserError, match=r"no photos are left for val, .* say by data\.val= which are val's"):
+    with pytest.raises(UserError, match=r"no photos are left for val, .* set data\.val= to the validation photos"):
         data(tmp_path, val=None).check()
 
 
