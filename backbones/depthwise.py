@@ -35,7 +35,16 @@ class StridedDepthwise(torch.autograd.Function):
             grad_x = _input_gradient(grad, weight, ctx.shape, ctx.before)
         if ctx.needs_input_grad[1]:
             _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                *(grad, x, weight, None, [2, 2], ctx.before, [1, 1], False, [0, 0], len(weight)),
+                grad,
+                x,
+                weight,
+                None,
+                [2, 2],
+                ctx.before,
+                [1, 1],
+                False,
+                [0, 0],
+                len(weight),
                 [False, True, False],
             )
         if ctx.needs_input_grad[2]:

@@ -28,7 +28,7 @@ from backbones.files import publish
 COLUMNS = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
 TIMEOUT, CONNECT_TIMEOUT = 20.0, 3.0  # seconds: of each read, and of the connection in `reachable`
-MAX_BYTES = 200_000_000_000  # of a download; the largest of ImageNet has 148 GB
+MAX_BYTES = 200_000_000_000  # of a download; the largest of ImageNet is 148 GB
 PATIENCE, MIN_SPEED = 30.0, 1000  # a transfer ends if its speed over so many seconds is below so many bytes/s
 
 

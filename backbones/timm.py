@@ -76,7 +76,8 @@ def build_timm(
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise UserError(f"backbone.name={name}: timm has no such model{f'; perhaps {close}' if close else ''}")
+        hint = f"; did you mean one of {', '.join(close)}?" if close else ""
+        raise UserError(f"backbone.name={name}: timm has no such model{hint}")
     try:
         return TimmBackbone(name, strides, pretrained=pretrained, weights=weights)
     except (OSError, RuntimeError) as error:

@@ -40,6 +40,11 @@ NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 KERAS_NORM_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
 # timm groups blocks by resolution; this is the (stage, index) of each block in our order.
 TIMM_BLOCKS = [(s, i) for s, count in enumerate((1, 2, 2, 6, 2)) for i in range(count)]
+PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
+PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
+HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
+MAX_BYTES = 1_000_000_000  # of a weights file; the largest public one is 17 MB
+MOST_KERAS = 1 << 28  # unpacked bytes of the weights in an .h5 file; those of alpha 2 are 54 MB
 
 
 def _layers() -> Iterator[tuple[str, str, str, str, str]]:
@@ -147,9 +152,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise UserError(f"{path} is damaged: its header names tensors that it does not hold")
     state |= {name: state[owner] for name, owner in same.items() if name not in state}
     return state, json.loads(header["suite"]) if "suite" in header else None
-
-
-MOST_KERAS = 1 << 28  # unpacked bytes of the weights in an .h5 file; alpha 2 has 54 MB
 
 
 def _from_keras(path: Path) -> Weights:
@@ -302,12 +304,6 @@ def _alpha_hint(weights: Weights) -> str:
     return "" if kernel is None else f" (these weights have backbone.alpha={len(kernel) / BLOCKS[-1][0]:g})"
 
 
-PUBLIC_ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
-PUBLIC_RESOLUTIONS = (224, 192, 160, 128)
-HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
-MAX_BYTES = 1_000_000_000  # of a weights file; the largest public one has 17 MB
-
-
 def public_name(alpha: float, resolution: int) -> str:
     """The name of the public Keras file for an alpha and one of PUBLIC_RESOLUTIONS."""
     return f"mobilenet_{PUBLIC_ALPHAS[alpha]}_{resolution}_tf_no_top.h5"
@@ -372,9 +368,10 @@ def build_mobilenet_v1(
         pretrained = weights is not None
     source = read_weights(Path(weights)) if weights else Weights("random", {})
     given = {"padding": (padding, source.padding), "activation": (settings.get("activation"), source.activation)}
-    for name, (wanted, trained) in given.items() if weights else ():
-        if wanted not in (None, trained):
-            log.warning("%s was trained with %s=%s; %s=%s costs accuracy", weights, name, trained, name, wanted)
+    if weights:
+        for name, (wanted, trained) in given.items():
+            if wanted not in (None, trained):
+                log.warning("%s was trained with %s=%s; %s=%s costs accuracy", weights, name, trained, name, wanted)
     padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
     settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}
     network = MobileNetV1(**settings, strides=strides)

@@ -1,6 +1,5 @@
 """Base of the formats that give each object a class name, with splits as lists, as folders or without splits."""
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +13,6 @@ import numpy as np
 from backbones.errors import UserError
 from data.base import SPLITS
 from data.detection import DetectionData, Record, Split, report_dropped, usable
-
-log = logging.getLogger(__name__)
 
 NUMBERED = re.compile(r"class\d{1,5}")
 
@@ -81,7 +78,7 @@ class AnnotatedData(DetectionData):
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]
-        wanted = self.draw([image.path for image in everything], [image.names for image in everything])
+        wanted = self.split_images([image.path for image in everything], [image.names for image in everything])
         splits = [s for s in SPLITS if s in ("train", "val", *wanted)]
         return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in splits}
 
@@ -123,12 +120,6 @@ class AnnotatedData(DetectionData):
             records.append(Record(image.path, i, boxes, labels, areas, crowd, difficult, image.size))
         report_dropped(f"{self.root}, {split}", dropped)
         return records
-
-
-def left_out(source: Path, kind: str, names: list[str], total: int) -> None:
-    """Logs one line on the part of a source that is not used, if any."""
-    if names:
-        log.warning("%s: left out %d of %d %s; the first is %s", source, len(names), total, kind, names[0])
 
 
 def existing_path(root: Path, name: str) -> Path:

@@ -20,10 +20,10 @@ from backbones.errors import UserError
 from backbones.processors import usable_cores
 from data.files import unread
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
-from data.seeding import Seeded, ShuffledEpochs, count, ignore_signals
+from data.seeding import Seeded, ShuffledEpochs, ignore_signals, num_items
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits
-from data.tar import Row
+from data.tar import SampleSource
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule as Base
@@ -139,7 +139,7 @@ class SuiteData(Base):
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
         self.salvaged: dict[Split, set[str]] = {}  # truncated images that are used in part
         self.datasets: dict[Split, Dataset] = {}
-        self.done: Callable[[], float] = lambda: 0.0  # finished share of the training, set by a run
+        self.done: Callable[[], float] = lambda: 0.0  # finished fraction of the training, set by a run
         self.seed = 0  # of shuffling and augmentation
         self.epoch = 0  # the first to train; Lightning makes loaders before it knows the epoch
         self.batches_done = 0  # batches of that epoch that were trained on before resuming
@@ -217,7 +217,7 @@ class SuiteData(Base):
         self.choices = ", ".join(part for part in (self.choices, what) if part)
 
     @property
-    def place(self) -> dict[str, int]:
+    def random_state(self) -> dict[str, int]:
         """Seed, first epoch, rank and world size, from which all randomness follows."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
@@ -230,7 +230,7 @@ class SuiteData(Base):
         """How many images an item of the split's dataset has."""
         return 1
 
-    def shard_rows(self, split: Any) -> list[Row]:
+    def sample_sources(self, split: Any) -> list[SampleSource]:
         """The images of a split, with the annotations that a shard stores for them.
 
         Raises:
@@ -250,11 +250,13 @@ class SuiteData(Base):
         """Batches of a split. Train is shuffled, and drops an incomplete last batch unless it is the only one."""
         dataset = self.dataset(split)
         train, batch_size = split == "train", self.items_per_batch(split)
-        if train and count(dataset) < 2:
+        if train and num_items(dataset) < 2:
             raise UserError(f"{self.root}: training needs at least two images")
         weights = self.sampling_weights(dataset) if train else None
         skip = self.batches_done * batch_size
-        sampler = ShuffledEpochs(dataset, weights, lambda: self.done(), skip=skip, **self.place) if train else None
+        sampler = (
+            ShuffledEpochs(dataset, weights, lambda: self.done(), skip=skip, **self.random_state) if train else None
+        )
         loader: DataLoader = DataLoader(
             Seeded(dataset) if train else dataset,
             batch_size=batch_size,
@@ -266,7 +268,7 @@ class SuiteData(Base):
 
     def loader_settings(self) -> dict[str, Any]:
         """The DataLoader arguments that all loaders share."""
-        forked = self.workers == 0 or self.place["ranks"] == 1
+        forked = self.workers == 0 or self.random_state["ranks"] == 1
         return {
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
@@ -283,14 +285,14 @@ class SuiteData(Base):
 
     def num_images(self, split: Split) -> float:
         """How many images a split has."""
-        return count(self.dataset(split)) * self.images_per_item(split)
+        return num_items(self.dataset(split)) * self.images_per_item(split)
 
     def items_per_batch(self, split: Split) -> int:
         return max(1, self.batch_size // self.images_per_item(split))
 
     def train_batches(self, processes: int) -> int:
         """How many batches an epoch has in each process."""
-        items = math.ceil(count(self.dataset("train")) / processes)
+        items = math.ceil(num_items(self.dataset("train")) / processes)
         return max(1, items // self.items_per_batch("train"))
 
     def train_dataloader(self) -> Any:
@@ -318,7 +320,7 @@ class SuiteData(Base):
         """Counts unreadable and salvaged images of a split, each once.
 
         Raises:
-            UserError: more than the share `data.max_bad` is unreadable, and at least five images, or `max_bad` is 0.
+            UserError: more than the fraction `data.max_bad` is unreadable, and at least five images, or `max_bad` is 0.
         """
         bad, total = self.bad.setdefault(split, {}), self.num_images(split)
         for path, reason in problems:

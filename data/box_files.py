@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, existing_path, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path
 from data.files import IMAGE_FOLDERS, find_below
 from data.layouts.detection import (
     COLUMNS,
@@ -18,6 +18,7 @@ from data.layouts.detection import (
     split_row,
 )
 from data.layouts.folder import Folder
+from data.rejects import left_out
 from data.splits import split_of_file
 from data.text import read_lines
 from data.voc import images_by_stem

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-CENTER = 7 / 8  # side of the centre crop as a share of the shorter side, as in most ImageNet evaluations
+CENTER = 7 / 8  # side of the centre crop as a fraction of the shorter side, as in most ImageNet evaluations
 RATIO = (3 / 4, 4 / 3)
 
 
@@ -44,15 +44,15 @@ def _inside(box: Box | None, height: int, width: int) -> Box:
     return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else (0, 0, width, height)
 
 
-def whole(height: int, width: int) -> Box:
+def full_image(height: int, width: int) -> Box:
     """All of an image."""
     return 0, 0, width, height
 
 
-def center_box(height: int, width: int, within: Box | None = None, share: float = CENTER) -> Box:
-    """The central square of `share` of the shorter side, or the smallest square around `within`, inside the image."""
+def center_box(height: int, width: int, within: Box | None = None, fraction: float = CENTER) -> Box:
+    """The central square of `fraction` of the shorter side, or the smallest square around `within`; in the image."""
     if within is None:
-        side = share * min(height, width)
+        side = fraction * min(height, width)
         x, y = (width - side) / 2, (height - side) / 2
         return x, y, x + side, y + side
     left, top, right, bottom = _inside(within, height, width)

@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import Batch, Split, SuiteData
-from data.boxes import CENTER, Box, center_box, random_box, whole
+from data.boxes import CENTER, Box, center_box, full_image, random_box
 from data.crops import CropReader
 from data.images import first_readable
-from data.tar import Row
+from data.tar import SampleSource
 
 
 class Sample(NamedTuple):
@@ -104,9 +104,9 @@ class ImageSet(Dataset[dict[str, Any]]):
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
         """A function from an image's height and width to the box of its crop."""
         if self.min_scale is None and self.center_crop is None and within is None:
-            return whole
+            return full_image
         if self.min_scale is None:
-            return partial(center_box, within=within, share=self.center_crop or 1.0)
+            return partial(center_box, within=within, fraction=self.center_crop or 1.0)
         return partial(random_box, min_scale=self.min_scale, within=within, rng=rng)
 
     def fingerprint(self) -> str:
@@ -163,16 +163,16 @@ class ClassificationData(SuiteData):
             return ImageSet(samples, self.resolution, cache_images=keep, **crops)
         return ImageSet(samples, self.resolution, center_crop=self.center_crop, cache_images=keep)
 
-    def shard_rows(self, split: Split) -> list[Row]:
+    def sample_sources(self, split: Split) -> list[SampleSource]:
         """The class indices or known attributes of the samples, and the boxes of those that have one."""
-        rows = []
+        sources = []
         for path, label, box in self.samples(split):
-            facts: dict[str, Any] = {"label": label}
+            annotations: dict[str, Any] = {"label": label}
             if not isinstance(label, int):
                 known = zip(self.labels, label.tolist(), strict=True)
-                facts = {"attributes": {name: value for name, value in known if value >= 0}}
-            rows.append(Row(path, facts | ({"box": [float(x) for x in box]} if box else {})))
-        return rows
+                annotations = {"attributes": {name: value for name, value in known if value >= 0}}
+            sources.append(SampleSource(path, annotations | ({"box": [float(x) for x in box]} if box else {})))
+        return sources
 
     def check(self) -> None:
         super().check()

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
-from data.annotated import left_out
 from data.detection import DetectionData, Record, Split, report_dropped, usable
 from data.files import find_below, images_in, spellings
 from data.layouts.detection import coco_files
 from data.layouts.folder import Folder
+from data.rejects import left_out
 from data.text import read_json
 
 log = logging.getLogger(__name__)
 
 Bbox = tuple[float, float, float, float]  # left, top, width, height
-Row = tuple[np.ndarray, int, float, bool]  # box, label, area, crowd
+CocoObject = tuple[np.ndarray, int, float, bool]  # box, label, area, crowd
 UNUSABLE = (TypeError, ValueError, OverflowError)
 
 
@@ -38,18 +38,18 @@ def read_coco(annotations: Path, images: Path) -> tuple[list[str], list[Record]]
         names = list(dict.fromkeys(categories.values()))  # categories of one name are one class
         for name in names:
             name.encode()  # fails for a lone surrogate, which cannot be written to a file
-        rows = _rows(content, annotations, {category: names.index(name) for category, name in categories.items()})
+        objects = _objects(content, annotations, {category: names.index(name) for category, name in categories.items()})
         records = []
         dropped: Counter[str] = Counter()
         inside = _images_by_name(images)
         for i, image in enumerate(content["images"]):  # with new ids: the file's own may be of any type
             if not (name := image.get("file_name") or image.get("coco_url")):  # LVIS has the address only
                 raise ValueError(f"image {image['id']} has no file_name")
-            path, own = image_path(images, name, inside), rows[image["id"]]
+            path, own = image_path(images, name, inside), objects[image["id"]]
             boxes = np.array([box for box, *_ in own], np.float64).reshape(-1, 4)
             size = float(image.get("width") or 0), float(image.get("height") or 0)
             kept = usable(boxes, size, path, dropped)
-            records.append(record(path, i, [row for row, keep in zip(own, kept, strict=True) if keep], size))
+            records.append(record(path, i, [thing for thing, keep in zip(own, kept, strict=True) if keep], size))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{annotations} is not in COCO's format: {type(error).__name__}: {error}") from error
     if not names:
@@ -85,9 +85,9 @@ def _images_by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[Row]]:
+def _objects(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> dict[int, list[CocoObject]]:
     """The annotations of each image id; `label` is the index of each category id."""
-    rows: dict[int, list[Row]] = {image["id"]: [] for image in content["images"]}
+    objects: dict[int, list[CocoObject]] = {image["id"]: [] for image in content["images"]}
     every, empty = content.get("annotations") or [], []
     for annotation in every:
         if annotation["category_id"] not in label:
@@ -95,7 +95,7 @@ def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> 
                 f"{annotations}: annotation {annotation.get('id')} has category_id "
                 f"{annotation['category_id']}, which is not among the categories {list(label)}"
             )
-        if annotation["image_id"] not in rows:
+        if annotation["image_id"] not in objects:
             raise UserError(
                 f"{annotations}: annotation {annotation.get('id')} is of unknown image {annotation['image_id']}"
             )
@@ -109,9 +109,9 @@ def _rows(content: dict[str, Any], annotations: Path, label: dict[int, int]) -> 
         area = width * height if area in (None, "") else float(area)
         area = area if math.isfinite(area) else width * height
         crowd = bool(annotation.get("iscrowd"))
-        rows[annotation["image_id"]].append((box, label[annotation["category_id"]], area, crowd))
+        objects[annotation["image_id"]].append((box, label[annotation["category_id"]], area, crowd))
     left_out(annotations, "annotations with neither a bbox nor polygons: export with boxes", empty, len(every))
-    return rows
+    return objects
 
 
 def _numbers(bbox: Any) -> Bbox | None:
@@ -142,9 +142,9 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def record(path: Path, image_id: int, rows: list[Row], size: tuple[float, float] = (0.0, 0.0)) -> Record:
-    """A record from the rows of its objects, and its annotated size; without any rows it is a negative image."""
-    boxes, labels, areas, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
+def record(path: Path, image_id: int, objects: list[CocoObject], size: tuple[float, float] = (0.0, 0.0)) -> Record:
+    """A record from its objects and its annotated size; without any it is a negative image."""
+    boxes, labels, areas, crowd = zip(*objects, strict=True) if objects else ((), (), (), ())
     return Record(
         path,
         image_id,
@@ -152,7 +152,7 @@ def record(path: Path, image_id: int, rows: list[Row], size: tuple[float, float]
         np.array(labels, np.int64),
         np.array(areas, np.float64),
         np.array(crowd, bool),
-        np.zeros(len(rows), bool),
+        np.zeros(len(objects), bool),
         size,
     )
 
@@ -206,7 +206,7 @@ class CocoData(DetectionData):
     def drawn(self) -> list[str]:
         """The split of each image if there is a file for train only."""
         labels, records = self.read("train")
-        return self.draw([r.path for r in records], [[labels[i] for i in r.labels] for r in records])
+        return self.split_images([r.path for r in records], [[labels[i] for i in r.labels] for r in records])
 
     def records(self, split: Split) -> list[Record]:
         if "val" not in self.files:

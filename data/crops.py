@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.boxes import Box, center_box, whole
+from data.boxes import Box, center_box, full_image
 from data.image_file import SIDEWAYS, check_pixels, jpeg_orientation, read_content, turned
 from data.images import read_image
 
 
-def center_view(image: Tensor, share: float, resolution: int) -> Tensor:
+def center_view(image: Tensor, fraction: float, resolution: int) -> Tensor:
     """The central square of a decoded image (3, H, W) uint8, as in validation: (3, resolution, resolution)."""
-    return resize_box(image, center_box(image.shape[1], image.shape[2], share=share), resolution, resolution)
+    return resize_box(image, center_box(image.shape[1], image.shape[2], fraction=fraction), resolution, resolution)
 
 
 def resize_square(image: Tensor, resolution: int) -> Tensor:
@@ -59,7 +59,7 @@ def read_crop(path: Path, choose: Callable[[int, int], Box], resolution: int) ->
 
 def read_whole(path: Path, resolution: int) -> Tensor:
     """All of an image, resized to (3, resolution, resolution) uint8; raises BadImage as `read_crop`."""
-    return read_crop(path, whole, resolution)[0]
+    return read_crop(path, full_image, resolution)[0]
 
 
 def decode_crop(
@@ -115,7 +115,7 @@ class CropReader:
         if path not in self.images:
             image, size = read_image(path, self.kept_side)
             if min(image.shape[1:]) > self.kept_side:
-                image = crop_decoded(image, size, whole, self.kept_side)
+                image = crop_decoded(image, size, full_image, self.kept_side)
             self.images[path] = image, size
         image, size = self.images[path]
         return crop_decoded(image, size, choose, self.resolution), size

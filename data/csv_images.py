@@ -27,12 +27,12 @@ from data.table import (
 )
 
 
-class Row(NamedTuple):
-    """An image's row in a table: its class or its attributes (A,) int8, its group, and the word for its split."""
+class LabelledImage(NamedTuple):
+    """An image of a table: its class or its attributes (A,) int8, its group, and the word for its split."""
 
-    truth: str | np.ndarray
+    label: str | np.ndarray
     group: str
-    word: str
+    split_word: str
 
 
 class CsvData(FacesData):
@@ -65,7 +65,7 @@ class CsvData(FacesData):
         self.files = {"train": train, "val": val, "test": test or val}
         self.image, self.target, self.group = image, target, group
         self.attributes = attributes
-        self._read: dict[str, dict[Path, Row]] = {}
+        self._read: dict[str, dict[Path, LabelledImage]] = {}
 
     @cached_property
     def _train_table(self) -> Table:
@@ -110,14 +110,14 @@ class CsvData(FacesData):
             self.add_choice(f"data.group={hint} would keep each {hint} in one split")
         return names
 
-    def rows(self, name: str) -> dict[Path, Row]:
+    def rows(self, name: str) -> dict[Path, LabelledImage]:
         """The images of a table, read once."""
         if name not in self._read:
             table = self._train_table if name == self.files["train"] else read_table(self.root / name)
             self._read[name] = self._rows(table)
         return self._read[name]
 
-    def _rows(self, table: Table) -> dict[Path, Row]:
+    def _rows(self, table: Table) -> dict[Path, LabelledImage]:
         setting = "data.target" if self.attributes is None else "data.attributes"
         split_name = self.split_name if table is self._train_table else None
         columns = [
@@ -127,7 +127,7 @@ class CsvData(FacesData):
             *(table.column(name, setting) for name in self.target_names),
         ]
         images, rejects = Images(table.path, self.root), Rejects(table.path)
-        found: dict[Path, Row] = {}
+        found: dict[Path, LabelledImage] = {}
         for row in table.rows:
             if len(row) <= max(columns):
                 rejects.add(f"without {len(table.columns)} values", ",".join(row)[:80])
@@ -144,7 +144,7 @@ class CsvData(FacesData):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
                 # an image without a group is a group of its own
-                found[path] = Row(self._truth(more), group or str(path), word)
+                found[path] = LabelledImage(self._label(more), group or str(path), word)
         rejects.report(len(table.rows), self.max_bad)
         return found
 
@@ -154,14 +154,14 @@ class CsvData(FacesData):
             return None if values[0] else "without a class"
         return None if all(v.lower() in BINARY for v in values) else "with a value that is not yes or no, 1, 0 or -1"
 
-    def _truth(self, values: Sequence[str]) -> str | np.ndarray:
+    def _label(self, values: Sequence[str]) -> str | np.ndarray:
         return values[0] if self.attributes is None else np.array([BINARY[v.lower()] for v in values], np.int8)
 
     @cached_property
-    def splits(self) -> dict[Split, dict[Path, Row]]:
+    def splits(self) -> dict[Split, dict[Path, LabelledImage]]:
         """The rows of each split: from its own table, or of train's table."""
         train = self.rows(str(self.files["train"]))
-        found: dict[Split, dict[Path, Row]] = {"train": train, "val": {}, "test": {}}
+        found: dict[Split, dict[Path, LabelledImage]] = {"train": train, "val": {}, "test": {}}
         if not self.files["val"]:
             wanted = self._split_of(train)
             found = {split: {path: row for path, row in train.items() if wanted[path] == split} for split in SPLITS}
@@ -176,10 +176,10 @@ class CsvData(FacesData):
                 raise UserError(f"data.group={self.group}: {min(both)} is in train and in {split}")
         return found
 
-    def _split_of(self, rows: dict[Path, Row]) -> dict[Path, str | None]:
+    def _split_of(self, rows: dict[Path, LabelledImage]) -> dict[Path, str | None]:
         """The split of each row of train's table: by the column of splits or the images' folders, or else drawn."""
         keys = {path: path.relative_to(self.root).as_posix() for path in rows}
-        words = [row.word for row in rows.values()] if self.split_name else []
+        words = [row.split_word for row in rows.values()] if self.split_name else []
         given = given_splits(self._train_table.path, [*keys.values()], words, self.add_choice)
         splits = dict(zip(rows, given, strict=True))
         if "val" in splits.values():
@@ -187,7 +187,7 @@ class CsvData(FacesData):
         train = {path: row for path, row in rows.items() if splits[path] == "train"}
         # several attributes have too many combinations to stratify by
         single = len(self.target_names) == 1
-        strata = [str(row.truth) for row in train.values()] if single else None
+        strata = [str(row.label) for row in train.values()] if single else None
         file = f"splits_{re.sub(r'[^0-9A-Za-z]', '_', self.group)}.json" if self.group else FILE
         drawn = self.draw_val([keys[path] for path in train], strata, [row.group for row in train.values()], file)
         return splits | {path: drawn[keys[path]] for path in train}
@@ -196,7 +196,7 @@ class CsvData(FacesData):
     def labels(self) -> list[str]:
         if self.attributes is not None:
             return self.target_names
-        names = {str(row.truth) for row in self.splits["train"].values()}
+        names = {str(row.label) for row in self.splits["train"].values()}
         if len(names) < 2:
             raise UserError(f"{self._train_table.path} has {len(names)} classes to train on; at least 2 are needed")
         return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
@@ -207,15 +207,15 @@ class CsvData(FacesData):
         super().use_labels(labels)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        return {path: np.asarray(row.truth) for path, row in self.splits[split].items()}
+        return {path: np.asarray(row.label) for path, row in self.splits[split].items()}
 
     def samples(self, split: Split) -> list[Sample]:
         if self.attributes is not None:
             return super().samples(split)
         index = {name: i for i, name in enumerate(self.labels)}
         rows = self.splits[split]
-        if strange := sorted({str(row.truth) for row in rows.values()} - index.keys()):
+        if strange := sorted({str(row.label) for row in rows.values()} - index.keys()):
             own, train = self.files[split], self.files["train"]
             where = self.root / own if own else f"{self.root / str(train)}: {split}"
             raise UserError(f"{where} has a class that train lacks: {strange[0]}")
-        return [Sample(path, index[str(row.truth)]) for path, row in rows.items()]
+        return [Sample(path, index[str(row.label)]) for path, row in rows.items()]

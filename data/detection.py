@@ -21,12 +21,12 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
 from data.splits import Source, given_splits, with_val
-from data.tar import Row, is_member
+from data.tar import SampleSource, is_member
 from data.transforms import View, change_light, mosaic, one_view, view
 
 log = logging.getLogger(__name__)
 
-# Epochs that begin in this share of the training have mosaics (YOLOX, arXiv 2107.08430, section 2.1).
+# Mosaics are used only in epochs that begin before this fraction of the training (YOLOX, arXiv 2107.08430, sect. 2.1).
 MOSAIC_UNTIL = 0.8
 SAMPLE = 200  # images of a split whose size is compared with the annotated one
 
@@ -75,8 +75,10 @@ def usable(
 
     kept = solid & inside(*size) if min(size) > 0 else np.zeros_like(solid)
     if (kept != solid).any():
-        found = image_size(path)
-        kept = solid & inside(*found) if found else solid if min(size) <= 0 else kept
+        if found := image_size(path):
+            kept = solid & inside(*found)
+        elif min(size) <= 0:
+            kept = solid
     faults: dict[str, np.ndarray] = {
         "that are not finite": ~finite,
         "without area": finite & ~solid,
@@ -153,7 +155,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self.augmentation = augmentation
         # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
-        self.done = 0.0  # finished share of the training
+        self.done = 0.0  # finished fraction of the training
         self.weights: Tensor | None = None  # (N,) relative frequencies of the images in mosaics; None: uniform
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
 
@@ -242,7 +244,7 @@ class DetectionData(SuiteData):
             del sources["test"]
             self.add_choice("test has no boxes, val is measured")
 
-    def draw(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
+    def split_images(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
         """The split of each image, given its path and its objects' class names: by its folder, if folders are named
         after splits; otherwise a fifth is drawn for val.
         """
@@ -263,9 +265,9 @@ class DetectionData(SuiteData):
         """
         raise NotImplementedError("a data format defines records")
 
-    def shard_rows(self, split: Split) -> list[Row]:
+    def sample_sources(self, split: Split) -> list[SampleSource]:
         """The objects of each image: class index, box in pixels, area, and whether it is a crowd or difficult."""
-        return [Row(record.path, {"objects": objects(record)}) for record in self.records(split)]
+        return [SampleSource(record.path, {"objects": objects(record)}) for record in self.records(split)]
 
     def build_dataset(self, split: Split) -> DetectionSet:
         records = self.records(split)
@@ -279,7 +281,7 @@ class DetectionData(SuiteData):
             raise UserError(f"{self.root}: none of the {len(records)} images of the {split} split has a usable box")
         if (np.concatenate([r.boxes for r in records])[:, 2:] <= 1).all():  # inside of the first pixel
             raise UserError(
-                f"{self.root}: the boxes of the {split} split are shares of the images' sides; they must be in pixels"
+                f"{self.root}: the boxes of the {split} split are normalised (0 to 1); they must be in pixels"
             )
         augmentation = self.augmentation if split == "train" else Augmentation()
         dataset = DetectionSet(records, self.resolution, augmentation)
@@ -314,7 +316,14 @@ class DetectionData(SuiteData):
             log.warning(
                 "%s: %d of %d %s images that were looked at have another size than was annotated, such as %s: "
                 "%g x %g annotated, %s found (turned as EXIF says); boxes may not fit: annotate these files again",
-                *(self.root, len(wrong), len(pairs), split, wrong[0][0].path.name, width, height, size),
+                self.root,
+                len(wrong),
+                len(pairs),
+                split,
+                wrong[0][0].path.name,
+                width,
+                height,
+                size,
             )
 
     def summary(self) -> str:
@@ -326,8 +335,8 @@ class DetectionData(SuiteData):
         return f"{images} images, {boxes} boxes of {len(self.labels)} class{'es' if len(self.labels) > 1 else ''}"
 
     def sampling_weights(self, dataset: Dataset) -> Tensor | None:
-        """Repeat factor sampling (LVIS, Gupta et al. 2019, section 3.2): a class in a share f < `balance` of the images
-        is drawn sqrt(balance / f) times as often; an image has the largest factor of its classes.
+        """Repeat factor sampling (LVIS, Gupta et al. 2019, section 3.2): a class in a fraction f < `balance` of the
+        images is drawn sqrt(balance / f) times as often; an image has the largest factor of its classes.
         """
         assert isinstance(dataset, DetectionSet)
         if not self.balance:
@@ -335,8 +344,8 @@ class DetectionData(SuiteData):
         if dataset.weights is not None:
             return dataset.weights
         present = np.stack([np.bincount(r.labels[~r.crowd], minlength=len(self.labels)) > 0 for r in dataset.records])
-        share = present.mean(axis=0).clip(min=1 / len(present))
-        factors = np.maximum(1, np.sqrt(self.balance / share))
+        fraction = present.mean(axis=0).clip(min=1 / len(present))
+        factors = np.maximum(1, np.sqrt(self.balance / fraction))
         return torch.from_numpy(np.maximum(1, (present * factors).max(axis=1)))
 
     collate = staticmethod(collate)

@@ -20,7 +20,7 @@ from data.boxes import Box
 from data.classification import ClassificationData, Sample
 from data.demo.dogs import write_dogs
 from data.files import escapes
-from data.folders import class_folders
+from data.folders import images_by_folder
 from data.text import read_json
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class DogsData(ClassificationData):
 
     def web_samples(self) -> list[Sample]:
         """The images of the web set with the classes of their folders."""
-        found = class_folders(self.root / self.web)
+        found = images_by_folder(self.root / self.web)
         meaning = self._read_label_map() if self.web_labels else {name: name for name in found}
         if unknown := sorted(found.keys() - meaning.keys()):
             raise UserError(f"{self.web_labels}: the folder {unknown[0]!r} of {self.web} is not in it")

@@ -37,8 +37,8 @@ def images_below(folder: Path) -> list[Path]:
 class FacesData(ClassificationData):
     """Images with rows of attributes as labels; a format gives `labels` and `table`.
 
-    A fixed share `labelled_fraction` of the training images keeps its labels; `unlabelled` says whether the others are
-    dropped or train without labels. The images in `unlabelled_folder` are added without labels.
+    A fixed fraction `labelled_fraction` of the training images keep their labels; `unlabelled` says whether the others
+    are dropped or train without labels. The images in `unlabelled_folder` are added without labels.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class CelebAData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; about the share `val` of them, and at least one, is for validation.
-    It is chosen by the images' names, so that images that are added later do not move others.
+    """Images without labels, anywhere below `root`; about a fraction `val` of them, at least one, is for validation. It
+    is chosen by the images' names, so that images that are added later do not move others.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """

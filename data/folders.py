@@ -1,6 +1,5 @@
 """A folder of images per class, one such tree per split: torchvision's ImageFolder layout."""
 
-import logging
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from backbones.errors import UserError
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import IMAGE_SUFFIXES, images_in, is_hidden
+from data.rejects import left_out
 
-log = logging.getLogger(__name__)
 
-
-def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
+def images_by_folder(folder: Path, train: bool = True) -> dict[str, list[Path]]:
     """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones,
     and images beside them, are told only if they are train's: other splits may lack a class.
 
@@ -29,13 +27,12 @@ def class_folders(folder: Path, train: bool = True) -> dict[str, list[Path]]:
     if len(filled) < least:
         names = ", ".join(filled)
         raise UserError(f"{folder} has {len(filled)} class folders ({names}) with images; at least {least} are needed")
-    if train and (empty := [name for name in found if name not in filled]):
-        words = "%s: left out %d of %d class folders, which have no images; the first is %s"
-        log.warning(words, folder, len(empty), len(found), empty[0])
-    loose = [path.name for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in found]
-    if train and loose:
-        words = "%s: left out %d images that are in no class folder: move them into one; the first is %s"
-        log.warning(words, folder, len(loose), loose[0])
+    if train:
+        empty = [name for name in found if name not in filled]
+        left_out(folder, "class folders, which have no images", empty, len(found))
+        loose = [path.name for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in found]
+        total = len(loose) + sum(map(len, filled.values()))
+        left_out(folder, "images, which are in no class folder: move them into one", loose, total)
     return filled
 
 
@@ -52,7 +49,7 @@ class FoldersData(ClassificationData):
 
     @cached_property
     def _all(self) -> dict[str, list[Path]]:
-        return class_folders(self.root / str(self.folders["train"]))
+        return images_by_folder(self.root / str(self.folders["train"]))
 
     @property
     def labels(self) -> list[str]:
@@ -72,8 +69,8 @@ class FoldersData(ClassificationData):
 
     def images(self, split: Split) -> dict[str, list[Path]]:
         """The images of each class."""
-        if folder := None if split == "train" else self.folders[split]:
-            return class_folders(self.root / folder, train=False)
+        if split != "train" and (folder := self.folders[split]):
+            return images_by_folder(self.root / folder, train=False)
         if not self._drawn:
             return self._all
         part = "train" if split == "train" else "val"

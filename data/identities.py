@@ -14,7 +14,7 @@ from data.base import SPLITS, Split, SuiteData
 from data.classification import ClassificationBatch, ClassificationData, ImageSet, Sample, collate
 from data.faces import UNKNOWN, DrawnFaces, images_below
 from data.files import is_hidden
-from data.folders import class_folders
+from data.folders import images_by_folder
 from data.text import read_lines
 
 
@@ -124,7 +124,7 @@ class IdentityData(ClassificationData):
         folder = self.root / str(self.folders["train"])
         if folder.is_dir() and not any(p.is_dir() and not is_hidden(p.name) for p in folder.iterdir()):
             return {}
-        return class_folders(folder)
+        return images_by_folder(folder)
 
     @cached_property
     def _drawn(self) -> dict[str, str]:
@@ -138,8 +138,8 @@ class IdentityData(ClassificationData):
 
     def people(self, split: Split) -> dict[str, list[Path]]:
         """The people of a split and their images; empty if the images are not in folders of people."""
-        if folder := None if split == "train" else self.folders[split]:
-            return class_folders(self.root / folder, train=False)
+        if split != "train" and (folder := self.folders[split]):
+            return images_by_folder(self.root / folder, train=False)
         part = "train" if split == "train" else "val"
         return {name: paths for name, paths in self._all.items() if self._drawn.get(name, "train") == part}
 
@@ -185,7 +185,7 @@ class IdentityData(ClassificationData):
             return None
         return read_pairs(self.root / self.pairs_file, self.samples(split))
 
-    shard_rows = SuiteData.shard_rows  # refused: shards have no people
+    sample_sources = SuiteData.sample_sources  # refused: shards have no people
     collate = staticmethod(collate_people)
 
 

@@ -24,7 +24,7 @@ EXIF, EXIF_WITHIN = b"Exif\0\0", 1 << 17  # start of its segment, searched in so
 WIDE = ("I", "F")  # Pillow's modes of 32 bits a pixel, integer and float
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 GREY = 128
-LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have to be used
+LEAST_ROWS = 0.5  # fraction of its rows that a truncated JPEG must have to be used
 SALVAGED = "it is truncated, and used as far as it goes"
 Pixels = npt.NDArray[np.uint8]
 _salvaged: ContextVar[list[tuple[str, str]] | None] = ContextVar("salvaged", default=None)
@@ -124,7 +124,7 @@ def _read_pixels(
 
 def salvage(error: BadImage, path: Path, content: bytes | None = None) -> tuple[bytes, float] | None:
     """The content of a truncated JPEG, which raised `error`, with an end marker so that it can be decoded, and the
-    share of its rows that are present. None for any other file, and if too many rows are missing.
+    fraction of its rows that are present. None for any other file, and if too many rows are missing.
 
     libjpeg decodes the missing blocks, which have no coefficients, as grey.
     """
@@ -138,8 +138,8 @@ def salvage(error: BadImage, path: Path, content: bytes | None = None) -> tuple[
     except BadImage:
         return None
     rows = np.flatnonzero((pixels != GREY).any(axis=(1, 2)))
-    share = float(rows[-1] + 1) / len(pixels) if len(rows) else 0.0
-    return (whole, share) if share >= LEAST_ROWS else None
+    fraction = float(rows[-1] + 1) / len(pixels) if len(rows) else 0.0
+    return (whole, fraction) if fraction >= LEAST_ROWS else None
 
 
 @contextmanager

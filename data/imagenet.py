@@ -10,7 +10,7 @@ from backbones.files import check_regular
 from data.base import Split
 from data.classification import ClassificationData, Sample
 from data.files import IMAGE_SUFFIXES
-from data.folders import class_folders
+from data.folders import images_by_folder
 from data.text import read_lines
 
 
@@ -62,7 +62,7 @@ class ImageNetData(ClassificationData):
         if split != "train" and folder.is_dir() and not any(p.is_dir() for p in folder.iterdir()):
             return self._flat()
         label = {wnid: i for i, wnid in enumerate(self.wnids)}
-        found = class_folders(folder)
+        found = images_by_folder(folder)
         if strange := sorted(found.keys() ^ label.keys()):
             where = "is not a synset of" if strange[0] in found else "is missing, but in"
             raise UserError(f"{folder / strange[0]} {where} {self.devkit / 'meta.mat'}")

@@ -1,12 +1,19 @@
-"""The record of rows of a table, or of photos, that are left out."""
+"""What is told about the parts of a data set that are left out."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def left_out(source: Path, kind: str, names: Sequence[str], total: int) -> None:
+    """Logs one line on the part of a source that is not used, if any."""
+    if names:
+        log.warning("%s: left out %d of %d %s; the first is %s", source, len(names), total, kind, names[0])
 
 
 class Rejects:
@@ -26,7 +33,7 @@ class Rejects:
         """Logs a summary, if there is any.
 
         Raises:
-            UserError: all of the `total` rows are left out, or more than the share `max_bad`.
+            UserError: all of the `total` rows are left out, or more than the fraction `max_bad`.
         """
         if not total:
             raise UserError(f"{self.source} has no photos")
@@ -35,6 +42,6 @@ class Rejects:
         if self.count == total:
             raise UserError(message)
         if self.count > max_bad * total:
-            raise UserError(f"{message}; a share of data.max_bad={max_bad:g} is allowed")
+            raise UserError(f"{message}; at most the fraction data.max_bad={max_bad:g} may be unusable")
         if self.count:
             log.warning("%s", message)

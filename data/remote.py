@@ -118,7 +118,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
             break
         target.write(block)
     if left:
-        raise OSError(f"it has other than the {size} bytes that were announced")
+        raise OSError(f"it does not have the {size} bytes that were announced")
 
 
 def _announced(address: str) -> tuple[IO[bytes] | None, int | None, str]:

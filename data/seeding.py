@@ -30,13 +30,13 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def count(dataset: Dataset) -> int:
+def num_items(dataset: Dataset) -> int:
     """The number of items of a data set that is not a stream; torch's Dataset does not declare `__len__`."""
     return len(cast(Sized, dataset))
 
 
 class Seeded(Dataset[Any]):
-    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished share of
+    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished fraction of
     the training, which is set as the wrapped data set's `done`, but not on the process.
     """
 
@@ -44,7 +44,7 @@ class Seeded(Dataset[Any]):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return count(self.dataset)
+        return num_items(self.dataset)
 
     def __getitem__(self, item: tuple[int, int, float]) -> Any:
         row, seed, done = item
@@ -63,7 +63,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
     """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, and
-    with the share of the training that is `done` when the epoch begins.
+    with the fraction of the training that is `done` when the epoch begins.
 
     With `weights` (N,) rows are drawn with replacement. The first epoch skips the first `skip` rows of this process. It
     distributes the rows over processes itself; Lightning does not replace a DistributedSampler. Each iteration is the
@@ -89,7 +89,7 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         self.skip = {epoch: skip}
 
     def __iter__(self) -> Iterator[tuple[int, int, float]]:
-        images = count(self.dataset)
+        images = num_items(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
         skip = self.skip.get(self.epoch, 0)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Source = TypeVar("Source")
 FILE = "splits.json"  # in the data's root: {"train": [keys], "val": [keys]}
-VAL_SHARE = 0.2
+VAL_FRACTION = 0.2
 SPLIT_NAMES = {
     "train": ("train", "training", "train2017", "train2014"),
     "val": ("val", "valid", "validation", "val2017", "val2014", "dev", "publictest"),
@@ -133,14 +133,14 @@ def _drawn(keys: Sequence[str], strata: Sequence[Hashable], groups: Sequence[Has
     random.Random(0).shuffle(order)
     order.sort(key=lambda group: -len(rows[group]))
     left = Counter(strata)  # in train
-    missing = {stratum: VAL_SHARE * count for stratum, count in left.items()}
+    missing = {stratum: VAL_FRACTION * count for stratum, count in left.items()}
     val: set[int] = set()
     taken: set[Hashable] = set()  # strata of which val has some
     for rare in (False, True):
         for group in order:
             counts = Counter(strata[i] for i in rows[group])
             change = sum(abs(missing[s] - n) - abs(missing[s]) for s, n in counts.items())
-            fits = len(val) + len(rows[group]) <= max(1, VAL_SHARE * len(keys))
+            fits = len(val) + len(rows[group]) <= max(1, VAL_FRACTION * len(keys))
             nearer = change < 0 and (fits or len(rows[group]) == 1)
             wanted = fits and not counts.keys() & taken if rare else nearer
             if wanted and all(left[s] > n for s, n in counts.items()):

@@ -37,7 +37,7 @@ HEADERS = (
 DAMAGE = (OSError, EOFError, HTTPException, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 
 
-class Record(NamedTuple):
+class ShardSample(NamedTuple):
     """A sample: shard and key as `name`, and contents of its files by the part of their names after the first dot."""
 
     name: str
@@ -54,11 +54,11 @@ class Record(NamedTuple):
         return next((kind for kind in IMAGE_KINDS if kind in self.files), None)
 
 
-class Row(NamedTuple):
-    """An image file that becomes a sample, and its annotations for the sample's JSON file."""
+class SampleSource(NamedTuple):
+    """An image file that becomes a sample of a shard, and the annotations for the sample's JSON file."""
 
     path: Path
-    facts: dict[str, Any]
+    annotations: dict[str, Any]
 
 
 class BadShard(Exception):
@@ -142,9 +142,9 @@ class ShortHeaders(tarfile.TarInfo):
             raise tarfile.ReadError(f"a member of {self.size} bytes")
 
 
-def read_records(
+def read_samples(
     shard: str, wanted: Callable[[str], bool] = lambda kind: True, cache_bytes: int = 0
-) -> Iterator[Record]:
+) -> Iterator[ShardSample]:
     """The samples of a shard, with the content of those of their files whose kind is `wanted`. At most
     `cache_bytes` of remote shards are kept on disk.
 
@@ -163,7 +163,7 @@ def read_records(
                 new, kind = split_name(member.name)
                 if new != key:
                     if files:
-                        yield Record(f"{shard}/{key}", files)
+                        yield ShardSample(f"{shard}/{key}", files)
                     key, files, taken = new, {}, 0
                 content = b""
                 if member.size > MAX_FILE:  # a sparse file can have such a size and take no space in the shard
@@ -179,7 +179,7 @@ def read_records(
     except DAMAGE as error:
         raise BadShard(shard, f"the shard cannot be read to its end: {reason(error)}") from error
     if files:
-        yield Record(f"{shard}/{key}", files)
+        yield ShardSample(f"{shard}/{key}", files)
 
 
 def reason(error: Exception) -> str:

@@ -59,9 +59,9 @@ def read_json(path: Path, most: int | None = None) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not json: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is not json that can be read: it is nested too deeply") from error
+        raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from error
 
 
 def read_plain_yaml(path: Path) -> Any:

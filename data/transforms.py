@@ -15,8 +15,8 @@ from data.crops import resize_box
 # minimum IoU of a window with some object, drawn from these (SSD, section 2.2); or the window is the whole image
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 TRIALS = 40
-SMALLEST, NARROWEST = 0.3, 0.5  # minimum sides of a window as shares of the image's, minimum aspect ratio
-MOSAIC_VISIBLE = 0.3  # minimum share of a box that a mosaic must show
+SMALLEST, NARROWEST = 0.3, 0.5  # minimum sides of a window as fractions of the image's, minimum aspect ratio
+MOSAIC_VISIBLE = 0.3  # minimum fraction of a box that a mosaic must show
 LEAST = 2  # minimum width and height of a box, pixels
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
@@ -28,11 +28,11 @@ class View:
     image: Tensor
     window: tuple[int, int, int, int]
     mirrored: bool
-    boxes: np.ndarray  # shares of the window's sides, 0 to 1
+    boxes: np.ndarray  # normalised to the window, 0 to 1
     labels: np.ndarray
 
     def pixels(self, x: tuple[float, float], y: tuple[float, float], width: int, height: int) -> Tensor:
-        """A part of the window, `x` and `y` as shares of its sides, resized to (3, height, width)."""
+        """A part of the window, `x` and `y` as fractions of its sides, resized to (3, height, width)."""
         if self.mirrored:
             x = 1 - x[1], 1 - x[0]
         left, top, right, bottom = self.window
@@ -82,11 +82,11 @@ def view(image: Tensor, boxes: np.ndarray, labels: np.ndarray, *, crop: bool, fl
     if window != (0, 0, width, height):
         kept = centered(boxes, np.array(window))
         boxes, labels = boxes[kept], labels[kept]
-    shares = ((boxes - [left, top] * 2) / ([right - left, bottom - top] * 2)).clip(0, 1)
+    normalised = ((boxes - [left, top] * 2) / ([right - left, bottom - top] * 2)).clip(0, 1)
     mirrored = flip and bool(torch.rand(()) < 0.5)
     if mirrored:
-        shares[:, [0, 2]] = 1 - shares[:, [2, 0]]
-    return View(image, window, mirrored, shares, labels)
+        normalised[:, [0, 2]] = 1 - normalised[:, [2, 0]]
+    return View(image, window, mirrored, normalised, labels)
 
 
 def one_view(seen: View, side: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.nda
     image = torch.empty(3, side, side, dtype=torch.uint8)
     boxes = []
 
-    def shares(pixels: tuple[int, int], at: int, place: int) -> tuple[float, float]:
+    def shown(pixels: tuple[int, int], at: int, place: int) -> tuple[float, float]:
         """The part of a view's side that these pixels of the result show."""
         start, end = (min(1.0, max(0.0, (v / zoom + at) / side - place)) for v in pixels)
         return start, end
@@ -116,7 +116,7 @@ def mosaic(views: Sequence[View], side: int) -> tuple[Tensor, np.ndarray, np.nda
         place = i % 2, i // 2  # column and row
         x, y = ((at, side) if second else (0, at) for at, second in zip(meet, place, strict=True))
         if x[0] < x[1] and y[0] < y[1]:
-            parts = shares(x, corner[0], place[0]), shares(y, corner[1], place[1])
+            parts = shown(x, corner[0], place[0]), shown(y, corner[1], place[1])
             image[:, slice(*y), slice(*x)] = seen.pixels(*parts, width=x[1] - x[0], height=y[1] - y[0])
         boxes.append(((seen.boxes + place * 2) * side - corner * 2) * zoom)
     moved = np.concatenate(boxes)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from backbones.errors import UserError
 from backbones.files import check_regular
-from data.annotated import Annotated, AnnotatedData, left_out
+from data.annotated import Annotated, AnnotatedData
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below, is_hidden, spellings
 from data.layouts.detection import (
     LISTS,
@@ -20,6 +20,7 @@ from data.layouts.detection import (
     voc_splits,
 )
 from data.layouts.folder import Folder
+from data.rejects import left_out
 from data.text import read_lines
 
 UNREADABLE = (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError)  # LookupError: an unknown encoding

@@ -12,7 +12,7 @@ from data.text import read_json
 
 
 def read_presence(annotations: Path, images: Path, category: str, min_area: float) -> list[Sample]:
-    """The images of a COCO json file with label 1 if a box of the category, crowds included, has more than the share
+    """The images of a COCO json file with label 1 if a box of the category, crowds included, has more than the fraction
     `min_area` of the image, else 0.
 
     Raises:

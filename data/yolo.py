@@ -1,4 +1,4 @@
-"""YOLO's txt files, with a row of class, centre, width and height (as shares of the image's) for each object."""
+"""YOLO's txt files, with a row of class, centre, width and height (normalised by the image's) for each object."""
 
 import logging
 import os
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.annotated import Annotated, AnnotatedData, existing_path, left_out
+from data.annotated import Annotated, AnnotatedData, existing_path
 from data.files import find_below, images_in, is_hidden
 from data.image_file import image_size
 from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
 from data.layouts.folder import Folder
+from data.rejects import left_out
 from data.text import read_lines
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,8 @@ class YoloData(AnnotatedData):
         far = sum(box[2] > 2 * width and box[3] > 2 * height for box, (width, height) in boxes)
         if 2 * far > len(boxes):
             raise UserError(
-                f"{next(filter(None, labels))}: most boxes have values far over 1, as if they were pixels; YOLO's are "
-                "shares of the image's width and height: divide them by these"
+                f"{next(filter(None, labels))}: most boxes have values far over 1, as if they were pixels; YOLO's "
+                "coordinates are normalised: divide them by the image's width and height"
             )
         total = sum(len(image.names) for image in found) + sum(map(len, wrong.values()))
         for kind, rows in wrong.items():
@@ -129,7 +130,7 @@ def _labels(root: Path, images: Path) -> dict[str, Path]:
 
 
 def _rows(label: Path, wrong: dict[str, list[str]], poses: bool) -> list[tuple[int, Box]]:
-    """Class and box (xyxy, as shares of the image's sides) of each object; for a polygon, the box around it. With
+    """Class and box (xyxy, normalised to 0 to 1) of each object; for a polygon, the box around it. With
     `poses`, the keypoints after the box are left out: they would look like a polygon.
     """
     rows = []

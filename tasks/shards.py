@@ -42,13 +42,13 @@ def write(config: dict[str, Any]) -> None:
     tests = "test" if "val" in config["splits"] else "val"  # without val, test is measured in training
     names = {"test": tests, "gallery": "gallery"}
     for split in config["splits"]:
-        rows = data.shard_rows(split)
+        sources = data.sample_sources(split)
         seed = config["seed"] if split == "train" else None
         settings = {"size": config["shard_images"], "seed": seed, "part": config["part"], "of": config["of"]}
-        count = write_shards(rows, output, split, **settings)
-        console.print(f"{split}: {len(rows)} images in {count} shards", soft_wrap=True)
+        count = write_shards(sources, output, split, **settings)
+        console.print(f"{split}: {len(sources)} images in {count} shards", soft_wrap=True)
         if split == "train":
-            given.append(f"data.train_count={len(rows)}")
+            given.append(f"data.train_count={len(sources)}")
         elif split in names:
             given.append(f"data.{names[split]}={split}-*.tar")
     if classes:

@@ -25,7 +25,7 @@ from data.demo.generate import draw_all, make_once
 
 VERSION = 1  # of the images: raise it when the same seed gives other ones
 SIZE, SEED = 224, 0
-WRONG, UNRELATED = 0.3, 0.1  # shares of the web set's images that show another breed, or no dog of any breed
+WRONG, UNRELATED = 0.3, 0.1  # fractions of the web set's images that show another breed, or no dog of any breed
 
 
 def generator(name: str) -> Generator:

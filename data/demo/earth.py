@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 VERSION = 1  # of the photos: raise it when the same seed gives other ones
 SPLITS = ("train", "val", "gallery")
 CITIES = 400
-RURAL = 0.15  # share of the photos that are anywhere on land
+RURAL = 0.15  # fraction of the photos that are anywhere on land
 EARTH_KM = 6371.0088  # mean radius
 VIEW_KM = (350, 1000)  # side of what a photo shows: at 96 pixels about the planet's own resolution
 
@@ -92,10 +92,14 @@ def land_positions(planet: Pixels, count: int, rng: Generator) -> Floats:
 
 @lru_cache(1)
 def cities(source: str, seed: int) -> tuple[Floats, Floats, Floats]:
-    """Positions (CITIES, 2), reach in km and the cumulative share of the photos; the largest is the first."""
+    """Positions (CITIES, 2), reach in km and the cumulative fraction of the photos; the largest is the first."""
     rng = np.random.default_rng([seed, len(SPLITS)])
-    share = 1 / np.arange(3, CITIES + 3) ** 0.8
-    return land_positions(planet(source), CITIES, rng), rng.lognormal(3.5, 0.6, CITIES), np.cumsum(share / share.sum())
+    weights = 1 / np.arange(3, CITIES + 3) ** 0.8
+    return (
+        land_positions(planet(source), CITIES, rng),
+        rng.lognormal(3.5, 0.6, CITIES),
+        np.cumsum(weights / weights.sum()),
+    )
 
 
 def tangent_frame(latitude: float, longitude: float) -> Floats:
@@ -118,8 +122,8 @@ def draw_position(source: str, seed: int, rng: Generator) -> tuple[float, float]
     if rng.random() < RURAL:
         latitude, longitude = land_positions(planet(source), 1, rng)[0].tolist()
         return latitude, longitude
-    where, reach, share = cities(source, seed)
-    city = min(int(np.searchsorted(share, rng.random())), CITIES - 1)
+    where, reach, fractions = cities(source, seed)
+    city = min(int(np.searchsorted(fractions, rng.random())), CITIES - 1)
     east, north = rng.normal(0, reach[city], 2)
     latitude, longitude = where[city].tolist()
     latitudes, longitudes = moved(latitude, longitude, np.array(east), np.array(north))

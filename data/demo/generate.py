@@ -15,7 +15,7 @@ from backbones.processors import usable_cores
 
 INFO = "demo.json"
 Job = TypeVar("Job")
-Row = TypeVar("Row")
+Drawn = TypeVar("Drawn")
 
 
 def make_once(root: Path, settings: Mapping[str, Any], make: Callable[[Path], None]) -> None:
@@ -67,7 +67,7 @@ def size_of(root: Path) -> int:
     return sum(file.stat().st_size for file in files if file.name != INFO)
 
 
-def draw_all(draw: Callable[[Job], Row], jobs: Iterable[Job], chunk: int = 8) -> list[Row]:
-    """The rows of all jobs, on all cores."""
+def draw_all(draw: Callable[[Job], Drawn], jobs: Iterable[Job], chunk: int = 8) -> list[Drawn]:
+    """What `draw` returns for each job, on all cores."""
     with ProcessPoolExecutor(min(usable_cores(), 8)) as pool:
         return list(pool.map(draw, jobs, chunksize=chunk))

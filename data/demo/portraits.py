@@ -118,7 +118,7 @@ class Mood(NamedTuple):
 
     @classmethod
     def random(cls, person: Person, rng: Generator) -> "Mood":
-        glasses, earrings, hat = (bool(rng.random() < share) for share in person.wears)
+        glasses, earrings, hat = (bool(rng.random() < probability) for probability in person.wears)
         smiling, parted = bool(rng.random() < 0.5), bool(rng.random() < 0.4)
         return cls(rng.normal(0, 0.22), rng.normal(0, 0.11), smiling, parted, glasses, earrings, hat)
 
@@ -272,8 +272,8 @@ class Portrait:
             self.hat()
 
 
-def blend(a: Colour, b: Colour, share: float) -> Colour:
-    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+def blend(a: Colour, b: Colour, fraction: float) -> Colour:
+    red, green, blue = (round(x + (y - x) * fraction) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 

@@ -26,7 +26,7 @@ Mask = npt.NDArray[np.bool_]
 
 VERSION = 1  # of the scenes: raise it when the same seed gives other ones
 SUPERSAMPLING = 2
-MIN_VISIBLE = 0.4  # share of a silhouette that the border and nearer things must leave visible
+MIN_VISIBLE = 0.4  # fraction of a silhouette that the border and nearer things must leave visible
 SPLITS = ("train", "val")
 SHAPES = ((1, 1), (1.125, 0.84375), (0.84375, 1.125), (1.1875, 0.875))  # width and height / size
 WHITE, BLACK, WOOD, STEEL = (246, 244, 238), (26, 26, 32), (112, 74, 44), (150, 154, 162)
@@ -180,8 +180,8 @@ def house(canvas: Canvas, rng: Generator) -> None:
     canvas.fill(box(chimney - 0.12, -0.95, chimney + 0.12, 0), tone(roof, 0.8))
     canvas.fill(box(-0.78, -0.1, 0.78, 0.95), wall, 0.3)
     canvas.fill(mirrored([(ridge, top), (1, -0.05), (0.96, 0.06)]), roof, 0.7)
-    for share in (0.3, 0.55, 0.8):
-        y, reach = top - share * (0.05 + top), ridge + share * (1 - ridge)
+    for fraction in (0.3, 0.55, 0.8):
+        y, reach = top - fraction * (0.05 + top), ridge + fraction * (1 - ridge)
         canvas.line([(-reach, y), (reach, y)], tone(roof, 0.75), 0.04, level=None)
     door, *windows = rng.permutation([-0.48, 0, 0.48])
     canvas.fill(box(door - 0.17, 0.38, door + 0.17, 0.95), hsv(rng, rng.random(), 0.7, 0.45), 0.15)

@@ -15,14 +15,14 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
-from data.boxes import Box, random_box, whole
+from data.boxes import Box, full_image, random_box
 from data.crops import CropReader
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.positions import Places, read_csv, read_folder
 from data.geo.s2 import Floats, Ints
 from data.images import first_readable
 from data.splits import given_splits
-from data.tar import Row
+from data.tar import SampleSource
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -33,7 +33,7 @@ GRID = 1 << 12  # a photo is divided into so many columns and rows, between whic
 
 
 def random_part(height: int, width: int, least: float) -> Box:
-    """A crop of at least the share `least` of a photo's area, for training: it has about the photo's aspect ratio, as
+    """A crop of at least a fraction `least` of a photo's area, for training: it has about the photo's aspect ratio, as
     predictions show all of a photo as a square.
     """
     left, top, right, bottom = random_box(GRID, GRID, least, ratios=(0.9, 1.11))
@@ -80,7 +80,7 @@ class PhotoView:
     @property
     def kept_side(self) -> int:
         """The side in pixels of photos that are kept in memory: crops are enlarged, so they need more pixels."""
-        return self.resolution if self.choose is whole else self.resolution * 5 // 4
+        return self.resolution if self.choose is full_image else self.resolution * 5 // 4
 
 
 class GeoSet(Dataset[dict[str, Any]]):
@@ -166,7 +166,7 @@ class GeoData(SuiteData):
             if not photos:
                 raise UserError(
                     f"{self.root}: no photos are left for {split}, as those in the same cell of about 100 m are in one "
-                    "split; say by data.val= which are val's"
+                    "split; set data.val= to the validation photos"
                 )
             if not any(path.is_file() for path in photos):
                 raise UserError(f"none of the first {len(photos)} photos of {split} are there: {photos[0]}, ...")
@@ -180,11 +180,14 @@ class GeoData(SuiteData):
                 "data.min_photos, so that there are smaller ones"
             )
 
-    def shard_rows(self, split: Split | Literal["gallery"]) -> list[Row]:
+    def sample_sources(self, split: Split | Literal["gallery"]) -> list[SampleSource]:
         """The photos of a split with their positions."""
         found = self.places(split)
         positions = zip(found.paths, found.positions.tolist(), strict=True)
-        return [Row(path, {"latitude": latitude, "longitude": longitude}) for path, (latitude, longitude) in positions]
+        return [
+            SampleSource(path, {"latitude": latitude, "longitude": longitude})
+            for path, (latitude, longitude) in positions
+        ]
 
     def places(self, split: Split | Literal["gallery"]) -> Places:
         """The photos of a split, read once."""
@@ -259,7 +262,7 @@ class GeoData(SuiteData):
     def view(self, split: str) -> PhotoView:
         """How a split's photos are shown: training's are augmented."""
         crop, flip, photometric = self.augmentation if split == "train" else (1.0, False, 0.0)
-        choose = partial(random_part, least=crop) if crop < 1 else whole
+        choose = partial(random_part, least=crop) if crop < 1 else full_image
         return PhotoView(self.resolution, choose, geo_transforms(flip, photometric))
 
     collate = staticmethod(collate)

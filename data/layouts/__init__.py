@@ -21,13 +21,14 @@ FAMILIES: dict[str, tuple[Callable[[Folder], Iterator[Layout]], ...]] = {
     "_geo": (images.geo,),
 }
 
-
 # What to give where no layout fits a folder of images, by family; the other families take any images.
 WANTED = {
     "_detection": "boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per box: "
     "export your labels as one of these",
     "_identities": "give a folder of images for each person",
 }
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
+LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
 class Ambiguous(UserError):
@@ -62,10 +63,6 @@ def recognize(root: Path, family: str) -> Layout:
     if not found:
         raise refusal(folder, family)
     return next(iter(found.values()))
-
-
-PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
-LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
 def refusal(folder: Folder, family: str) -> UserError:

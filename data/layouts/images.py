@@ -43,7 +43,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
         yield Layout("dogs", "Stanford Dogs as published")
     else:
         found = [*shards(folder, "shards"), *tables(folder, "csv", without_classes)]
-        found += class_folders(folder, "folders", "class", depth=0 if found else 3)  # a table has the labels
+        found += folder_per_class(folder, "folders", "class", depth=0 if found else 3)  # a table has the labels
         found = found or [Guess(**vars(layout)) for layout in tables(folder, "csv", accept_any)]
         if not found:
             complain(folder, accept_any)
@@ -80,7 +80,7 @@ def identities(folder: Folder) -> Iterator[Layout]:
         settings = {"train": training.path.name, "val": "lfw", "pairs": "pairs.txt"}
         yield Layout("identities", f"people in {training.path.name}, LFW's pairs for val", settings)
     else:
-        yield from class_folders(folder, "identities", "person")
+        yield from folder_per_class(folder, "identities", "person")
 
 
 def geo(folder: Folder) -> Iterator[Layout]:
@@ -118,7 +118,7 @@ def has_classes(folder: Folder, least: int = 2) -> bool:
     return len([*islice(found, least)]) == least
 
 
-def class_folders(folder: Folder, option: str, kind: str, depth: int = 3) -> Iterator[Layout]:
+def folder_per_class(folder: Folder, option: str, kind: str, depth: int = 3) -> Iterator[Layout]:
     """A folder of images for each class or person, with or without splits."""
     inside, place = wrapped(folder, depth)
     splits = splits_with_classes(inside)

@@ -13,45 +13,44 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from data import detection
 from data.base import Split
-from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, compose, draw_view, shrunk
+from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, Record, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
 from data.shards.labelled import TrainingShards, label_of
 from data.shards.stream import ShardStream, image_of
-from data.tar import Record
+from data.tar import ShardSample
 
 RECENT = 32  # last images of a reader, of which mosaics are made
 LARGEST = 1e9  # pixels; box coordinates must be below
 
 
-def named_objects(record: Record) -> list[dict[str, Any]]:
+def named_objects(sample: ShardSample) -> list[dict[str, Any]]:
     """What a sample's .json lists under `objects`; BadImage if they are not objects with a label."""
     try:
-        found = json.loads(record.files["json"])["objects"]
+        found = json.loads(sample.files["json"])["objects"]
         if type(found) is not list:
             raise TypeError
         found = [dict(thing, label=label_of(thing["label"])) for thing in found]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise BadImage(Path(record.name), "without a .json that lists objects, each with a label and a box") from error
+        raise BadImage(Path(sample.name), "without a .json that lists objects, each with a label and a box") from error
     return found
 
 
-def objects_of(record: Record, classes: Mapping[str | int, int], path: Path) -> detection.Record:
+def objects_of(sample: ShardSample, classes: Mapping[str | int, int], path: Path) -> Record:
     """The objects of a sample as a record; BadImage if one has another class, or no valid box."""
-    found = named_objects(record)
+    found = named_objects(sample)
     if (strange := next((thing["label"] for thing in found if thing["label"] not in classes), None)) is not None:
-        raise BadImage(Path(record.name), f"there is no class {strange}")
+        raise BadImage(Path(sample.name), f"there is no class {strange}")
     try:
         boxes = np.array([thing["box"] for thing in found], np.float64).reshape(len(found), 4)
         areas = np.array([float(thing.get("area", math.nan)) for thing in found])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadImage(Path(record.name), "an object without a box of four numbers, or whose area is none") from error
+        raise BadImage(Path(sample.name), "an object without a box of four numbers, or whose area is none") from error
     if not (np.abs(boxes) < LARGEST).all() or not (boxes[:, 2:] > boxes[:, :2]).all() or (areas < 0).any():
-        raise BadImage(Path(record.name), "a box that is not left, top, right, bottom in pixels, or an area below 0")
+        raise BadImage(Path(sample.name), "a box that is not left, top, right, bottom in pixels, or an area below 0")
     whole = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return detection.Record(
+    return Record(
         path=path,
         image_id=-1,
         boxes=boxes,
@@ -70,18 +69,18 @@ class DetectionStream(ShardStream):
     def __init__(
         self, shards: list[str], images: DetectionSet, classes: Mapping[str | int, int], **settings: Any
     ) -> None:
-        super().__init__(shards, self.sample, **settings)
+        super().__init__(shards, self.make_sample, **settings)
         self.images, self.classes = images, classes
-        self.recent: deque[tuple[Tensor, tuple[int, int], detection.Record]] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[Tensor, tuple[int, int], Record]] = deque(maxlen=RECENT)
 
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
         self.recent.clear()  # so that an epoch depends on its seed and number alone
         return super()._samples(epoch, reader, readers)
 
-    def sample(self, record: Record) -> dict[str, Any]:
-        path, wanted = Path(record.name), self.images.augmentation
-        known = objects_of(record, self.classes, path)
-        image, size = read_image(path, self.images.read_side, image_of(record))
+    def make_sample(self, sample: ShardSample) -> dict[str, Any]:
+        path, wanted = Path(sample.name), self.images.augmentation
+        known = objects_of(sample, self.classes, path)
+        image, size = read_image(path, self.images.read_side, image_of(sample))
         drawn = [(image, size, known)]
         if wanted.mosaic and self.done < MOSAIC_UNTIL:
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
@@ -101,13 +100,13 @@ class ShardDetectionData(TrainingShards, DetectionData):
         if self.balance:
             raise UserError("data.balance draws images by their classes, which a stream of shards cannot")
 
-    def names_of(self, record: Record) -> set[str]:
-        return {str(thing["label"]) for thing in named_objects(record)}
+    def names_of(self, sample: ShardSample) -> set[str]:
+        return {str(thing["label"]) for thing in named_objects(sample)}
 
-    def records(self, split: Split) -> list[detection.Record]:
+    def records(self, split: Split) -> list[Record]:
         """The images of a split on disk."""
         index = self.index
-        found = self.read_all(split, lambda record, path: objects_of(record, index, path))
+        found = self.read_all(split, lambda sample, path: objects_of(sample, index, path))
         return [replace(record, image_id=i) for i, record in enumerate(found)]
 
     def build_dataset(self, split: Split) -> DetectionSet:

@@ -16,32 +16,32 @@ from data.image_file import BadImage
 from data.shards.classification import decode_view
 from data.shards.labelled import TrainingShards
 from data.shards.stream import ShardStream
-from data.tar import Record
+from data.tar import ShardSample
 
 VALUES = {1: 1, 0: 0, -1: 0}  # as CelebA has them; true and 1.0 are equal to 1
 
 
-def attributes_of(record: Record) -> dict[str, int]:
+def attributes_of(sample: ShardSample) -> dict[str, int]:
     """The attributes, 1 or 0, that a sample's .json gives; BadImage if it gives none or other values."""
     try:
-        return {name: VALUES[value] for name, value in json.loads(record.files["json"])["attributes"].items()}
+        return {name: VALUES[value] for name, value in json.loads(sample.files["json"])["attributes"].items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise BadImage(Path(record.name), "without a .json of attributes that are 1 or 0") from error
+        raise BadImage(Path(sample.name), "without a .json of attributes that are 1 or 0") from error
 
 
-def row_of(record: Record, index: Mapping[str | int, int]) -> np.ndarray:
+def row_of(sample: ShardSample, index: Mapping[str | int, int]) -> np.ndarray:
     """A sample's attributes (A,) int8, UNKNOWN where absent; BadImage if one is not in `index`."""
     row = np.full(len(index), UNKNOWN, np.int8)
-    for name, value in attributes_of(record).items():
+    for name, value in attributes_of(sample).items():
         if name not in index:
-            raise BadImage(Path(record.name), f"there is no attribute {name}")
+            raise BadImage(Path(sample.name), f"there is no attribute {name}")
         row[index[name]] = value
     return row
 
 
-def decode_face(record: Record, views: ImageSet, index: Mapping[str | int, int]) -> dict[str, Any]:
+def decode_face(sample: ShardSample, views: ImageSet, index: Mapping[str | int, int]) -> dict[str, Any]:
     """A training sample."""
-    return decode_view(record, views, row_of(record, index))
+    return decode_view(sample, views, row_of(sample, index))
 
 
 class ShardFacesData(TrainingShards, FacesData):
@@ -55,12 +55,12 @@ class ShardFacesData(TrainingShards, FacesData):
         if self.labelled_fraction < 1 or self.unlabelled_folder:
             raise UserError("data.labelled_fraction and data.unlabelled_folder need images as files, not as shards")
 
-    def names_of(self, record: Record) -> list[str]:
-        return list(attributes_of(record))
+    def names_of(self, sample: ShardSample) -> list[str]:
+        return list(attributes_of(sample))
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         index = self.index
-        return dict(self.read_all(split, lambda record, path: (path, row_of(record, index))))
+        return dict(self.read_all(split, lambda sample, path: (path, row_of(sample, index))))
 
     def build_dataset(self, split: Split) -> ImageSet:
         """For train an empty data set, used only for its crop settings."""

@@ -10,7 +10,7 @@ from data.base import SuiteData
 from data.image_file import BadImage
 from data.remote import is_address
 from data.shards.stream import Found, ShardLoaders
-from data.tar import Record, compressed
+from data.tar import ShardSample, compressed
 from data.text import read_lines
 
 DIGITS = 18  # of a numeric class name, used to sort: Python does not parse thousands of digits
@@ -46,7 +46,7 @@ class LabelledShards(ShardLoaders):
         self.sources = {"train": train, "val": val, "test": test or val}
         self.classes = classes
 
-    def names_of(self, record: Record) -> Iterable[str]:
+    def names_of(self, sample: ShardSample) -> Iterable[str]:
         """The labels that a sample names.
 
         Raises:
@@ -58,9 +58,9 @@ class LabelledShards(ShardLoaders):
     def _surveyed(self) -> tuple[int, list[str]]:
         """The number of training images, and the names of their labels."""
         count, names = 0, set[str]()
-        for record in self.survey("train", self.kinds):
+        for sample in self.survey("train", self.kinds):
             try:
-                found = {*self.names_of(record)}
+                found = {*self.names_of(sample)}
                 "".join(found).encode()
                 names |= found
                 count += 1
@@ -112,7 +112,7 @@ class TrainingShards(LabelledShards):
 
     streamed = ("train",)
 
-    def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
+    def read_all(self, split: str, read: Callable[[ShardSample, Path], Found]) -> list[Found]:
         for shard in self.shards(split):
             if is_address(shard):
                 raise UserError(f"data.{split}={self.sources[split]}: this task measures on shards that are on disk")

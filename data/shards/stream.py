@@ -17,13 +17,13 @@ from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
 from data.seeding import Stream, seed_all
-from data.tar import IMAGE_KINDS, BadShard, Record, find_shards, read_records
+from data.tar import IMAGE_KINDS, BadShard, ShardSample, find_shards, read_samples
 
 log = logging.getLogger(__name__)
 
 KINDS = {*IMAGE_KINDS, "cls", "json"}  # kinds of a sample's files that a task may read
 MOST_WAITING = 1 << 31  # most bytes in a reader's shuffle buffer, which holds fewer samples if they are large
-Decode = Callable[[Record], dict[str, Any] | None]
+Decode = Callable[[ShardSample], dict[str, Any] | None]
 Found = TypeVar("Found")
 
 
@@ -32,7 +32,7 @@ class ShardStream(Stream):
     previous one under `bad`.
 
     Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
-    readers, every n-th sample. With a `share`, a reader yields that many samples per epoch in random order, repeating
+    readers, every n-th sample. With `num_samples`, a reader yields so many samples per epoch in random order, repeating
     its shards if needed: shards are shuffled, and samples in a buffer of size `shuffle`. Without, it yields all samples
     once. The first epoch skips the `batches_done` that this rank has already trained on.
     """
@@ -44,7 +44,7 @@ class ShardStream(Stream):
         *,
         rank: int = 0,
         ranks: int = 1,
-        share: int | None = None,
+        num_samples: int | None = None,
         shuffle: int = 0,
         seed: int = 0,
         epoch: int = 0,
@@ -54,13 +54,14 @@ class ShardStream(Stream):
     ) -> None:
         self.shards, self.decode = list(shards), decode
         self.rank, self.ranks = rank, ranks
-        self.share, self.shuffle = share, shuffle
+        self.num_samples, self.shuffle = num_samples, shuffle
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process has its own count
         self.batches_done = {epoch: batches_done}
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes  # most bytes of remote shards that are kept on disk
         self.random = random.Random()
-        self.done = torch.zeros(()).share_memory_()  # share of the training when the epoch began; StreamLoader sets it
+        # fraction of the training when the epoch began; StreamLoader sets it
+        self.done = torch.zeros(()).share_memory_()
         self.length: int | None = None  # samples per epoch of all readers of this rank
 
     def __len__(self) -> int:
@@ -84,8 +85,8 @@ class ShardStream(Stream):
         self.random = random.Random(f"{self.seed} {epoch} {reader}")
         bad: list[tuple[str, str]] = []
         samples = self._decoded(reader, readers, bad)
-        if self.share is not None:
-            samples = itertools.islice(samples, self.share)
+        if self.num_samples is not None:
+            samples = itertools.islice(samples, self.num_samples)
         held = None  # yielded one step later, so that an error at the end of the last shard is reported too
         for sample in samples:
             if held:
@@ -99,12 +100,12 @@ class ShardStream(Stream):
     def _decoded(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         while True:
             count = 0
-            for record in self._shuffled(self._records(reader, readers, bad)):
-                if self.share is not None:  # so that augmentation is reproducible too
+            for raw in self._shuffled(self._raw_samples(reader, readers, bad)):
+                if self.num_samples is not None:  # so that augmentation is reproducible too
                     seed_all(self.random.getrandbits(62))
                 try:
                     with noting_salvaged() as salvaged:
-                        sample = self.decode(record)
+                        sample = self.decode(raw)
                 except BadImage as error:
                     bad.append(error.args)
                     continue
@@ -112,37 +113,37 @@ class ShardStream(Stream):
                 if sample is not None:
                     count += 1
                     yield sample
-            if self.share is None:
+            if self.num_samples is None:
                 return
             if not count:
                 example = f": {': '.join(bad[0])}" if bad else ""
                 raise UserError(f"the {len(self.shards)} shards have no image that can be used for training{example}")
 
-    def _records(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[Record]:
+    def _raw_samples(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[ShardSample]:
         by_shard = len(self.shards) >= readers
         own = self.shards[reader::readers] if by_shard else [*self.shards]
-        if self.share is not None:
+        if self.num_samples is not None:
             self.random.shuffle(own)
         for shard in own:
             try:
-                records = read_records(shard, KINDS.__contains__, self.cache_bytes)
-                yield from records if by_shard else itertools.islice(records, reader, None, readers)
+                samples = read_samples(shard, KINDS.__contains__, self.cache_bytes)
+                yield from samples if by_shard else itertools.islice(samples, reader, None, readers)
             except BadShard as error:
                 bad.append(error.args)
 
-    def _shuffled(self, records: Iterator[Record]) -> Iterator[Record]:
-        buffer: list[Record] = []
+    def _shuffled(self, samples: Iterator[ShardSample]) -> Iterator[ShardSample]:
+        buffer: list[ShardSample] = []
         waiting = 0  # bytes
-        for record in records:
-            waiting += record.size
+        for sample in samples:
+            waiting += sample.size
             if len(buffer) < self.shuffle and waiting <= MOST_WAITING:
-                buffer.append(record)
+                buffer.append(sample)
                 continue
             if buffer:
                 at = self.random.randrange(len(buffer))
-                record, buffer[at] = buffer[at], record
-            waiting -= record.size
-            yield record
+                sample, buffer[at] = buffer[at], sample
+            waiting -= sample.size
+            yield sample
             while waiting > MOST_WAITING:
                 at = self.random.randrange(len(buffer))
                 buffer[at], buffer[-1] = buffer[-1], buffer[at]
@@ -154,7 +155,7 @@ class ShardStream(Stream):
 
 
 class StreamLoader(DataLoader):
-    """Tells the readers of a ShardStream at the start of each epoch which share of the training is `done`."""
+    """Tells the readers of a ShardStream at the start of each epoch which fraction of the training is `done`."""
 
     done: Callable[[], float] = staticmethod(lambda: 0.0)
 
@@ -197,7 +198,7 @@ class ShardLoaders(SuiteData):
             raise UserError(f"data.{split} names no shard")
         return found
 
-    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[Record]:
+    def survey(self, split: str, kinds: Sequence[str]) -> Iterator[ShardSample]:
         """The samples of a split on disk, with the content of these kinds of files only.
 
         Raises:
@@ -207,25 +208,25 @@ class ShardLoaders(SuiteData):
             if is_address(shard):
                 raise UserError(f"{shard} is not on disk, where its samples could be counted beforehand")
             try:
-                yield from read_records(shard, lambda kind: kind in kinds)
+                yield from read_samples(shard, lambda kind: kind in kinds)
             except BadShard as error:
                 log.warning("%s: %s", *error.args)
 
-    def read_all(self, split: str, read: Callable[[Record, Path], Found]) -> list[Found]:
+    def read_all(self, split: str, read: Callable[[ShardSample, Path], Found]) -> list[Found]:
         """The results of `read` for each sample of a split on disk, given its .json and the path of its image.
 
         Raises:
-            UserError: a shard is not on disk, or more than the share `max_bad` of the samples cannot be used.
+            UserError: a shard is not on disk, or more than the fraction `max_bad` of the samples cannot be used.
         """
         rejects, found, total = Rejects(self.root / self.sources[split]), [], 0
-        for record in self.survey(split, ("json",)):
+        for sample in self.survey(split, ("json",)):
             total += 1
             try:
-                if record.kind is None:
-                    raise BadImage(Path(record.name), "without an image")
-                found.append(read(record, Path(f"{record.name}.{record.kind}")))
+                if sample.kind is None:
+                    raise BadImage(Path(sample.name), "without an image")
+                found.append(read(sample, Path(f"{sample.name}.{sample.kind}")))
             except BadImage as error:
-                rejects.add(error.args[1], record.name)
+                rejects.add(error.args[1], sample.name)
         rejects.report(total, self.max_bad)
         return found
 
@@ -256,26 +257,26 @@ class ShardLoaders(SuiteData):
     def loader(self, split: Split) -> DataLoader:
         if split not in self.streamed:
             return super().loader(split)
-        settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.place}
-        share = None
+        settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.random_state}
+        num_samples = None
         if split == "train":
-            share = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
-            settings |= {"share": share, "shuffle": self.shuffle}
+            num_samples = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
+            settings |= {"num_samples": num_samples, "shuffle": self.shuffle}
             settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
         dataset = self.stream(split, **settings)
-        dataset.length = None if share is None else share * max(1, self.workers)
+        dataset.length = None if num_samples is None else num_samples * max(1, self.workers)
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")  # ours is right
         loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
         loader.done = lambda: self.done()
         return ended_at_exit(loader)
 
 
-def image_of(record: Record) -> bytes:
+def image_of(sample: ShardSample) -> bytes:
     """The image among a sample's files.
 
     Raises:
         BadImage: there is none.
     """
-    if record.kind is None:
-        raise BadImage(Path(record.name), f"no image among its files ({', '.join(record.files)})")
-    return record.files[record.kind]
+    if sample.kind is None:
+        raise BadImage(Path(sample.name), f"no image among its files ({', '.join(sample.files)})")
+    return sample.files[sample.kind]

@@ -19,24 +19,31 @@ from backbones.errors import UserError
 from backbones.files import atomic_write
 from backbones.processors import usable_cores
 from data.image_file import MAX_PIXELS, BadImage, limit_pixels, open_image, read_content
-from data.tar import IMAGE_KINDS, Row
+from data.tar import IMAGE_KINDS, SampleSource
 
 log = logging.getLogger(__name__)
 
 
 def write_shards(
-    rows: Sequence[Row], folder: Path, split: str, *, size: int, seed: int | None, part: int = 0, of: int = 1
+    sources: Sequence[SampleSource],
+    folder: Path,
+    split: str,
+    *,
+    size: int,
+    seed: int | None,
+    part: int = 0,
+    of: int = 1,
 ) -> int:
-    """Writes `folder`/<split>-00000.tar, ... with `size` rows each, shuffled by `seed` unless it is None; only every
+    """Writes `folder`/<split>-00000.tar, ... with `size` samples each, shuffled by `seed` unless it is None; only every
     `of`-th shard, from `part` on. Returns how many shards the split has.
 
     Raises:
         UserError: the folder holds shards of other images, or cannot be written.
     """
-    rows = list(rows)
+    sources = list(sources)
     if seed is not None:  # a folder's images are sorted by class, which a shuffle buffer would not mix
-        random.Random(seed).shuffle(rows)
-    claim = {"images": len(rows), "size": size, "digest": digest(rows)}
+        random.Random(seed).shuffle(sources)
+    claim = {"images": len(sources), "size": size, "digest": digest(sources)}
     plan = folder / f"{split}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,16 +55,18 @@ def write_shards(
         raise UserError(f"{plan} is damaged: choose another output=") from error
     except OSError as error:
         raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
-    count = -(-len(rows) // size)
+    count = -(-len(sources) // size)
     jobs = [
-        (path, rows[number * size : (number + 1) * size], number * size)
+        (path, sources[number * size : (number + 1) * size], number * size)
         for number in range(part, count, of)
         if not (path := folder / f"{split}-{number:05d}.tar").exists()
     ]
+    if not jobs:
+        return count
     bad = 0
     limit = (Image.MAX_IMAGE_PIXELS or MAX_PIXELS,)
     with ProcessPoolExecutor(usable_cores(), get_context("spawn"), limit_pixels, limit) as pool:
-        for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)) if jobs else ():
+        for left_out in pool.map(_write_shard, *zip(*jobs, strict=True)):
             bad += len(left_out)
             for name, reason in left_out:
                 log.warning("left out %s: %s", name, reason)
@@ -66,32 +75,32 @@ def write_shards(
     return count
 
 
-def digest(rows: Sequence[Row]) -> str:
-    """A digest of the names of the files, their order and facts."""
+def digest(sources: Sequence[SampleSource]) -> str:
+    """A digest of the names of the files, their order and annotations."""
     seen = hashlib.sha256()
-    for row in rows:
-        seen.update(json.dumps([str(row.path), row.facts], sort_keys=True).encode(errors="surrogateescape"))
+    for source in sources:
+        seen.update(json.dumps([str(source.path), source.annotations], sort_keys=True).encode(errors="surrogateescape"))
     return seen.hexdigest()[:16]
 
 
-def _write_shard(path: Path, rows: Sequence[Row], first: int) -> list[tuple[str, str]]:
+def _write_shard(path: Path, sources: Sequence[SampleSource], first: int) -> list[tuple[str, str]]:
     """Writes one shard; returns the files that are left out, not being readable images, and why: a link in a data set
-    may lead to any file. The same rows give the same bytes.
+    may lead to any file. The same sources give the same bytes.
     """
     left_out: list[tuple[str, str]] = []
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
-        for number, row in enumerate(rows, start=first):
-            kind = row.path.suffix[1:].lower()
+        for number, source in enumerate(sources, start=first):
+            kind = source.path.suffix[1:].lower()
             try:
                 if kind not in IMAGE_KINDS:
-                    raise BadImage(row.path, f"its name ends in .{kind}")
-                content = read_content(row.path)
-                with open_image(row.path, content):
+                    raise BadImage(source.path, f"its name ends in .{kind}")
+                content = read_content(source.path)
+                with open_image(source.path, content):
                     pass
             except BadImage as error:
                 left_out.append(error.args)
                 continue
-            for ending, data in ((kind, content), ("json", json.dumps(row.facts).encode())):
+            for ending, data in ((kind, content), ("json", json.dumps(source.annotations).encode())):
                 info = tarfile.TarInfo(f"{number:09d}.{ending}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))

@@ -23,7 +23,7 @@ RECALLS = (*(f"ar{count}" for count in (*FEWER, MOST)), *(f"ar_{size}" for size 
 
 
 @dataclass
-class Table:
+class BoxTable:
     """Objects or detections of all images: boxes (N, 4) as left, top, width and height, and their attributes (N,)."""
 
     images: np.ndarray
@@ -52,7 +52,7 @@ class Table:
         parts = np.split(order, ends) if len(order) else []
         return {(int(groups[part[0]]), int(labels[part[0]])): part for part in parts}
 
-    def best(self, count: int, hits: np.ndarray) -> "Table":
+    def best(self, count: int, hits: np.ndarray) -> "BoxTable":
         """Of the `count` best detections of each image and class, those that `hits` (N,) selects."""
         order = np.lexsort((-self.more["score"], self.labels, self.images))
         new = np.diff(self.images[order], prepend=-1) != 0
@@ -61,13 +61,13 @@ class Table:
         kept = np.sort(order[np.arange(len(order)) - first < count])
         kept = kept[hits[kept]]
         more = {name: values[kept] for name, values in self.more.items()}
-        return Table(self.images[kept], self.labels[kept], self.boxes[kept], self.areas[kept], more)
+        return BoxTable(self.images[kept], self.labels[kept], self.boxes[kept], self.areas[kept], more)
 
 
 class _Evaluation(COCOeval_faster):
     """Takes tables, because the library's own loading takes longer than the evaluation."""
 
-    def __init__(self, truth: Table, found: Table, groups: int, classes: int, all_sizes: bool = True) -> None:
+    def __init__(self, truth: BoxTable, found: BoxTable, groups: int, classes: int, all_sizes: bool = True) -> None:
         super().__init__(iouType="bbox", print_function=lambda *_: None, extra_calc=False)
         self.truth, self.found = truth, found
         self.truth_rows, self.found_rows = truth.pairs(), found.pairs()
@@ -147,12 +147,12 @@ class CocoEvaluator:
             for name in ("boxes", "labels", "areas", "crowd", "difficult")
         )
         flags = {"iscrowd": crowd.astype(int), "ignore": (crowd | difficult).astype(int)}
-        truth = Table(image.repeat([len(r.labels) for r in seen]), classes, xywh(boxes), areas, flags)
+        truth = BoxTable(image.repeat([len(r.labels) for r in seen]), classes, xywh(boxes), areas, flags)
         rows = np.concatenate([self.found[r.image_id] for r in seen])
         places = xywh(rows[:, :4])
         scores = {"score": rows[:, 4]}
         image = image.repeat([len(self.found[r.image_id]) for r in seen])
-        found = Table(image, rows[:, 5].astype(int), places, places[:, 2:].prod(axis=1), scores)
+        found = BoxTable(image, rows[:, 5].astype(int), places, places[:, 2:].prod(axis=1), scores)
         shape = -(-len(seen) // GROUP), len(labels)
         with _no_collection():
             whole = _Evaluation(truth, found, *shape)

@@ -21,10 +21,8 @@ class Detections(NamedTuple):
 
 
 class Detector(Model):
-    """A network that can be deployed alone: preprocess, forward, postprocess; and its loss to train it.
-
-    A detector names the backbone's `strides` that it uses, and defines `forward`, `loss` and either
-    `class_logits` and `decode_boxes_at` or a `postprocess` of its own.
+    """A detector names the backbone's `strides` that it uses, and defines `forward`, `loss` and either `class_logits`,
+    `decode_boxes_at` and `decode_all_boxes`, or a `postprocess` and an `export_forward` of its own.
     """
 
     score_threshold: float = 0.01

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torchvision.models.detection.roi_heads import RoIHeads
     from torchvision.models.detection.rpn import RegionProposalNetwork
 
-ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # shares of the input's side; TF's sides at 600 px
+ANCHOR_SIDES = (64 / 600, 128 / 600, 256 / 600, 512 / 600)  # fractions of the input's side; TF's sides at 600 px
 RATIOS = (0.5, 1.0, 2.0)
 CROP = 14
 CANDIDATES = 2000  # (box, class) pairs of an image that enter the final NMS of an exported file

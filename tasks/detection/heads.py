@@ -31,7 +31,7 @@ class MapHeads(nn.Module):
 
     def __init__(
         self, channels: Sequence[int], anchors: Sequence[int], columns: int, depthwise: bool, bias: float = 0.0
-    ):
+    ) -> None:
         super().__init__()
         self.columns = columns
         self.predictors = nn.ModuleList()

@@ -30,5 +30,5 @@ def _weights(low: Tensor, high: Tensor, size: int, pixels: int) -> Tensor:
     at = low[..., None] + (high - low).clamp(min=1)[..., None] * steps
     inside = (at >= -1) & (at <= pixels)
     apart = (at.clamp(0, pixels - 1)[..., None] - torch.arange(pixels, device=low.device)).abs()
-    shares = (1 - apart).clamp(min=0) * inside[..., None]
-    return shares.unflatten(-2, (size, SAMPLES)).mean(dim=-2)
+    weights = (1 - apart).clamp(min=0) * inside[..., None]
+    return weights.unflatten(-2, (size, SAMPLES)).mean(dim=-2)

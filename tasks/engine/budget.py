@@ -15,7 +15,7 @@ from tasks.engine.schedule import epochs_of
 
 EPOCHS_PER_VALIDATION = 2
 TOLD_AFTER = 10  # steps, from which the time left is estimated
-VALIDATION_SHARE = 0.1  # of the minutes, for validations before the last one
+VALIDATION_FRACTION = 0.1  # of the minutes, for validations before the last one
 FIRST_VALIDATION = 1 / 3  # of the minutes; its duration predicts that of the last one
 
 
@@ -143,7 +143,7 @@ class Budget(Callback):
         """The progress from which on an epoch ends with a validation."""
         if self.limit is None or not self.validations:
             return FIRST_VALIDATION
-        count = max(1, min(10, int(VALIDATION_SHARE * self.limit / max(self.validation, 1e-3))))
+        count = max(1, min(10, int(VALIDATION_FRACTION * self.limit / max(self.validation, 1e-3))))
         return FIRST_VALIDATION + (1 - FIRST_VALIDATION) * self.validations / count
 
     def on_train_batch_end(

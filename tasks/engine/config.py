@@ -240,7 +240,7 @@ def _composition(name: str, overrides: tuple[str, ...]) -> tuple[dict[str, Any],
         lines = [line.strip() for line in str(error).splitlines() if "hydra.cc" not in line]
         if comma := re.match(r"Ambiguous value for argument '(\S+=-?\d+),(\d+)'", lines[0]):
             number = f"{comma[1]}.{comma[2]}"
-            raise UserError(f"write a decimal point, {number}; for runs with each of both values add -m") from error
+            raise UserError(f"write {number} with a decimal point; to run both values, add -m") from error
         raise UserError(": ".join(lines[:2])) from error
 
 

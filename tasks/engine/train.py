@@ -144,7 +144,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
         return
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
-        raise UserError(f"{linked} is a link; a run writes only in its own folder: replace it by what it points to")
+        raise UserError(f"{linked} is a link; a run writes only in its own folder: replace it with its target")
     try:
         file = open(folder / ".lock", "ab", opener=_unfollowed)  # noqa: SIM115  # closed below
     except OSError as error:

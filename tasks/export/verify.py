@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.base import SuiteData
-from data.seeding import count
+from data.seeding import num_items
 from tasks.engine.callbacks import BadImageCounter
 from tasks.engine.lightning import for_trainer
 from tasks.engine.model import Model
@@ -55,7 +55,7 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
     loader = data.val_dataloader()
     if module.pairwise_metrics or isinstance(loader.dataset, IterableDataset):
         return loader
-    items = count(data.dataset("val"))
+    items = num_items(data.dataset("val"))
     wanted = min(max(1, images // data.images_per_item("val")), items)
     rows = [i * items // wanted for i in range(wanted)]
     return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)

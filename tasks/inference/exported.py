@@ -40,7 +40,7 @@ class ExportedModel(Predictor):
         image = Image.fromarray(pixels)
         box = (0.0, 0.0, float(image.width), float(image.height))
         if self.center_crop:
-            box = center_box(image.height, image.width, share=self.center_crop)
+            box = center_box(image.height, image.width, fraction=self.center_crop)
         left, top, right, bottom = map(round, box)
         part = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         return np.asarray(part.resize((self.resolution, self.resolution), Image.Resampling.BILINEAR))

@@ -29,7 +29,7 @@ def advise(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any]
 
 
 def box_sides(contents: Contents, infos: Sequence[FileInfo]) -> npt.NDArray[np.float64]:
-    """Sides of train's boxes (B,): the geometric mean of width and height, as shares of their images' sides."""
+    """Sides of train's boxes (B,): the geometric mean of width and height, as fractions of their images' sides."""
     assert contents.boxes is not None
     sizes = np.array([(i.width, i.height) for i in infos], np.float64).reshape(-1, 2)[contents.row]
     own = (contents.split[contents.row] == 0) & ~contents.crowd & (sizes > 0).all(axis=1)
@@ -51,7 +51,7 @@ def _advice(contents: Contents, infos: Sequence[FileInfo], config: dict[str, Any
 
 
 def _sized(sides: npt.NDArray[np.float64], pixels: npt.NDArray[Any], resolution: int) -> Iterator[Advice]:
-    """Advises a higher resolution if boxes are small; their sides are shares of their images' sides."""
+    """Advises a higher resolution if boxes are small; their sides are fractions of their images' sides."""
     tenth = float(np.quantile(sides, 0.1))
     wanted = math.ceil(WANTED / max(tenth, 1e-3) / STEP) * STEP
     # enlarged images have no more detail
@@ -71,7 +71,7 @@ def _balanced(contents: Contents) -> Iterator[Advice]:
     there = images[images > 0]
     if len(there) < 2 or there.min() * RARE > np.median(there):
         return
-    share = float(f"{min(1.0, np.median(there) / contents.count('train')):.1g}")
+    fraction = float(f"{min(1.0, np.median(there) / contents.count('train')):.1g}")
     rarest = contents.names[int(np.where(images > 0, images, images.max() + 1).argmin())]
     words = f"{rarest} is in {there.min():,} images, the median class in {np.median(there):,.0f}"
-    yield Advice(f"data.balance={share:g}", words)
+    yield Advice(f"data.balance={fraction:g}", words)

@@ -9,7 +9,7 @@ from tasks.inspect.advice import box_sides
 from tasks.inspect.survey import Survey
 
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # pixels
-SIDES = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # shares of an image's side
+SIDES = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # fractions of an image's side
 OBJECTS = (0, 1, 2, 4, 8, 16, 32, 64)  # boxes of an image
 MOST = 3  # formats or sizes that are listed
 

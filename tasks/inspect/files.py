@@ -49,7 +49,7 @@ class FileInfo(NamedTuple):
     length: int = 0  # bytes
     digest: bytes = b""  # of the content, or of both ends of it
     thumb: bytes | None = None  # grey, THUMB; None if the pixels were not decoded
-    rows: float | None = None  # of a JPEG that ends early, the share of its rows that are there
+    rows: float | None = None  # of a JPEG that ends early, the fraction of its rows that are there
 
 
 def inspect_file(path: Path, decode: bool) -> FileInfo:

@@ -15,7 +15,7 @@ import pytest
 from backbones import download as downloads
 from backbones.download import download
 from backbones.errors import UserError
-from data.tar import BadShard, read_records
+from data.tar import BadShard, read_samples
 
 pytestmark = pytest.mark.usefixtures("online")
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -118,7 +118,7 @@ def test_a_server_that_hardly_sends(start: bytes, tmp_path: Path, monkeypatch: p
     with server(start, b"0", pause=0.05) as url:
         refused(url, tmp_path / "a.bin", r"cannot be downloaded \(\d+ bytes in \d+ s are too few", tries=3)
         with pytest.raises(BadShard, match="bytes in"):
-            list(read_records(url.replace("a.bin", "a.tar")))
+            list(read_samples(url.replace("a.bin", "a.tar")))
 
 
 def test_a_slow_reader_is_not_the_servers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

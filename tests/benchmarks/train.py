@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from backbones.mobilenet_v1 import MobileNetV1
 from data.classification import ClassificationBatch, ImageSet, Sample, collate
-from data.seeding import count
+from data.seeding import num_items
 from tasks.classification.model import Classifier
 from tasks.engine.hardware import keep_freed_memory, lightning_precision
 from tests.benchmarks.input import make_images
@@ -71,7 +71,7 @@ def rate(batches: DataLoader, ours: Ours | None) -> float:
             assert isinstance(batch, ClassificationBatch)
             if ours:
                 ours.step(batch.images, batch.labels)
-    return count(batches.dataset) / (time.perf_counter() - start)
+    return num_items(batches.dataset) / (time.perf_counter() - start)
 
 
 def main() -> None:

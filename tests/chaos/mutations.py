@@ -24,7 +24,7 @@ from data.images import read_image
 from data.layouts import recognize
 from data.shards.classification import class_of
 from data.shards.places import position_of
-from data.tar import read_records
+from data.tar import read_samples
 from data.voc import VocData
 from data.yolo import YoloData
 from tests.chaos import models
@@ -178,7 +178,7 @@ def face_table(path: Path) -> None:
 
 
 def shard(path: Path) -> None:
-    for record in read_records(str(path)):
+    for record in read_samples(str(path)):
         for read in (class_of, position_of, image_of):
             try:
                 read(record)

@@ -203,7 +203,7 @@ CATEGORY = {"id": 7, "name": "cat"}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not json"),
+        ("{", "is not valid JSON"),
         ("[1, 2]", "top level is not an object"),
         ({"images": []}, "is not in COCO's format: KeyError: 'categories'"),
         ({"images": [{"id": 1}], "categories": [CATEGORY]}, "ValueError: image 1 has no file_name"),

@@ -132,7 +132,7 @@ def names_twice(root: Path) -> None:
         (names_twice, (), "data.yaml has two classes of the name 'cat'"),
         (split_without_labels, (), "images/val has 4 images but no txt files of labels"),
         (missing_column, (), "boxes.csv has no column of ymax (one of ymax, y_max, y2, bottom); it has filename, "),
-        (boxes_as_shares, (), "the boxes of the train split are shares of the images' sides; they must be in pixels"),
+        (boxes_as_shares, (), "the boxes of the train split are normalised (0 to 1); they must be in pixels"),
         (images_of_another_folder, (), "boxes.csv names 4 images, of which none lies below"),
         (two_coco_files, (), "has one.json and two.json, both for train: choose one with data=coco data.train_json="),
         (images_gone, (), "none of the 4 images of the val split exist, such as "),

@@ -143,7 +143,7 @@ def test_label_maps(copied: Path) -> None:
     with pytest.raises(UserError, match="the folder 'pug' of Web is not in it"):
         data(copied, train="web").samples("train")
     path.write_text("{")
-    with pytest.raises(UserError, match="is not json"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         data(copied, train="web").samples("train")
 
 

@@ -89,7 +89,7 @@ def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Pa
 
 def test_people_are_not_written_as_shards(faces: Path) -> None:
     with pytest.raises(UserError, match="cannot be written as shards"):
-        data(faces).shard_rows("train")
+        data(faces).sample_sources("train")
 
 
 def test_folders_that_are_not_there(faces: Path) -> None:

@@ -36,7 +36,7 @@ PLAIN: dict[str, Any] = {"crop": False, "flip": False, "photometric": 0.0, "mosa
 
 def written(data: SuiteData, root: Path) -> Path:
     for split in SPLITS[:2]:
-        write_shards(data.shard_rows(split), root, split, size=6, seed=0 if split == "train" else None)
+        write_shards(data.sample_sources(split), root, split, size=6, seed=0 if split == "train" else None)
     (root / "classes.txt").write_text("\n".join(data.labels))
     return root
 

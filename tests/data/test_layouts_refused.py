@@ -111,7 +111,7 @@ def parquet(root: Path) -> None:
         (strange_row, r"val\.tsv has a class that train lacks: 7"),
         (
             few_have_images,
-            r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); a share of data\.max_bad=",
+            r"1 of 3 rows cannot be used: 1 without an image \(first: 3\.png\); at most the fraction data\.max_bad=",
         ),
         (unnamed_shards, r"which of 000\.tar, \.\.\. are for training\? Set data\.train="),
     ],

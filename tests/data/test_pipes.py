@@ -15,7 +15,7 @@ from data.imagenet import read_synsets
 from data.layouts.detection import coco_files, image_folder, yolo_splits
 from data.layouts.folder import Folder
 from data.table import read_table
-from data.tar import BadShard, read_member, read_records
+from data.tar import BadShard, read_member, read_samples
 from data.text import read_json, read_lines, read_names, read_plain_yaml
 from data.voc import read_voc
 from tests.conftest import make_irregular
@@ -49,7 +49,7 @@ def test_annotations_and_shards_that_are_pipes(tmp_path: Path) -> None:
     assert read_box(tmp_path / "a.xml") is None
     assert read_voc(tmp_path, tmp_path) == []
     with pytest.raises(BadShard, match="not a regular file"):
-        list(read_records(str(tmp_path / "a.tar")))
+        list(read_samples(str(tmp_path / "a.tar")))
     with pytest.raises(FileNotFoundError):
         read_member(tmp_path / "a.tar" / "a.jpg")
 

@@ -10,7 +10,7 @@ import torch
 from backbones.download import cache_folder
 from backbones.errors import UserError
 from data.remote import check_address, open_kept
-from data.tar import BadShard, read_records
+from data.tar import BadShard, read_samples
 from tests.data.test_shards import data, server, shards  # noqa: F401  # fixtures
 
 needs_moto = pytest.mark.skipif(
@@ -99,9 +99,9 @@ def test_what_is_not_in_a_store_is_a_bad_shard(store: None) -> None:
     fresh()
     for cache_bytes in (0, 1000):
         with pytest.raises(BadShard):
-            list(read_records("s3://bucket/none.tar", cache_bytes=cache_bytes))
+            list(read_samples("s3://bucket/none.tar", cache_bytes=cache_bytes))
         with pytest.raises(BadShard):
-            list(read_records("s3://none/none.tar", cache_bytes=cache_bytes))
+            list(read_samples("s3://none/none.tar", cache_bytes=cache_bytes))
 
 
 def test_a_file_that_ends_early_is_not_kept(shards: Path, server: str) -> None:  # noqa: F811

@@ -25,7 +25,7 @@ from backbones.errors import UserError
 from data.image_file import SALVAGED
 from data.shards.classification import ShardClassificationData
 from data.shards.stream import ShardStream
-from data.tar import BadShard, Record, expand, find_shards, read_member, read_records
+from data.tar import BadShard, ShardSample, expand, find_shards, read_member, read_samples
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.run import execute
 
@@ -110,7 +110,7 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
     for readers in (2, 6):
         seen: set[str] = set()
         for reader in range(readers):
-            dataset = ShardStream(paths, name, rank=reader, ranks=readers, share=12, shuffle=6)
+            dataset = ShardStream(paths, name, rank=reader, ranks=readers, num_samples=12, shuffle=6)
             epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
             assert [len(epoch) for epoch in epochs] == [12] * 3
             assert epochs[0] != epochs[1] != epochs[2]
@@ -176,7 +176,7 @@ def test_a_member_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     member.size = 1 << 40
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
     with pytest.raises(BadShard, match="has 1099511627776 bytes"):
-        list(read_records(str(tmp_path / "a.tar")))
+        list(read_samples(str(tmp_path / "a.tar")))
 
 
 @pytest.mark.parametrize("pax", [False, True])
@@ -189,7 +189,7 @@ def test_a_member_that_leads_back_to_the_first(pax: bool, tmp_path: Path) -> Non
     parts = first.tobuf(), bytes(512), second.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
     (tmp_path / "a.tar").write_bytes(b"".join(parts))
     with pytest.raises(BadShard, match=r"-\d+ bytes"):
-        list(islice(read_records(str(tmp_path / "a.tar")), 10))
+        list(islice(read_samples(str(tmp_path / "a.tar")), 10))
     assert read_member(tmp_path / "a.tar" / "a.jpg") == bytes(512)
 
 
@@ -199,7 +199,7 @@ def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
     write_shard(
         tmp_path / "a.tar", [{"jpg": bytes(2000), "mp4": bytes(3000)}, {"jpg": bytes(2000), "png": bytes(2000)}]
     )
-    records = read_records(str(tmp_path / "a.tar"), lambda kind: kind != "mp4")
+    records = read_samples(str(tmp_path / "a.tar"), lambda kind: kind != "mp4")
     assert next(records).files["jpg"] == bytes(2000)
     with pytest.raises(BadShard, match="files of photos/000001 have more than 4000 bytes"):
         next(records)
@@ -208,10 +208,10 @@ def test_a_sample_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
 def test_what_waits_to_be_shuffled_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large samples after small ones, which fill the buffer by their number."""
     sizes = [1] * 50 + [100] * 50 + [5000] + [1] * 50
-    records = [Record(str(i), {"jpg": bytes(size)}) for i, size in enumerate(sizes)]
-    read: list[Record] = []
+    records = [ShardSample(str(i), {"jpg": bytes(size)}) for i, size in enumerate(sizes)]
+    read: list[ShardSample] = []
 
-    def reading() -> Iterator[Record]:
+    def reading() -> Iterator[ShardSample]:
         for record in records:
             read.append(record)
             yield record
@@ -228,7 +228,7 @@ def test_what_waits_to_be_shuffled_is_bounded(tmp_path: Path, monkeypatch: pytes
 
 def test_no_more_is_read_of_a_sample_than_a_task_wants(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [{"jpg": image(0), "cls": b"0", "mp4": bytes(3000)}])
-    (record,) = ShardStream([str(tmp_path / "a.tar")], name)._records(0, 1, [])
+    (record,) = ShardStream([str(tmp_path / "a.tar")], name)._raw_samples(0, 1, [])
     assert record.files["mp4"] == b""
     assert record.files["cls"] == b"0"
 
@@ -239,7 +239,7 @@ def test_a_compressed_shard_that_is_damaged(tmp_path: Path) -> None:
     content[len(content) // 2 : len(content) // 2 + 64] = b"\xff" * 64
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(BadShard, match="cannot be read to its end") as error:
-        list(read_records(str(tmp_path / "a.tar")))
+        list(read_samples(str(tmp_path / "a.tar")))
     assert "\n" not in str(error.value)
 
 
@@ -261,7 +261,7 @@ def test_a_shard_cut_off_gives_what_is_before_and_is_counted(shards: Path) -> No
 def test_a_file_that_is_no_shard(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(BadShard, match="the shard cannot be read to its end") as error:
-        list(read_records(str(tmp_path / "a.tar")))
+        list(read_samples(str(tmp_path / "a.tar")))
     assert "\n" not in str(error.value.args[1])
 
 

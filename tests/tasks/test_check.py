@@ -248,7 +248,7 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert [f.count for f in found.findings if f.kind == "unread"] == [1]
     printed = capsys.readouterr().out
     assert "training would fail: " in printed
-    assert "shares of the images' sides; they must be in pixels" in printed
+    assert "are normalised (0 to 1); they must be in pixels" in printed
     assert "train with" not in printed
 
 

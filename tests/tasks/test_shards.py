@@ -18,8 +18,8 @@ from data.dogs import DogsData
 from data.geo.positions import read_csv
 from data.image_file import BadImage
 from data.shards.classification import ShardClassificationData, box_of
-from data.shards.write import Row, write_shards
-from data.tar import Record, read_records
+from data.shards.write import SampleSource, write_shards
+from data.tar import ShardSample, read_samples
 from tasks.engine.config import load_config
 from tasks.engine.layout import recognized
 from tasks.engine.start import build_data
@@ -50,7 +50,7 @@ def test_shards_of_dogs_show_what_the_files_show(dogs: Path, tmp_path: Path) -> 
     order = [
         json.loads(record.files["json"])["label"]
         for path in sorted((tmp_path / "one").glob("train-*.tar"))
-        for record in read_records(str(path))
+        for record in read_samples(str(path))
     ]
     assert sorted(order) == sorted(sample.label for sample in files.samples("train"))
     assert order != sorted(order)
@@ -94,14 +94,18 @@ def test_shards_of_places_and_what_is_left_out(tmp_path: Path) -> None:
     table = ["task=geo", "data=places", f"data.root={tmp_path / 'earth'}"]
     result = command("shards", *table, f"output={tmp_path / 'out'}", "splits=[val]", "shard_images=3")
     assert result.returncode == 0, result.stderr
-    records = [r for path in sorted((tmp_path / "out").glob("val-*.tar")) for r in read_records(str(path))]
+    records = [r for path in sorted((tmp_path / "out").glob("val-*.tar")) for r in read_samples(str(path))]
     places = read_csv(tmp_path / "earth" / "val.csv", tmp_path / "earth", 0)
     assert [r.files["jpg"] for r in records] == [path.read_bytes() for path in places.paths]
     found = [[json.loads(r.files["json"])[key] for key in ("latitude", "longitude")] for r in records]
     assert found == places.positions.tolist()
-    rows = [Row(tmp_path / "none.jpg", {}), Row(places.paths[0], {}), Row(tmp_path / "earth" / "val.csv", {})]
+    rows = [
+        SampleSource(tmp_path / "none.jpg", {}),
+        SampleSource(places.paths[0], {}),
+        SampleSource(tmp_path / "earth" / "val.csv", {}),
+    ]
     assert write_shards(rows, tmp_path / "few", "val", size=3, seed=None) == 1
-    assert len(list(read_records(str(tmp_path / "few" / "val-00000.tar")))) == 1
+    assert len(list(read_samples(str(tmp_path / "few" / "val-00000.tar")))) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,10 +137,10 @@ def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "d.png").write_bytes(png_header(20_000, 20_000))
     image = Image.new("RGB", (8, 8), "red")
     image.save(tmp_path / "e.png")
-    rows = [Row(path, {}) for path in sorted(tmp_path.iterdir()) if path.suffix]
+    rows = [SampleSource(path, {}) for path in sorted(tmp_path.iterdir()) if path.suffix]
     assert write_shards(rows, tmp_path / "out", "val", size=9, seed=None) == 1
     (shard,) = (tmp_path / "out").glob("*.tar")
-    assert [record.files["png"] for record in read_records(str(shard))] == [(tmp_path / "e.png").read_bytes()]
+    assert [record.files["png"] for record in read_samples(str(shard))] == [(tmp_path / "e.png").read_bytes()]
     assert b"precious" not in shard.read_bytes()
     assert "val: 4 of 5 images are left out" in caplog.text
     for name, words in (("a.jpg", "not an image of a known format"), ("b.png", "not a regular file")):
@@ -148,7 +152,7 @@ def test_what_is_no_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
 )
 def test_a_box_that_is_none(box: str) -> None:
     with pytest.raises(BadImage, match="its box is not left, top, right, bottom"):
-        box_of(Record("a", {"json": f'{{"label": 0, "box": {box}}}'.encode()}))
+        box_of(ShardSample("a", {"json": f'{{"label": 0, "box": {box}}}'.encode()}))
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from backbones.errors import UserError
-from data.boxes import whole
+from data.boxes import full_image
 from data.crops import read_whole
 from data.demo.earth import write_earth
 from data.geo.cells import Hierarchy
@@ -258,7 +258,7 @@ def test_photos_of_one_place_leave_none_for_val(tmp_path: Path) -> None:
     for i in range(6):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
     (tmp_path / "train.csv").write_text(HEADER + "".join(f"{i}.png,48.85841,2.2945\n" for i in range(6)))
-    with pytest.raises(UserError, match=r"no photos are left for val, .* say by data\.val= which are val's"):
+    with pytest.raises(UserError, match=r"no photos are left for val, .* set data\.val= to the validation photos"):
         data(tmp_path, val=None).check()
 
 
@@ -280,7 +280,7 @@ def test_photos_are_turned_upright(cached: bool, tmp_path: Path) -> None:
     stored[:, :20] = 255  # the left half, which is on top when upright
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     places, cells = Places([tmp_path / "a.png"], np.zeros((1, 2))), np.zeros((1, 1), np.int64)
-    (row,) = DataLoader(GeoSet(places, cells, PhotoView(32, whole, v2.Compose([v2.Identity()])), cached), None)
+    (row,) = DataLoader(GeoSet(places, cells, PhotoView(32, full_image, v2.Compose([v2.Identity()])), cached), None)
     assert row["sizes"].tolist() == [40, 30]
     assert row["images"].shape == (3, 32, 32)
     assert (row["images"][:, :14] == 255).all()

@@ -38,7 +38,7 @@ BAD = {
     "seed=${nothing}": "nothing",
     "backbone.alpha=[1": "backbone.alpha|viable",
     "backbone.alpha=0.5,1": "Ambiguous value",
-    "backbone.alpha=0,5": "write a decimal point, backbone.alpha=0.5; for runs with each of both values add -m",
+    "backbone.alpha=0,5": "write backbone.alpha=0.5 with a decimal point; to run both values, add -m",
 }
 
 

@@ -34,7 +34,7 @@ def test_an_annotation_file_that_is_not_json(scenes: Path, tmp_path: Path) -> No
     (tmp_path / "torn.json").write_text("{")
     paths = [f"data.{s}_json={tmp_path / 'torn.json'}" for s in ("train", "val")]
     images = [f"data.{s}_images={scenes / s}" for s in ("train", "val")]
-    bad_input(command("run", "data=coco", f"data.root={tmp_path}", *paths, *images), "is not json")
+    bad_input(command("run", "data=coco", f"data.root={tmp_path}", *paths, *images), "is not valid JSON")
 
 
 def test_too_many_unreadable_images(scenes: Path, tmp_path: Path) -> None:
