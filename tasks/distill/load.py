@@ -157,8 +157,8 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
         array = np.ascontiguousarray(pixels.cpu().numpy())
         size = fixed if isinstance(fixed, int) else len(array)
         full = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
-        answers = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
-        found = torch.from_numpy(np.concatenate(answers)[: len(array)]).to(images.device)
+        outputs = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
+        found = torch.from_numpy(np.concatenate(outputs)[: len(array)]).to(images.device)
         if student.form == "embedding":
             return F.normalize(found, dim=1)
         return _logits(found, student.form) if session.get_outputs()[0].name == "probabilities" else found

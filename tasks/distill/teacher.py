@@ -22,7 +22,7 @@ class Teacher:
     It is not an nn.Module, so that checkpoints leave it out, and copies of a task share it.
     """
 
-    by_view = True  # whether its answers depend on the view, or on the image alone
+    by_view = True  # whether its outputs depend on the view, or on the image alone
 
     @property
     def direct(self) -> "Teacher":
@@ -33,11 +33,11 @@ class Teacher:
         return self
 
     def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
-        raise NotImplementedError("a teacher answers")
+        raise NotImplementedError
 
     def identity(self) -> str:
         """A string that changes with anything that its outputs depend on."""
-        raise NotImplementedError("a teacher has an identity")
+        raise NotImplementedError
 
 
 class Network(Teacher):

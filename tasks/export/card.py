@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from backbones.console import plain
-from tasks.engine.answers import Result
 from tasks.engine.parts import is_demo
 from tasks.engine.report import ABSENT
+from tasks.engine.results import Result
 from tasks.engine.saved import setting
 
 CARD = "README.md"
@@ -52,7 +52,7 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     on ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short
     form, such as apache-2.0.
     """
-    facts = {**facts, "answer": result.answer.__name__}
+    facts = {**facts, "answer": result.to_plain.__name__}
     parts = (
         f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
         f"# {code(title(facts))}",

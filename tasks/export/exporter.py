@@ -224,7 +224,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     """The spec of a file that is still to be written."""
     pixels = graph.example(1, module.resolution)
     with torch.inference_mode():
-        answers = graph.named(pixels)
+        outputs = graph.named(pixels)
     batch = "batch" if form.free_batch else config["batch"]
     meanings = graph.model.export_spec.outputs
 
@@ -245,8 +245,8 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         file=f"model{form.suffix}",
         input=facts("image", pixels) | view,
         normalization=module.settled["normalization"],
-        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
-        answer=module.result_type.answer.__name__,
+        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in outputs.items()],
+        answer=module.result_type.to_plain.__name__,
         labels=module.labels,
         cost=cost.millions,
         versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
@@ -278,8 +278,8 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     """Writes the other files of the export's folder."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
-    write_spec(folder, spec, module.answer_settings() | module.export_metadata())
-    functions = [*module.result_type.helpers, module.result_type.answer]
+    write_spec(folder, spec, module.result_settings() | module.export_metadata())
+    functions = [*module.result_type.helpers, module.result_type.to_plain]
     (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
     facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
     (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")

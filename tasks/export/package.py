@@ -69,7 +69,7 @@ class Spec:
     input: dict[str, Any]  # name, shape, type, layout, size, center_crop, values
     normalization: list[list[float]]  # inside the file
     outputs: list[dict[str, Any]]  # name, shape, type, meaning
-    answer: str  # what the outputs are turned into: the name of a function in answers.py
+    answer: str  # what the outputs are turned into: the name of a function in results.py
     labels: list[str]
     cost: dict[str, float]
     versions: dict[str, str]

@@ -41,8 +41,8 @@ from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph, Job
 from tasks.export.package import Spec, example, sha256, without_places, write_spec
 from tasks.export.verify import Runner, RuntimeModel, differences, measure
-from tasks.multitask.answers import together
 from tasks.multitask.one_pass import OnePass
+from tasks.multitask.results import together
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def finish(
     if spec.format == "torch":  # each task has its own input, so only this suite can run the file
         return
     form = FORMATS[spec.format]
-    helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.answer)}
+    helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.to_plain)}
     functions = [*sorted(helpers, key=lambda f: f.__name__), together]
     (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
 
@@ -217,9 +217,9 @@ def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, 
     found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}
     after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))
-    facts = {"labels": module.labels, "answer": module.result_type.answer.__name__}
+    facts = {"labels": module.labels, "answer": module.result_type.to_plain.__name__}
     metrics = compared(config, module, count, before, after)
-    return facts | module.answer_settings() | module.export_metadata() | {"metrics": metrics, "note": data.note}
+    return facts | module.result_settings() | module.export_metadata() | {"metrics": metrics, "note": data.note}
 
 
 def common_view(modules: dict[str, TaskModule]) -> float | None:

@@ -35,8 +35,8 @@ class RuntimeModel(Model):
         return self.graph.pixels(images.cpu())
 
     def forward(self, pixels: Tensor) -> Any:
-        answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
-        return self.graph.model.from_export(dict(zip(self.names, answers, strict=True)))
+        outputs = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
+        return self.graph.model.from_export(dict(zip(self.names, outputs, strict=True)))
 
 
 class Counter(Callback):

@@ -18,12 +18,12 @@ from huggingface_hub import ModelCard
 
 from backbones.errors import UserError
 from tasks import bench, load, predict, run
-from tasks.engine.answers import Result
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.model import PooledNet
 from tasks.engine.options import locate
 from tasks.engine.report import ABSENT
+from tasks.engine.results import Result
 from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.export import __main__ as export

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from tasks.engine.answers import Outputs, Result, Size
 from tasks.engine.options import result_type
+from tasks.engine.results import Outputs, Result, Size
 
 
 def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
 class JointResult(Result):
     """The results of all tasks for an image: `parts` has them by name."""
 
-    answer = staticmethod(together)
+    to_plain = staticmethod(together)
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
