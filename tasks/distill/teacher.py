@@ -1,7 +1,7 @@
 """Teachers for distillation; they are neither trained nor saved.
 
 For an image, a teacher gives outputs (C,) of the same kind as the student: logits of classes or of attributes, or an
-embedding of length 1. The student's `form` says which.
+embedding of length 1. The student's `output_kind` says which.
 """
 
 import hashlib
@@ -56,12 +56,13 @@ class Network(Teacher):
 
     def identity(self) -> str:
         digest = hashlib.sha256(self.source.encode())
-        for name, tensor in self.network.state_dict().items() if self.network is not None else ():
+        state = {} if self.network is None else self.network.state_dict()
+        for name, tensor in state.items():
             digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
-class Table(Teacher):
+class TableTeacher(Teacher):
     """Precomputed outputs, one row for each image, whatever the view. Rows are found by the last parts of an image's
     path, as many as the table's names have.
     """

@@ -58,11 +58,11 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
         f"# {code(title(facts))}",
         summary(facts),
         use(facts),
-        *("## Metrics", metrics(facts)),
-        *("## Cost", cost(facts)),
-        *("## Trained on", trained_on(facts)),
-        *("## Limits", limits(facts)),
-        *("## Responsible use", " ".join(filter(None, (result.responsible_use, GENERAL)))),
+        f"## Metrics\n\n{metrics(facts)}",
+        f"## Cost\n\n{cost(facts)}",
+        f"## Trained on\n\n{trained_on(facts)}",
+        f"## Limits\n\n{limits(facts)}",
+        f"## Responsible use\n\n{' '.join(filter(None, (result.responsible_use, GENERAL)))}",
     )
     return "\n\n".join(parts) + "\n"
 
