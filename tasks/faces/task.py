@@ -18,7 +18,7 @@ from tasks.faces.model import AttributeNet
 
 
 class FacesTask(DistillableTask):
-    """Trains an attribute classifier; `primary` is the mean of the attributes' average precisions (TableTeacher 12)."""
+    """Trains an attribute classifier; `primary` is the mean of the attributes' average precisions (Table 12)."""
 
     primary = "map"
     published_classes = 40  # CelebA
