@@ -126,14 +126,14 @@ class FaceFolderData(FacesData):
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
         paths = images_below(self.root)
-        places = [_place(os.path.relpath(path, self.root)) for path in paths]
-        limit = max(self.val, min(places))
+        fractions = [_hash_fraction(os.path.relpath(path, self.root)) for path in paths]
+        limit = max(self.val, min(fractions))
         unknown = np.full(len(self.labels), UNKNOWN, np.int8)
-        return {p: unknown for p, at in zip(paths, places, strict=True) if (at <= limit) == (split != "train")}
+        return {p: unknown for p, at in zip(paths, fractions, strict=True) if (at <= limit) == (split != "train")}
 
 
-def _place(name: str) -> float:
-    """A fixed place from 0 to 1 of an image, by its path below the folder of images."""
+def _hash_fraction(name: str) -> float:
+    """A fixed number from 0 to 1 for an image, by its path below the folder of images."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6]) / 2**48
 
 

@@ -121,7 +121,7 @@ def layers() -> Table:
     return found
 
 
-def models(table: published.Table, runs: Sequence[Run]) -> tuple[Table, list[str]]:
+def models(table: published.PaperTable, runs: Sequence[Run]) -> tuple[Table, list[str]]:
     """A table of models: the published values, our count, and our metrics if there is a run; and the commands of the
     others.
     """
@@ -179,7 +179,7 @@ def phone_files(runs: Sequence[Run]) -> Table:
     return found
 
 
-def measured(table: published.Table, config: dict[str, Any], runs: Sequence[Run]) -> str:
+def measured(table: published.PaperTable, config: dict[str, Any], runs: Sequence[Run]) -> str:
     """Our metrics in %, of the best run with this network and start on this data; empty if there is none."""
     fitting = []
     for run in runs:

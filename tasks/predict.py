@@ -20,7 +20,7 @@ from tasks.engine.layout import recognized
 from tasks.inference.hub import is_hub, local
 
 if TYPE_CHECKING:
-    from tasks.engine.answers import Result
+    from tasks.engine.results import Result
     from tasks.inference.predictor import Predictor
     from tasks.inference.video import Source
 
@@ -108,7 +108,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
 
     from backbones.console import Console
     from data.image_file import limit_pixels
-    from tasks.inference.video import Reader, Writer, answered, stopped_by_hand
+    from tasks.inference.video import Reader, Writer, annotated_frames, stopped_by_hand
 
     output = Path(config["output"])
     target = output / f"{source.stem}.mp4"
@@ -124,7 +124,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
         closing(Writer(target, reader.rate)) as video,
         stopped_by_hand() as stopped,
     ):
-        frames = answered(model, reader.frames(), config["every"])
+        frames = annotated_frames(model, reader.frames(), config["every"])
         for number, seconds, image, result in track(
             frames, "predicting", total=total, console=Console(stderr=True), transient=True
         ):

@@ -12,7 +12,7 @@ APACHE = "apache-2.0"
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedWeights:
     """Published weights: metrics in % (from the paper, and of the published file), and millions of multiply-adds and
     parameters, including the classifier of the data they were trained on.
     """
@@ -29,7 +29,7 @@ class Row:
     cached: bool
 
 
-def keras() -> Iterator[Row]:
+def keras() -> Iterator[PublishedWeights]:
     from backbones.download import cache_folder
     from backbones.weights import PUBLIC_ALPHAS, PUBLIC_RESOLUTIONS, public_name
     from tasks.compare.published import content, tables
@@ -44,7 +44,7 @@ def keras() -> Iterator[Row]:
             cached = (cache_folder() / public_name(alpha, pixels)).exists()
             cost = recounted(config | {"task": config["task"] | {"resolution": pixels}})
             top1 = files.get((alpha, pixels))
-            yield Row(KERAS, f"alpha {alpha:g}", settings, pixels, printed, top1, *cost, APACHE, cached)
+            yield PublishedWeights(KERAS, f"alpha {alpha:g}", settings, pixels, printed, top1, *cost, APACHE, cached)
 
 
 def names(alpha: float, pixels: int) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def names(alpha: float, pixels: int) -> tuple[str, str]:
     return f"{alpha:.1f} MobileNet-{pixels}", f"{alpha:g} MobileNet-{pixels}"
 
 
-def timm_models() -> Iterator[Row]:
+def timm_models() -> Iterator[PublishedWeights]:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -65,10 +65,12 @@ def timm_models() -> Iterator[Row]:
         for pixels, top1 in model["top1"].items():
             cost = timm_cost(model["name"], pixels)
             licence = (cfg and cfg.license) or "unknown"
-            yield Row(TIMM, model["name"], settings, pixels, None, top1, *cost, licence, isinstance(found, str))
+            yield PublishedWeights(
+                TIMM, model["name"], settings, pixels, None, top1, *cost, licence, isinstance(found, str)
+            )
 
 
-def coco() -> Iterator[Row]:
+def coco() -> Iterator[PublishedWeights]:
     from backbones.download import cache_folder
     from tasks.detection.tf_zoo import PUBLISHED
 
@@ -76,7 +78,7 @@ def coco() -> Iterator[Row]:
         settings, name = f"detector=ssd ckpt=coco backbone.alpha={alpha:g}", f"ssd_mobilenet_v1, alpha {alpha:g}"
         cost = recounted(composed(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
         cached = (cache_folder() / file).exists()
-        yield Row(COCO, name, settings, 300, None, None, *cost, APACHE, cached)
+        yield PublishedWeights(COCO, name, settings, 300, None, None, *cost, APACHE, cached)
 
 
 def composed(settings: str) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def timm_cost(name: str, pixels: int) -> tuple[float, float]:
     return cost.madds / 1e6, cost.params / 1e6
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[PublishedWeights]) -> None:
     from rich import box
     from rich.table import Table
 

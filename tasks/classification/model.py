@@ -12,7 +12,7 @@ from tasks.engine.model import ExportSpec, PooledNet
 class Classifier(PooledNet):
     """Images to the logits (B, num_classes) of mutually exclusive classes."""
 
-    form = "classes"
+    output_kind = "classes"
     export_spec = ExportSpec({"probabilities": "of each class"})
 
     def __init__(

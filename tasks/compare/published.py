@@ -10,7 +10,7 @@ import yaml
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedModel:
     """A row of a table: metrics in %, multiply-adds and parameters in millions, None where none is printed. `run` are
     the settings that measure it with this suite, None if it cannot; `peer` names the same model in torchvision.
     """
@@ -24,7 +24,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table of models: `metrics` names the values as our tasks do; `data` and `classes` are what a run of ours must
     have to be compared with the paper.
     """
@@ -36,7 +36,7 @@ class Table:
     data: str
     metrics: list[str]
     run: str
-    rows: list[Row]
+    rows: list[PublishedModel]
     classes: tuple[int, ...] = ()
     note: str = ""
 
@@ -57,9 +57,12 @@ def content() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 
 
-def tables() -> list[Table]:
+def tables() -> list[PaperTable]:
     """The paper's tables of models, 4 to 14."""
-    return [Table(**{**entry, "rows": [Row(**row) for row in entry["rows"]]}) for entry in content()["models"]]
+    return [
+        PaperTable(**{**entry, "rows": [PublishedModel(**row) for row in entry["rows"]]})
+        for entry in content()["models"]
+    ]
 
 
 def points(task: str) -> tuple[str, list[Point]]:

@@ -12,7 +12,7 @@ from backbones.console import plain
 from backbones.errors import UserError
 from backbones.files import check_regular, is_within
 from data.text import read_plain_yaml
-from tasks.engine.names import plain_name
+from tasks.engine.names import metrics_of, plain_name
 from tasks.engine.parts import JOINT, tasks_of
 
 # limits for values from a run folder, which may be untrusted
@@ -124,7 +124,7 @@ def _part(run: Run, name: str, facts: dict[str, Any]) -> Run:
     _settings(part, settings)
     part.content = facts | {"settings": settings}
     part.metric, part.mode = _text(facts["primary"]), "min" if facts.get("mode") == "min" else "max"
-    part.metrics = {k.partition("/")[2]: v for k, v in run.metrics.items() if k.startswith(f"{name}/")}
+    part.metrics = metrics_of(run.metrics, name)
     part.primary = part.metrics.get(part.metric)
     part.madds_m, part.params_m = (_cost(facts["cost"][key]) for key in ("madds_m", "params_m"))
     part.resolution = _whole(facts.get("resolution"))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from backbones.base import Backbone
-from tasks.detection.answers import numpy_nms
 from tasks.detection.boxes import kept_by_nms
 from tasks.detection.nms import nms_mask
+from tasks.detection.results import numpy_nms
 from tasks.engine.model import ExportSpec, Model
 
 

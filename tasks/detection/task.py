@@ -44,8 +44,8 @@ class DetectionTask(TaskModule):
         model.score_threshold = self.config["task"]["score_threshold"]
         return model
 
-    def answer_settings(self) -> dict[str, Any]:
-        return {"postprocess": self.model.nms_settings() | super().answer_settings()["postprocess"]}
+    def result_settings(self) -> dict[str, Any]:
+        return {"postprocess": self.model.nms_settings() | super().result_settings()["postprocess"]}
 
     def export_metadata(self) -> dict[str, Any]:
         anchors = self.model.anchor_boxes()

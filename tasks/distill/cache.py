@@ -64,7 +64,7 @@ class Cached(Teacher):
         missing = np.flatnonzero(self.known[rows, views, -1] == 0)
         if len(missing):
             chosen = images[torch.from_numpy(missing).to(images.device)]
-            answers = self.teacher(chosen).float().cpu().numpy()
-            self.known[rows[missing], views[missing], :-1] = answers
+            outputs = self.teacher(chosen).float().cpu().numpy()
+            self.known[rows[missing], views[missing], :-1] = outputs
             self.known[rows[missing], views[missing], -1] = 1  # last, so that no missing output is taken for known
         return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)

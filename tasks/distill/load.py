@@ -18,9 +18,9 @@ from data.base import SuiteData
 from data.classification import ImageSet
 from data.identities import People
 from tasks.distill.cache import Cached
-from tasks.distill.teacher import Network, Table, Teacher
+from tasks.distill.teacher import Network, TableTeacher, Teacher
 from tasks.engine.checkpoint import load_checkpoint
-from tasks.engine.model import Form, PooledNet
+from tasks.engine.model import OutputKind, PooledNet
 from tasks.engine.task import TaskModule, restore
 
 NORMALIZATIONS = {
@@ -43,25 +43,25 @@ def load_teacher(
         UserError: it cannot be loaded, has other classes or sizes, or its normalization is unknown.
     """
     if source.endswith((".csv", ".npz")):
-        teacher, count = _from_table(Path(source), labels, student.form)
+        teacher, count = _from_table(Path(source), labels, student.output_kind)
     else:
         if source.endswith(".onnx"):
             teacher = _from_onnx(Path(source), student, normalization)
         elif Path(source).exists() or source.endswith(".ckpt"):
-            teacher = _from_checkpoint(source, labels, student.form)
+            teacher = _from_checkpoint(source, labels, student.output_kind)
         else:
-            teacher = _from_timm(source, student.form)
+            teacher = _from_timm(source, student.output_kind)
         try:
             count = teacher(torch.zeros(1, 3, resolution, resolution)).shape[1]
         except Exception as error:  # onnxruntime's own exceptions share no other base
             raise UserError(f"teacher={source} does not accept {resolution} pixels: {first_line(error)}") from error
-    if student.form == "embedding" and count != student.outputs:
+    if student.output_kind == "embedding" and count != student.outputs:
         raise UserError(
             f"teacher={source} has embeddings of size {count}, the student of size {student.outputs}; "
             f"set task.dim={count}"
         )
     if count != student.outputs:
-        raise UserError(f"teacher={source} has {count} {student.form}, the data has {student.outputs}")
+        raise UserError(f"teacher={source} has {count} {student.output_kind}, the data has {student.outputs}")
     return teacher
 
 
@@ -81,28 +81,30 @@ def teacher_labels(source: str) -> list[str]:
     return list(suite["labels"])
 
 
-def _from_checkpoint(source: str, labels: Sequence[str], form: Form) -> Teacher:
+def _from_checkpoint(source: str, labels: Sequence[str], output_kind: OutputKind) -> Teacher:
     checkpoint = load_checkpoint(source)
     module = restore(checkpoint)
     network, side = module.model, module.resolution
-    if not isinstance(network, PooledNet) or network.form != form:
-        raise UserError(f"teacher={source} is of task={module.config['task']['name']}, whose outputs are not {form}")
-    if form == "attributes" and set(labels) <= set(module.labels):
+    if not isinstance(network, PooledNet) or network.output_kind != output_kind:
+        raise UserError(
+            f"teacher={source} is of task={module.config['task']['name']}, whose outputs are not {output_kind}"
+        )
+    if output_kind == "attributes" and set(labels) <= set(module.labels):
         order = torch.tensor([module.labels.index(name) for name in labels])
         return Network(lambda x: network(network.preprocess(_resized(x, side)))[:, order], str(order), network)
-    if form != "embedding" and module.labels != list(labels):
-        raise UserError(f"teacher={source} has the {form} {module.labels}, the data has {list(labels)}")
+    if output_kind != "embedding" and module.labels != list(labels):
+        raise UserError(f"teacher={source} has the {output_kind} {module.labels}, the data has {list(labels)}")
     return Network(lambda x: network(network.preprocess(_resized(x, side))), str(side), network)
 
 
-def _from_timm(name: str, form: Form) -> Teacher:
+def _from_timm(name: str, output_kind: OutputKind) -> Teacher:
     import timm
 
     if not timm.is_model(name) and not name.startswith(("local-dir:", "hf-hub:")):
         raise UserError(f"teacher={name} is neither a file, a run folder nor a network that timm knows")
     try:
         network: Any = timm.create_model(name, pretrained=True)
-        if form == "embedding":
+        if output_kind == "embedding":
             network.reset_classifier(0)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"teacher={name}: its weights cannot be obtained: {first_line(error)}") from error
@@ -113,7 +115,7 @@ def _from_timm(name: str, form: Form) -> Teacher:
     def outputs(images: Tensor) -> Tensor:
         pixels = _resized(images, side)
         found = network((pixels - mean.to(pixels.device)) / std.to(pixels.device))
-        return F.normalize(found.float(), dim=1) if form == "embedding" else found
+        return F.normalize(found.float(), dim=1) if output_kind == "embedding" else found
 
     return Network(outputs, f"{name} {settings}", network)
 
@@ -157,37 +159,37 @@ def _from_onnx(path: Path, student: PooledNet, normalization: str | None) -> Tea
         array = np.ascontiguousarray(pixels.cpu().numpy())
         size = fixed if isinstance(fixed, int) else len(array)
         full = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
-        answers = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
-        found = torch.from_numpy(np.concatenate(answers)[: len(array)]).to(images.device)
-        if student.form == "embedding":
+        batches = [session.run(None, {slot.name: full[i : i + size]})[0] for i in range(0, len(full), size)]
+        found = torch.from_numpy(np.concatenate(batches)[: len(array)]).to(images.device)
+        if student.output_kind == "embedding":
             return F.normalize(found, dim=1)
-        return _logits(found, student.form) if session.get_outputs()[0].name == "probabilities" else found
+        return _logits(found, student.output_kind) if session.get_outputs()[0].name == "probabilities" else found
 
     numbers = [student.mean.flatten().tolist(), student.std.flatten().tolist()] if normalization == "student" else ""
     return Network(outputs, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {normalization} {numbers}")
 
 
-def _from_table(path: Path, labels: Sequence[str], form: Form) -> tuple[Teacher, int]:
+def _from_table(path: Path, labels: Sequence[str], output_kind: OutputKind) -> tuple[Teacher, int]:
     """Probabilities or embeddings; columns with names may be in any order."""
     files, names, values = _read_table(path)
-    if form != "embedding" and names:
+    if output_kind != "embedding" and names:
         if missing := [label for label in labels if label not in names]:
             raise UserError(f"teacher={path} has no column {missing[0]}")
         if len(names) != values.shape[1]:
             raise UserError(f"teacher={path} names {len(names)} columns and has {values.shape[1]}")
         values = values[:, [names.index(label) for label in labels]]
     found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
-    if form == "embedding":
-        return Table(path, files, F.normalize(found, dim=1)), found.shape[1]
+    if output_kind == "embedding":
+        return TableTeacher(path, files, F.normalize(found, dim=1)), found.shape[1]
     if not bool(((found >= 0) & (found <= 1)).all()):
         strange = float(values[~((values >= 0) & (values <= 1))][0])
         raise UserError(f"teacher={path} should hold probabilities, from 0 to 1; it has {strange}")
-    return Table(path, files, _logits(found, form)), found.shape[1]
+    return TableTeacher(path, files, _logits(found, output_kind)), found.shape[1]
 
 
-def _logits(probabilities: Tensor, form: Form) -> Tensor:
+def _logits(probabilities: Tensor, output_kind: OutputKind) -> Tensor:
     found = probabilities.float().clamp(1e-6, 1 - 1e-6)
-    return found.logit() if form == "attributes" else found.log()
+    return found.logit() if output_kind == "attributes" else found.log()
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -233,7 +235,7 @@ def teacher_of(module: TaskModule, data: SuiteData) -> Teacher:
     dataset = dataset.images if isinstance(dataset, People) else dataset
     assert isinstance(dataset, ImageSet)
     teacher = load_teacher(settings["teacher"], labels, student, dataset.resolution, distill["normalization"])
-    if isinstance(teacher, Table):
+    if isinstance(teacher, TableTeacher):
         teacher.check(sample.path for sample in dataset.samples)
     if distill["cache"] is None or not teacher.by_view:
         return teacher

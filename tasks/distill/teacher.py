@@ -1,7 +1,7 @@
 """Teachers for distillation; they are neither trained nor saved.
 
 For an image, a teacher gives outputs (C,) of the same kind as the student: logits of classes or of attributes, or an
-embedding of length 1. The student's `form` says which.
+embedding of length 1. The student's `output_kind` says which.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class Teacher:
     It is not an nn.Module, so that checkpoints leave it out, and copies of a task share it.
     """
 
-    by_view = True  # whether its answers depend on the view, or on the image alone
+    by_view = True  # whether its outputs depend on the view, or on the image alone
 
     @property
     def direct(self) -> "Teacher":
@@ -33,11 +33,11 @@ class Teacher:
         return self
 
     def __call__(self, images: Tensor, batch: ClassificationBatch | None = None) -> Tensor:
-        raise NotImplementedError("a teacher answers")
+        raise NotImplementedError
 
     def identity(self) -> str:
         """A string that changes with anything that its outputs depend on."""
-        raise NotImplementedError("a teacher has an identity")
+        raise NotImplementedError
 
 
 class Network(Teacher):
@@ -56,12 +56,13 @@ class Network(Teacher):
 
     def identity(self) -> str:
         digest = hashlib.sha256(self.source.encode())
-        for name, tensor in self.network.state_dict().items() if self.network is not None else ():
+        state = {} if self.network is None else self.network.state_dict()
+        for name, tensor in state.items():
             digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
-class Table(Teacher):
+class TableTeacher(Teacher):
     """Precomputed outputs, one row for each image, whatever the view. Rows are found by the last parts of an image's
     path, as many as the table's names have.
     """

@@ -9,7 +9,7 @@ from tasks.engine.model import ExportSpec, PooledNet
 class EmbeddingNet(PooledNet):
     """Images (B, 3, H, W) to embeddings (B, D) of length 1, whose inner products say how alike two faces are."""
 
-    form = "embedding"
+    output_kind = "embedding"
     export_spec = ExportSpec({"embedding": "of length 1: inner products say how alike two faces are"})
 
     def forward(self, images: Tensor) -> Tensor:

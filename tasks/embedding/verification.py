@@ -43,14 +43,15 @@ class Roc:
 
     def tar_at(self, far: float) -> float:
         """The true accept rate at the lowest threshold that accepts no more than a share `far` of impostors."""
-        place = self._place(far)
-        return float(self.tar[place]) if place >= 0 else 0.0
+        index = self._bin(far)
+        return float(self.tar[index]) if index >= 0 else 0.0
 
     def threshold_at(self, far: float) -> float:
         """The threshold of `tar_at`, a cosine."""
-        return 1 - (self._place(far) + 1) * 2 / BINS
+        return 1 - (self._bin(far) + 1) * 2 / BINS
 
-    def _place(self, far: float) -> int:
+    def _bin(self, far: float) -> int:
+        """The index of that threshold's bin; -1 if none accepts so few."""
         return int(np.searchsorted(self.far, far, side="right")) - 1
 
     def summary(self) -> dict[str, float]:

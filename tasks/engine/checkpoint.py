@@ -11,6 +11,7 @@ from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
 from backbones.weights import is_stored, load_plain, read_safetensors
 from tasks.engine.config import saved_config
+from tasks.engine.names import labels_of, metrics_of
 from tasks.engine.parts import input_side, tasks_of
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,7 @@ def part_checkpoint(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
     parts = suite.get("config", {}).get("parts", {})
     if name not in parts:
         raise UserError(f"the run has no task {name!r:.40}" + (f"; its tasks are {', '.join(parts)}" if parts else ""))
-    metrics = {k.partition("/")[2]: v for k, v in suite["metrics"].items() if k.startswith(f"{name}/")}
-    labels = [label.partition("/")[2] for label in suite["labels"] if label.startswith(f"{name}/")]
+    metrics, labels = metrics_of(suite["metrics"], name), labels_of(suite["labels"], name)
     config = parts[name]
     side = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
     kept = {"task": name, "config": config, "labels": labels, "metrics": metrics, "resolution": side}

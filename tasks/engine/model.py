@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from backbones.cost import Cost, measure_cost
 
-Form = Literal["classes", "attributes", "embedding", "position"]  # what a network's outputs are, for a teacher to match
+# what a network's outputs are, for a teacher to match
+OutputKind = Literal["classes", "attributes", "embedding", "position"]
 
 
 def identity(output: Any) -> Any:
@@ -108,7 +109,7 @@ class PooledNet(Model):
     from images (B, 3, H, W) to (B, outputs).
     """
 
-    form: ClassVar[Form]
+    output_kind: ClassVar[OutputKind]
 
     def __init__(self, backbone: Backbone, outputs: int, dropout: float = 0.0) -> None:
         super().__init__(backbone)

@@ -1,11 +1,12 @@
-"""Names that become folders."""
+"""Names that become folders, and names of a multi-task run's labels and metrics, <task>/<name>."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from backbones.errors import UserError
 
+T = TypeVar("T")
 PLAIN = re.compile(r"[\w.-]+")
 
 
@@ -34,3 +35,18 @@ def check_names(config: Mapping[str, Any]) -> None:
     plain_name(config["task"]["name"], "task.name")
     for name in config["stages"] or ():
         plain_name(name, "stage")
+
+
+def task_of(name: str) -> str:
+    """The task of a label or metric of a multi-task run."""
+    return name.partition("/")[0]
+
+
+def labels_of(labels: Iterable[str], task: str) -> list[str]:
+    """The labels of one task of a multi-task run, as the task alone has them."""
+    return [label.partition("/")[2] for label in labels if label.startswith(f"{task}/")]
+
+
+def metrics_of(metrics: Mapping[str, T], task: str) -> dict[str, T]:
+    """The metrics of one task of a multi-task run, as the task alone has them."""
+    return {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(f"{task}/")}

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from backbones.errors import UserError
-from tasks.engine.answers import Result
 from tasks.engine.config import CONF, options
+from tasks.engine.results import Result
 
 PACKAGES = ("backbones.", "data.", "tasks.")
 

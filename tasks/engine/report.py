@@ -8,6 +8,7 @@ from rich.table import Table
 
 from backbones.console import Console
 from data.base import SuiteData
+from tasks.engine.names import metrics_of
 
 console = Console()
 MOST_CLASSES = 12  # that the final table lists
@@ -35,8 +36,8 @@ def shown_metrics(content: dict[str, Any]) -> dict[str, float]:
         return chosen_metrics(content["metrics"], content["primary"])
     metrics = {content["primary"]: content["metrics"][content["primary"]]}
     for name in content["parts"]:
-        own = {k: v for k, v in content["metrics"].items() if k.startswith(f"{name}/") and v != ABSENT}
-        metrics |= {k: v for k, v in own.items() if k.count("/") == 1}
+        own = metrics_of(content["metrics"], name)
+        metrics |= {f"{name}/{k}": v for k, v in own.items() if "/" not in k and v != ABSENT}
     return metrics
 
 

@@ -38,7 +38,7 @@ class TaskModule(Module):
 
     A task defines `build_model`, `build_metrics`, `compute_losses`, `update_metrics`, `compute_metrics`,
     `reset_metrics` and `ground_truth`. How results are computed and drawn follows from its option in
-    conf/task (see tasks.engine.answers). It is a plain module until a Trainer takes it (tasks.engine.lightning), so
+    conf/task (see tasks.engine.results). It is a plain module until a Trainer takes it (tasks.engine.lightning), so
     that prediction, export and cost counting import neither Lightning nor torchmetrics.
     """
 
@@ -163,7 +163,7 @@ class TaskModule(Module):
         """
         named = self.named_outputs(images).items()
         outputs = {name: (x.float() if x.is_floating_point() else x).cpu() for name, x in named}
-        facts = {"labels": self.labels, "input": {"size": self.resolution}, **self.answer_settings()}
+        facts = {"labels": self.labels, "input": {"size": self.resolution}, **self.result_settings()}
         return [
             self.result_type.from_outputs({name: x[i].numpy() for name, x in outputs.items()}, facts, (height, width))
             for i, (height, width) in enumerate(sizes.tolist())
@@ -173,8 +173,8 @@ class TaskModule(Module):
         """An image (3, H, W) uint8, at its file's size, with its prediction, or the ground truth, drawn on it."""
         return to_tensor(self.result_type(prediction, to_pil(image), self.labels).draw())
 
-    def answer_settings(self) -> dict[str, Any]:
-        """Plain values that `Result.answer` needs besides the outputs; an export's model.json keeps them."""
+    def result_settings(self) -> dict[str, Any]:
+        """Plain values that `Result.to_plain` needs besides the outputs; an export's model.json keeps them."""
         threshold = self.config["task"].get("draw_threshold")
         return {} if threshold is None else {"postprocess": {"draw_threshold": threshold}}
 

@@ -11,12 +11,12 @@ from tasks.export.formats import FORMATS
 def execute(overrides: Sequence[str]) -> Path:
     """Exports and returns the folder."""
     config = load_config(overrides, "export")
-    form = FORMATS[config["format"]]
-    if config["quantize"] != "none" and not form.int8:
-        raise UserError(f"quantize={config['quantize']}: format={form.name} cannot be quantized")
-    if config["part"] == "backbone" and form.name != "torch":
-        raise UserError(f"part=backbone needs format=torch; format={form.name} contains complete models")
-    form.module()  # reports a missing package before anything is loaded
+    file_format = FORMATS[config["format"]]
+    if config["quantize"] != "none" and not file_format.int8:
+        raise UserError(f"quantize={config['quantize']}: format={file_format.name} cannot be quantized")
+    if config["part"] == "backbone" and file_format.name != "torch":
+        raise UserError(f"part=backbone needs format=torch; format={file_format.name} contains complete models")
+    file_format.module()  # reports a missing package before anything is loaded
     if config["part"] == "all":
         from tasks.export.together import export_all
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from backbones.console import plain
-from tasks.engine.answers import Result
 from tasks.engine.parts import is_demo
 from tasks.engine.report import ABSENT
+from tasks.engine.results import Result
 from tasks.engine.saved import setting
 
 CARD = "README.md"
@@ -52,17 +52,17 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     on ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short
     form, such as apache-2.0.
     """
-    facts = {**facts, "answer": result.answer.__name__}
+    facts = {**facts, "answer": result.to_plain.__name__}
     parts = (
         f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
         f"# {code(title(facts))}",
         summary(facts),
         use(facts),
-        *("## Metrics", metrics(facts)),
-        *("## Cost", cost(facts)),
-        *("## Trained on", trained_on(facts)),
-        *("## Limits", limits(facts)),
-        *("## Responsible use", " ".join(filter(None, (result.responsible_use, GENERAL)))),
+        f"## Metrics\n\n{metrics(facts)}",
+        f"## Cost\n\n{cost(facts)}",
+        f"## Trained on\n\n{trained_on(facts)}",
+        f"## Limits\n\n{limits(facts)}",
+        f"## Responsible use\n\n{' '.join(filter(None, (result.responsible_use, GENERAL)))}",
     )
     return "\n\n".join(parts) + "\n"
 

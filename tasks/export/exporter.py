@@ -31,10 +31,10 @@ from tasks.engine.task import TaskModule, restore
 from tasks.export.card import CARD, card, shown
 from tasks.export.formats import FORMATS, Format
 from tasks.export.graph import Graph, Job
-from tasks.export.package import VERSION, Spec, example, sha256, without_places, write_spec
+from tasks.export.package import VERSION, Spec, example, sha256, without_paths, write_spec
 from tasks.export.qat import fine_tune
 from tasks.export.speed import times
-from tasks.export.verify import RuntimeModel, differences, losing_layers, measure
+from tasks.export.verify import RuntimeModel, differences, measure, most_sensitive_layers
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ THREADS = usable_cores()
 COMPARED = 32  # validation images whose outputs are compared with the network's
 TRIED = 4  # training images on which the int8 error of each layer is measured
 TIMED = 0.2  # seconds for which the latency is measured
-MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # points
+MAX_DROP = {"none": 1.0, "int8": 2.0, "int8_qat": 2.0}  # hundredths
 
 
 def export(config: dict[str, Any]) -> Path:
@@ -53,45 +53,42 @@ def export(config: dict[str, Any]) -> Path:
             `max_drop` (the file is kept).
     """
     setup()
-    form, int8 = FORMATS[config["format"]], config["quantize"] != "none"
+    file_format, int8 = FORMATS[config["format"]], config["quantize"] != "none"
     path = find_checkpoint(config["ckpt"])
     whole = load_checkpoint(path)
     checkpoint = chosen_part(whole, config["part"])
     module = restore(checkpoint, config["teacher"])
-    target = place(config, path, module)
+    target = export_folder(config, path, module)
     if config["part"] == "backbone":
         if not module.model.has_whole_backbone:
             raise UserError("part=backbone: Faster R-CNN has the last blocks of its backbone in its second stage")
         return export_backbone(config, checkpoint, target)
-    graph = Graph(module.model, config["input"], form.with_nms)
-    spec = describe(config, form, path, module, graph)
+    graph = Graph(module.model, config["input"], file_format.with_nms)
+    spec = new_spec(config, file_format, path, module, graph)
     seed_everything(checkpoint["suite"]["config"]["seed"], verbose=False)  # for the crops used in calibration
     with atomic_folder(target, config["overwrite"]) as folder:
-        data = data_of(config, module)
+        data = evaluation_data(config, module)
         samples = calibration(data, config["calibration"]) if int8 else []
         before, count = measure(module, data, config["images"])
         check_measured(module, before)
         if config["quantize"] == "int8_qat":
             fine_tune(module, data, config["qat_steps"], config["qat_lr"])
         file = folder / spec.file
-        pixels = graph.example(1 if form.free_batch else config["batch"], module.resolution)
+        pixels = graph.example(1 if file_format.free_batch else config["batch"], module.resolution)
         inputs = graph.pixels(torch.cat(samples)).numpy() if int8 else np.empty(0)
-        form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
-        runner = form.module().Runner(file, THREADS)
+        file_format.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
+        runner = file_format.module().Runner(file, THREADS)
         spec.differences = differences(graph, runner, images(data, COMPARED))
         after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, spec.names))
-        spec.metrics = compared(config, module, count, before, after)
-        spec.latency = latency(graph, runner, form, module.resolution, config["batch"])
+        spec.metrics = metric_entry(config, module, count, before, after)
+        spec.latency = latency(graph, runner, file_format, module.resolution, config["batch"])
         spec.note = data.note
         if whole is not checkpoint and config["quantize"] != "int8_qat":  # QAT changes the shared weights
             spec.provenance["shared_sha256"] = shared_sha256(whole["state_dict"])
-        finish(spec, module, folder, form)
+        finish(spec, module, folder, file_format)
     report(spec, target)
-    if not spec.metrics["drop"] <= spec.metrics["max_drop"]:  # or it is nan
-        raise UserError(
-            f"{target} is kept, but {module.primary} falls by {spec.metrics['drop']:.2f} points, more than "
-            f"max_drop={spec.metrics['max_drop']:g}; {reasons(graph, samples, spec)}"
-        )
+    if problem := drop_problem(spec.metrics, module.primary):
+        raise UserError(f"{target} is kept, but {problem}; {reasons(graph, samples, spec)}")
     return target
 
 
@@ -150,7 +147,7 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
     return target
 
 
-def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
+def evaluation_data(config: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, at its present location."""
     # no loader processes: forking is unsafe while the runtimes' threads run
     data = saved_data(module.config, config["root"], workers=0)
@@ -160,7 +157,7 @@ def data_of(config: dict[str, Any], module: TaskModule) -> SuiteData:
     return data
 
 
-def place(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
+def export_folder(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
     """The folder of the export: <task>-<alpha or backbone>-<size>[-<quantize>]-<format>."""
     inside = checkpoint.parent.name == "checkpoints"
     folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
@@ -203,10 +200,10 @@ def check_measured(module: TaskModule, metrics: dict[str, float]) -> None:
         raise UserError(f"{module.primary} could not be measured on these images; give images=<more>")
 
 
-def compared(
+def metric_entry(
     config: dict[str, Any], module: TaskModule, images: int, before: dict[str, float], after: dict[str, float]
 ) -> dict[str, Any]:
-    """The metrics in model.json; the drop is in points, hundredths of the primary metric."""
+    """The metrics in model.json; the drop is in hundredths of the primary metric's unit."""
     if images < 200:
         log.warning("only %d validation images: the metrics are not reliable", images)
     limit = config["max_drop"]
@@ -220,12 +217,20 @@ def compared(
     }
 
 
-def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModule, graph: Graph) -> Spec:
+def drop_problem(metrics: dict[str, Any], name: str) -> str | None:
+    """What is wrong if the metric, called `name` here, falls by more than `max_drop`; None if it does not."""
+    drop, limit = metrics["drop"], metrics["max_drop"]
+    if drop <= limit:  # false for nan
+        return None
+    return f"{name} falls by {drop / 100:.4f}, more than {limit / 100:g} (max_drop={limit:g}, in hundredths)"
+
+
+def new_spec(config: dict[str, Any], file_format: Format, path: Path, module: TaskModule, graph: Graph) -> Spec:
     """The spec of a file that is still to be written."""
     pixels = graph.example(1, module.resolution)
     with torch.inference_mode():
-        answers = graph.named(pixels)
-    batch = "batch" if form.free_batch else config["batch"]
+        outputs = graph.named(pixels)
+    batch = "batch" if file_format.free_batch else config["batch"]
     meanings = graph.model.export_spec.outputs
 
     def facts(name: str, tensor: Tensor) -> dict[str, Any]:
@@ -240,47 +245,47 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
     cost = module.model.cost(module.resolution)
     return Spec(
         task=module.config["task"]["name"],
-        format=form.name,
+        format=file_format.name,
         quantize=config["quantize"],
-        file=f"model{form.suffix}",
+        file=f"model{file_format.suffix}",
         input=facts("image", pixels) | view,
         normalization=module.settled["normalization"],
-        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
-        answer=module.result_type.answer.__name__,
+        outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in outputs.items()],
+        answer=module.result_type.to_plain.__name__,
         labels=module.labels,
         cost=cost.millions,
-        versions={name: version(name) for name in ("torch", "torchvision", form.runtime)},
+        versions={name: version(name) for name in ("torch", "torchvision", file_format.runtime)},
         provenance={
             "checkpoint": path.name,
             "checkpoint_sha256": sha256(path),
             "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "config": without_places(module.config),
+            "config": without_paths(module.config),
         },
     )
 
 
-def latency(graph: Graph, runner: Any, form: Format, resolution: int, batch: int) -> dict[str, Any]:
+def latency(graph: Graph, runner: Any, file_format: Format, resolution: int, batch: int) -> dict[str, Any]:
     """The latency of an image in the file's own runtime, in this process."""
-    pixels = graph.example(1 if form.free_batch else batch, resolution).numpy()
+    pixels = graph.example(1 if file_format.free_batch else batch, resolution).numpy()
     found = np.array(times(lambda: runner(pixels), TIMED)) * 1e3 / len(pixels)
     return {
         "median_ms": round(float(np.median(found)), 3),
         "p95_ms": round(float(np.percentile(found, 95)), 3),
         "calls": len(found),
         "batch": len(pixels),
-        "threads": torch.get_num_threads() if form.name == "torch" else THREADS,
+        "threads": torch.get_num_threads() if file_format.name == "torch" else THREADS,
         "machine": processor_name(),
-        "runtime": f"{form.runtime} {version(form.runtime)}",
+        "runtime": f"{file_format.runtime} {version(file_format.runtime)}",
     }
 
 
-def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
+def finish(spec: Spec, module: TaskModule, folder: Path, file_format: Format) -> None:
     """Writes the other files of the export's folder."""
     spec.sha256 = sha256(folder / spec.file)
     spec.cost["megabytes"] = (folder / spec.file).stat().st_size / 1e6
-    write_spec(folder, spec, module.answer_settings() | module.export_metadata())
-    functions = [*module.result_type.helpers, module.result_type.answer]
-    (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
+    write_spec(folder, spec, module.result_settings() | module.export_metadata())
+    functions = [*module.result_type.helpers, module.result_type.to_plain]
+    (folder / "example.py").write_text(example(spec, functions, file_format.module().EXAMPLE, file_format.needs))
     facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
     (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 
@@ -306,6 +311,6 @@ def reasons(graph: Graph, samples: list[Tensor], spec: Spec) -> str:
     if not samples:
         worst = max(spec.differences, key=lambda name: spec.differences[name])
         return f"its output {worst} differs by up to {spec.differences[worst]:.3g}"
-    layers = losing_layers(graph, [graph.pixels(x) for x in samples[:TRIED]])
+    layers = most_sensitive_layers(graph, [graph.pixels(x) for x in samples[:TRIED]])
     words = ", ".join(f"{name} ({100 * loss:.1f} %)" for name, loss in layers)
     return f"the layers whose rounding changes the outputs most are {words}"

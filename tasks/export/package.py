@@ -11,6 +11,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.text import read_json
+from tasks.engine.names import labels_of
 from tasks.export.formats import FORMATS
 
 VERSION = 1
@@ -69,7 +70,7 @@ class Spec:
     input: dict[str, Any]  # name, shape, type, layout, size, center_crop, values
     normalization: list[list[float]]  # inside the file
     outputs: list[dict[str, Any]]  # name, shape, type, meaning
-    answer: str  # what the outputs are turned into: the name of a function in answers.py
+    answer: str  # what the outputs are turned into: the name of a function in results.py
     labels: list[str]
     cost: dict[str, float]
     versions: dict[str, str]
@@ -97,7 +98,7 @@ def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
     (folder / "model.json").write_text(json.dumps(asdict(spec) | facts) + "\n")
 
 
-def without_places(config: dict[str, Any]) -> dict[str, Any]:
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
 
     def cut(value: Any) -> Any:
@@ -140,12 +141,12 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 def _wrong_part(content: dict[str, Any]) -> str | None:
     """What is wrong with the first invalid entry of a model.json; None if all are valid."""
-    form = FORMATS.get(content["format"]) if isinstance(content["format"], str) else None
+    file_format = FORMATS.get(content["format"]) if isinstance(content["format"], str) else None
     image, outputs, labels = (content.get(name) for name in ("input", "outputs", "labels"))
-    if form is None:
+    if file_format is None:
         return f"format={content['format']!r:.40} is none of {', '.join(FORMATS)}"
-    if content.get("file") != f"model{form.suffix}":
-        return f"file must be model{form.suffix}"
+    if content.get("file") != f"model{file_format.suffix}":
+        return f"file must be model{file_format.suffix}"
     if not isinstance(content.get("task"), str):
         return "task is not a name"
     if not isinstance(labels, list) or not all(type(label) is str for label in labels):
@@ -166,7 +167,6 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     if not all(isinstance(t, dict) and all(type(v) in (int, float) for v in t.values()) for t in tables):
         return "postprocess is not a table of numbers"
     for name, part in parts.items():
-        own = [label for task, _, label in (label.partition("/") for label in labels) if task == name]
-        if part.get("labels", []) != own:
+        if part.get("labels", []) != labels_of(labels, name):
             return f"the labels of parts.{name!r:.40} are not those of the file"
     return None

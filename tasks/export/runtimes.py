@@ -89,11 +89,11 @@ class LiteRTRunner:
             self.run(args_0=np.zeros(details["shape"], details["dtype"]))
 
     def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        answers = []
+        outputs = []
         for part in in_batches(images, self.batch):
             found = self.run(args_0=part)
-            answers.append([found[f"output_{i}"] for i in range(len(found))])
-        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]
+            outputs.append([found[f"output_{i}"] for i in range(len(found))])
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*outputs, strict=True)]
 
 
 class ExecuTorchRunner:
@@ -113,8 +113,8 @@ class ExecuTorchRunner:
         import torch
 
         parts = in_batches(images, self.batch)
-        answers = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
-        return [np.concatenate(rows)[: len(images)] for rows in zip(*answers, strict=True)]
+        outputs = [[t.numpy() for t in self.method.execute([torch.from_numpy(part)])] for part in parts]
+        return [np.concatenate(rows)[: len(images)] for rows in zip(*outputs, strict=True)]
 
 
 RUNNERS: dict[str, Any] = {"onnx": OnnxRunner, "litert": LiteRTRunner, "executorch": ExecuTorchRunner}

@@ -40,7 +40,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     name: str
     threads: int
     median_ms: float  # of one image
@@ -73,7 +73,7 @@ def several(path: object) -> UserError:
     return UserError(f"{path} is a multi-task run: bench an export of one of its tasks (part=<task>)")
 
 
-def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
+def measure_all(all_: list[Contender], seconds: float) -> list[Measurement]:
     """A row for each contender and number of threads.
 
     Raises:
@@ -91,14 +91,14 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Row]:
                 except UserError:
                     raise
                 except Exception as error:  # any kind: from a runtime, a compiler or a process that died
-                    hint = "; leave it out by compile=false" if contender.kind == "compiled" else ""
+                    hint = "; omit it with compile=false" if contender.kind == "compiled" else ""
                     raise UserError(
                         f"{contender.name} ({contender.path}) cannot be run: {first_line(error)}{hint}"
                     ) from error
     return rows
 
 
-def measure(contender: Contender, threads: int, seconds: float) -> Row:
+def measure(contender: Contender, threads: int, seconds: float) -> Measurement:
     torch.set_num_threads(threads)
     keep_freed_memory()
     peak = peak_rate()
@@ -111,7 +111,7 @@ def measure(contender: Contender, threads: int, seconds: float) -> Row:
     p95 = float(np.percentile(single, 95))
     rate = BATCH / statistics.median(full)
     share = madds * rate / peak
-    return Row(contender.name, threads, median * 1e3, p95 * 1e3, rate, memory, megabytes, share)
+    return Measurement(contender.name, threads, median * 1e3, p95 * 1e3, rate, memory, megabytes, share)
 
 
 def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], object], np.ndarray, float, float]:
@@ -122,9 +122,9 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         side, as_bytes = spec["input"]["size"], spec["input"]["layout"] == "uint8_nhwc"
         shape = (BATCH, side, side, 3) if as_bytes else (BATCH, 3, side, side)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8).astype(np.uint8 if as_bytes else np.float32)
-        form, file = FORMATS[contender.kind], path / spec["file"]
-        runner = form.module().Runner(file, threads) if form.name == "torch" else form.runner(file, threads)
-        return runner, pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
+        file_format, file = FORMATS[contender.kind], path / spec["file"]
+        runner = file_format.module().Runner if file_format.name == "torch" else file_format.runner
+        return runner(file, threads), pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
     checkpoint = load_checkpoint(path)
     madds = restore(checkpoint).model.cost(checkpoint["suite"]["resolution"]).madds
     module = restore(checkpoint)
@@ -140,6 +140,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
 
 
 def times(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call, at least five, after WARMUP calls."""
     for _ in range(WARMUP):
         call()
     found: list[float] = []
@@ -175,7 +176,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def table(rows: list[Row]) -> None:
+def table(rows: list[Measurement]) -> None:
     headers = ("", "threads", "ms", "p95", f"images/s\n(of {BATCH})", "memory\nMB", "file\nMB", "% of\npeak")
     shown = Table(*headers, box=SIMPLE_HEAD)
     shown.columns[0].overflow = "fold"

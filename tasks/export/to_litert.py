@@ -23,8 +23,8 @@ EXAMPLE = """
 def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     from ai_edge_litert.interpreter import Interpreter
 
-    answers = Interpreter(str(FOLDER / SPEC["file"])).get_signature_runner()(args_0=pixels)
-    return [answers[f"output_{i}"] for i in range(len(answers))]
+    outputs = Interpreter(str(FOLDER / SPEC["file"])).get_signature_runner()(args_0=pixels)
+    return [outputs[f"output_{i}"] for i in range(len(outputs))]
 """
 
 

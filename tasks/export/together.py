@@ -29,20 +29,21 @@ from tasks.export.exporter import (
     THREADS,
     calibration,
     check_measured,
-    compared,
-    data_of,
-    describe,
+    drop_problem,
+    evaluation_data,
     export,
+    export_folder,
     images,
     latency,
-    place,
+    metric_entry,
+    new_spec,
 )
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph, Job
-from tasks.export.package import Spec, example, sha256, without_places, write_spec
+from tasks.export.package import Spec, example, sha256, without_paths, write_spec
 from tasks.export.verify import Runner, RuntimeModel, differences, measure
-from tasks.multitask.answers import together
 from tasks.multitask.one_pass import OnePass
+from tasks.multitask.results import together
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +80,12 @@ def export_all(config: dict[str, Any]) -> Path:
     modules = {name: restore(part_checkpoint(checkpoint, name), teacher) for name, teacher in teachers.items()}
     write = write_weights if config["format"] == "torch" else write_one_pass
     seed_everything(settings["seed"], verbose=False)
-    target = place(config, path, next(iter(modules.values())))
+    target = export_folder(config, path, next(iter(modules.values())))
     with atomic_folder(target, config["overwrite"]) as folder:
         spec, runners = write(config, path, checkpoint, modules, folder)
         if spec.format != "torch":  # with torch, each task has its own view
             spec.input["center_crop"] = common_view(modules)
-        parts = {name: measured(config, name, module, spec, runners[name]) for name, module in modules.items()}
+        parts = {name: task_entry(config, name, module, spec, runners[name]) for name, module in modules.items()}
         spec.metrics = {name: part["metrics"] for name, part in parts.items()}
         spec.note = "; ".join(f"{name}: {part['note']}" for name, part in parts.items() if part["note"]) or None
         finish(spec, checkpoint, modules, parts, folder)
@@ -111,18 +112,18 @@ def write_one_pass(
     config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
 ) -> tuple[Spec, dict[str, Runner]]:
     """Writes one file that runs the backbone once; returns its spec, and for each task a runner of its outputs."""
-    form, first = FORMATS[config["format"]], next(iter(modules.values()))
+    file_format, first = FORMATS[config["format"]], next(iter(modules.values()))
     check_sides(modules)
     again = {name: restore(part_checkpoint(checkpoint, name)).model for name in modules}
-    graph = Graph(OnePass(again), config["input"], form.with_nms)
-    spec = describe(config, form, path, first, graph)
-    pixels = graph.example(1 if form.free_batch else config["batch"], first.resolution)
+    graph = Graph(OnePass(again), config["input"], file_format.with_nms)
+    spec = new_spec(config, file_format, path, first, graph)
+    pixels = graph.example(1 if file_format.free_batch else config["batch"], first.resolution)
     file = folder / spec.file
     inputs = calibration_inputs(config, modules, graph) if config["quantize"] == "int8" else np.empty(0)
-    form.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
-    runner = form.module().Runner(file, THREADS)
+    file_format.module().write(Job(graph, pixels, spec.names, file, inputs, checkpoint))
+    runner = file_format.module().Runner(file, THREADS)
     spec.cost = graph.model.cost(first.resolution).millions
-    spec.latency = latency(graph, runner, form, first.resolution, config["batch"])
+    spec.latency = latency(graph, runner, file_format, first.resolution, config["batch"])
 
     def outputs(name: str, pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         return [value for key, value in zip(spec.names, runner(pixels), strict=True) if key.startswith(f"{name}.")]
@@ -134,29 +135,30 @@ def write_weights(
     config: dict[str, Any], path: Path, checkpoint: dict[str, Any], modules: dict[str, TaskModule], folder: Path
 ) -> tuple[Spec, dict[str, Runner]]:
     """Writes the checkpoint as one safetensors file; returns its spec, and for each task a runner of its outputs."""
-    form, whole = FORMATS["torch"], restore(checkpoint)
-    graphs = {name: Graph(module.model, config["input"], form.with_nms) for name, module in modules.items()}
-    specs = {name: describe(config, form, path, modules[name], graph) for name, graph in graphs.items()}
+    file_format, whole = FORMATS["torch"], restore(checkpoint)
+    graphs = {name: Graph(module.model, config["input"], file_format.with_nms) for name, module in modules.items()}
+    specs = {name: new_spec(config, file_format, path, modules[name], graph) for name, graph in graphs.items()}
     spec = next(iter(specs.values()))
     spec.outputs = [o | {"name": f"{n}.{o['name']}"} for n, own in specs.items() for o in own.outputs]
     spec.input["size"] = whole.resolution
-    form.module().write(
+    file_format.module().write(
         Job(next(iter(graphs.values())), torch.empty(0), [], folder / spec.file, np.empty(0), checkpoint)
     )
     stored = load_checkpoint(folder / spec.file)
     runners = {
-        name: form.module().Network(restore(part_checkpoint(stored, name)).model, config["input"]) for name in modules
+        name: file_format.module().Network(restore(part_checkpoint(stored, name)).model, config["input"])
+        for name in modules
     }
     samples = {name: graph.example(1, modules[name].resolution).numpy() for name, graph in graphs.items()}
 
-    def answer_all(_: npt.NDArray[Any]) -> None:
+    def run_all(_: npt.NDArray[Any]) -> None:
         for name, runner in runners.items():
             runner(samples[name])
 
     first = next(iter(modules))
     params = {t.data_ptr(): t.numel() for key, t in checkpoint["state_dict"].items() if PARAMETER.search(key)}
     spec.cost = whole.model.cost(whole.resolution).millions | {"params_m": sum(params.values()) / 1e6}
-    spec.latency = latency(graphs[first], answer_all, form, modules[first].resolution, 1)
+    spec.latency = latency(graphs[first], run_all, file_format, modules[first].resolution, 1)
     return spec, runners
 
 
@@ -171,7 +173,7 @@ def finish(
     file = folder / spec.file
     spec.task, spec.answer = "multitask", together.__name__
     spec.labels = checkpoint["suite"]["labels"]
-    spec.provenance["config"] = without_places(checkpoint["suite"]["config"])
+    spec.provenance["config"] = without_paths(checkpoint["suite"]["config"])
     spec.cost["megabytes"] = file.stat().st_size / 1e6
     spec.sha256 = sha256(file)
     write_spec(folder, spec, {"parts": parts})
@@ -181,10 +183,10 @@ def finish(
     (folder / CARD).write_text(joint_card(facts, results), encoding="utf-8")
     if spec.format == "torch":  # each task has its own input, so only this suite can run the file
         return
-    form = FORMATS[spec.format]
-    helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.answer)}
+    file_format = FORMATS[spec.format]
+    helpers = {f for m in modules.values() for f in (*m.result_type.helpers, m.result_type.to_plain)}
     functions = [*sorted(helpers, key=lambda f: f.__name__), together]
-    (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
+    (folder / "example.py").write_text(example(spec, functions, file_format.module().EXAMPLE, file_format.needs))
 
 
 def check_sides(modules: dict[str, TaskModule]) -> None:
@@ -200,26 +202,26 @@ def check_sides(modules: dict[str, TaskModule]) -> None:
 def calibration_inputs(config: dict[str, Any], modules: dict[str, TaskModule], graph: Graph) -> npt.NDArray[Any]:
     """Calibration inputs from training images, the same number for each task."""
     count = -(-config["calibration"] // len(modules))
-    samples = [x for module in modules.values() for x in calibration(data_of(config, module), count)]
+    samples = [x for module in modules.values() for x in calibration(evaluation_data(config, module), count)]
     return np.asarray(graph.pixels(torch.cat(samples)).numpy())
 
 
-def measured(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, runner: Runner) -> dict[str, Any]:
+def task_entry(config: dict[str, Any], name: str, module: TaskModule, spec: Spec, runner: Runner) -> dict[str, Any]:
     """A task's entry in model.json, with its metrics before and after; adds its output differences to `spec`."""
     graph = Graph(module.model, config["input"], FORMATS[spec.format].with_nms)
     names = [output.removeprefix(f"{name}.") for output in spec.names if output.startswith(f"{name}.")]
-    data = data_of(config, module)
+    data = evaluation_data(config, module)
     before, count = measure(module, data, config["images"])
     check_measured(module, before)
-    data = data_of(config, module)  # without the images that were kept
+    data = evaluation_data(config, module)  # without the images that were kept
     if spec.format != "torch" and isinstance(data, ClassificationData):
         data.center_crop = spec.input["center_crop"]  # the file has one view for all tasks
     found = differences(graph, runner, images(data, COMPARED))
     spec.differences |= {f"{name}.{key}": value for key, value in found.items()}
     after, _ = measure(module, data, config["images"], RuntimeModel(graph, runner, names))
-    facts = {"labels": module.labels, "answer": module.result_type.answer.__name__}
-    metrics = compared(config, module, count, before, after)
-    return facts | module.answer_settings() | module.export_metadata() | {"metrics": metrics, "note": data.note}
+    facts = {"labels": module.labels, "answer": module.result_type.to_plain.__name__}
+    metrics = metric_entry(config, module, count, before, after)
+    return facts | module.result_settings() | module.export_metadata() | {"metrics": metrics, "note": data.note}
 
 
 def common_view(modules: dict[str, TaskModule]) -> float | None:
@@ -245,6 +247,5 @@ def report(parts: dict[str, Any], spec: Any, target: Path) -> None:
         command = f"python -m tasks.predict {shlex.quote(f'ckpt={target}')} input=<image>"
     console.print(f"wrote {target}, described in its {CARD}; try: {command}", soft_wrap=True)
     for name, part in parts.items():
-        drop, most = part["metrics"]["drop"], part["metrics"]["max_drop"]
-        if not drop <= most:  # or it is nan
-            raise UserError(f"{target} is kept, but {name} falls by {drop:.2f} points, more than max_drop={most:g}")
+        if problem := drop_problem(part["metrics"], f"{name}/{part['metrics']['primary']}"):
+            raise UserError(f"{target} is kept, but {problem}")

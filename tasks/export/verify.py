@@ -35,11 +35,11 @@ class RuntimeModel(Model):
         return self.graph.pixels(images.cpu())
 
     def forward(self, pixels: Tensor) -> Any:
-        answers = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
-        return self.graph.model.from_export(dict(zip(self.names, answers, strict=True)))
+        outputs = [torch.from_numpy(np.array(a)) for a in self.runner(pixels.numpy())]
+        return self.graph.model.from_export(dict(zip(self.names, outputs, strict=True)))
 
 
-class Counter(Callback):
+class ImageCounter(Callback):
     """Counts the validation images."""
 
     count = 0
@@ -65,16 +65,10 @@ def measure(
     module: TaskModule, data: SuiteData, images: int, model: Model | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's metrics on about `images` validation images, and their number; `model` replaces the task's own."""
-    settings = {
-        **module.config["trainer"],
-        "devices": 1,
-        "num_nodes": 1,
-        "accelerator": "cpu",
-        "precision": "32",
-        "progress_bar": False,
-    }
-    counter = Counter()
-    trainer = build_trainer({**module.config, "trainer": settings}, None, [BadImageCounter(), counter])
+    settings = module.config["trainer"] | {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}
+    settings |= {"precision": "32", "progress_bar": False}
+    counter = ImageCounter()
+    trainer = build_trainer(module.config | {"trainer": settings}, None, [BadImageCounter(), counter])
     loader = validation(module, data, images)
     if not module.pairwise_metrics:
         trainer.limit_val_batches = -(-images // (loader.batch_size or 1))
@@ -105,7 +99,7 @@ def differences(graph: Graph, runner: Runner, batches: Iterable[Tensor]) -> dict
 
 
 @torch.inference_mode()
-def losing_layers(graph: Graph, batches: list[Tensor]) -> list[tuple[str, float]]:
+def most_sensitive_layers(graph: Graph, batches: list[Tensor]) -> list[tuple[str, float]]:
     """The five layers whose int8 rounding changes the outputs most, each with the relative error that it causes."""
     model = graph.model
     before = [t.double() for b in batches for t in graph(b) if t.is_floating_point()]

@@ -9,7 +9,7 @@ from tasks.engine.model import ExportSpec, PooledNet
 class AttributeNet(PooledNet):
     """Images (B, 3, H, W) to logits (B, A), one for each attribute."""
 
-    form = "attributes"
+    output_kind = "attributes"
     export_spec = ExportSpec({"probabilities": "of each attribute, for itself"})
 
     def postprocess(self, logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from data.base import Split, SuiteData
 from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
-from tasks.distill.teacher import Table
+from tasks.distill.teacher import TableTeacher
 from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
 
@@ -47,7 +47,7 @@ class FacesTask(DistillableTask):
         assert isinstance(val, ImageSet)
         if not self.teacher and len(train) and not any((np.asarray(s.label) >= 0).any() for s in train.samples):
             raise UserError("no training image has a label: name a teacher (teacher=), or set data.labelled_fraction=1")
-        if isinstance(self.teacher, Table):
+        if isinstance(self.teacher, TableTeacher):
             self.teacher.check(s.path for s in val.samples if (np.asarray(s.label) < 0).any())
 
     def build_model(self) -> AttributeNet:

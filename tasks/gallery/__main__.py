@@ -14,7 +14,7 @@ from tasks.engine.config import arguments, load_config, one_line_errors
 if TYPE_CHECKING:
     from data.geo.places import GeoData
     from data.geo.positions import Places
-    from tasks.gallery.embed import Rank
+    from tasks.gallery.embed import Worker
 
 
 VOTES = ("k", "sigma_km", "sharpness", "fusion")
@@ -66,7 +66,7 @@ def run(config: dict[str, Any]) -> None:
         if config["ray"]:
             on_ray.embed_parts(config, run)
             config = config | {"of": None}  # the index is made here
-        settings = {"index": config["index"], "shard_size": config["shard_size"], "share": share_of(config), **work}
+        settings = {"index": config["index"], "shard_size": config["shard_size"], "worker": worker_of(config), **work}
         gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)
     elif config["mode"] == "add":
         if not config["source"]:
@@ -81,21 +81,21 @@ def run(config: dict[str, Any]) -> None:
         report.query(config, checkpoint, folder)
 
 
-def share_of(config: dict[str, Any]) -> "Rank | None":
-    """The share of the photos to embed, if the job is one of several.
+def worker_of(config: dict[str, Any]) -> "Worker | None":
+    """Which of several jobs this one is; None if it is the only one.
 
     Raises:
         UserError: `part` and `of` do not fit.
     """
-    from tasks.gallery.embed import Rank
+    from tasks.gallery.embed import Worker
 
     part, of = config["part"], config["of"]
     if (part is None) != (of is None) or (of and part >= of):
         raise UserError(f"part={part} of={of}: parts count from 0, and `of` says how many there are")
-    return None if of is None else Rank(part, of)
+    return None if of is None else Worker(part, of)
 
 
-def data_of(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
+def geo_data(config: dict[str, Any], checkpoint: dict[str, Any]) -> "GeoData":
     """The run's data set, at its present location."""
     from data.image_file import limit_pixels
     from tasks.engine.start import saved_data
@@ -112,7 +112,7 @@ def source_places(
     from data.geo.positions import read_csv, read_folder
 
     if not config["source"]:
-        return data_of(config, checkpoint).places(split)
+        return geo_data(config, checkpoint).places(split)
     source = Path(config["source"])
     return read_folder(source) if source.is_dir() else read_csv(source, source.parent, max_bad=0.01)
 

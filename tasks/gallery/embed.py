@@ -29,14 +29,14 @@ Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Rank:
-    """The index of this process, and the number of processes."""
+class Worker:
+    """One of the processes that share the embedding: its rank, and their number."""
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     @classmethod
-    def join(cls) -> "Rank":
+    def join(cls) -> "Worker":
         """Joins the other processes if torchrun started several."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
@@ -45,7 +45,7 @@ class Rank:
 
     def wait(self) -> None:
         """Blocks until all processes call it."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.barrier()
 
 
@@ -67,13 +67,13 @@ def write_embeddings(
     resolution: int,
     shard_size: int,
     batch_size: int,
-    rank: Rank,
+    worker: Worker,
 ) -> None:
     """Writes `folder`/000000.npy, ...: float16 (shard_size, D) in the order of the paths, NaN if unreadable. Existing
     shards are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    batches = missing_batches(folder, len(paths), shard_size, batch_size, rank)
+    batches = missing_batches(folder, len(paths), shard_size, batch_size, worker)
     done: list[Halves] = []
     for rows, vectors in embedded(model, paths, batches, resolution):
         done.append(vectors)
@@ -82,12 +82,12 @@ def write_embeddings(
             done = []
 
 
-def missing_batches(folder: Path, count: int, shard_size: int, batch_size: int, rank: Rank) -> list[range]:
-    """The rows, batch by batch, of this rank's shards that are not written yet."""
+def missing_batches(folder: Path, count: int, shard_size: int, batch_size: int, worker: Worker) -> list[range]:
+    """The rows, batch by batch, of this worker's shards that are not written yet."""
     own = [
         part
         for number, part in enumerate(shards(count, shard_size))
-        if number % rank.count == rank.index and not shard_path(folder, part.start, shard_size).exists()
+        if number % worker.world_size == worker.rank and not shard_path(folder, part.start, shard_size).exists()
     ]
     return [part[i : i + batch_size] for part in own for i in range(0, len(part), batch_size)]
 
@@ -218,7 +218,9 @@ class Embeddings:
         """Removes rows (n,), ascending, from the table, as if their photos could not be read. The shards on disk stay;
         copies without these rows are written beside them, as <number>-<mark>.npy.
         """
-        for own in np.split(rows, np.flatnonzero(np.diff(rows // self.size)) + 1) if len(rows) else ():
+        if not len(rows):
+            return
+        for own in np.split(rows, np.flatnonzero(np.diff(rows // self.size)) + 1):
             number, lost = own[0] // self.size, own % self.size
             self.good[number][lost] = False
             table = np.array(self.tables[number])

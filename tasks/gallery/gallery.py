@@ -26,7 +26,7 @@ from data.geo.s2 import Floats, Ints
 from data.text import read_names
 from tasks.engine.task import restore
 from tasks.gallery import blocks
-from tasks.gallery.embed import Embeddings, Rank, fingerprint, save_array, write_embeddings
+from tasks.gallery.embed import Embeddings, Worker, fingerprint, save_array, write_embeddings
 from tasks.gallery.index import (
     bytes_per_vector,
     factory_string,
@@ -56,7 +56,7 @@ class Part:
 
 
 @dataclass
-class Facts:
+class GalleryInfo:
     """The content of gallery.json."""
 
     model: str
@@ -68,7 +68,7 @@ class Facts:
     version: int = VERSION
 
     @property
-    def sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether all values from a file have the right type."""
         counts = (self.dim, self.shard_size, self.photos, self.version, *(part.photos for part in self.parts))
         names = (self.model, self.factory, *(word for part in self.parts for word in (part.name, part.digest)))
@@ -80,24 +80,24 @@ class Facts:
             json.dump(asdict(self), file, indent=2)
 
     @classmethod
-    def read(cls, folder: Path, model: str) -> "Facts":
+    def read(cls, folder: Path, model: str) -> "GalleryInfo":
         """Raises UserError if there is no gallery, or it is another model's."""
         try:
             content = json.loads((folder / "gallery.json").read_text())
-            facts = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
-            if not facts.sound:
+            info = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
+            if not info.is_valid:
                 raise ValueError("a value of the wrong type")
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{folder / 'gallery.json'} is damaged: build the gallery again") from error
-        if facts.version > VERSION:
+        if info.version > VERSION:
             raise UserError(f"the gallery {folder} was written by a newer version of this suite; update to read it")
-        if facts.model != model:
+        if info.model != model:
             raise UserError(
-                f"the gallery {folder} was built by another model ({facts.model}, this one is {model}); build its own"
+                f"the gallery {folder} was built by another model ({info.model}, this one is {model}); build its own"
             )
-        return facts
+        return info
 
 
 class Neighbours(NamedTuple):
@@ -121,8 +121,8 @@ class Gallery:
 
     def __init__(self, folder: Path, model: str) -> None:
         self.folder = folder
-        self.facts = Facts.read(folder, model)
-        generation = len(self.facts.parts)
+        self.info = GalleryInfo.read(folder, model)
+        generation = len(self.info.parts)
         self.index = read_index(folder / f"index-{generation}.faiss")
         tune(self.index)
         try:
@@ -130,12 +130,12 @@ class Gallery:
             self.paths = read_names(folder / f"paths-{generation}.txt")
         except (OSError, ValueError, UserError, *BAD_ARRAY) as error:
             raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
-        whole = self.index.ntotal == len(self.paths) == self.facts.photos and self.index.d == self.facts.dim
-        if not whole or self.positions.shape != (self.facts.photos, 2) or self.positions.dtype.kind != "f":
+        whole = self.index.ntotal == len(self.paths) == self.info.photos and self.index.d == self.info.dim
+        if not whole or self.positions.shape != (self.info.photos, 2) or self.positions.dtype.kind != "f":
             raise UserError(f"the gallery {folder} is damaged: its files do not fit together; build it again")
 
     def __len__(self) -> int:
-        return self.facts.photos
+        return self.info.photos
 
     def search(self, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """Neighbours of queries (B, D).
@@ -160,39 +160,41 @@ def build_gallery(
     *,
     index: str,
     shard_size: int,
-    share: Rank | None = None,
+    worker: Worker | None = None,
     **settings: Any,
 ) -> None:
-    """Embeds the photos that are not embedded yet, and indexes them; every process of a torchrun calls it. With a
-    `share`, this process embeds that share only; once all shares are done, a call without one indexes them.
+    """Embeds the photos that are not embedded yet, and indexes them; every process of a torchrun calls it. As a given
+    `worker`, this process embeds its shards only; once all are done, a call without one indexes them.
 
     Raises:
         UserError: the folder holds a gallery, or unfinished embeddings of another model or of other photos.
     """
-    rank, model = share or Rank.join(), fingerprint(checkpoint)
+    only_embeds, model = worker is not None, fingerprint(checkpoint)
+    worker = worker or Worker.join()
     part = Part("0", len(places), _digest(places))
     if (folder / "gallery.json").exists():
-        facts = Facts.read(folder, model)
-        raise UserError(f"{folder} holds a gallery of {facts.photos} photos already; use mode=add or another folder")
+        info = GalleryInfo.read(folder, model)
+        raise UserError(f"{folder} holds a gallery of {info.photos} photos already; use mode=add or another folder")
     _claim(folder, model, part, shard_size)
-    factory = factory_string(index, len(places), embedding_dim(checkpoint))
-    size, count = bytes_per_vector(make_index(factory, embedding_dim(checkpoint))), len(places)
+    dim, count = embedding_dim(checkpoint), len(places)
+    factory = factory_string(index, count, dim)
+    size = bytes_per_vector(make_index(factory, dim))
     log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
-    _embed(folder / "embeddings" / part.name, checkpoint, places, rank, shard_size=shard_size, **settings)
-    if share:
+    _embed(folder / "embeddings" / part.name, checkpoint, places, worker, shard_size=shard_size, **settings)
+    if only_embeds:
         return
-    rank.wait()
-    if rank.index == 0:
+    worker.wait()
+    if worker.rank == 0:
         with folder_lock(folder):  # removals wait until the files of this generation are the only ones
             _index(folder, model, part, places, index, shard_size)
-    rank.wait()
+    worker.wait()
 
 
 def _index(folder: Path, model: str, part: Part, places: Places, index: str, shard_size: int) -> None:
     """Trains an index on the embeddings, and adds them to it."""
     found = Embeddings(folder / "embeddings" / part.name, len(places), shard_size)
     factory = factory_string(index, len(found.rows), found.dim)  # now for the number of readable photos
-    facts = Facts(model, found.dim, shard_size, factory, 0, [])
+    info = GalleryInfo(model, found.dim, shard_size, factory, 0, [])
     made = make_index(factory, found.dim)
     if blocks.in_blocks(made, found):
         work = blocks.work_folder(folder, factory, part.name)
@@ -203,7 +205,7 @@ def _index(folder: Path, model: str, part: Part, places: Places, index: str, sha
         train_index(made, found.sample(training_count(made)), factory)
         lists_of(folder / "index-1.faiss").unlink(missing_ok=True)  # of a killed build with another `index`
         add_vectors(made, [found], folder / "index-1.faiss")
-    commit(folder, facts, part, *_readable(places, found))
+    commit(folder, info, part, *_readable(places, found))
 
 
 def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
@@ -213,53 +215,53 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
         UserError: there is no gallery of this model, the photos are all in it already, or the folder holds unfinished
             embeddings of other photos.
     """
-    rank = Rank.join()
-    facts, part, new = _begin(folder, fingerprint(checkpoint), places)
+    worker = Worker.join()
+    info, part, new = _begin(folder, fingerprint(checkpoint), places)
     if len(places) > len(new):
         log.info("%d of %d photos are in the gallery already", len(places) - len(new), len(places))
-    _embed(folder / "embeddings" / part.name, checkpoint, new, rank, shard_size=facts.shard_size, **settings)
-    rank.wait()
-    if rank.index == 0:
+    _embed(folder / "embeddings" / part.name, checkpoint, new, worker, shard_size=info.shard_size, **settings)
+    worker.wait()
+    if worker.rank == 0:
         with folder_lock(folder):
-            _extend(folder, facts, part, new)
-    rank.wait()
+            _extend(folder, info, part, new)
+    worker.wait()
 
 
-def _begin(folder: Path, model: str, places: Places) -> tuple[Facts, Part, Places]:
+def _begin(folder: Path, model: str, places: Places) -> tuple[GalleryInfo, Part, Places]:
     """Claims the photos that are not in the gallery yet, under the lock that a removal holds: it waits for one to end,
     and the next one finds the claim. The processes of a torchrun do this in turn, with the same result.
     """
-    Facts.read(folder, model)
+    GalleryInfo.read(folder, model)
     with folder_lock(folder):
-        facts = Facts.read(folder, model)
-        drop_finished(folder, facts)
-        digest, new = _digest(places), _without_known(folder, facts, places)
-        if not len(new) or digest in {old.digest for old in facts.parts}:
+        info = GalleryInfo.read(folder, model)
+        drop_finished(folder, info)
+        digest, new = _digest(places), _without_known(folder, info, places)
+        if not len(new) or digest in {old.digest for old in info.parts}:
             raise UserError(f"these {len(places)} photos are in the gallery {folder} already")
-        part = Part(str(len(facts.parts)), len(new), _digest(new))
-        _claim(folder, model, part, facts.shard_size)
-    return facts, part, new
+        part = Part(str(len(info.parts)), len(new), _digest(new))
+        _claim(folder, model, part, info.shard_size)
+    return info, part, new
 
 
-def _extend(folder: Path, facts: Facts, part: Part, places: Places) -> None:
+def _extend(folder: Path, info: GalleryInfo, part: Part, places: Places) -> None:
     """Adds the embeddings of a part to the index."""
-    old, generation = Gallery(folder, facts.model), len(facts.parts)
-    found = Embeddings(folder / "embeddings" / part.name, len(places), facts.shard_size)
+    old, generation = Gallery(folder, info.model), len(info.parts)
+    found = Embeddings(folder / "embeddings" / part.name, len(places), info.shard_size)
     before, target = (folder / f"index-{number}.faiss" for number in (generation, generation + 1))
     if lists_of(before).exists():
-        work = blocks.work_folder(folder, facts.factory, part.name)
-        more = blocks.write_blocks(work, folder / blocks.TRAINED, found, facts.photos)
+        work = blocks.work_folder(folder, info.factory, part.name)
+        more = blocks.write_blocks(work, folder / blocks.TRAINED, found, info.photos)
         blocks.merge(folder / blocks.TRAINED, [before, *more], target)
     else:
         add_vectors(read_index(before, mapped=False), [found], target)
     positions, paths = _readable(places, found)
-    commit(folder, facts, part, np.concatenate([old.positions, positions]), old.paths + paths)
+    commit(folder, info, part, np.concatenate([old.positions, positions]), old.paths + paths)
 
 
-def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
+def _without_known(folder: Path, info: GalleryInfo, places: Places) -> Places:
     """The photos that are not in the gallery, by their absolute paths."""
     try:
-        known = set(read_names(folder / f"paths-{len(facts.parts)}.txt"))
+        known = set(read_names(folder / f"paths-{len(info.parts)}.txt"))
     except UserError as error:
         raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
     rows = [row for row, path in enumerate(places.paths) if str(path.resolve()) not in known]
@@ -267,6 +269,7 @@ def _without_known(folder: Path, facts: Facts, places: Places) -> Places:
 
 
 def embedding_dim(checkpoint: dict[str, Any]) -> int:
+    """Length of an embedding: the channels of the backbone's last map."""
     model: Any = restore(checkpoint).model
     return int(model.backbone.channels[-1])
 
@@ -303,22 +306,22 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
 
 
-def drop_finished(folder: Path, facts: Facts) -> None:
+def drop_finished(folder: Path, info: GalleryInfo) -> None:
     """Removes the claim of a part that is in the gallery, files of other generations, which a killed process may have
     left, and embeddings of removed photos.
     """
     with suppress(OSError, ValueError, AttributeError):  # a damaged claim stays
         claim = json.loads((folder / "building.json").read_text())
-        if claim.get("digest") in {part.digest for part in facts.parts}:
+        if claim.get("digest") in {part.digest for part in info.parts}:
             (folder / "building.json").unlink()
     blocks.drop(folder)
     for pattern in ("index-*.faiss", "index-*.ivfdata", "positions-*.npy", "paths-*.txt", REWRITTEN):
         for path in folder.glob(pattern):
-            if path.stem.rpartition("-")[2] != str(len(facts.parts)):
+            if path.stem.rpartition("-")[2] != str(len(info.parts)):
                 path.unlink(missing_ok=True)
             elif pattern == REWRITTEN:
                 path.replace(path.with_name(f"{path.stem.partition('-')[0]}.npy"))
-    for number, part in enumerate(facts.parts):
+    for number, part in enumerate(info.parts):
         if not part.photos:
             shutil.rmtree(folder / "embeddings" / str(number), ignore_errors=True)
 
@@ -327,13 +330,13 @@ def _embed(
     folder: Path,
     checkpoint: dict[str, Any],
     places: Places,
-    rank: Rank,
+    worker: Worker,
     *,
     batch_size: int,
     shard_size: int,
 ) -> None:
     module = restore(checkpoint)
-    device = torch.device("cuda", rank.index % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", worker.rank % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
     write_embeddings(
         cast(GeoLocator, module.to(device).model),
         places.paths,
@@ -341,7 +344,7 @@ def _embed(
         resolution=module.resolution,
         shard_size=shard_size,
         batch_size=batch_size,
-        rank=rank,
+        worker=worker,
     )
 
 
@@ -360,16 +363,16 @@ def _readable(places: Places, found: Embeddings) -> tuple[Floats, list[str]]:
     return places.positions[found.rows], [str(places.paths[i].resolve()) for i in found.rows]
 
 
-def commit(folder: Path, facts: Facts, part: Part, positions: Floats, paths: list[str]) -> None:
+def commit(folder: Path, info: GalleryInfo, part: Part, positions: Floats, paths: list[str]) -> None:
     """Writes the files of the next generation, whose index exists already, then gallery.json, which makes it the
     current one, and removes the previous generation.
     """
-    generation = len(facts.parts) + 1
+    generation = len(info.parts) + 1
     save_array(folder / f"positions-{generation}.npy", positions)
     with atomic_write(folder / f"paths-{generation}.txt") as file:
         file.writelines(os.fsencode(path) + b"\n" for path in paths)
-    facts.parts.append(part)
-    facts.photos = len(paths)
-    facts.write(folder)
-    drop_finished(folder, facts)
-    log.info("%s: %d photos", folder, facts.photos)
+    info.parts.append(part)
+    info.photos = len(paths)
+    info.write(folder)
+    drop_finished(folder, info)
+    log.info("%s: %d photos", folder, info.photos)

@@ -113,7 +113,7 @@ def read_index(path: Path, mapped: bool = True) -> Any:
     flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
     try:
         index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped and not beside else 0))
-        if not _lists_are_whole(index, path):
+        if not _lists_are_valid(index, path):
             raise RuntimeError("lists")
         return index
     except (RuntimeError, MemoryError) as error:
@@ -125,7 +125,7 @@ def lists_of(path: Path) -> Path:
     return path.with_suffix(".ivfdata")
 
 
-def _lists_are_whole(index: Any, path: Path) -> bool:
+def _lists_are_valid(index: Any, path: Path) -> bool:
     """Whether an index's mapped lists are in its own file, or the one beside it, and end within that file."""
     inner = faiss.try_extract_index_ivf(index)
     lists = faiss.downcast_InvertedLists(inner.invlists) if inner is not None and inner.invlists else None

@@ -1,4 +1,4 @@
-"""Answers by classification, by retrieval from a gallery, and by both together."""
+"""Where photos were taken: by classification, by retrieval from a gallery, and by both together."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from tasks.geo.model import GeoLocator, Located
 CELLS = 20  # of the classifier that fusion uses
 
 
-class Answer(NamedTuple):
+class Locations(NamedTuple):
     """Positions (B, 2) by each method, with the cells and neighbours behind them."""
 
     positions: dict[str, Floats]
@@ -41,14 +41,14 @@ class Locator:
     sharpness: float
     fusion: float
 
-    def __call__(self, images: Tensor) -> Answer:
-        """Answers for uint8 images (B, 3, R, R)."""
+    def __call__(self, images: Tensor) -> Locations:
+        """Where uint8 images (B, 3, R, R) were taken."""
         features = self.model.embed(self.model.preprocess(images))
         logits = self.model.head(features)
         neighbours = self.gallery.search(F.normalize(features.float(), dim=1).cpu().numpy(), self.k)
         return self.combine(logits, neighbours)
 
-    def combine(self, logits: Tensor, neighbours: Neighbours) -> Answer:
+    def combine(self, logits: Tensor, neighbours: Neighbours) -> Locations:
         located = self.model.postprocess(logits)
         directions = located.directions.cpu().double().numpy()
         near = unit_vectors(neighbours.positions)
@@ -60,7 +60,7 @@ class Locator:
         shares = probabilities.cpu().double().numpy()
         together = np.concatenate([near, means], axis=1)
         share = np.concatenate([(1 - self.fusion) * weights, self.fusion * shares], axis=1)
-        return Answer(
+        return Locations(
             {
                 "classification": positions_of(directions),
                 "retrieval": positions_of(densest(near, weights, self.sigma_km)),

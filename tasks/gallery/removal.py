@@ -15,7 +15,7 @@ from data.geo.s2 import Bools
 from data.text import read_names
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, fingerprint
-from tasks.gallery.gallery import Facts, Gallery, Part, add_vectors, commit, drop_finished
+from tasks.gallery.gallery import Gallery, GalleryInfo, Part, add_vectors, commit, drop_finished
 from tasks.gallery.index import lists_of, read_index
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ def remove_from_gallery(folder: Path, checkpoint: dict[str, Any], source: str | 
     model = fingerprint(checkpoint)
     if not source:
         raise UserError("mode=remove needs source=<a photo, a folder, a quoted glob, or a .txt file that lists photos>")
-    Facts.read(folder, model)
+    GalleryInfo.read(folder, model)
     with folder_lock(folder):
-        facts = Facts.read(folder, model)
-        drop_finished(folder, facts)
+        info = GalleryInfo.read(folder, model)
+        drop_finished(folder, info)
         if (claim := folder / "building.json").exists():
-            embeddings = folder / "embeddings" / str(len(facts.parts))
+            embeddings = folder / "embeddings" / str(len(info.parts))
             raise UserError(f"{folder} holds an unfinished mode=add: finish it, or delete {claim} and {embeddings}")
         for left in folder.rglob(".*.part"):  # of killed processes: they may hold what is removed
             left.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def remove_from_gallery(folder: Path, checkpoint: dict[str, Any], source: str | 
         if not kept.any():
             raise UserError(f"source={source} names all photos of the gallery {folder}; delete the folder instead")
         log.info("%s: removing %d of %d photos", folder, len(kept) - kept.sum(), len(kept))
-        _shrink(folder, facts, gallery, kept)
+        _shrink(folder, info, gallery, kept)
 
 
 def named(source: str, gallery: Gallery) -> list[int]:
@@ -98,10 +98,10 @@ def _pattern(name: str) -> str:
     return escaped.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
-def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: Bools) -> None:
+def _shrink(folder: Path, info: GalleryInfo, gallery: Gallery, kept: Bools) -> None:
     """Writes the next generation, with only the `kept` photos (N,)."""
-    generation = len(facts.parts) + 1
-    stored = _without(folder, facts, kept, str(generation))
+    generation = len(info.parts) + 1
+    stored = _without(folder, info, kept, str(generation))
     before, target = (folder / f"index-{number}.faiss" for number in (generation - 1, generation))
     if lists_of(before).exists():
         blocks.merge(folder / blocks.TRAINED, [before], target, kept)
@@ -110,19 +110,19 @@ def _shrink(folder: Path, facts: Facts, gallery: Gallery, kept: Bools) -> None:
         index.reset()
         add_vectors(index, stored, target)
     paths = [path for path, stays in zip(gallery.paths, kept, strict=True) if stays]
-    commit(folder, facts, Part(str(len(facts.parts)), 0, ""), gallery.positions[kept], paths)
+    commit(folder, info, Part(str(len(info.parts)), 0, ""), gallery.positions[kept], paths)
 
 
-def _without(folder: Path, facts: Facts, kept: Bools, mark: str) -> Sequence[Embeddings]:
+def _without(folder: Path, info: GalleryInfo, kept: Bools, mark: str) -> Sequence[Embeddings]:
     """The remaining embeddings of each part; shards that lose some are written with a `mark`, and `commit` puts them in
     place. The digest of a part that loses photos is cleared, so that it can be added again.
     """
     parts = {
-        number: Embeddings(folder / "embeddings" / str(number), part.photos, facts.shard_size)
-        for number, part in enumerate(facts.parts)
+        number: Embeddings(folder / "embeddings" / str(number), part.photos, info.shard_size)
+        for number, part in enumerate(info.parts)
         if part.photos
     }
-    whole = all(found.dim == facts.dim for found in parts.values())
+    whole = all(found.dim == info.dim for found in parts.values())
     if not whole or sum(len(found.rows) for found in parts.values()) != len(kept):
         raise UserError(f"the gallery {folder} is damaged: its embeddings are of other photos; build it again")
     first = 0
@@ -130,7 +130,7 @@ def _without(folder: Path, facts: Facts, kept: Bools, mark: str) -> Sequence[Emb
         lost = found.rows[~kept[first : (first := first + len(found.rows))]]
         found.remove(lost, mark)
         if len(lost):
-            facts.parts[number].digest = ""
+            info.parts[number].digest = ""
         if not len(found.rows):
-            facts.parts[number].photos = 0
+            info.parts[number].photos = 0
     return [found for found in parts.values() if len(found.rows)]

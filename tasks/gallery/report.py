@@ -1,4 +1,4 @@
-"""Reports on gallery answers: tables, maps, lines."""
+"""Reports on located photos: tables, maps, lines."""
 
 import json
 import logging
@@ -22,10 +22,10 @@ from data.image_file import BadImage, read_pixels
 from tasks.engine.task import restore
 from tasks.gallery.embed import fingerprint
 from tasks.gallery.gallery import Gallery
-from tasks.gallery.locate import Answer, Locator
+from tasks.gallery.locate import Locations, Locator
 from tasks.geo import maps
-from tasks.geo.answers import in_words, place
 from tasks.geo.gazetteer import nearest_place
+from tasks.geo.results import in_words, place
 from tasks.geo.task import GeoTask, error_metrics
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ def open_locator(config: dict[str, Any], checkpoint: dict[str, Any], folder: Pat
     return module, Locator(module.model, gallery, **settings)
 
 
-def answers(module: GeoTask, locator: Locator, paths: Sequence[Path], size: int) -> Iterator[tuple[list[int], Answer]]:
-    """Batches of the rows whose photos can be read, with their answers; the others are reported and left out."""
+def locate_all(
+    module: GeoTask, locator: Locator, paths: Sequence[Path], size: int
+) -> Iterator[tuple[list[int], Locations]]:
+    """Batches of the rows whose photos can be read, with their locations; the others are reported and left out."""
     device = next(module.parameters()).device
     for start in range(0, len(paths), size):
         rows, images = [], []
@@ -72,9 +74,9 @@ def evaluate(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path, p
     module, locator = open_locator(config, checkpoint, folder)
     rows: list[int] = []
     found: dict[str, list[Floats]] = {}
-    for some, answer in answers(module, locator, places.paths, config["batch_size"]):
+    for some, located in locate_all(module, locator, places.paths, config["batch_size"]):
         rows += some
-        for way, positions in answer.positions.items():
+        for way, positions in located.positions.items():
             found.setdefault(way, []).append(positions)
     if not rows:
         raise UserError(f"none of the {len(places)} photos could be read, for example {places.paths[0]}")
@@ -118,17 +120,17 @@ def places_table(kind: str, parts: dict[str, dict[str, float]], ways: list[str])
 
 
 def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> None:
-    """Prints where each photo of `input` was taken, and writes the answers and a map for each."""
+    """Prints where each photo of `input` was taken, and writes the positions and a map for each."""
     paths = find_images(config["input"])
     check_apart(config["input"], Path(config["output"]))
     module, locator = open_locator(config, checkpoint, folder)
     output, done = _output(config), 0
     targets = output_paths(paths, output)
     with (output / "answers.jsonl").open("w") as lines:
-        for rows, answer in answers(module, locator, paths, config["batch_size"]):
+        for rows, located in locate_all(module, locator, paths, config["batch_size"]):
             for i, row in enumerate(rows):
-                said = {way: place(*positions[i].tolist()) for way, positions in answer.positions.items()}
-                found = answer.neighbours.found(i)
+                said = {way: place(*positions[i].tolist()) for way, positions in located.positions.items()}
+                found = located.neighbours.found(i)
                 near = [
                     {"path": locator.gallery.paths[n], "similarity": round(float(s), 4)}
                     for n, s in zip(found.rows, found.similarities, strict=True)
@@ -137,7 +139,7 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
                 where = said["fusion"]
                 console.print(f"{paths[row]}: {in_words(where)}", soft_wrap=True, highlight=False)
                 targets[row].parent.mkdir(parents=True, exist_ok=True)
-                answer_map(paths[row], answer, i, locator).save(targets[row])
+                location_map(paths[row], located, i, locator).save(targets[row])
                 done += 1
     if not done:
         raise UserError(f"input={config['input']}: none of the {len(paths)} files could be read")
@@ -146,15 +148,15 @@ def query(config: dict[str, Any], checkpoint: dict[str, Any], folder: Path) -> N
     )
 
 
-def answer_map(path: Path, answer: Answer, i: int, locator: Locator) -> Image.Image:
-    """A map of the cells and neighbours behind the i-th answer; below it the photo and its nearest gallery photos."""
-    rows, _, near = answer.neighbours.found(i)
-    cells = answer.cells.cells[i].cpu().numpy()
+def location_map(path: Path, located: Locations, i: int, locator: Locator) -> Image.Image:
+    """A map of the cells and neighbours behind the i-th location; below it the photo and its nearest gallery photos."""
+    rows, _, near = located.neighbours.found(i)
+    cells = located.cells.cells[i].cpu().numpy()
     means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())
-    weights = np.concatenate([answer.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / max(1, len(near)))])
+    weights = np.concatenate([located.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / max(1, len(near)))])
     world = maps.heat(maps.world(MAP_WIDTH), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
     maps.dots(world, near, maps.OTHER, radius=4)
-    maps.dots(world, answer.positions["fusion"][i], maps.ANSWER, radius=6)
+    maps.dots(world, located.positions["fusion"][i], maps.PREDICTION, radius=6)
     page = Image.new("RGB", (MAP_WIDTH, MAP_WIDTH // 2 + THUMBNAIL), "white")
     page.paste(world)
     beside = [Path(locator.gallery.paths[n]) for n in rows[: MAP_WIDTH // THUMBNAIL - 1]]

@@ -14,7 +14,7 @@ from data.geo.s2 import Floats, cell_corners
 from data.geo.sphere import chord_to_km, unit_vectors
 
 Colour = tuple[int, int, int]
-ANSWER, TRUTH, OTHER = (255, 60, 60), (80, 255, 80), (255, 215, 60)
+PREDICTION, TRUTH, OTHER = (255, 60, 60), (80, 255, 80), (255, 215, 60)
 WIDTH, LEAST_HEIGHT, MOST_HEIGHT = 1440, 256, 2048  # pixels
 
 
@@ -116,7 +116,7 @@ def with_map(photo: Image.Image, prediction: dict[str, Any]) -> Image.Image:
     if cells:
         means = [(cell["latitude"], cell["longitude"]) for cell in cells]
         image = heat(image, means, [cell["probability"] for cell in cells], sigma_km=400)
-    dots(image, [(prediction["latitude"], prediction["longitude"])], ANSWER if cells else TRUTH, radius=width / 100)
+    dots(image, [(prediction["latitude"], prediction["longitude"])], PREDICTION if cells else TRUTH, radius=width / 100)
     page = Image.new("RGB", (width, width), (255, 255, 255))
     page.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
     page.paste(image, (0, height))

@@ -61,7 +61,7 @@ class GeoLocator(PooledNet):
     (Müller-Budack et al. 2018, ISNs), normalised over the fine cells.
     """
 
-    form = "position"
+    output_kind = "position"
     export_spec = ExportSpec(
         {
             "cells": "the most probable cells, best first: indices into cells.tokens",

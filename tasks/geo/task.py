@@ -1,4 +1,4 @@
-"""The geo-localization task: its metrics, its answers and its maps."""
+"""The geo-localization task: its metrics, its results and its maps."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from tasks.engine.figures import log_image, to_tensor
 from tasks.engine.metrics import first_per_image
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
-from tasks.geo.answers import place
 from tasks.geo.model import CellTable, GeoLocator
+from tasks.geo.results import place
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Im2GPS, PlaNet)
 
@@ -79,7 +79,7 @@ class GeoTask(TaskModule):
             for i, partition in enumerate(hierarchy.partitions):
                 partition.save(Path(self.trainer.log_dir) / f"cells-{i}.csv")
 
-    def answer_settings(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         fine = self.table.positions[-len(self.table.tokens) :]
         return {"cells": {"tokens": self.table.tokens, "positions": fine.round(5).tolist()}}
 

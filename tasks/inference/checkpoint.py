@@ -11,10 +11,10 @@ from torch import Tensor
 from backbones.errors import UserError
 from data.image_file import Pixels
 from data.inputs import ImageInput
-from tasks.engine.answers import Size
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
 from tasks.engine.options import result_type
 from tasks.engine.parts import JOINT
+from tasks.engine.results import Size
 from tasks.engine.task import restore
 from tasks.inference.predictor import Predictor
 
@@ -38,7 +38,7 @@ class CheckpointModel(Predictor):
         return self.module.prepare_image(torch.from_numpy(pixels).permute(2, 0, 1))
 
     @torch.inference_mode()
-    def answers(self, views: list[Tensor], sizes: list[Size]) -> list[dict[str, Any]]:
+    def predict_batch(self, views: list[Tensor], sizes: list[Size]) -> list[dict[str, Any]]:
         images = torch.stack(views).to(self.device)
         return self.module.predict(images, torch.tensor(sizes, device=self.device))
 
@@ -54,8 +54,8 @@ class JointPredictor(Predictor):
     def view(self, pixels: Pixels) -> list[Tensor]:
         return [part.view(pixels) for part in self.parts.values()]
 
-    def answers(self, views: list[list[Tensor]], sizes: list[Size]) -> list[dict[str, Any]]:
-        own = [part.answers([view[i] for view in views], sizes) for i, part in enumerate(self.parts.values())]
+    def predict_batch(self, views: list[list[Tensor]], sizes: list[Size]) -> list[dict[str, Any]]:
+        own = [part.predict_batch([view[i] for view in views], sizes) for i, part in enumerate(self.parts.values())]
         return [dict(zip(self.parts, rows, strict=True)) for rows in zip(*own, strict=True)]
 
     def set_references(self, images: Iterable[ImageInput]) -> None:

@@ -16,8 +16,8 @@ from backbones.errors import UserError, first_line
 from backbones.processors import usable_cores
 from data.boxes import center_box
 from data.image_file import Pixels
-from tasks.engine.answers import Size
 from tasks.engine.options import result_type
+from tasks.engine.results import Size
 from tasks.export.formats import FORMATS
 from tasks.inference.predictor import Predictor
 
@@ -45,7 +45,7 @@ class ExportedModel(Predictor):
         part = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         return np.asarray(part.resize((self.resolution, self.resolution), Image.Resampling.BILINEAR))
 
-    def answers(self, views: list[Pixels], sizes: list[Size]) -> list[dict[str, Any]]:
+    def predict_batch(self, views: list[Pixels], sizes: list[Size]) -> list[dict[str, Any]]:
         images: npt.NDArray[Any] = np.stack(views)
         if self.spec["input"]["layout"] == "float_nchw":
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)

@@ -109,7 +109,7 @@ def one_line(what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; log in with: hf auth login" if status in (401, 403) else ""
-        raise UserError(f"{what}: the Hub answers {status}{hint}") from error
+        raise UserError(f"{what}: the Hub responded with status {status}{hint}") from error
     except Exception as error:  # the HTTP library raises its own kinds
         raise UserError(f"{what}: {first_line(error):.200}") from error
 
@@ -153,13 +153,15 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     """
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
-    from tasks.export.package import read_spec, without_places
+    from tasks.export.package import read_spec, without_paths
     from tasks.export.to_torch import save
 
     source = Path(path)
     export = (source / "model.json").is_file()
-    if export and (form := read_spec(source)["format"]) != "torch":
-        raise UserError(f"ckpt={path}: format={form} is not published; give its run, or export it with format=torch")
+    if export and (file_format := read_spec(source)["format"]) != "torch":
+        raise UserError(
+            f"ckpt={path}: format={file_format} is not published; give its run, or export it with format=torch"
+        )
     own, weights = source / CARD, find_checkpoint(source)
     if linked := next((p for p in (own, weights) if source.is_dir() and not is_within(p, source)), None):
         raise UserError(f"{linked} is a link out of {source}, and its target is not published")
@@ -179,7 +181,7 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
             "card of its tasks"
         )
     (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
-    header = {"suite": json.dumps(suite | {"config": without_places(suite["config"])}), "input": "uint8_nhwc"}
+    header = {"suite": json.dumps(suite | {"config": without_paths(suite["config"])}), "input": "uint8_nhwc"}
     save(checkpoint["state_dict"], folder / FILE, header)
 
 

@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from backbones.processors import usable_cores
 from data.image_file import BadImage, Pixels
 from data.inputs import ImageInput, read_input
-from tasks.engine.answers import Result, Size
+from tasks.engine.results import Result, Size
 from tasks.inference.prefetch import prefetch
 
 log = logging.getLogger(__name__)
@@ -90,11 +90,11 @@ class Predictor(ABC):
     def _results(self, images: Iterator[Decoded], batch_size: int) -> Iterator[tuple[str, Any]]:
         """The name and the result of each image."""
         while batch := list(islice(images, batch_size)):
-            answers = self.answers([image.view for image in batch], [image.size for image in batch])
-            for image, answer in zip(batch, answers, strict=True):
-                result: Any = self.result_type(answer, image.source, self.class_names)
+            rows = self.predict_batch([image.view for image in batch], [image.size for image in batch])
+            for image, plain in zip(batch, rows, strict=True):
+                result: Any = self.result_type(plain, image.source, self.class_names)
                 if self.references:
-                    answer["matches"] = self._matches(result.embedding)
+                    plain["matches"] = self._matches(result.embedding)
                 yield image.name, result
 
     def _read(self, images: Iterable[ImageInput], skip_unreadable: bool, batch_size: int) -> Iterator[Decoded]:
@@ -130,5 +130,5 @@ class Predictor(ABC):
         """The model's input for a decoded image (H, W, 3)."""
 
     @abstractmethod
-    def answers(self, views: list[Any], sizes: list[Size]) -> list[dict[str, Any]]:
+    def predict_batch(self, views: list[Any], sizes: list[Size]) -> list[dict[str, Any]]:
         """The plain values of each result for a batch of views; `sizes` are the images' (height, width)."""

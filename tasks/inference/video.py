@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from backbones.errors import UserError
 from backbones.files import check_regular
 from data.image_file import BadImage, Pixels, check_pixels
-from tasks.engine.answers import Result
+from tasks.engine.results import Result
 from tasks.inference.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Writer:
         self.container.close()
 
 
-class Answered(NamedTuple):
+class AnnotatedFrame(NamedTuple):
     """A frame with the latest result drawn on it; `result` is None if that is an earlier frame's."""
 
     number: int
@@ -195,7 +195,7 @@ class Answered(NamedTuple):
     result: Result | None
 
 
-def answered(model: Predictor, frames: Iterator[Frame], every: int) -> Iterator[Answered]:
+def annotated_frames(model: Predictor, frames: Iterator[Frame], every: int) -> Iterator[AnnotatedFrame]:
     """Each frame with the latest result and the frame rate drawn on it; the model runs on every `every`-th frame."""
     last: Result | None = None
     times: deque[float] = deque(maxlen=RECENT)
@@ -208,7 +208,7 @@ def answered(model: Predictor, frames: Iterator[Frame], every: int) -> Iterator[
         if len(times) > 1:
             rate = (len(times) - 1) / max(1e-9, times[-1] - times[0])
             image = with_rate(image, f"{rate:.1f} frames/s")
-        yield Answered(number, frame.seconds, image, result)
+        yield AnnotatedFrame(number, frame.seconds, image, result)
 
 
 def with_rate(image: Image.Image, words: str) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from backbones.console import plain
 from data.image_file import BadImage, read_pixels
-from tasks.detection.answers import COLOURS
+from tasks.detection.results import COLOURS
 from tasks.engine.drawing import data_url
 from tasks.inspect.contents import Contents
 from tasks.inspect.figures import by_split, formats, histograms, per_class, sizes

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import UserError
 from data.base import SPLITS, Split, SuiteData, end_processes
 from data.seeding import ShuffledEpochs, Stream
+from tasks.engine.names import labels_of, task_of
 from tasks.multitask.schedule import draw_epoch, shares
 
 
@@ -146,8 +147,7 @@ class JointData(SuiteData):
     def known(self, labels: list[str] | None) -> None:
         self._known = labels
         for name, data in self.parts.items():
-            own = f"{name}/"
-            data.known = None if labels is None else [x.removeprefix(own) for x in labels if x.startswith(own)]
+            data.known = None if labels is None else labels_of(labels, name)
 
     def find_root(self) -> None:
         for data in self.parts.values():
@@ -165,7 +165,7 @@ class JointData(SuiteData):
         others = set(self.names) - self.parts.keys()
         if others:
             self.known = self.source() if self.known is None else self.known
-            found += [label for label in self.known if label.partition("/")[0] in others]
+            found += [label for label in self.known if task_of(label) in others]
         return found
 
     def use_labels(self, labels: list[str]) -> None:
@@ -209,12 +209,12 @@ class JointData(SuiteData):
         self.merge_bad_images()
 
     def val_dataloader(self) -> list[DataLoader]:
-        return [self._named(name, data, data.val_dataloader()) for name, data in self.parts.items()]
+        return [self._named(name, data.val_dataloader()) for name, data in self.parts.items()]
 
     def test_dataloader(self) -> list[DataLoader]:
-        return [self._named(name, data, data.test_dataloader()) for name, data in self.parts.items()]
+        return [self._named(name, data.test_dataloader()) for name, data in self.parts.items()]
 
-    def _named(self, name: str, data: SuiteData, loader: DataLoader) -> DataLoader:
+    def _named(self, name: str, loader: DataLoader) -> DataLoader:
         loader.collate_fn = Named(name, loader.collate_fn)
         return self._keep(loader)
 

@@ -15,6 +15,7 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
+from tasks.engine.names import labels_of, metrics_of, task_of
 from tasks.engine.options import locate
 from tasks.engine.parts import is_demo, trained_tasks
 from tasks.engine.start import build_data
@@ -75,7 +76,7 @@ class JointTask(TaskModule):
             with naming(name):
                 found[name] = locate(own, "task")(
                     own,
-                    [label.partition("/")[2] for label in self.labels if label.partition("/")[0] == name],
+                    labels_of(self.labels, name),
                     load_weights=self.load_weights and name == first,
                     settled=self.settled,
                     join=partial(sharing.join, share=kinds[name]),
@@ -143,7 +144,7 @@ class JointTask(TaskModule):
     def _keep_metrics(self, checkpoint: Mapping[str, Any]) -> None:
         others = set(self.names) - set(self.trained)
         metrics = checkpoint["suite"]["metrics"]
-        self.kept = {key: value for key, value in metrics.items() if key.partition("/")[0] in others}
+        self.kept = {key: value for key, value in metrics.items() if task_of(key) in others}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -263,7 +264,9 @@ class JointTask(TaskModule):
     test_step = validation_step
 
     def batches_to_plot(self, batch: JointBatch, batch_index: int) -> Iterator[tuple[TaskModule, Any]]:
-        for name, own in batch.rows if not batch_index else ():
+        if batch_index:
+            return
+        for name, own in batch.rows:
             yield cast(TaskModule, self.parts[name]), own
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
@@ -272,9 +275,8 @@ class JointTask(TaskModule):
             if name in self.trained:
                 with naming(name):
                     part.last_metrics = part.compute_metrics(split)
-                found |= {f"{name}/{key}": value for key, value in part.last_metrics.items()}
-            else:
-                found |= {key: value for key, value in self.kept.items() if key.startswith(f"{name}/")}
+            own = part.last_metrics if name in self.trained else metrics_of(self.kept, name)
+            found |= {f"{name}/{key}": value for key, value in own.items()}
         return {"mean": self.mean(found)} | found
 
     def mean(self, metrics: Mapping[str, float]) -> float:

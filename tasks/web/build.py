@@ -46,21 +46,22 @@ def own_samples(exports: Sequence[Export]) -> list[bytes]:
 
 def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[bytes]) -> str:
     """The text of the page."""
-    forms = list(dict.fromkeys(export.spec["format"] for export in exports))
+    file_formats = list(dict.fromkeys(export.spec["format"] for export in exports))
     linked = config["runtime"] == "link"
-    if config["webgpu"] and "onnx" not in forms:
+    if config["webgpu"] and "onnx" not in file_formats:
         raise UserError("webgpu=true runs only format=onnx, and no export has that format")
     content: dict[str, Any] = {
-        "runtimes": {form: described(form, config) for form in forms},
+        "runtimes": {file_format: described(file_format, config) for file_format in file_formats},
         "webgpu": config["webgpu"],
         "exports": [export.spec for export in exports],
         "samples": [f"data:image/jpeg;base64,{base64.b64encode(sample).decode()}" for sample in samples],
         "map": world_map() if any("cells" in export.spec for export in exports) else None,
     }
     blobs = {f"model-{i}": export.model for i, export in enumerate(exports)}
-    for form in () if linked else forms:
-        files = RUNTIMES[form].files(runtime_names(form, config["webgpu"]), config["runtime_folder"])
-        blobs |= {f"{form}-{i}": file for i, file in enumerate(files)}
+    if not linked:
+        for file_format in file_formats:
+            files = RUNTIMES[file_format].files(runtime_names(file_format, config["webgpu"]), config["runtime_folder"])
+            blobs |= {f"{file_format}-{i}": file for i, file in enumerate(files)}
     script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
     style = (HERE / "page.css").read_text()
     fields = {
@@ -73,11 +74,11 @@ def page(config: dict[str, Any], exports: Sequence[Export], samples: Sequence[by
     return fill((HERE / "template.html").read_text(), fields)
 
 
-def described(form: str, config: dict[str, Any]) -> dict[str, Any]:
+def described(file_format: str, config: dict[str, Any]) -> dict[str, Any]:
     """A format's runtime as the page's script has it: its name, and addresses of files that are not in the page."""
-    runtime = RUNTIMES[form]
+    runtime = RUNTIMES[file_format]
     base = f"{config['cdn'].rstrip('/')}/{runtime.release}/{runtime.folder}"
-    names = runtime_names(form, config["webgpu"])
+    names = runtime_names(file_format, config["webgpu"])
     link = [{"url": f"{base}/{name}", "integrity": runtime.integrity[name]} for name in names]
     return {"name": f"{runtime.package} {runtime.version}", "link": link if config["runtime"] == "link" else None}
 

@@ -50,14 +50,20 @@ def find_exports(exports: str) -> list[Export]:
     for part in folders_of(exports):
         if not Path(part).is_dir():
             raise UserError(f"exports={part}: there is no such folder; give that of an export or a run")
-        found = {file.parent: form for file in sorted(Path(part).rglob("model.json")) if (form := format_of(file))}
+        found = {
+            file.parent: file_format
+            for file in sorted(Path(part).rglob("model.json"))
+            if (file_format := format_of(file))
+        }
         if not found:
             raise UserError(f"exports={part}: there is no export in it; make one with python -m tasks.export ckpt=...")
-        folders |= {folder.resolve(): form for folder, form in found.items()}
-    usable = [folder for folder, form in folders.items() if form in MODELS]
+        folders |= {folder.resolve(): file_format for folder, file_format in found.items()}
+    usable = [folder for folder, file_format in folders.items() if file_format in MODELS]
     if not usable:
-        forms = ", ".join(sorted(set(folders.values())))
-        raise UserError(f"exports={exports}: a browser runs format=litert or onnx, not {forms}; export again with one")
+        file_formats = ", ".join(sorted(set(folders.values())))
+        raise UserError(
+            f"exports={exports}: a browser runs format=litert or onnx, not {file_formats}; export again with one"
+        )
     return [read_export(folder, name) for folder, name in zip(usable, names(usable), strict=True)]
 
 

@@ -117,10 +117,10 @@ LITERT = Runtime(
 RUNTIMES = {"onnx": ONNX, "litert": LITERT}  # by the format that they run
 
 
-def runtime_names(form: str, webgpu: bool) -> tuple[str, ...]:
+def runtime_names(file_format: str, webgpu: bool) -> tuple[str, ...]:
     """The files of a format's runtime that a page loads: JavaScript and WebAssembly, and for LiteRT a second pair for
     browsers without relaxed SIMD, such as Safari.
     """
-    if form == "litert":
+    if file_format == "litert":
         return tuple(LITERT.integrity)
     return tuple(ONNX.integrity)[2:] if webgpu else tuple(ONNX.integrity)[:2]

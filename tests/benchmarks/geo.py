@@ -31,7 +31,7 @@ from backbones.mobilenet_v1 import MobileNetV1, fold_norms
 from data.geo.cells import Hierarchy, PartitionSettings
 from data.geo.s2 import Floats, UInts, cell_ids
 from tasks.engine.hardware import has_fast_bf16, keep_freed_memory
-from tasks.gallery.embed import Rank, write_embeddings
+from tasks.gallery.embed import Worker, write_embeddings
 from tasks.geo.model import CellTable, GeoLocator
 from tests.benchmarks.input import make_images
 
@@ -135,7 +135,7 @@ def embedding(alpha: float, count: int = 1024, size: int = 32) -> None:
         out = Path(folder) / "out"
 
         def ours() -> None:
-            write_embeddings(network, paths, out, resolution=224, shard_size=count, batch_size=size, rank=Rank())
+            write_embeddings(network, paths, out, resolution=224, shard_size=count, batch_size=size, worker=Worker())
             shutil.rmtree(out)
 
         @torch.inference_mode()

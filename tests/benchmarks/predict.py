@@ -51,10 +51,10 @@ def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) 
     """Seconds per image in a decoded batch."""
     decoded: Any = [model._decode(i, path) for i, path in enumerate(paths[:batch])]
     views, sizes = [d.view for d in decoded], [d.size for d in decoded]
-    model.answers(views, sizes)
+    model.predict_batch(views, sizes)
     start = time.perf_counter()
     for _ in range(4):
-        model.answers(views, sizes)
+        model.predict_batch(views, sizes)
     return (time.perf_counter() - start) / 4 / batch
 
 

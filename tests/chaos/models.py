@@ -20,7 +20,7 @@ from tasks.engine.config import load_config
 from tasks.engine.options import locate
 from tasks.engine.task import restore
 from tasks.export.__main__ import execute as export
-from tasks.gallery.gallery import Facts, Gallery, Part
+from tasks.gallery.gallery import Gallery, GalleryInfo, Part
 from tasks.gallery.index import make_index, write_index
 from tests.backbones.test_weights import keras_file
 
@@ -74,7 +74,7 @@ def gallery_files() -> dict[str, bytes]:
     index.add(vectors)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        Facts("model", DIM, 8, "IVF4,PQ4x4", PHOTOS, [Part("0", PHOTOS, "digest")]).write(folder)
+        GalleryInfo("model", DIM, 8, "IVF4,PQ4x4", PHOTOS, [Part("0", PHOTOS, "digest")]).write(folder)
         write_index(index, folder / "index-1.faiss")
         np.save(folder / "positions-1.npy", rng.uniform(-80, 80, (PHOTOS, 2)))
         (folder / "paths-1.txt").write_text("".join(f"/photos/{i}.jpg\n" for i in range(PHOTOS)))

@@ -18,11 +18,11 @@ from backbones.errors import UserError
 from data.image_file import BadImage
 from data.inputs import ImageInput, read_input
 from tasks import load
-from tasks.classification.answers import ClassResult
-from tasks.detection.answers import DetectionResult
-from tasks.engine.answers import Result
+from tasks.classification.results import ClassResult
+from tasks.detection.results import DetectionResult
 from tasks.engine.config import load_config
 from tasks.engine.options import result_type
+from tasks.engine.results import Result
 from tasks.export.__main__ import execute as export
 from tasks.export.package import read_spec
 from tasks.predict import predict
@@ -361,8 +361,8 @@ def test_results_are_said_by_conf_alone(classifier: Path, monkeypatch: pytest.Mo
     assert result_type("dogs") is ClassResult
     assert read_spec(exported(classifier)).keys().isdisjoint({"_result_", "_target_"})
     with pytest.raises(UserError, match="unknown setting"):
-        load_config(["task._result_=tasks.engine.answers.Result"])
-    for name in ("os.system", "tasks.engine.answers.copy.deepcopy", "tasks.engine.answers.copy"):
+        load_config(["task._result_=tasks.engine.results.Result"])
+    for name in ("os.system", "tasks.engine.results.copy.deepcopy", "tasks.engine.results.copy"):
         monkeypatch.setattr("tasks.engine.options.target", lambda *_, name=name: name)
         with pytest.raises((UserError, ImportError)):
             result_type("dogs")

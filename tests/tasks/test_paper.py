@@ -34,7 +34,7 @@ def test_tables_1_to_3_come_out_but_for_the_misprints() -> None:
 
 
 @pytest.mark.parametrize("table", published.tables(), ids=lambda table: f"table_{table.number}")
-def test_recounted_costs_are_those_printed(table: published.Table) -> None:
+def test_recounted_costs_are_those_printed(table: published.PaperTable) -> None:
     """Parameters to half of the last digit printed, multiply-adds to 5 %, as the paper rounds them otherwise. The notes
     of tables 11, 12 and 14 tell the exceptions.
     """

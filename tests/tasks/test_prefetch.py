@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from backbones.errors import UserError
-from tasks.engine.answers import Result
+from tasks.engine.results import Result
 from tasks.inference.predictor import Predictor
 from tasks.inference.prefetch import prefetch
 
@@ -60,7 +60,7 @@ class Mean(Predictor):
     def view(self, pixels: np.ndarray) -> float:
         return float(pixels.mean())
 
-    def answers(self, views: list[float], sizes: list[tuple[int, int]]) -> list[dict[str, float]]:
+    def predict_batch(self, views: list[float], sizes: list[tuple[int, int]]) -> list[dict[str, float]]:
         return [{"mean": view} for view in views]
 
 

@@ -63,7 +63,7 @@ def test_eighty_columns_cut_no_figure(
     rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    zoo.show([zoo.Row(**row) for row in rows])
+    zoo.show([zoo.PublishedWeights(**row) for row in rows])
     printed = capsys.readouterr().out
     assert all(len(line) <= 80 for line in printed.splitlines() if not line.startswith("  python"))
     assert "…" not in printed

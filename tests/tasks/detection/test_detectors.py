@@ -29,7 +29,7 @@ from tasks.detection.pan import PAN
 from tasks.detection.ssd import SSD, SSDFPN, SSDLite
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.task import restore
-from tasks.export.exporter import data_of
+from tasks.export.exporter import evaluation_data
 from tests.conftest import command, untrained
 
 DETECTORS = (SSD, SSDLite, SSDFPN, PAN, FasterRCNN)
@@ -68,7 +68,7 @@ def test_an_export_sees_images_as_the_end_of_the_training_did(scenes: Path, tmp_
     """Mosaics end before the training does."""
     more = ("task=detection", "data=demo_scenes", f"data.root={scenes}", "data.train=24", "data.val=8")
     module = restore(load_checkpoint(untrained(tmp_path, *more, "backbone.alpha=0.25")))
-    images = data_of({"root": None}, module)
+    images = evaluation_data({"root": None}, module)
     for _ in images.train_dataloader():
         break
     assert cast(DetectionSet, images.dataset("train")).done == 1

@@ -7,11 +7,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tasks.detection.answers import DetectionResult
-from tasks.embedding.answers import EmbeddingResult
-from tasks.engine.answers import Result
+from tasks.detection.results import DetectionResult
+from tasks.embedding.results import EmbeddingResult
+from tasks.engine.results import Result
 from tasks.export.card import card, joint_card
-from tasks.geo.answers import PositionResult
+from tasks.geo.results import PositionResult
 
 EVIL = [
     "<img src=x onerror=alert(1)>",

@@ -18,12 +18,12 @@ from huggingface_hub import ModelCard
 
 from backbones.errors import UserError
 from tasks import bench, load, predict, run
-from tasks.engine.answers import Result
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
 from tasks.engine.model import PooledNet
 from tasks.engine.options import locate
 from tasks.engine.report import ABSENT
+from tasks.engine.results import Result
 from tasks.engine.start import build_data
 from tasks.engine.task import restore
 from tasks.export import __main__ as export
@@ -380,7 +380,10 @@ def test_what_loses_too_much_is_kept_and_said(dog: Path, tmp_path: Path) -> None
     head[:, features.std(0).argmax()] += 1e4
     content["state_dict"] |= {"model.head.weight": head, "model.head.bias": torch.zeros(12)}
     torch.save(content, tmp_path / "bad.ckpt")
-    words = r"is kept, but top1 falls by [789]\d\.\d+ points, more than max_drop=2; the layers .* most are head \("
+    words = (
+        r"is kept, but top1 falls by 0\.[789]\d+, more than 0\.02 \(max_drop=2, in hundredths\); "
+        r"the layers .* most are head \("
+    )
     with pytest.raises(UserError, match=words):
         make(f"ckpt={tmp_path / 'bad.ckpt'}", f"output={tmp_path}", "quantize=int8", "calibration=8")
     assert (tmp_path / "dogs-0.25-96-int8-onnx" / "model.onnx").exists()

@@ -11,7 +11,7 @@ from backbones.cost import measure_cost
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
 from data.classification import ClassificationBatch
-from tasks.distill.teacher import Table
+from tasks.distill.teacher import TableTeacher
 from tasks.engine.config import load_config
 from tasks.engine.metrics import first_per_image
 from tasks.faces.model import AttributeNet
@@ -69,7 +69,7 @@ def test_where_some_labels_are_known_no_batch_asks_for_the_teacher() -> None:
 
 
 def test_a_table_with_one_row_for_two_images() -> None:
-    table = Table(Path("t.csv"), ["x.jpg"], torch.zeros(1, 2))
+    table = TableTeacher(Path("t.csv"), ["x.jpg"], torch.zeros(1, 2))
     table.check([Path("a/x.jpg"), Path("a/x.jpg")])
     with pytest.raises(UserError, match=r"t\.csv has one row for b/x\.jpg and a/x\.jpg: name images by their folders"):
         table.check([Path("a/x.jpg"), Path("b/x.jpg")])

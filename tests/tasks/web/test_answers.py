@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from data.inputs import read_input
 from tasks.compare.runs import read_runs
-from tasks.detection.answers import numpy_nms
+from tasks.detection.results import numpy_nms
 from tests.benchmarks.compare import write_run
 from tests.tasks.web.conftest import (
     EXPORTS,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.engine.answers import Outputs, Result, Size
+from tasks.engine.results import Outputs, Result, Size
 from tasks.geo import maps
 from tasks.geo.gazetteer import nearest_place
 
@@ -29,7 +29,7 @@ def position(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
 class PositionResult(Result):
     """The position at which a photo was taken."""
 
-    answer = staticmethod(position)
+    to_plain = staticmethod(position)
     hub_task = "image-classification"
     responsible_use = (
         "Where a photo was taken can reveal where people live: use it only on photos that you may locate, and do not "

@@ -1,7 +1,7 @@
 """Turns a network's outputs into results: plain values, typed views of them, and drawings. Nothing here needs torch.
 
-A task whose results are more than its outputs by name has its own class, in the answers.py of its folder; its option
-in conf/task names that class as `_result_`. As answers.py needs no torch, an exported file gives the same results as
+A task whose results are more than its outputs by name has its own class, in the results.py of its folder; its option
+in conf/task names that class as `_result_`. As results.py needs no torch, an exported file gives the same results as
 its checkpoint.
 """
 
@@ -34,7 +34,7 @@ def values(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dic
 class Result:
     """A model's result for one image.
 
-    `answer` turns one image's outputs by name into plain values, given the content of model.json and the image's
+    `to_plain` turns one image's outputs by name into plain values, given the content of model.json and the image's
     (height, width); it and its `helpers` use numpy alone, for their source is copied into an export's example.py.
     """
 
@@ -42,7 +42,7 @@ class Result:
     source: ImageInput = field(repr=False)  # the image as it was given
     class_names: Sequence[str] = field(repr=False)  # that the model knows
 
-    answer = staticmethod(values)
+    to_plain = staticmethod(values)
     helpers: ClassVar[tuple[Callable[..., Any], ...]] = ()
     hub_task: ClassVar[str] = ""  # what the Hugging Face Hub calls the task; empty where it has no name for it
     responsible_use: ClassVar[str] = ""  # what a model card says of this task
@@ -50,8 +50,8 @@ class Result:
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
-        """The plain values for one image: those of `answer`, and others that only this suite adds."""
-        return cls.answer(outputs, spec, size)
+        """The plain values for one image: those of `to_plain`, and others that only this suite adds."""
+        return cls.to_plain(outputs, spec, size)
 
     if TYPE_CHECKING:  # type checkers cannot know which subclass `load` leads to, nor its attributes
 

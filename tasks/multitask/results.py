@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from tasks.engine.answers import Outputs, Result, Size
+from tasks.engine.names import labels_of
 from tasks.engine.options import result_type
+from tasks.engine.results import Outputs, Result, Size
 
 
 def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def together(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> d
 class JointResult(Result):
     """The results of all tasks for an image: `parts` has them by name."""
 
-    answer = staticmethod(together)
+    to_plain = staticmethod(together)
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, spec: dict[str, Any], size: Size) -> dict[str, Any]:
@@ -35,11 +36,10 @@ class JointResult(Result):
 
     @cached_property
     def parts(self) -> dict[str, Result]:
-        def names(task: str) -> list[str]:
-            found = (name.partition("/") for name in self.class_names)
-            return [label for own, _, label in found if own == task]
-
-        return {task: result_type(task)(plain, self.source, names(task)) for task, plain in self.plain.items()}
+        return {
+            task: result_type(task)(plain, self.source, labels_of(self.class_names, task))
+            for task, plain in self.plain.items()
+        }
 
     def annotate(self, image: Image.Image) -> Image.Image:
         """The image once per task with its result, in rows, as the drawings of some tasks would overlap."""

@@ -1,12 +1,12 @@
-"""A classifier's answers from its outputs."""
+"""A classifier's results from its outputs."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tasks.engine.answers import Outputs, Scored
 from tasks.engine.drawing import captioned
+from tasks.engine.results import Outputs, Scored
 
 
 def classes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def classes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> di
 class ClassResult(Scored):
     """The most probable classes of an image: `labels` and `scores`, best first."""
 
-    answer = staticmethod(classes)
+    to_plain = staticmethod(classes)
     key = "classes"
     hub_task = "image-classification"
 

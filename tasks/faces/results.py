@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.engine.answers import SHOWN, Outputs, Scored
 from tasks.engine.drawing import beside
+from tasks.engine.results import SHOWN, Outputs, Scored
 
 
 def attributes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def attributes(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) ->
 class AttributeResult(Scored):
     """The attributes of a face: `labels` and `scores`, most probable first."""
 
-    answer = staticmethod(attributes)
+    to_plain = staticmethod(attributes)
     key = "attributes"
     hub_task = "image-classification"
     responsible_use = (

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tasks.engine.answers import Outputs, Result
 from tasks.engine.drawing import beside
+from tasks.engine.results import Outputs, Result
 
 
 def embedding(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def embedding(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) -> 
 class EmbeddingResult(Result):
     """A unit vector, and the most similar references where the model has some."""
 
-    answer = staticmethod(embedding)
+    to_plain = staticmethod(embedding)
     compares: ClassVar[bool] = True
     hub_task = "image-feature-extraction"
     responsible_use = (

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.engine.answers import Outputs, Scored
+from tasks.engine.results import Outputs, Scored
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
 
@@ -49,7 +49,7 @@ def detections(outputs: Outputs, spec: dict[str, Any], size: tuple[int, int]) ->
 class DetectionResult(Scored):
     """Detected objects: `boxes`, `labels`, `class_ids` and `scores`, best first."""
 
-    answer = staticmethod(detections)
+    to_plain = staticmethod(detections)
     helpers = (numpy_nms,)
     key = "detections"
     hub_task = "object-detection"
