@@ -20,8 +20,8 @@ from backbones.shapes import dummy_image, shapes_only
 from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
 from tasks.engine.config import arguments, load_config, load_options, one_line_errors
-from tasks.engine.cost import recount
-from tasks.engine.saved import PLAN
+from tasks.engine.cost import count_cost
+from tasks.engine.untrusted import PLAN
 
 
 @cache
@@ -43,13 +43,13 @@ def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
     config = copy.deepcopy(composed(tuple(choices)))
     for group, name, value in settings:
         config[group][name] = yaml.safe_load(value)
-    return config, recount(config)[1]
+    return config, count_cost(config)[1]
 
 
 def body() -> Table:
     """Table 1: layer, filter and input, the convolutions as they run."""
     config, _ = our_cost("experiment=imagenet")
-    module, _ = recount(config)
+    module, _ = count_cost(config)
     rows: list[list[str]] = []
 
     def note(layer: nn.Conv2d | nn.Linear, _: object, output: Tensor) -> None:

@@ -85,9 +85,9 @@ def composed(settings: str) -> dict[str, Any]:
 
 def recounted(config: dict[str, Any]) -> tuple[float, float]:
     """Millions of multiply-adds and parameters."""
-    from tasks.engine.cost import recount
+    from tasks.engine.cost import count_cost
 
-    _, cost = recount(config)
+    _, cost = count_cost(config)
     return cost.madds / 1e6, cost.params / 1e6
 
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from backbones.errors import UserError
-from tasks.engine import parts
+from tasks.engine import multitask_config
 from tasks.engine.config import load_config
 from tasks.run import jobs
 from tests.conftest import ROOT
@@ -172,7 +172,7 @@ def composed(module: str, arguments: list[str]) -> dict[str, object]:
 
 def composed_run(given: list[str]) -> dict[str, Any]:
     """The configuration of a run, of one task or several."""
-    return parts.composed(given)[0] if "task=multitask" in given else load_config(given)
+    return multitask_config.compose_config(given)[0] if "task=multitask" in given else load_config(given)
 
 
 def demo() -> list[str]:
@@ -188,7 +188,7 @@ def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
         return "multitask", {f"{added[0]}.": config["groups"]["data"]}
     config = composed_run(arguments)
     several = "parts" in config
-    sets = {f"{n}." if several else "": own["groups"]["data"] for n, own in parts.tasks_of(config).items()}
+    sets = {f"{n}." if several else "": own["groups"]["data"] for n, own in multitask_config.tasks_of(config).items()}
     return config["task"]["name"], sets
 
 

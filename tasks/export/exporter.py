@@ -244,7 +244,7 @@ def describe(config: dict[str, Any], form: Format, path: Path, module: TaskModul
         quantize=config["quantize"],
         file=f"model{form.suffix}",
         input=facts("image", pixels) | view,
-        normalization=module.settled["normalization"],
+        normalization=module.resolved["normalization"],
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in answers.items()],
         answer=module.result_type.answer.__name__,
         labels=module.labels,
@@ -281,7 +281,7 @@ def finish(spec: Spec, module: TaskModule, folder: Path, form: Format) -> None:
     write_spec(folder, spec, module.answer_settings() | module.export_metadata())
     functions = [*module.result_type.helpers, module.result_type.answer]
     (folder / "example.py").write_text(example(spec, functions, form.module().EXAMPLE, form.needs))
-    facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
+    facts = asdict(spec) | {"pretrained": module.resolved.get("pretrained")}
     (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 
 

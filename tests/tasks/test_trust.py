@@ -23,9 +23,9 @@ from tasks.distill.load import load_teacher, teacher_labels
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
-from tasks.engine.saved import read_plan
-from tasks.engine.saving import AtomicCheckpointIO
 from tasks.engine.task import restore
+from tasks.engine.training_checkpoints import AtomicCheckpointIO
+from tasks.engine.untrusted import read_plan
 from tasks.export.__main__ import execute as export
 from tasks.gallery.__main__ import run as gallery
 from tasks.run import execute
