@@ -25,7 +25,7 @@ from tasks.engine.untrusted import PLAN
 
 
 @cache
-def composed(choices: tuple[str, ...]) -> dict[str, Any]:
+def cached_options(choices: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of some options, which most rows of a table have in common."""
     return load_options(choices, "cost")
 
@@ -40,7 +40,7 @@ def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
         group, dot, name = key.partition(".")
         settings += [(group, name, value)] if dot else []
         choices += [] if dot else [override]
-    config = copy.deepcopy(composed(tuple(choices)))
+    config = copy.deepcopy(cached_options(tuple(choices)))
     for group, name, value in settings:
         config[group][name] = yaml.safe_load(value)
     return config, count_cost(config)[1]

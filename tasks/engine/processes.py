@@ -54,13 +54,13 @@ def take_over(launcher: Any, processes: list[Popen]) -> None:
     started.clear()
 
 
-class RankWatch(threading.Thread):
+class ProcessWatch(threading.Thread):
     """Watches the processes that `launcher` started, or the one that started this one. If one of them ends too early,
     `words` says so, and if training is not `over` soon after, this process ends: on a GPU it would wait half an hour.
     """
 
     def __init__(self, launcher: Any, started: list[Popen], end: Callable[[], None], go_on: str) -> None:
-        super().__init__(daemon=True, name="rank-watch")
+        super().__init__(daemon=True, name="process-watch")
         self.launcher, self.started = launcher, started
         self.parent = None if is_rank_zero() else os.getppid()
         self.end, self.go_on = end, go_on

@@ -39,7 +39,7 @@ from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.multitask_config import tasks_of
 from tasks.engine.names import plain_name, run_name
 from tasks.engine.options import locate
-from tasks.engine.processes import RankWatch, check_processes, is_rank_zero, started_by_launcher
+from tasks.engine.processes import ProcessWatch, check_processes, is_rank_zero, started_by_launcher
 from tasks.engine.report import ABSENT, show
 from tasks.engine.signals import STOP, Stopped, resume_command
 from tasks.engine.start import build_data, setup
@@ -298,7 +298,7 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
     STOP.launcher = trainer.strategy.launcher
     if ckpt:
         refuse_damaged(trainer, ckpt)
-    watch = RankWatch(trainer.strategy.launcher, STOP.processes, STOP.end_processes, resume_command(run))
+    watch = ProcessWatch(trainer.strategy.launcher, STOP.processes, STOP.end_processes, resume_command(run))
     watch.start()
     try:
         trainer.fit(for_trainer(module), datamodule=for_trainer(data), ckpt_path=ckpt, weights_only=True)

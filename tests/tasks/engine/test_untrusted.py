@@ -89,15 +89,15 @@ def test_a_resumed_run_keeps_the_optimizers_groups(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
 
-    def resumed(*more: str) -> list[float]:
+    def resumed_rates(*more: str) -> list[float]:
         again = [f"resume={tmp_path}", *more]
         found = resumed_config(tmp_path, compose_config([*saved_groups(str(tmp_path)), *again])[0], again)
         return [part["trainer"]["lr"] for part in found["parts"].values()]
 
-    assert resumed("trainer.lr=0.003", "dogs.trainer.lr=0.002", "faces.trainer.lr=0.001") == [0.002, 0.001]
+    assert resumed_rates("trainer.lr=0.003", "dogs.trainer.lr=0.002", "faces.trainer.lr=0.001") == [0.002, 0.001]
     for more in ("trainer.lr=0.003", "faces.trainer.lr=0.001", "dogs.trainer.lr=0.004"):
         with pytest.raises(UserError, match=r"as in dogs\.trainer\.lr="):
-            resumed(more)
+            resumed_rates(more)
 
 
 def test_data_of_a_planned_task_is_elsewhere_on_its_own_word_alone() -> None:
