@@ -45,8 +45,8 @@ class Foldable:
 class Backbone(nn.Module):
     """A feature extractor that describes itself, so that tasks need no channel counts.
 
-    `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first. `settled`: values chosen
-    for settings left null, e.g. padding to match the weights; they rebuild the network without the weights file.
+    `channels[i]` and `strides[i]` belong to the i-th map that `forward` returns, finest first. `resolved`: values
+    chosen for settings left null, e.g. padding to match the weights; they rebuild the network without the weights file.
     `width` is the width multiplier, which scales the layers of tasks too.
     """
 
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settled: dict[str, Any] = {}
+        self.resolved: dict[str, Any] = {}
         self.classifier: dict[str, Tensor] = {}  # weight and bias of the one in the weights file, if any
 
     def forward(self, images: Tensor) -> list[Tensor]:

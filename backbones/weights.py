@@ -211,9 +211,9 @@ def _from_checkpoint(path: Path, checkpoint: dict) -> Weights:
     prefix = "model.backbone."
     try:
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        settled = checkpoint["suite"]["backbone"]
-        normalization = Normalization.of(settled["normalization"])
-        padding, norm_eps = settled.get("padding"), settled.get("norm_eps")
+        resolved = checkpoint["suite"]["backbone"]
+        normalization = Normalization.of(resolved["normalization"])
+        padding, norm_eps = resolved.get("padding"), resolved.get("norm_eps")
         activation = str(checkpoint["suite"].get("config", {}).get("backbone", {}).get("activation", "relu6"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"backbone.weights: {path} is damaged, or a checkpoint of an older version") from error
@@ -375,7 +375,7 @@ def build_mobilenet_v1(
     padding, norm_eps = padding or source.padding, norm_eps or source.norm_eps
     settings |= {"padding": padding, "norm_eps": norm_eps, "normalization": source.normalization}
     network = MobileNetV1(**settings, strides=strides)
-    network.settled = {"padding": padding, "norm_eps": norm_eps, "pretrained": bool(pretrained)}
+    network.resolved = {"padding": padding, "norm_eps": norm_eps, "pretrained": bool(pretrained)}
     if weights:
         load_weights(network, source)
         network.classifier = source.classifier

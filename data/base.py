@@ -219,8 +219,8 @@ class SuiteData(Base):
     @property
     def random_state(self) -> dict[str, int]:
         """Seed, first epoch, rank and world size, from which all randomness follows."""
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "ranks": ranks}
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"seed": self.seed, "epoch": self.epoch, "rank": rank, "world_size": world_size}
 
     def keeps_images(self, needed: int) -> bool:
         """Whether each loader process keeps its decoded images in memory, which takes `needed` bytes."""
@@ -268,7 +268,7 @@ class SuiteData(Base):
 
     def loader_settings(self) -> dict[str, Any]:
         """The DataLoader arguments that all loaders share."""
-        forked = self.workers == 0 or self.random_state["ranks"] == 1
+        forked = self.workers == 0 or self.random_state["world_size"] == 1
         return {
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,

@@ -79,10 +79,10 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         seed: int,
         epoch: int,
         rank: int,
-        ranks: int,
+        world_size: int,
         skip: int = 0,
     ) -> None:
-        super().__init__(dataset, num_replicas=ranks, rank=rank, seed=seed)
+        super().__init__(dataset, num_replicas=world_size, rank=rank, seed=seed)
         self.weights = weights
         self.done = done
         self.epoch = epoch

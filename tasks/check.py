@@ -10,8 +10,8 @@ from data.celeba import celeba_files
 from data.layouts import Ambiguous, Layout, Unknown
 from data.layouts.images import Guess, Unlabelled
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.engine.layout import recognized
-from tasks.engine.parts import JOINT, is_joint
+from tasks.engine.layout import with_recognized_layout
+from tasks.engine.multitask_config import JOINT, is_joint
 
 if TYPE_CHECKING:
     from tasks.inspect.survey import Survey
@@ -27,12 +27,12 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
         UserError: it is not data of any task.
     """
     if any(o.startswith(CHOSEN) for o in overrides) or not any(o.startswith("data.root=") for o in overrides):
-        return recognized(overrides)
+        return with_recognized_layout(overrides)
     folder = Path(next(o for o in reversed(overrides) if o.startswith("data.root=")).partition("=")[2].strip("'\""))
     guess, errors = None, []
     for task in ("faces",) if celeba_files(folder).complete else TASKS:  # CelebA has tables of boxes, too
         try:
-            given, layout = recognized([f"task={task}", *overrides])
+            given, layout = with_recognized_layout([f"task={task}", *overrides])
             root = Path(load_config(given, "check")["data"]["root"])  # fails for a setting that this task lacks
         except Ambiguous:
             raise
@@ -90,7 +90,7 @@ def check(overrides: Sequence[str]) -> "Survey":
     from tasks.inspect.survey import survey
 
     setup()
-    data = build_data(config, draw=False)
+    data = build_data(config, generate_demo=False)
     chosen = f"task={config['groups']['task']} data={config['groups']['data']}"
     description = f"{layout.description} ({chosen})" if layout else chosen
     found = survey(data, config)

@@ -4,16 +4,16 @@ import json
 from typing import Any
 
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.engine.parts import composed, is_joint
+from tasks.engine.multitask_config import compose_config, is_joint
 
 
 def measure(config: dict[str, Any]) -> None:
     from rich.table import Table
 
     from backbones.console import Console
-    from tasks.engine.cost import recount
+    from tasks.engine.cost import count_cost
 
-    module, cost = recount(config)
+    module, cost = count_cost(config)
     if config["format"] == "json":
         content = {"madds": cost.madds, "params": cost.params, "layers": cost.layers}
         print(json.dumps(content | module.facts()))
@@ -53,7 +53,7 @@ def show_parts(parts: dict[str, Any]) -> None:
 def main() -> None:
     with one_line_errors():
         given = arguments("cost")
-        measure(composed(given, "cost")[0] if is_joint(given) else load_config(given, "cost"))
+        measure(compose_config(given, "cost")[0] if is_joint(given) else load_config(given, "cost"))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from backbones.shapes import dummy_image, shapes_only
 from tasks.compare import published
 from tasks.compare.runs import Run, read_runs
 from tasks.engine.config import arguments, load_config, load_options, one_line_errors
-from tasks.engine.cost import recount
-from tasks.engine.saved import PLAN
+from tasks.engine.cost import count_cost
+from tasks.engine.untrusted import PLAN
 
 
 @cache
-def composed(choices: tuple[str, ...]) -> dict[str, Any]:
+def cached_options(choices: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of some options, which most rows of a table have in common."""
     return load_options(choices, "cost")
 
@@ -40,16 +40,16 @@ def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
         group, dot, name = key.partition(".")
         settings += [(group, name, value)] if dot else []
         choices += [] if dot else [override]
-    config = copy.deepcopy(composed(tuple(choices)))
+    config = copy.deepcopy(cached_options(tuple(choices)))
     for group, name, value in settings:
         config[group][name] = yaml.safe_load(value)
-    return config, recount(config)[1]
+    return config, count_cost(config)[1]
 
 
 def body() -> Table:
     """Table 1: layer, filter and input, the convolutions as they run."""
     config, _ = our_cost("experiment=imagenet")
-    module, _ = recount(config)
+    module, _ = count_cost(config)
     rows: list[list[str]] = []
 
     def note(layer: nn.Conv2d | nn.Linear, _: object, output: Tensor) -> None:

@@ -16,7 +16,7 @@ from backbones.processors import usable_cores
 from data.files import check_apart, find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.engine.layout import recognized
+from tasks.engine.layout import with_recognized_layout
 from tasks.inference.hub import is_hub, local
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
 
     from backbones.console import Console
     from data.image_file import limit_pixels
-    from tasks.inference.video import Reader, Writer, annotated_frames, stopped_by_hand
+    from tasks.inference.video import Reader, Writer, annotated_frames, stop_on_signal
 
     output = Path(config["output"])
     target = output / f"{source.stem}.mp4"
@@ -122,7 +122,7 @@ def predict_video(config: dict[str, Any], source: "Source") -> None:
         open_lines(output) as lines,
         closing(reader),
         closing(Writer(target, reader.rate)) as video,
-        stopped_by_hand() as stopped,
+        stop_on_signal() as stopped,
     ):
         frames = annotated_frames(model, reader.frames(), config["every"])
         for number, seconds, image, result in track(
@@ -177,7 +177,7 @@ def test_weights(overrides: Sequence[str]) -> None:
     """
     given = [override for override in overrides if not override.startswith("mode=")]
     task = [] if any(override.startswith("task=") for override in given) else ["task=classification"]
-    config = load_config(recognized([*task, *given])[0])
+    config = load_config(with_recognized_layout([*task, *given])[0])
 
     from backbones.console import Console
     from tasks.engine.start import setup
@@ -186,7 +186,7 @@ def test_weights(overrides: Sequence[str]) -> None:
     setup()
     if "val" in config["data"] and config["data"]["val"] is None:
         config["data"]["val"] = config["data"]["train"]
-    data, module = prepare(config, draw=False)
+    data, module = prepare(config, generate_demo=False)
     if not module.head_is_pretrained:
         raise UserError("the weights have no classifier for the classes of the data; train a model and give ckpt=<run>")
     metrics = evaluate(module.eval(), data)

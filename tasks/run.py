@@ -15,23 +15,23 @@ from omegaconf import DictConfig
 
 from backbones.errors import UserError, first_line
 from backbones.processors import others_running, share_cores, usable_cores
-from tasks.engine.config import CONF, at_home, correctable, one_line_errors, resumed, saved_groups
-from tasks.engine.explain import explained
+from tasks.engine.config import CONF, expand_home, one_line_errors, resume_paths, saved_groups, user_message
+from tasks.engine.help import help_text
 from tasks.engine.jobs import (
     JobFailed,
-    begun,
     check_plugins,
-    execute_apart,
-    heed_signals,
+    existing_run,
+    install_signal_handlers,
     job_environment,
     job_errors,
+    train_in_subprocess,
 )
+from tasks.engine.multitask_config import JOINT, compose_config, for_hydra, from_hydra, is_joint
 from tasks.engine.names import check_names, run_name
-from tasks.engine.parts import JOINT, composed, for_hydra, from_hydra, is_joint
-from tasks.engine.ranks import first_process, launched
-from tasks.engine.saved import is_staged, to_resume
+from tasks.engine.processes import is_rank_zero, started_by_launcher
 from tasks.engine.signals import REQUEUE, Stopped, requeue
 from tasks.engine.stages import train_stages
+from tasks.engine.untrusted import is_staged, to_resume
 
 HELP = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
 SWEEP = {"-m", "--multirun"}
@@ -49,29 +49,31 @@ def jobs(overrides: list[str]) -> list[list[str]]:
 
 def execute(overrides: list[str], again: bool = False) -> dict[str, Any]:
     """Trains what the overrides describe; with `again`, a run that has begun before is resumed."""
-    resume = resumed(overrides)
-    if resume and is_staged(resume[-1]):
-        return train_stages({"resume": resume[-1]}, overrides)
-    config, description = composed([*(saved_groups(resume[-1]) if resume else []), *overrides])
+    folders = resume_paths(overrides)
+    if folders and is_staged(folders[-1]):
+        return train_stages({"resume": folders[-1]}, overrides)
+    config, description = compose_config([*(saved_groups(folders[-1]) if folders else []), *overrides])
     check_names(config)
     again |= os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    if again and not resume and (folder := begun(config)):
+    if again and not folders and (folder := existing_run(config)):
         return execute(to_resume(folder, overrides, config))
     if config["stages"]:
         return train_stages(config, overrides)
-    from tasks.engine.train import train  # torch is imported only now that the configuration is valid
+    from tasks.engine.train import resume, train  # torch is imported only now that the configuration is valid
 
-    return train(config, overrides, layout=description)
+    return resume(config, overrides) if config["resume"] else train(config, layout=description)
 
 
-def apart(overrides: list[str], again: bool) -> dict[str, Any]:
+def execute_in_subprocess(overrides: list[str], again: bool) -> dict[str, Any]:
     """Like `execute`, for a run that starts processes for further devices."""
-    if resume := resumed(overrides):
-        return execute_apart(overrides, Path(resume[-1]))
-    config = composed(overrides)[0]
+    if folders := resume_paths(overrides):
+        return train_in_subprocess(overrides, Path(folders[-1]))
+    config = compose_config(overrides)[0]
     check_names(config)
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
-    return execute_apart(to_resume(folder, overrides, config) if again and begun(config) else overrides, folder)
+    if again and existing_run(config):
+        overrides = to_resume(folder, overrides, config)
+    return train_in_subprocess(overrides, folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -86,15 +88,15 @@ def with_hydra(config: DictConfig) -> float:
     GlobalHydra.instance().clear()  # needed to compose again, which checks the settings; restored below
     try:
         with job_environment():
-            alone = config.trainer.devices == 1 or launched()
-            content = execute(overrides, again=own) if alone else apart(overrides, again=own)
-            if first_process():
+            alone = config.trainer.devices == 1 or started_by_launcher()
+            content = execute(overrides, again=own) if alone else execute_in_subprocess(overrides, again=own)
+            if is_rank_zero():
                 from tasks.compare.tradeoff import add_to_sweep
 
                 add_to_sweep(sweep, content)
             return content["metrics"]["primary"]
     except Exception as error:
-        if (message := correctable(error)) is None:
+        if (message := user_message(error)) is None:
             raise
         print("error:", message, file=sys.stderr, flush=True)
         raise JobFailed(message) from error
@@ -103,8 +105,8 @@ def with_hydra(config: DictConfig) -> float:
 
 
 def main() -> None:
-    heed_signals()
-    if not first_process():
+    install_signal_handlers()
+    if not is_rank_zero():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the first process prints the same
     try:
         run()
@@ -115,8 +117,27 @@ def main() -> None:
         raise
 
 
+def check_sweep(overrides: list[str]) -> bool:
+    """Checks the settings of all runs of a sweep, so that a mistake in the last is found before the first starts.
+    Returns whether one of them is of several tasks.
+
+    Raises:
+        UserError: as `compose_config`, or several runs would have the same name.
+    """
+    several, taken = False, set()
+    searched = any("=interval(" in o for o in overrides)
+    for job in jobs(overrides):
+        check_names(config := compose_config(job)[0])
+        several |= is_joint(job)
+        place = config["task"]["name"], config["name"]
+        if config["name"] and (searched or place in taken):
+            raise UserError(f"name={config['name']}: several runs of this sweep would have it; leave it out")
+        taken.add(place)
+    return several
+
+
 def run() -> None:
-    sys.argv[1:] = [at_home(a) for a in sys.argv[1:]]  # Hydra, and processes for further devices, read them again
+    sys.argv[1:] = [expand_home(a) for a in sys.argv[1:]]  # Hydra, and processes for further devices, read them again
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
     given = [a for a in sys.argv[1:] if not a.startswith("-")]
     hydras = [a for a in given if a.lstrip("+~").startswith(("hydra/", "hydra."))]
@@ -127,22 +148,14 @@ def run() -> None:
         if unknown := [f for f in flags if f.split("=")[0] not in {*HELP, *SWEEP}]:
             raise UserError(f"unknown flag {unknown[0]}; settings are key=value, without dashes")
         if {"--help", "-h"} & set(flags):
-            print(explained(overrides), end="")
+            print(help_text(overrides), end="")
             return
         several = f"task={JOINT}" in overrides
         if hydras and not flags:
             raise UserError(f"{hydras[0]} applies to a sweep only: add -m")
         if SWEEP & set(flags):
             check_plugins(hydras)
-            taken = set()
-            searched = any("=interval(" in o for o in overrides)
-            for job in jobs(overrides):  # a mistake in the last of ten runs is found before the first starts
-                check_names(config := composed(job)[0])
-                several |= is_joint(job)
-                place = config["task"]["name"], config["name"]
-                if config["name"] and (searched or place in taken):
-                    raise UserError(f"name={config['name']}: several runs of this sweep would have it; leave it out")
-                taken.add(place)
+            several |= check_sweep(overrides)
         elif not flags:
             execute(overrides)
             return

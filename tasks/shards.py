@@ -6,8 +6,8 @@ from typing import Any
 
 from backbones.errors import UserError
 from tasks.engine.config import arguments, load_config, one_line_errors
-from tasks.engine.layout import recognized
-from tasks.engine.parts import JOINT
+from tasks.engine.layout import with_recognized_layout
+from tasks.engine.multitask_config import JOINT
 
 SPLITS = ("train", "val", "test", "gallery")
 READ_BY = {"geo": "place_shards", "detection": "box_shards", "faces": "face_shards"}  # others as images with a class
@@ -60,7 +60,7 @@ def write(config: dict[str, Any]) -> None:
 
 def main() -> None:
     with one_line_errors():
-        write(load_config(recognized(arguments("shards"))[0], "shards"))
+        write(load_config(with_recognized_layout(arguments("shards"))[0], "shards"))
 
 
 if __name__ == "__main__":

@@ -37,12 +37,12 @@ def keras() -> Iterator[PublishedWeights]:
     paper = {row.name: row.values[0] for table in tables() if table.number in (6, 7) for row in table.rows}
     files = {(alpha, pixels): top1 for alpha, pixels, top1, *_ in content()["phone_files"]["files"]}
     for alpha in PUBLIC_ALPHAS:
-        config = composed(f"task=classification task.num_classes=1000 backbone.alpha={alpha:g}")
+        config = config_of(f"task=classification task.num_classes=1000 backbone.alpha={alpha:g}")
         for pixels in PUBLIC_RESOLUTIONS:
             printed = next((v for k, v in paper.items() if k in names(alpha, pixels)), None)
             settings = f"task=classification backbone.alpha={alpha:g} task.resolution={pixels}"
             cached = (cache_folder() / public_name(alpha, pixels)).exists()
-            cost = recounted(config | {"task": config["task"] | {"resolution": pixels}})
+            cost = cost_in_millions(config | {"task": config["task"] | {"resolution": pixels}})
             top1 = files.get((alpha, pixels))
             yield PublishedWeights(KERAS, f"alpha {alpha:g}", settings, pixels, printed, top1, *cost, APACHE, cached)
 
@@ -76,20 +76,20 @@ def coco() -> Iterator[PublishedWeights]:
 
     for alpha, file in PUBLISHED.items():
         settings, name = f"detector=ssd ckpt=coco backbone.alpha={alpha:g}", f"ssd_mobilenet_v1, alpha {alpha:g}"
-        cost = recounted(composed(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
+        cost = cost_in_millions(config_of(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
         cached = (cache_folder() / file).exists()
         yield PublishedWeights(COCO, name, settings, 300, None, None, *cost, APACHE, cached)
 
 
-def composed(settings: str) -> dict[str, Any]:
+def config_of(settings: str) -> dict[str, Any]:
     return load_config([*settings.split(), "backbone.pretrained=false"], "cost")
 
 
-def recounted(config: dict[str, Any]) -> tuple[float, float]:
+def cost_in_millions(config: dict[str, Any]) -> tuple[float, float]:
     """Millions of multiply-adds and parameters."""
-    from tasks.engine.cost import recount
+    from tasks.engine.cost import count_cost
 
-    _, cost = recount(config)
+    _, cost = count_cost(config)
     return cost.madds / 1e6, cost.params / 1e6
 
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from backbones.errors import UserError
-from tasks.engine import parts
+from tasks.engine import multitask_config
 from tasks.engine.config import load_config
 from tasks.run import jobs
 from tests.conftest import ROOT
@@ -164,15 +164,15 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
         yield command
 
 
-def composed(module: str, arguments: list[str]) -> dict[str, object]:
+def compose_command(module: str, arguments: list[str]) -> dict[str, object]:
     """The configuration of a command, which must not name an unknown setting."""
     given = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
-    return composed_run(given) if module == "run" else load_config(given, module)
+    return compose_run(given) if module == "run" else load_config(given, module)
 
 
-def composed_run(given: list[str]) -> dict[str, Any]:
+def compose_run(given: list[str]) -> dict[str, Any]:
     """The configuration of a run, of one task or several."""
-    return parts.composed(given)[0] if "task=multitask" in given else load_config(given)
+    return multitask_config.compose_config(given)[0] if "task=multitask" in given else load_config(given)
 
 
 def demo() -> list[str]:
@@ -186,9 +186,9 @@ def data_of(arguments: list[str]) -> tuple[str, dict[str, str]]:
     if added := [a.partition("=")[2] for a in arguments if a.startswith("multitask.add=")]:
         config = load_config([f"task={added[0]}"])
         return "multitask", {f"{added[0]}.": config["groups"]["data"]}
-    config = composed_run(arguments)
+    config = compose_run(arguments)
     several = "parts" in config
-    sets = {f"{n}." if several else "": own["groups"]["data"] for n, own in parts.tasks_of(config).items()}
+    sets = {f"{n}." if several else "": own["groups"]["data"] for n, own in multitask_config.tasks_of(config).items()}
     return config["task"]["name"], sets
 
 
@@ -223,7 +223,7 @@ def test_every_command_runs(scenes: Path, dogs: Path, faces: Path, tmp_path: Pat
     for command in sorted(commands, key=lambda c: c[0] != "run"):  # a stable sort
         text = " ".join(command)
         if any(text.startswith(start) for start in COMPOSED):
-            composed(command[0], list(command[1:]))
+            compose_command(command[0], list(command[1:]))
         else:
             ready.append(hastened(list(command), runs, roots))
     ready += [[name, "--help"] for name in ("run", *COMMANDS)]
@@ -306,7 +306,7 @@ def test_commands_of_recipes_are_valid(path: Path) -> None:
         if command := task_command(line):
             for module, *arguments in single_runs(command):
                 missing = [f"{k}={v}" for k, v in needed(module).items() if not any(a.startswith(k) for a in arguments)]
-                composed(module, [*arguments, *missing])
+                compose_command(module, [*arguments, *missing])
 
 
 @cache
@@ -337,7 +337,7 @@ def some_command_takes(arguments: tuple[str, ...]) -> bool:
         missing = [f"{k}={v}" for k, v in needed(module).items() if not any(a.startswith(k) for a in arguments)]
         own = [a for a in more if not any(b.startswith(("task=", "experiment=")) for b in arguments)]
         try:
-            composed(module, [*own, *missing, *arguments])
+            compose_command(module, [*own, *missing, *arguments])
         except UserError:
             continue
         return True

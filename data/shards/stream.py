@@ -43,7 +43,7 @@ class ShardStream(Stream):
         decode: Decode,
         *,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         num_samples: int | None = None,
         shuffle: int = 0,
         seed: int = 0,
@@ -53,7 +53,7 @@ class ShardStream(Stream):
         cache_bytes: int = 0,
     ) -> None:
         self.shards, self.decode = list(shards), decode
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.world_size = rank, world_size
         self.num_samples, self.shuffle = num_samples, shuffle
         self.seed, self.epoch = seed, epoch  # of the next iteration; each loader process has its own count
         self.batches_done = {epoch: batches_done}
@@ -78,7 +78,7 @@ class ShardStream(Stream):
         number, numbers = (worker.id, worker.num_workers) if worker else (0, 1)
         number = (number + done) % numbers  # batches come from the loader processes in turn
         before = (done - number + numbers - 1) // numbers  # batches of this reader to skip
-        samples = self._samples(epoch, self.rank * numbers + number, self.ranks * numbers)
+        samples = self._samples(epoch, self.rank * numbers + number, self.world_size * numbers)
         return itertools.islice(samples, before * self.batch_size, None)
 
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
@@ -260,7 +260,7 @@ class ShardLoaders(SuiteData):
         settings: dict[str, Any] = {"cache_bytes": self.cache_bytes, **self.random_state}
         num_samples = None
         if split == "train":
-            num_samples = self.train_batches(settings["ranks"]) // max(1, self.workers) * self.batch_size
+            num_samples = self.train_batches(settings["world_size"]) // max(1, self.workers) * self.batch_size
             settings |= {"num_samples": num_samples, "shuffle": self.shuffle}
             settings |= {"batches_done": self.batches_done, "batch_size": self.batch_size}
         dataset = self.stream(split, **settings)

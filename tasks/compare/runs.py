@@ -12,8 +12,8 @@ from backbones.console import plain
 from backbones.errors import UserError
 from backbones.files import check_regular, is_within
 from data.text import read_plain_yaml
+from tasks.engine.multitask_config import JOINT, tasks_of
 from tasks.engine.names import metrics_of, plain_name
-from tasks.engine.parts import JOINT, tasks_of
 
 # limits for values from a run folder, which may be untrusted
 LARGEST_FILE, LARGEST_NUMBER, LONGEST_TEXT = 1 << 26, 1e15, 200

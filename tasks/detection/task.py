@@ -51,8 +51,8 @@ class DetectionTask(TaskModule):
         anchors = self.model.anchor_boxes()
         return {} if anchors is None else {"anchors": anchors.round(decimals=2).tolist()}
 
-    def settled_before(self) -> dict[str, Any]:
-        return {} if is_tf_zoo(self.config["ckpt"]) else super().settled_before()
+    def checkpoint_settings(self) -> dict[str, Any]:
+        return {} if is_tf_zoo(self.config["ckpt"]) else super().checkpoint_settings()
 
     def load_initial_weights(self, path: str) -> dict[str, Tensor]:
         from tasks.detection.tf_zoo import fetch_coco, read_tf_zoo

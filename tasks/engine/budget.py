@@ -14,7 +14,7 @@ from tasks.engine.config import LENGTHS
 from tasks.engine.schedule import epochs_of
 
 EPOCHS_PER_VALIDATION = 2
-TOLD_AFTER = 10  # steps, from which the time left is estimated
+ESTIMATE_AFTER_STEPS = 10  # of the time left
 VALIDATION_FRACTION = 0.1  # of the minutes, for validations before the last one
 FIRST_VALIDATION = 1 / 3  # of the minutes; its duration predicts that of the last one
 
@@ -161,7 +161,7 @@ class Budget(Callback):
         step, now = trainer.global_step, time.monotonic()
         if self.first_step is None:
             self.first_step = step, now
-        elif self.first_step[0] >= 0 and step - self.first_step[0] >= TOLD_AFTER and trainer.is_global_zero:
+        elif self.first_step[0] >= 0 and step - self.first_step[0] >= ESTIMATE_AFTER_STEPS and trainer.is_global_zero:
             seconds = (now - self.first_step[1]) / (step - self.first_step[0])
             left = (trainer.estimated_stepping_batches - step - self.shift) * seconds
             if self.limit is not None:

@@ -20,10 +20,10 @@ from backbones.files import atomic_write
 from data import text
 from data.base import Split
 from data.seeding import seed_all
+from tasks.engine.diagnosis import Point
 from tasks.engine.figures import log_image
-from tasks.engine.limits import Point
-from tasks.engine.saving import data_of
 from tasks.engine.task import TaskModule
+from tasks.engine.training_checkpoints import trainer_data
 
 
 class EMA(WeightAveraging):
@@ -66,7 +66,7 @@ class BadImageCounter(Callback):
 
     def _count(self, trainer: Trainer, batch: Any, split: Any) -> None:
         if batch.bad:
-            data_of(trainer).record_bad_images(batch.bad, split)
+            trainer_data(trainer).record_bad_images(batch.bad, split)
 
 
 class PredictionImages(Callback):
@@ -221,7 +221,7 @@ class RunReport(Callback):
 
     def write(self, trainer: Trainer, state: str, metrics: dict[str, float]) -> dict[str, Any]:
         """Writes the file, and returns what is in it."""
-        data = data_of(trainer)
+        data = trainer_data(trainer)
         content = {
             "state": state,
             "epoch": trainer.current_epoch,

@@ -11,8 +11,8 @@ from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
 from backbones.weights import is_stored, load_plain, read_safetensors
 from tasks.engine.config import saved_config
+from tasks.engine.multitask_config import input_side, tasks_of
 from tasks.engine.names import labels_of, metrics_of
-from tasks.engine.parts import input_side, tasks_of
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,11 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:
+def checked_backbone(resolved: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:
     """The values chosen for a backbone's settings left null, and its normalization, checked."""
     try:
-        normalization = Normalization.of(settled["normalization"])
-        chosen = {k: v for k, v in settled.items() if k != "normalization"}
+        normalization = Normalization.of(resolved["normalization"])
+        chosen = {k: v for k, v in resolved.items() if k != "normalization"}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged: the normalization of its backbone is missing") from error
     task = next(iter(tasks_of(config).values()))  # any, as all have the same backbone
@@ -142,7 +142,7 @@ def checked_backbone(settled: Any, config: dict[str, Any], path: Path) -> dict[s
     return chosen | {"normalization": [list(row) for row in normalization]}
 
 
-def settled_of(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_settings(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the backbone of a checkpoint chose for null settings; none if `config` has another backbone.
 
     Raises:

@@ -43,13 +43,13 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (message := correctable(error)) is None:
+        if (message := user_message(error)) is None:
             raise
         print("error:", message, file=sys.stderr)
         sys.exit(2)
 
 
-def correctable(error: Exception) -> str | None:
+def user_message(error: Exception) -> str | None:
     """What to tell the user, in one line, about an error that they can correct; None for others."""
     if isinstance(error, UserError):
         # from a loader process it comes wrapped in the traceback, whose last line is the message
@@ -65,14 +65,14 @@ def correctable(error: Exception) -> str | None:
 
 def arguments(command: str) -> list[str]:
     """The command line's arguments; --help prints the command's settings and exits."""
-    given = [at_home(argument) for argument in sys.argv[1:]]
+    given = [expand_home(argument) for argument in sys.argv[1:]]
     if {"--help", "-h"} & set(given):
         print((CONF / f"{command}.yaml").read_text(), end="")
         sys.exit(0)
     return given
 
 
-def at_home(argument: str) -> str:
+def expand_home(argument: str) -> str:
     """A command line's argument with the home folder for the ~ of group.key=~/path, where shells keep it. Settings from
     files are not changed, as they may be someone else's.
     """
@@ -205,13 +205,13 @@ def _laid_over(defaults: dict[str, Any], given: dict[str, Any], path: str = "") 
     return config
 
 
-def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+def non_default_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings that differ from the defaults of the chosen options, without names, and paths except ckpt."""
     defaults = flatten(_compose("config", as_overrides(config["groups"])))
     found = {k: v for k, v in flatten(config).items() if k in defaults and v != defaults[k]}
     own = {k: v for k, v in found.items() if k not in (*PATHS, "name", "stages") or k == "ckpt"}
     for name, part in config.get("parts", {}).items():
-        own |= {f"{name}.{k}": v for k, v in changed(part).items() if own.get(k) != v}
+        own |= {f"{name}.{k}": v for k, v in non_default_settings(part).items() if own.get(k) != v}
     return own
 
 
@@ -288,7 +288,7 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").strip()
 
 
-def resumed(overrides: Sequence[str]) -> list[str]:
+def resume_paths(overrides: Sequence[str]) -> list[str]:
     """The run folders that overrides name to be resumed, of which the last one counts."""
     return [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
 

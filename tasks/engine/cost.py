@@ -8,7 +8,7 @@ from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
 
-def recount(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
+def count_cost(config: dict[str, Any]) -> tuple[TaskModule, Cost]:
     """The network of a configuration, with undefined weights, and its cost. Without data the number of classes is the
     published one.
     """

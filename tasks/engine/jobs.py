@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 
 from backbones.console import Console
 from backbones.errors import UserError
-from tasks.engine.ranks import first_process
-from tasks.engine.saved import is_staged
+from tasks.engine.processes import is_rank_zero
 from tasks.engine.signals import STOP, Stopped
+from tasks.engine.untrusted import is_staged
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "ray": "ray", "optuna": "optuna"}
 RESUBMIT = signal.SIGUSR2  # the signal that submitit requests before a job's time limit
@@ -51,9 +51,9 @@ def check_plugins(overrides: Sequence[str]) -> None:
             raise UserError(f"{override}: choose from {', '.join(sorted(known))}")
 
 
-def heed_signals() -> None:
+def install_signal_handlers() -> None:
     """On a signal, a run's first process stops after the current step and ends the others, which ignore it."""
-    if first_process():
+    if is_rank_zero():
         STOP.install()
         return
     for number in (signal.SIGINT, signal.SIGTERM, RESUBMIT):
@@ -70,8 +70,8 @@ def job_environment() -> Iterator[None]:
     try:
         join_job()
         if STOP.owner != os.getpid():
-            heed_signals()
-        if "SUBMITIT_EXECUTOR" in os.environ and first_process():
+            install_signal_handlers()
+        if "SUBMITIT_EXECUTOR" in os.environ and is_rank_zero():
             signal.signal(RESUBMIT, STOP)
         yield
     except Stopped as stopped:
@@ -120,13 +120,13 @@ def join_job() -> None:
         os.environ["GROUP_RANK"] = str(job.rank // job.local_world_size)
 
 
-def begun(config: Mapping[str, Any]) -> Path | None:
+def existing_run(config: Mapping[str, Any]) -> Path | None:
     """The folder of the run with this name, if it has begun already."""
     folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
     return folder if (folder / "config.yaml").exists() or is_staged(str(folder)) else None
 
 
-def execute_apart(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+def train_in_subprocess(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """Trains in a separate process, which a run that starts further processes needs, as they repeat its command line.
     Returns the content of metrics.json, of the last stage if there are several.
     """

@@ -13,7 +13,7 @@ from tasks.engine.config import CONF, chosen_options, experiment_groups, quoted
 CHOSEN_BY = ("data=", "resume=")  # overrides that say which option of conf/data is meant
 
 
-def recognized(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
+def with_recognized_layout(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
     """The overrides, with the data option and settings recognised from their `data.root`, and the layout. They are
     returned unchanged if they have no `data.root`, or say which data option is meant.
 

@@ -13,10 +13,10 @@ from subprocess import Popen, TimeoutExpired, run
 from types import FrameType
 from typing import Any
 
-from tasks.engine.ranks import take_over
+from tasks.engine.processes import take_over
 
 REQUEUE = signal.SIGUSR1  # the signal that SLURM is asked to send before a job's time limit
-TWICE = 1.0  # seconds within which a repeated signal counts as one: `timeout` sends each signal twice
+DUPLICATE_SECONDS = 1.0  # within which a repeated signal counts as one: `timeout` sends each signal twice
 
 
 class Stopped(SystemExit):
@@ -60,7 +60,7 @@ class Stop:
         self.deferred = False
         self.validating = False
         self.launcher: Any = None  # Lightning's launcher of the processes on other devices
-        self.ranks: list[Popen] = []  # processes taken over from it
+        self.processes: list[Popen] = []  # processes taken over from it
 
     def install(self) -> None:
         self.owner = os.getpid()
@@ -83,27 +83,27 @@ class Stop:
                 name = signal.Signals(number).name
                 words = f"{name}: stopping after this validation; a second signal ends the run at once"
                 print(words, file=sys.stderr, flush=True)
-        elif time.monotonic() - self.came > TWICE:
-            self.end_processes()
+        elif time.monotonic() - self.came > DUPLICATE_SECONDS:
+            self.end_all_processes()
             os._exit(128 + number)
 
     def stop(self) -> None:
         """Raises `Stopped` if a signal has arrived."""
         if self.number is not None:
-            self.end_ranks()
+            self.end_processes()
             raise Stopped(self.number)
 
-    def end_ranks(self) -> None:
+    def end_processes(self) -> None:
         """Ends the processes on other devices, which would wait for this one forever, or print that it is gone."""
-        take_over(self.launcher, self.ranks)
-        ranks = [*self.ranks]
-        self.ranks.clear()
-        for process in ranks:
+        take_over(self.launcher, self.processes)
+        processes = [*self.processes]
+        self.processes.clear()
+        for process in processes:
             process.kill()
 
-    def end_processes(self) -> None:
-        """Ends the loaders as well."""
-        self.end_ranks()
+    def end_all_processes(self) -> None:
+        """Ends the processes on other devices, and the loaders."""
+        self.end_processes()
         for process in multiprocessing.active_children():
             process.kill()
 

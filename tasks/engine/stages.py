@@ -8,11 +8,11 @@ import yaml
 
 from backbones.files import atomic_write
 from tasks.engine.config import key_of, saved_groups
+from tasks.engine.multitask_config import compose_config, split_by_task
 from tasks.engine.names import check_names
-from tasks.engine.parts import composed, split
-from tasks.engine.ranks import first_process
-from tasks.engine.saved import PLAN, below_root, check_stage, read_plan
+from tasks.engine.processes import is_rank_zero
 from tasks.engine.signals import STOP, Stopped
+from tasks.engine.untrusted import PLAN, below_root, check_stage, read_plan
 
 
 def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -22,17 +22,17 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     Raises:
         UserError: as `train` and `read_plan`.
     """
-    from tasks.engine.saving import LAST, PREVIOUS
-    from tasks.engine.train import console, new_folder, prepare, run_lock, train
+    from tasks.engine.train import console, new_folder, prepare, resume, run_lock, train
+    from tasks.engine.training_checkpoints import LAST, PREVIOUS
 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
         for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
-            check_names(settings := composed(stage_overrides(stage, overrides))[0])
+            check_names(settings := compose_config(stage_overrides(stage, overrides))[0])
             prepare(settings)
         folder = new_folder(config)
         plan = {"stages": config["stages"], "overrides": list(overrides)}
-        if first_process():
+        if is_rank_zero():
             with atomic_write(folder / PLAN, "w") as file:
                 yaml.safe_dump(plan, file, sort_keys=False)
     else:
@@ -44,20 +44,20 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
             place = folder / f"{number}_{name}"
             console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
-            content = finished(place)
+            content = finished_metrics(place)
             if content:
                 console.print(f"{place} is finished")
             elif any((place / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
                 again = [f"resume={place}", *more]
-                content = train(composed([*saved_groups(str(place)), *again])[0], again)
+                content = resume(compose_config([*saved_groups(str(place)), *again])[0], again)
             else:
                 planned = stage_overrides(stage, plan["overrides"])
-                settings, _ = composed([*planned, *more])
+                settings, _ = compose_config([*planned, *more])
                 if config["resume"]:
                     check_stage(settings, planned, more, folder / PLAN)
                     settings = with_stage_data(settings, more)
                 settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
-                content = train(settings, folder=place, draw=not config["resume"])
+                content = train(settings, folder=place, generate_demo=not config["resume"])
             if STOP.number is not None:  # it arrived at the very end of the stage
                 raise Stopped(STOP.number, folder)
             before = str(place)
@@ -74,7 +74,7 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
     """The settings of a stage, or of each of its tasks. Data settings of the untrusted plan, unlike those `given`, may
     name files only inside data.root.
     """
-    own, parts = split(given)
+    own, parts = split_by_task(given)
     if "parts" in settings:
         found = {name: with_stage_data(part, parts.get(name, [])) for name, part in settings["parts"].items()}
         return settings | {"parts": found}
@@ -83,7 +83,7 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
     return settings | {"data": settings["data"] | below_root(data, None)}
 
 
-def finished(place: Path) -> dict[str, Any]:
+def finished_metrics(place: Path) -> dict[str, Any]:
     """The metrics.json of a finished stage; empty for any other."""
     from tasks.engine.callbacks import read_json
 

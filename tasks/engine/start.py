@@ -10,10 +10,10 @@ from rich.logging import RichHandler
 
 from backbones.console import Console
 from backbones.errors import UserError
+from tasks.engine.multitask_config import input_side, tasks_of, with_data
 from tasks.engine.options import locate
-from tasks.engine.parts import input_side, tasks_of, with_data
-from tasks.engine.ranks import first_process
-from tasks.engine.saved import below_root
+from tasks.engine.processes import is_rank_zero
+from tasks.engine.untrusted import below_root
 
 if TYPE_CHECKING:
     from data.base import SuiteData
@@ -36,25 +36,31 @@ def set_up_logging() -> None:
     resumed = r"You're resuming from a checkpoint that ended before the epoch ended"
     warnings.filterwarnings("ignore", resumed)  # our loaders skip used batches, which Lightning cannot know
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    level = logging.INFO if first_process() else logging.ERROR
+    level = logging.INFO if is_rank_zero() else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     for chatty in ("httpx2", "faiss.loader"):  # the Hub's client logs each request, FAISS each library it tries
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def build_data(config: dict[str, Any], draw: bool | None = True) -> "SuiteData":
-    """The data set of a configuration, prepared; a demo's is generated if it is absent, unless `draw` is False. With
-    None, nothing is prepared.
-    """
+def new_data(config: dict[str, Any]) -> "SuiteData":
+    """The data set of a configuration, not prepared: nothing of it is read or written."""
     from backbones.base import scaled_resolution
 
     resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
     settings = config["data"] | {"resolution": resolution} | locate(config, "task").data_settings(config)
     data: SuiteData = locate(config, "data")(**settings)
-    data.read_only = not draw
-    if draw:
+    return data
+
+
+def build_data(config: dict[str, Any], generate_demo: bool = True) -> "SuiteData":
+    """The data set of a configuration, prepared. A demo's is generated if it is absent; without `generate_demo`, it
+    must exist, and nothing is written.
+    """
+    data = new_data(config)
+    data.read_only = not generate_demo
+    if generate_demo:
         data.prepare()
-    elif draw is not None:
+    else:
         data.find_root()
     return data
 
@@ -78,4 +84,4 @@ def saved_data(config: dict[str, Any], root: str | None, **changes: Any) -> "Sui
     untaught = config | {"teacher": None}
     if "parts" in config:
         untaught["parts"] = {name: part | {"teacher": None} for name, part in config["parts"].items()}
-    return build_data(with_data(untaught, lambda own: below_root(own, root) | changes), draw=False)
+    return build_data(with_data(untaught, lambda own: below_root(own, root) | changes), generate_demo=False)

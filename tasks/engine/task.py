@@ -15,11 +15,11 @@ from backbones.mobilenet_v1 import fold_norms
 from backbones.weights import unfold_at_first_batch
 from data.base import Split, SuiteData
 from data.crops import center_view, resize_square
-from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, settled_of
+from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, resolved_settings
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
+from tasks.engine.multitask_config import input_side, is_demo, tasks_of
 from tasks.engine.options import locate, result_type
-from tasks.engine.parts import input_side, is_demo, tasks_of
 from tasks.engine.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ else:  # it becomes a LightningModule when a Trainer takes it: tasks.engine.ligh
     from torch.nn import Module
 
 LOWEST_LR = 1e-3  # share of the peak
-PRETRAINED_SHARE = 0.1  # of the learning rate: at the full rate, a pretrained backbone forgets its features
+PRETRAINED_LR_SCALE = 0.1  # at the full rate, a pretrained backbone forgets its features
 
 
 class TaskModule(Module):
@@ -59,17 +59,17 @@ class TaskModule(Module):
         labels: Sequence[str],
         *,
         load_weights: bool = True,
-        settled: Mapping[str, Any] | None = None,
+        resolved: Mapping[str, Any] | None = None,
         join: Callable[[Backbone], Backbone] | None = None,
     ) -> None:
-        """`settled` has the values that the backbone chose earlier for null settings (see `build_backbone`), for one
+        """`resolved` has the values that the backbone chose earlier for null settings (see `build_backbone`), for one
         that loads no weights. `join` makes it share layers with the backbones of other tasks, in a multi-task run.
         """
         super().__init__()
         wanted = config["task"].get("num_classes")  # of tasks that have classes
         if wanted not in (None, len(labels)):
             raise UserError(f"task.num_classes={wanted}, but the data has {len(labels)} classes")
-        self._begin(config, labels, load_weights, settled)
+        self._begin(config, labels, load_weights, resolved)
         self.join = join
         self.model = self.build_model().to(memory_format=torch.channels_last)
         self.join = None  # it refers to other tasks' layers
@@ -83,10 +83,10 @@ class TaskModule(Module):
             self.model.compile()  # in place, so that checkpoint keys stay as they are
 
     def _begin(
-        self, config: dict[str, Any], labels: Sequence[str], load_weights: bool, settled: Mapping[str, Any] | None
+        self, config: dict[str, Any], labels: Sequence[str], load_weights: bool, resolved: Mapping[str, Any] | None
     ) -> None:
         """Sets what building the network needs."""
-        self.config, self.settled, self.labels = config, dict(settled or {}), list(labels)
+        self.config, self.resolved, self.labels = config, dict(resolved or {}), list(labels)
         self.result_type = result_type(config["groups"]["task"])
         self.resolution = scaled_resolution(input_side(config), config["backbone"]["rho"])
         self.load_weights = load_weights
@@ -194,17 +194,17 @@ class TaskModule(Module):
         """
         return cast(dict[str, Tensor], load_checkpoint(path, task=self.config["task"]["name"])["state_dict"])
 
-    def settled_before(self) -> dict[str, Any]:
+    def checkpoint_settings(self) -> dict[str, Any]:
         """The values that the backbone of `ckpt` chose for null settings, which its weights require."""
-        return settled_of(self.config["ckpt"], self.config)
+        return resolved_settings(self.config["ckpt"], self.config)
 
     def build_backbone(self, strides: Sequence[int]) -> Backbone:
         """The configured backbone with feature maps at `strides`. Its normalization, and the values that it chooses for
-        null settings, are kept in `settled`; the configuration is not changed.
+        null settings, are kept in `resolved`; the configuration is not changed.
         """
-        settings = self.config["backbone"] | self.settled
+        settings = self.config["backbone"] | self.resolved
         settings = {k: v for k, v in settings.items() if k not in ("rho", "normalization")}
-        before = self.settled_before() if self.load_weights and self.config["ckpt"] else {}
+        before = self.checkpoint_settings() if self.load_weights and self.config["ckpt"] else {}
         settings |= {k: v for k, v in before.items() if settings.get(k, v) is None}
         if not self.load_weights:
             settings |= {"weights": None, "pretrained": False}
@@ -216,10 +216,10 @@ class TaskModule(Module):
                 f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not define its "
                 "early layers; leave this setting out"
             )
-        if normalization := self.settled.get("normalization") or before.get("normalization"):
+        if normalization := self.resolved.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
         normalization = [list(row) for row in backbone.normalization]
-        self.settled = backbone.settled | self.settled | {"normalization": normalization}
+        self.resolved = backbone.resolved | self.resolved | {"normalization": normalization}
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:
@@ -271,36 +271,40 @@ class TaskModule(Module):
         settings = self.config["trainer"]
         self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
 
-    def set_backbone_frozen(self, held: bool) -> None:
+    def set_backbone_frozen(self, frozen: bool) -> None:
         """Freezes the backbone, including its normalization's statistics, or unfreezes it. If its early layers stay
         frozen, their statistics are still updated: with those of ImageNet, AP fell by a fifth on playing cards.
         """
         for module in self.model.backbone_layers():
-            module.requires_grad_(not held)
-            module.train(not held)
-        early = self.config["trainer"]["freeze_early_layers"]
-        if self.has_weights if early is None else early:
+            module.requires_grad_(not frozen)
+            module.train(not frozen)
+        freeze_early = self.config["trainer"]["freeze_early_layers"]
+        if freeze_early is None:
+            freeze_early = self.has_weights
+        if freeze_early:
             for layer in self.model.backbone.early_layers():
                 layer.requires_grad_(False)
 
-    def backbone_share(self) -> float:
+    def backbone_lr_scale(self) -> float:
         """The backbone's learning rate relative to that of the other layers."""
-        share: float | None = self.config["trainer"]["backbone_lr_scale"]
-        return share if share is not None else PRETRAINED_SHARE if self.has_weights else 1.0
+        scale: float | None = self.config["trainer"]["backbone_lr_scale"]
+        if scale is not None:
+            return scale
+        return PRETRAINED_LR_SCALE if self.has_weights else 1.0
 
     @property
     def has_weights(self) -> bool:
         """Whether the backbone started from trained weights."""
-        backbone = self.config["backbone"] | self.settled
+        backbone = self.config["backbone"] | self.resolved
         return bool(backbone.get("weights") or self.config["ckpt"]) or backbone.get("pretrained") is True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups, by weight decay and learning rate."""
-        settings, share = self.config["trainer"], self.backbone_share()
-        spared = no_decay_parameters(self.model)
+        settings, scale = self.config["trainer"], self.backbone_lr_scale()
+        no_decay = no_decay_parameters(self.model)
         backbone = {p for module in self.model.backbone_layers() for p in module.parameters()}
-        return grouped(
-            (p, 0.0 if p in spared else settings["weight_decay"], settings["lr"] * (share if p in backbone else 1))
+        return group_parameters(
+            (p, 0.0 if p in no_decay else settings["weight_decay"], settings["lr"] * (scale if p in backbone else 1))
             for p in self.model.parameters()
             if not (settings["freeze_backbone"] and p in backbone)
         )
@@ -345,13 +349,13 @@ class TaskModule(Module):
             "config": self.config,
             "labels": self.labels,
             "resolution": self.resolution,
-            "backbone": self.settled,
+            "backbone": self.resolved,
             "metrics": self.last_metrics,
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }
 
 
-def grouped(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:
+def group_parameters(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:
     """The optimizer's groups of parameters, each with its weight decay and learning rate."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter, decay, lr in rows:
@@ -380,7 +384,7 @@ def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModul
         config["multitask"]["add"] = None  # all tasks are evaluated, not only the added one
     try:
         module: TaskModule = locate(config, "task")(
-            config, suite["labels"], load_weights=False, settled=suite["backbone"]
+            config, suite["labels"], load_weights=False, resolved=suite["backbone"]
         )
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:

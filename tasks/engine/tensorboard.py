@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from backbones.errors import UserError
-from tasks.engine.parts import tasks_of
+from tasks.engine.multitask_config import tasks_of
 
 COMMON = ("final/primary", "metric/primary", "cost/madds_m", "cost/params_m", "speed/latency_ms", "train/loss")
 LAYOUT = {
@@ -61,7 +61,7 @@ class RunLogger(TensorBoardLogger):
                 super().finalize(status)
 
     @rank_zero_only
-    def describe(self, facts: Mapping[str, Any]) -> None:
+    def log_facts(self, facts: Mapping[str, Any]) -> None:
         """Writes what is known of a run before it trains: settings, cost and speed of metrics.json."""
         for group in ("cost", "speed"):
             for name, value in facts[group].items():

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -32,25 +32,31 @@ from tasks.engine.callbacks import (
     StepSeeds,
 )
 from tasks.engine.checkpoint import load_checkpoint, load_matching_weights
-from tasks.engine.config import changed
+from tasks.engine.config import non_default_settings
+from tasks.engine.diagnosis import diagnose
 from tasks.engine.hardware import lightning_precision, measure_latency
 from tasks.engine.lightning import for_trainer, quiet_lightning
-from tasks.engine.limits import what_limited
+from tasks.engine.multitask_config import tasks_of
 from tasks.engine.names import plain_name, run_name
 from tasks.engine.options import locate
-from tasks.engine.parts import tasks_of
-from tasks.engine.ranks import RankWatch, check_processes, first_process, launched
+from tasks.engine.processes import ProcessWatch, check_processes, is_rank_zero, started_by_launcher
 from tasks.engine.report import ABSENT, show
-from tasks.engine.saved import PLAN, is_staged, resumed_config
-from tasks.engine.saving import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, last_checkpoint, refuse_damaged
 from tasks.engine.signals import STOP, Stopped, resume_command
 from tasks.engine.start import build_data, setup
 from tasks.engine.task import TaskModule
 from tasks.engine.tensorboard import RunLogger, quiet_writers
+from tasks.engine.training_checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    last_checkpoint,
+    refuse_damaged,
+)
+from tasks.engine.untrusted import PLAN, is_staged, resumed_config
 
 log = logging.getLogger(__name__)
 console = Console()
-NOTICED = 10.0  # seconds to wait for the watchdog to notice a dead process
+WATCHDOG_SECONDS = 10.0  # in which the watchdog notices a dead process
 RUN_FOLDER = "MOBILENETS_RUN_FOLDER"  # how the first process of a run tells the others where it writes
 
 
@@ -72,7 +78,7 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if launched():
+    if started_by_launcher():
         plugins.append(TorchElasticEnvironment())
     elif "SLURM_JOB_ID" in os.environ:
         # as outside SLURM, a run starts the processes of further devices and handles signals itself
@@ -104,13 +110,13 @@ def new_folder(config: dict[str, Any]) -> Path:
     Raises:
         UserError: it exists already, or cannot be written; or processes that torchrun started are not told which it is.
     """
-    if not first_process() and not launched():
+    if not is_rank_zero() and not started_by_launcher():
         return Path(os.environ[RUN_FOLDER])
-    if launched() and not config["name"]:
+    if started_by_launcher() and not config["name"]:
         raise UserError("name=<name> is required with torchrun, as all processes write to the same run folder")
     name = config["name"] or run_name(time.strftime("%Y%m%d-%H%M%S"), config["backbone"])
     folder = Path(config["paths"]["runs"]) / plain_name(config["task"]["name"], "task.name") / plain_name(name, "name")
-    if not first_process():
+    if not is_rank_zero():
         return folder
     suffix = 1
     while True:
@@ -140,7 +146,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         UserError: another process has locked it, it cannot be written, or a folder in it is a symbolic link: a resumed
             run may come from someone else, and must not write elsewhere.
     """
-    if not first_process():  # for the others the folder may not exist yet
+    if not is_rank_zero():  # for the others the folder may not exist yet
         yield
         return
     if linked := next((path for path in folder.iterdir() if path.is_symlink() and path.is_dir()), None):
@@ -176,9 +182,11 @@ def remove_unfinished(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True) -> tuple[SuiteData, TaskModule]:
-    """The data and the module of a configuration, checked. `ckpt` is the checkpoint of a run to resume; with `draw`, a
-    demo's data is generated if it is absent. Nothing is written to the run folder.
+def prepare(
+    config: dict[str, Any], ckpt: Path | None = None, generate_demo: bool = True
+) -> tuple[SuiteData, TaskModule]:
+    """The data and the module of a configuration, checked. `ckpt` is the checkpoint of a run to resume; with
+    `generate_demo`, a demo's data is generated if it is absent. Nothing is written to the run folder.
 
     Raises:
         UserError: something in the settings, the data, the weights or the hardware must be corrected first.
@@ -186,14 +194,14 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
     check_processes(config["trainer"])
     seed_everything(config["seed"], workers=True, verbose=False)
     build_trainer(config, None, [])  # fails if there is no such accelerator
-    data = build_data(config, draw)
+    data = build_data(config, generate_demo)
     data.seed = config["seed"]
     suite = load_checkpoint(ckpt)["suite"] if ckpt else {}
     data.known = suite.get("labels")
     if ckpt and data.labels != suite["labels"]:
         raise UserError("the data's classes are not those of the run: start a new run, from its weights with ckpt=")
-    settled, task = suite.get("backbone"), locate(config, "task")
-    module: TaskModule = task(config, data.labels, load_weights=ckpt is None, settled=settled)
+    resolved, task = suite.get("backbone"), locate(config, "task")
+    module: TaskModule = task(config, data.labels, load_weights=ckpt is None, resolved=resolved)
     data.check()
     module.check(data)
     if config["ckpt"] and ckpt is None:
@@ -202,15 +210,10 @@ def prepare(config: dict[str, Any], ckpt: Path | None = None, draw: bool = True)
 
 
 def train(
-    config: dict[str, Any],
-    overrides: Sequence[str] = (),
-    folder: Path | None = None,
-    draw: bool = True,
-    layout: str = "",
+    config: dict[str, Any], folder: Path | None = None, generate_demo: bool = True, layout: str = ""
 ) -> dict[str, Any]:
-    """Trains in `folder`, or in a new one, and returns the content of metrics.json. A demo's data is generated if it is
-    absent, but not for a resumed run, whose folder is not trusted, unless `overrides` name data.root. `layout`
-    describes the recognised data format.
+    """Trains in `folder`, or in a new one, and returns the content of metrics.json. With `generate_demo`, a demo's data
+    is generated if it is absent. `layout` describes the recognised data format.
 
     Raises:
         UserError: something in the settings, the data or the file system must be corrected first.
@@ -218,19 +221,9 @@ def train(
     """
     setup()
     quiet_writers()
-    if config["resume"]:
-        folder = Path(config["resume"])
-        config = resumed_config(folder, config, overrides)
-        draw = any(override.partition("=")[0].endswith("data.root") for override in overrides)
-        with run_lock(folder):
-            ckpt = last_checkpoint(folder, config["task"]["name"])
-            differing = changed(config)
-            data, module = prepare(config, ckpt, draw)
-            return fit(config, folder, data, module, differing, ckpt)
     for task in tasks_of(config).values():
         task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from any folder
-    differing = changed(config)
-    data, module = prepare(config, draw=draw)
+    data, module = prepare(config, generate_demo=generate_demo)
     found = ", ".join(part for part in (layout, data.summary(), data.choices) if part)
     console.print(f"data: {found} (data={config['groups']['data']})", soft_wrap=True)
     if folder is None:
@@ -238,19 +231,35 @@ def train(
     else:
         folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
-        return fit(config, folder, data, module, differing)
+        return fit(config, folder, data, module)
+
+
+def resume(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Continues the run in the folder `config["resume"]`, whose settings `overrides` change, and returns the content of
+    metrics.json. A demo's data is generated only if `overrides` name data.root, as the folder is not trusted.
+
+    Raises:
+        UserError, Stopped: as `train`.
+    """
+    setup()
+    quiet_writers()
+    folder = Path(config["resume"])
+    config = resumed_config(folder, config, overrides)
+    generate_demo = any(override.partition("=")[0].endswith("data.root") for override in overrides)
+    with run_lock(folder):
+        ckpt = last_checkpoint(folder, config["task"]["name"])
+        data, module = prepare(config, ckpt, generate_demo)
+        return fit(config, folder, data, module, ckpt)
 
 
 def fit(
-    config: dict[str, Any],
-    folder: Path,
-    data: SuiteData,
-    module: TaskModule,
-    differing: dict[str, Any],
-    ckpt: Path | None = None,
+    config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule, ckpt: Path | None = None
 ) -> dict[str, Any]:
     """Trains, from `ckpt` on, in a locked folder; returns the content of metrics.json."""
-    facts = describe(config, folder, data, module, differing)
+    facts = run_facts(config, folder, data, module)
+    print_facts(facts, folder)
+    for warning in overlaps(data):
+        log.warning(warning)
     budget = module.budget = Budget(config["trainer"])
     callbacks = [budget, *build_callbacks(config, folder, facts)]
     trainer = build_trainer(config, folder, callbacks)
@@ -261,7 +270,7 @@ def fit(
     facts["precision"] = str(trainer.precision)
     facts["speed"] = measure_latency(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
     if isinstance(trainer.logger, RunLogger):
-        trainer.logger.describe(facts)
+        trainer.logger.log_facts(facts)
     data.done = lambda: budget.epoch_done
     run_trainer(trainer, folder, data, module, ckpt)
     metrics = load_checkpoint(folder)["suite"]["metrics"]
@@ -269,9 +278,7 @@ def fit(
     own = f"{module.primary}/"
     by_class = {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own) and v != ABSENT}
     highest = None if config.get("multitask", {}).get("references") else 1.0  # relative to references it may exceed 1
-    facts["limits"] = what_limited(
-        report.history, module.mode, data.examples(), by_class, highest, data.num_images("val")
-    )
+    facts["limits"] = diagnose(report.history, module.mode, data.examples(), by_class, highest, data.num_images("val"))
     content = report.write(trainer, "finished", metrics)
     if trainer.is_global_zero:
         if isinstance(trainer.logger, RunLogger):
@@ -281,7 +288,7 @@ def fit(
 
 
 def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskModule, ckpt: Path | None) -> None:
-    """Trains.
+    """Runs Lightning's `fit`, and turns its errors into those that a command reports.
 
     Raises:
         Stopped: a signal arrived.
@@ -291,14 +298,14 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
     STOP.launcher = trainer.strategy.launcher
     if ckpt:
         refuse_damaged(trainer, ckpt)
-    watch = RankWatch(trainer.strategy.launcher, STOP.ranks, STOP.end_ranks, resume_command(run))
+    watch = ProcessWatch(trainer.strategy.launcher, STOP.processes, STOP.end_processes, resume_command(run))
     watch.start()
     try:
         trainer.fit(for_trainer(module), datamodule=for_trainer(data), ckpt_path=ckpt, weights_only=True)
     except BaseException as error:
-        lost = isinstance(error, RuntimeError) and trainer.world_size > 1 and watch.noticed.wait(NOTICED)
-        if first_process():
-            STOP.end_processes()
+        lost = isinstance(error, RuntimeError) and trainer.world_size > 1 and watch.noticed.wait(WATCHDOG_SECONDS)
+        if is_rank_zero():
+            STOP.end_all_processes()
         if lost:
             raise UserError(watch.words) from error
         if STOP.number is not None:  # whatever the error: the signal also stops loaders and processes on other devices
@@ -311,34 +318,33 @@ def run_trainer(trainer: Trainer, folder: Path, data: SuiteData, module: TaskMod
         STOP.deferred = False
 
 
-def describe(
-    config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule, differing: dict[str, Any]
-) -> dict[str, Any]:
-    """The entries of metrics.json that do not change during a run; prints a summary of them."""
-    cost = module.model.cost(module.resolution)
+def run_facts(config: dict[str, Any], folder: Path, data: SuiteData, module: TaskModule) -> dict[str, Any]:
+    """The entries of metrics.json that do not change during a run."""
     facts = {
         "task": config["task"]["name"],
         "folder": str(folder.absolute()),
         "primary": module.primary,
         "mode": module.mode,
-        "cost": cost.millions,
+        "cost": module.model.cost(module.resolution).millions,
         "classes": len(module.labels),
         "resolution": module.resolution,
-        "changed": differing,
+        "changed": non_default_settings(config),
         "phone_format": module.model.phone_format,
         "settings": config,
     }
     facts |= module.facts()
     if data.note:
         facts["note"] = data.note
-    classes = f"{len(module.labels)} class{'es' if len(module.labels) > 1 else ''}"
-    console.print(
-        f"{facts['task']}: {cost.madds / 1e6:,.1f} M multiply-adds, {cost.params / 1e6:.3f} M parameters, "
-        f"{module.resolution} px, {classes}; writing to {folder}"
-    )
-    for warning in overlaps(data):
-        log.warning(warning)
     return facts
+
+
+def print_facts(facts: Mapping[str, Any], folder: Path) -> None:
+    """Prints what is trained, and where."""
+    cost, classes = facts["cost"], f"{facts['classes']} class{'es' if facts['classes'] > 1 else ''}"
+    console.print(
+        f"{facts['task']}: {cost['madds_m']:,.1f} M multiply-adds, {cost['params_m']:.3f} M parameters, "
+        f"{facts['resolution']} px, {classes}; writing to {folder}"
+    )
 
 
 def build_callbacks(config: dict[str, Any], folder: Path, facts: dict[str, Any]) -> list[Callback]:

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from backbones.console import plain
-from tasks.engine.parts import is_demo
+from tasks.engine.multitask_config import is_demo
 from tasks.engine.report import ABSENT
 from tasks.engine.results import Result
-from tasks.engine.saved import setting
+from tasks.engine.untrusted import setting
 
 CARD = "README.md"
 LONGEST = 80  # characters of a name

@@ -249,7 +249,7 @@ def new_spec(config: dict[str, Any], file_format: Format, path: Path, module: Ta
         quantize=config["quantize"],
         file=f"model{file_format.suffix}",
         input=facts("image", pixels) | view,
-        normalization=module.settled["normalization"],
+        normalization=module.resolved["normalization"],
         outputs=[facts(name, t) | {"meaning": meanings.get(name, "")} for name, t in outputs.items()],
         answer=module.result_type.to_plain.__name__,
         labels=module.labels,
@@ -286,7 +286,7 @@ def finish(spec: Spec, module: TaskModule, folder: Path, file_format: Format) ->
     write_spec(folder, spec, module.result_settings() | module.export_metadata())
     functions = [*module.result_type.helpers, module.result_type.to_plain]
     (folder / "example.py").write_text(example(spec, functions, file_format.module().EXAMPLE, file_format.needs))
-    facts = asdict(spec) | {"pretrained": module.settled.get("pretrained")}
+    facts = asdict(spec) | {"pretrained": module.resolved.get("pretrained")}
     (folder / CARD).write_text(card(facts, module.result_type), encoding="utf-8")
 
 

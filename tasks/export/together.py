@@ -178,7 +178,7 @@ def finish(
     spec.sha256 = sha256(file)
     write_spec(folder, spec, {"parts": parts})
     results = {name: module.result_type for name, module in modules.items()}
-    pretrained = next(iter(modules.values())).settled.get("pretrained")
+    pretrained = next(iter(modules.values())).resolved.get("pretrained")
     facts = asdict(spec) | {"parts": parts, "pretrained": pretrained}
     (folder / CARD).write_text(joint_card(facts, results), encoding="utf-8")
     if spec.format == "torch":  # each task has its own input, so only this suite can run the file

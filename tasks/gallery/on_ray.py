@@ -7,7 +7,7 @@ from typing import Any
 
 from backbones.console import Console
 from backbones.errors import UserError, first_line
-from tasks.engine.ranks import launched
+from tasks.engine.processes import started_by_launcher
 
 RETRIES = 10  # of a part whose worker died
 SECONDS = 5.0  # in which a cluster must answer
@@ -23,7 +23,7 @@ def embed_parts(config: dict[str, Any], run: Callable[[dict[str, Any]], None]) -
     """
     if not config["of"] or config["part"] is not None:
         raise UserError("ray= needs of=<how many parts>, and no part=")
-    if launched():
+    if started_by_launcher():
         raise UserError("ray= starts the processes itself: start one command, without torchrun")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -12,8 +12,8 @@ from backbones.errors import UserError
 from data.image_file import Pixels
 from data.inputs import ImageInput
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
+from tasks.engine.multitask_config import JOINT
 from tasks.engine.options import result_type
-from tasks.engine.parts import JOINT
 from tasks.engine.results import Size
 from tasks.engine.task import restore
 from tasks.inference.predictor import Predictor

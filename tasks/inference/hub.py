@@ -198,7 +198,7 @@ def described(checkpoint: dict[str, Any], licence: str | None) -> str:
         "labels": module.labels,
         "cost": cost.millions,
         "provenance": {"config": suite["config"]},
-        "pretrained": module.settled.get("pretrained"),
+        "pretrained": module.resolved.get("pretrained"),
         "metrics": {
             "primary": module.primary,
             "before": {name: value for name, value in suite["metrics"].items() if name != "primary"},

@@ -222,7 +222,7 @@ def with_rate(image: Image.Image, words: str) -> Image.Image:
 
 
 @contextmanager
-def stopped_by_hand() -> Iterator[list[int]]:
+def stop_on_signal() -> Iterator[list[int]]:
     """A list that is empty until SIGINT or SIGTERM arrives, so that the caller can complete its output. A second
     signal ends the process at once.
     """

@@ -15,11 +15,11 @@ from backbones.errors import UserError
 from data.base import Split, SuiteData
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
+from tasks.engine.multitask_config import is_demo, trained_tasks
 from tasks.engine.names import labels_of, metrics_of, task_of
 from tasks.engine.options import locate
-from tasks.engine.parts import is_demo, trained_tasks
-from tasks.engine.start import build_data
-from tasks.engine.task import TaskModule, grouped
+from tasks.engine.start import new_data
+from tasks.engine.task import TaskModule, group_parameters
 from tasks.multitask.data import JointBatch, JointData, naming
 from tasks.multitask.model import JointModel, own_parameters
 from tasks.multitask.processes import average_gradients, leave_out_averages
@@ -45,13 +45,13 @@ class JointTask(TaskModule):
         labels: Sequence[str],
         *,
         load_weights: bool = True,
-        settled: Mapping[str, Any] | None = None,
+        resolved: Mapping[str, Any] | None = None,
     ) -> None:
         """`labels` are those of all tasks, each after its task's name and a slash."""
         nn.Module.__init__(self)
         if config["multitask"]["add"] and load_weights:  # the weights come from ckpt, not from the backbone's source
-            settled, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
-        self._begin(config, labels, load_weights, settled)
+            resolved, load_weights = load_checkpoint(config["ckpt"])["suite"]["backbone"], False
+        self._begin(config, labels, load_weights, resolved)
         self.names, self.trained = list(config["parts"]), trained_tasks(config)
         self.kept: dict[str, float] = {}  # metrics of tasks that are not trained
         self.parts = self._build_parts()
@@ -78,10 +78,10 @@ class JointTask(TaskModule):
                     own,
                     labels_of(self.labels, name),
                     load_weights=self.load_weights and name == first,
-                    settled=self.settled,
+                    resolved=self.resolved,
                     join=partial(sharing.join, share=kinds[name]),
                 )
-            self.settled = found[first].settled
+            self.resolved = found[first].resolved
         return nn.ModuleDict({name: found[name] for name in self.names})
 
     def _freeze_others(self) -> None:
@@ -115,7 +115,7 @@ class JointTask(TaskModule):
         parts = {}
         for name in trained_tasks(config):
             with naming(name):
-                parts[name] = build_data(config["parts"][name], draw=None)
+                parts[name] = new_data(config["parts"][name])
         source = config["ckpt"]
         return {
             "parts": parts,
@@ -179,12 +179,12 @@ class JointTask(TaskModule):
 
     def on_train_epoch_start(self) -> None:
         settings = self.config["trainer"]
-        held = settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"]
+        frozen = settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"]
         if self.config["multitask"]["add"]:
             self._hold_others()
         else:
             for _, part in self.each():
-                part.set_backbone_frozen(held)
+                part.set_backbone_frozen(frozen)
 
     def _hold_others(self) -> None:
         """Keeps tasks that are not trained, and shared layers, unchanged, including their normalization statistics."""
@@ -306,7 +306,7 @@ class JointTask(TaskModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Shared layers have the run's learning rate and weight decay, the other layers those of their task."""
-        spared, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
+        no_decay, own = no_decay_parameters(self), own_parameters(dict(self.parts.items()))
         owner = {parameter: name for name, found in own.items() for parameter in found}
         backbone = {p for _, part in self.each() for m in part.model.backbone_layers() for p in m.parameters()}
         rows = []
@@ -316,9 +316,9 @@ class JointTask(TaskModule):
             frozen = settings["freeze_backbone"] and parameter in backbone
             if frozen or not parameter.requires_grad:
                 continue
-            decay = 0.0 if parameter in spared else settings["weight_decay"]
-            rows.append((parameter, decay, settings["lr"] * (self.backbone_share() if parameter in backbone else 1)))
-        return grouped(rows)
+            decay = 0.0 if parameter in no_decay else settings["weight_decay"]
+            rows.append((parameter, decay, settings["lr"] * (self.backbone_lr_scale() if parameter in backbone else 1)))
+        return group_parameters(rows)
 
     def facts(self) -> dict[str, Any]:
         """The entry of each task in metrics.json: as for a single-task run, plus the number of its own parameters."""

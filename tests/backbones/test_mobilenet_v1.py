@@ -46,6 +46,6 @@ def test_rho(base: int, rho: float, side: int) -> None:
 
 def test_no_decay_on_depthwise_norms_and_biases() -> None:
     network = MobileNetV1(0.25)
-    spared = no_decay_parameters(network)
-    names = {name for name, p in network.named_parameters() if p not in spared}
+    no_decay = no_decay_parameters(network)
+    names = {name for name, p in network.named_parameters() if p not in no_decay}
     assert names == {"blocks.0.conv.weight"} | {f"blocks.{i}.1.conv.weight" for i in range(1, 14)}

@@ -60,9 +60,9 @@ def test_timm_outputs(name: str, alpha: float, tmp_path: Path) -> None:
 
 def test_padding_and_epsilon_belong_to_the_weights(tmp_path: Path) -> None:
     torch.save(timm.create_model("mobilenetv1_100").state_dict(), tmp_path / "timm.pth")
-    settings = build_mobilenet_v1(weights=str(tmp_path / "timm.pth")).settled
+    settings = build_mobilenet_v1(weights=str(tmp_path / "timm.pth")).resolved
     assert (settings["padding"], settings["norm_eps"]) == ("symmetric", 1e-5)
-    settings = build_mobilenet_v1(alpha=0.25, weights=str(keras_file(tmp_path / "keras.h5", 0.25))).settled
+    settings = build_mobilenet_v1(alpha=0.25, weights=str(keras_file(tmp_path / "keras.h5", 0.25))).resolved
     assert (settings["padding"], settings["norm_eps"]) == ("same", 1e-3)
 
 
@@ -265,7 +265,7 @@ def test_pretrained_is_downloaded_once(server: str, tmp_path: Path, monkeypatch:
     name = "mobilenet_2_5_160_tf_no_top.h5"  # 160 is the nearest public size to 170
     keras_file(tmp_path / "www" / name, 0.25)
     network = build_mobilenet_v1(alpha=0.25, pretrained=True, pretrained_url=server, resolution=170)
-    assert network.settled["padding"] == "same"
+    assert network.resolved["padding"] == "same"
     cached = tmp_path / "cache" / "mobilenets" / name
     assert cached.read_bytes() == (tmp_path / "www" / name).read_bytes()
     (tmp_path / "www" / name).unlink()
@@ -283,11 +283,11 @@ def test_pretrained_auto_starts_from_scratch_where_no_server_answers(
     for url, alpha in (("http://127.0.0.1:9", 0.25), ("http://nowhere.invalid", 0.25), (server, 0.3)):
         caplog.clear()
         network = build_mobilenet_v1(alpha=alpha, pretrained="auto", pretrained_url=url, resolution=160)
-        assert network.settled["pretrained"] is False
+        assert network.resolved["pretrained"] is False
         assert "no ImageNet weights, training starts from scratch" in caplog.text
     assert time.monotonic() - start < 60
     network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
-    assert network.settled["pretrained"] is True
+    assert network.resolved["pretrained"] is True
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what was downloaded is still used
     again = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
     assert torch.equal(*(next(n.parameters()) for n in (again, network)))
@@ -302,7 +302,7 @@ def test_what_is_no_file_of_weights_is_not_kept(
     (tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5").write_text("<html>log in</html>")
     for words in ("sent no weights", "cannot be downloaded"):
         network = build_mobilenet_v1(alpha=0.25, pretrained="auto", pretrained_url=server, resolution=160)
-        assert network.settled["pretrained"] is False
+        assert network.resolved["pretrained"] is False
         assert words in caplog.text
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "www" / "mobilenet_2_5_160_tf_no_top.h5"))
     assert not list((tmp_path / "cache" / "mobilenets").iterdir())

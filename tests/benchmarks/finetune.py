@@ -128,7 +128,7 @@ def main() -> None:
     for weights in [arguments.weights, None] if arguments.weights else [None]:
         for seed in range(arguments.seeds):
             run, ours = train_ours(arguments, weights, seed)
-            data = build_data(run_config(run), draw=False)
+            data = build_data(run_config(run), generate_demo=False)
             assert isinstance(data, ClassificationData)
             theirs, steps = train_peer(data, arguments.minutes, weights, seed)
             start = "ImageNet weights" if weights else "from scratch"

@@ -33,7 +33,7 @@ from PIL import Image
 from tasks import page, run
 from tasks.engine import train  # noqa: F401  # before the first fork, so that no fork has to
 from tasks.engine.config import load_config
-from tasks.engine.saving import is_whole
+from tasks.engine.training_checkpoints import is_intact
 from tasks.export import __main__ as export
 from tasks.gallery import __main__ as gallery
 from tasks.gallery.index import read_index
@@ -138,7 +138,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".jpg": lambda path: Image.open(path).load(),
     ".onnx": lambda path: onnx.checker.check_model(onnx.load(path)),
     ".html": lambda path: sure(path.read_text().rstrip().endswith("</html>"), path),
-    ".ckpt": lambda path: sure(is_whole(path), path),
+    ".ckpt": lambda path: sure(is_intact(path), path),
     ".py": lambda path: compile(path.read_text(), path, "exec"),
     ".csv": lambda path: sure(path.read_text().endswith("\n"), path),
     ".txt": lambda path: sure(path.read_text().endswith("\n"), path),

@@ -128,11 +128,11 @@ def test_mosaics_depend_on_seed_and_epoch_alone(workers: int, boxes: Path) -> No
     assert sum(shown[2:]) > 1.3 * sum(shown[:2]) * len(shown[2:]) / 2  # a reader's first images are without partners
 
 
-@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (1, 1), (1, 2)])
-def test_the_end_of_a_training_is_without_mosaics(workers: int, ranks: int, boxes: Path) -> None:
+@pytest.mark.parametrize(("workers", "world_size"), [(0, 1), (1, 1), (1, 2)])
+def test_the_end_of_a_training_is_without_mosaics(workers: int, world_size: int, boxes: Path) -> None:
     """Persistent loader processes, forked or (for several devices) spawned, learn how far the training is."""
     data = box_data(boxes, **PLAIN | {"mosaic": 1.0, "workers": workers})
-    data.trainer = SimpleNamespace(global_rank=0, world_size=ranks, accelerator=None)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=world_size, accelerator=None)  # type: ignore[assignment]
     loader = data.train_dataloader()
     counts = []
     for done in (0.5, 0.9, 0.5):
@@ -141,7 +141,7 @@ def test_the_end_of_a_training_is_without_mosaics(workers: int, ranks: int, boxe
     end_processes(loader)
     plain = box_data(boxes, **PLAIN)
     whole = sum(int((batch.labels >= 0).sum()) for batch in plain.train_dataloader())
-    assert counts[1] <= whole / ranks * 1.4 < min(counts[0], counts[2])
+    assert counts[1] <= whole / world_size * 1.4 < min(counts[0], counts[2])
 
 
 def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from data.identities import IdentityData
 from data.layouts import recognize
 from data.layouts.folder import SAMPLE
 from tasks.engine.config import load_config
-from tasks.engine.layout import recognized
+from tasks.engine.layout import with_recognized_layout
 from tasks.engine.start import build_data
 from tasks.run import execute
 from tests.conftest import shared
@@ -45,7 +45,7 @@ def tree(root: Path, *folders: str, count: int = 5, classes: Sequence[str] = "ab
 
 def opened(task: str, root: Path, *more: str) -> tuple[str, SuiteData]:
     """The option that data.root is recognised as, and the data, whose splits were all opened."""
-    overrides, layout = recognized([f"task={task}", f"data.root={root}", "task.resolution=32", *more])
+    overrides, layout = with_recognized_layout([f"task={task}", f"data.root={root}", "task.resolution=32", *more])
     assert layout
     data = build_data(load_config(overrides))
     assert data.labels
@@ -239,7 +239,7 @@ def test_attributes(option: str, tmp_path: Path) -> None:
     rows = [f"{i}.png,{i},{('No', 'yes', 'n', 'Y')[i % 4]},{i % 2 or -1},shirt" for i in range(9)]
     table(tmp_path, "faces.csv", "photo,age,hat,beard,coat", *rows, "9.png,3,,TRUE,dress")
     more = () if option == "faces_csv" else ("data=csv", "data.train=faces.csv")
-    overrides, _ = recognized(["task=faces", f"data.root={tmp_path}", "task.resolution=32", *more])
+    overrides, _ = with_recognized_layout(["task=faces", f"data.root={tmp_path}", "task.resolution=32", *more])
     data = build_data(load_config(overrides))
     assert (data.labels, counts(data)) == (["hat", "beard"], [8, 2, 2])
     labels = {s.path.name: np.asarray(s.label).tolist() for split in samples(data).values() for s in split}

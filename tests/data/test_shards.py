@@ -95,12 +95,14 @@ def name(record: Any) -> dict[str, str]:
     return {"name": record.name}
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 1), (2, 2), (3, 2)])
-def test_all_readers_together_read_everything_once(ranks: int, workers: int, shards: Path) -> None:
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 1), (2, 2), (3, 2)])
+def test_all_readers_together_read_everything_once(world_size: int, workers: int, shards: Path) -> None:
     paths = find_shards(shards, "train-{000..003}.tar")
     found: list[str] = []
-    for rank in range(ranks):
-        loader = DataLoader(ShardStream(paths, name, rank=rank, ranks=ranks), batch_size=None, num_workers=workers)
+    for rank in range(world_size):
+        loader = DataLoader(
+            ShardStream(paths, name, rank=rank, world_size=world_size), batch_size=None, num_workers=workers
+        )
         found += [sample["name"] for sample in loader]
     assert Counter(found) == Counter(f"{p}/photos/{i * 8 + j:06d}" for i, p in enumerate(paths) for j in range(8))
 
@@ -110,7 +112,7 @@ def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
     for readers in (2, 6):
         seen: set[str] = set()
         for reader in range(readers):
-            dataset = ShardStream(paths, name, rank=reader, ranks=readers, num_samples=12, shuffle=6)
+            dataset = ShardStream(paths, name, rank=reader, world_size=readers, num_samples=12, shuffle=6)
             epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
             assert [len(epoch) for epoch in epochs] == [12] * 3
             assert epochs[0] != epochs[1] != epochs[2]

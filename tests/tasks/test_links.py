@@ -11,7 +11,7 @@ from tasks.bench import find_exports
 from tasks.classification.model import Classifier
 from tasks.distill.load import load_teacher
 from tasks.engine.callbacks import read_json
-from tasks.engine.stages import finished
+from tasks.engine.stages import finished_metrics
 from tasks.engine.train import run_lock
 from tasks.run import execute
 
@@ -69,7 +69,7 @@ def test_resuming_waits_for_no_pipe(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="not a regular file"):
         execute([f"resume={tmp_path}"])
-    assert finished(tmp_path) == read_json(tmp_path / "metrics.json") == {}
+    assert finished_metrics(tmp_path) == read_json(tmp_path / "metrics.json") == {}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npz", ".onnx"])

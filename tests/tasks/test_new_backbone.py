@@ -37,7 +37,7 @@ def test_a_backbone_that_follows_contributing(tmp_path: Path, monkeypatch: pytes
         module.eval()
         for a, b in zip(module.model.backbone(images), again.model.backbone(images), strict=True):
             assert torch.equal(a, b)
-        assert again.settled["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+        assert again.resolved["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
 
 
 PLAIN_BACKBONE = """

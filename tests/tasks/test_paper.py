@@ -15,7 +15,7 @@ from tasks import paper
 from tasks.compare import published
 from tasks.compare.runs import read_runs
 from tasks.engine.config import load_config
-from tasks.engine.cost import recount
+from tasks.engine.cost import count_cost
 from tests.benchmarks.compare import write_run
 from tests.conftest import command
 
@@ -163,6 +163,6 @@ def test_no_figure_is_cut_on_a_terminal_of_80_columns() -> None:
 
 def test_smoke_is_for_every_task() -> None:
     for task in ("detection", "dogs", "faces", "embedding", "geo"):
-        module, cost = recount(load_config(["experiment=smoke", f"task={task}", "backbone.alpha=0.25"], "cost"))
+        module, cost = count_cost(load_config(["experiment=smoke", f"task={task}", "backbone.alpha=0.25"], "cost"))
         assert module.resolution == 128
         assert cost.madds > 1e6

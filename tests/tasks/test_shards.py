@@ -21,7 +21,7 @@ from data.shards.classification import ShardClassificationData, box_of
 from data.shards.write import SampleSource, write_shards
 from data.tar import ShardSample, read_samples
 from tasks.engine.config import load_config
-from tasks.engine.layout import recognized
+from tasks.engine.layout import with_recognized_layout
 from tasks.engine.start import build_data
 from tasks.shards import write
 from tests.conftest import ROOT, command, png_header, wait_until
@@ -119,7 +119,7 @@ def test_the_command_that_is_printed_has_all_splits(
             (tmp_path / "in" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "in" / split / name / "0.png")
     arguments = ["task=classification", f"data.root={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
-    write(load_config(recognized([*arguments, f"splits=[{splits}]"])[0], "shards"))
+    write(load_config(with_recognized_layout([*arguments, f"splits=[{splits}]"])[0], "shards"))
     command = shlex.split(capsys.readouterr().out.partition("python -m tasks.run ")[2])
     assert setting in command
     data = build_data(load_config(command))

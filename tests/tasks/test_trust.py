@@ -23,9 +23,9 @@ from tasks.distill.load import load_teacher, teacher_labels
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config, run_config, saved_groups
 from tasks.engine.options import locate
-from tasks.engine.saved import read_plan
-from tasks.engine.saving import AtomicCheckpointIO
 from tasks.engine.task import restore
+from tasks.engine.training_checkpoints import AtomicCheckpointIO
+from tasks.engine.untrusted import read_plan
 from tasks.export.__main__ import execute as export
 from tasks.gallery.__main__ import run as gallery
 from tasks.run import execute
@@ -57,7 +57,7 @@ def save(content: Content, path: Path) -> Path:
     return path
 
 
-def changed(content: Content, change: Callable[[Content], Any]) -> Content:
+def with_change(content: Content, change: Callable[[Content], Any]) -> Content:
     found = {"state_dict": dict(content["state_dict"]), "suite": copy.deepcopy(content["suite"])}
     change(found["suite"])
     return found
@@ -85,7 +85,7 @@ def test_no_file_names_code(
     victim = tmp_path / "victim"
     victim.write_text("precious")
     monkeypatch.chdir(tmp_path)
-    bad = changed(content, lambda suite: suite["config"][group].update(evil))
+    bad = with_change(content, lambda suite: suite["config"][group].update(evil))
     file = save(bad, tmp_path / f"evil{suffix}")
     run = tmp_path / "run"
     run.mkdir()
@@ -149,7 +149,7 @@ def mutations() -> Iterator[tuple[str, Callable[[Content], Any]]]:
 def test_a_damaged_suite_is_refused(content: Content, _: str, change: Callable[[Content], Any], tmp_path: Path) -> None:
     for suffix in (".ckpt", ".safetensors"):
         with pytest.raises(UserError) as error:
-            restore(load_checkpoint(save(changed(content, change), tmp_path / f"x{suffix}")))
+            restore(load_checkpoint(save(with_change(content, change), tmp_path / f"x{suffix}")))
         one_line(error.value)
 
 
@@ -232,7 +232,7 @@ def test_fifty_damaged_checkpoints(content: Content, tmp_path: Path) -> None:
                 data[rng.randrange(len(data) // rng.choice((1, 100)))] = rng.randrange(256)
             file.write_bytes(data[: rng.randrange(len(data))] if i % 3 == 0 else data)
         else:
-            save(changed(content, lambda suite: replace(suite, rng, odd)), file)
+            save(with_change(content, lambda suite: replace(suite, rng, odd)), file)
         try:
             restore(load_checkpoint(file))
         except UserError as error:
@@ -298,7 +298,7 @@ def test_a_config_yaml_that_is_none(text: str, tmp_path: Path) -> None:
 
 def test_nothing_that_a_file_says_is_interpolated(content: Content, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    bad = changed(content, lambda suite: suite["config"].update(name="${oc.env:SECRET}"))
+    bad = with_change(content, lambda suite: suite["config"].update(name="${oc.env:SECRET}"))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(bad["suite"]["config"]))
     assert run_config(tmp_path)["name"] == "${oc.env:SECRET}"
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump({"stages": {"a": []}, "overrides": ["name=${oc.env:SECRET}"]}))
@@ -308,7 +308,7 @@ def test_nothing_that_a_file_says_is_interpolated(content: Content, tmp_path: Pa
 
 def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path) -> None:
     """So that files of this version stay readable when settings are added."""
-    old = changed(content, lambda suite: [suite["config"]["trainer"].clear(), suite["config"].pop("logger")])
+    old = with_change(content, lambda suite: [suite["config"]["trainer"].clear(), suite["config"].pop("logger")])
     config = load_checkpoint(save(old, tmp_path / "old.ckpt"))["suite"]["config"]
     assert config["trainer"]["warmup_fraction"] == 0.05
     assert config["logger"]["images"] == 8
@@ -317,7 +317,7 @@ def test_settings_that_a_file_lacks_are_todays(content: Content, tmp_path: Path)
 def test_measuring_draws_nothing(content: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A demo's root that a checkpoint names stays as it is, and a printed line names it."""
     root = tmp_path / "victim"
-    bad = changed(content, lambda suite: suite["config"]["data"].update(root=str(root)))
+    bad = with_change(content, lambda suite: suite["config"]["data"].update(root=str(root)))
     file = save(bad, tmp_path / "x.ckpt")
     calls: list[Callable[[], Any]] = [
         lambda: predict.test(load_config([f"ckpt={file}", "mode=test"], "predict")),
@@ -385,7 +385,7 @@ def test_a_checkpoint_removes_no_file(tmp_path: Path) -> None:
 
 def test_weights_of_a_backbone_are_of_this_suite(content: Content, tmp_path: Path) -> None:
     for change in (lambda s: s.pop("backbone"), lambda s: s["backbone"].update(padding=["same"])):
-        file = save(changed(content, change), tmp_path / "x.ckpt")
+        file = save(with_change(content, change), tmp_path / "x.ckpt")
         with pytest.raises(UserError, match=r"backbone\.weights") as error:
             build_mobilenet_v1(alpha=0.25, weights=str(file))
         one_line(error.value)

@@ -95,11 +95,11 @@ def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, 
     content["suite"]["backbone"]["normalization"] = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
     torch.save(content, run / "checkpoints" / "best.ckpt")
     _, module = prepare(load_config([*given, f"ckpt={run}"]))
-    assert (module.settled["padding"], module.settled["norm_eps"]) == ("symmetric", 0.01)
-    assert module.settled["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    assert (module.resolved["padding"], module.resolved["norm_eps"]) == ("symmetric", 0.01)
+    assert module.resolved["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
     torch.testing.assert_close(module.model.mean.flatten() / 255, torch.tensor([0.1, 0.2, 0.3]))
     _, other = prepare(load_config([*given, f"ckpt={run}", "backbone.padding=same"]))
-    assert other.settled["padding"] == "same"  # what is given stays
+    assert other.resolved["padding"] == "same"  # what is given stays
 
 
 def test_a_run_of_another_backbone_is_no_start(scenes: Path, tmp_path: Path) -> None:

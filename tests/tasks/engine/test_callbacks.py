@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from backbones.errors import UserError
 from tasks.engine.callbacks import EMA, RunReport
-from tasks.engine.saving import AtomicCheckpointIO
+from tasks.engine.training_checkpoints import AtomicCheckpointIO
 from tests.conftest import ROOT, wait_until
 
 
@@ -67,7 +67,7 @@ def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     """A process writes checkpoints without end; whenever it is killed, the file is whole."""
     path = tmp_path / "last.ckpt"
     code = (
-        "import sys, torch; from tasks.engine.saving import AtomicCheckpointIO\n"
+        "import sys, torch; from tasks.engine.training_checkpoints import AtomicCheckpointIO\n"
         "io = AtomicCheckpointIO(); n = 0\n"
         "while True: n += 1; io.save_checkpoint({'x': torch.full((2_000_000,), n)}, sys.argv[1])"
     )
@@ -100,10 +100,10 @@ def test_a_report_with_an_odd_duration_starts_anew(seconds: str, tmp_path: Path)
 def test_a_second_signal_ends_at_once() -> None:
     """The same signal twice in quick succession, as `timeout` sends it, counts once."""
     code = (
-        "import os, signal, time; from tasks.engine import signals; signals.TWICE = 3600\n"
+        "import os, signal, time; from tasks.engine import signals; signals.DUPLICATE_SECONDS = 3600\n"
         "signals.STOP.install(); signals.STOP.deferred = True\n"
         "for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "signals.TWICE = 0; print('goes on', flush=True); time.sleep(600)"
+        "signals.DUPLICATE_SECONDS = 0; print('goes on', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout

@@ -17,9 +17,9 @@ from backbones.errors import UserError
 from tasks.compare.runs import read_run
 from tasks.compare.tradeoff import tradeoff
 from tasks.engine.config import load_config, saved_groups
-from tasks.engine.parts import composed, tasks_of
-from tasks.engine.saved import resumed_config, to_resume
+from tasks.engine.multitask_config import compose_config, tasks_of
 from tasks.engine.train import new_folder, prepare
+from tasks.engine.untrusted import resumed_config, to_resume
 from tests.conftest import ROOT, command, kill_ray_worker, start_run, wait_until
 from tests.tasks.engine.test_run import bad_input
 
@@ -151,10 +151,10 @@ def test_a_requeued_run_is_given_again_what_its_folder_is_not_trusted_with() -> 
 )
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_requeued(given: list[str], tmp_path: Path) -> None:
     """Also if an experiment sets what a run folder alone may not."""
-    config, _ = composed(given)
+    config, _ = compose_config(given)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     again = to_resume(tmp_path, given, config)
-    found = resumed_config(tmp_path, composed([*saved_groups(str(tmp_path)), *again])[0], again)
+    found = resumed_config(tmp_path, compose_config([*saved_groups(str(tmp_path)), *again])[0], again)
     assert found["backbone"]["pretrained"] == config["backbone"]["pretrained"]
     for name, part in tasks_of(config).items():
         assert tasks_of(found)[name].get("teacher") == part.get("teacher")

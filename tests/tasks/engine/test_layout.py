@@ -10,7 +10,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tasks.engine.config import load_config, quoted
-from tasks.engine.layout import recognized
+from tasks.engine.layout import with_recognized_layout
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12))
@@ -30,10 +30,10 @@ def test_a_folders_name_is_no_interpolation(tmp_path: Path) -> None:
     """It led outside of data.root, and put environment variables into the run's configuration."""
     split_folders(tmp_path / "${oc.env:HOME}")
     with pytest.raises(UserError, match=r"has a file or folder named '\$\{oc.env:HOME\}/train': rename it"):
-        recognized(["task=classification", f"data.root={tmp_path}"])
+        with_recognized_layout(["task=classification", f"data.root={tmp_path}"])
 
 
 def test_odd_names_are_themselves(tmp_path: Path) -> None:
     split_folders(tmp_path / "it's [a] \\ b,c")
-    config = load_config(recognized(["task=classification", f"data.root={tmp_path}"])[0])
+    config = load_config(with_recognized_layout(["task=classification", f"data.root={tmp_path}"])[0])
     assert config["data"]["train"] == "it's [a] \\ b,c/train"

@@ -22,7 +22,7 @@ from tasks.engine.config import load_config
 from tasks.engine.start import saved_data
 from tasks.engine.task import restore
 from tasks.engine.train import evaluate
-from tasks.run import apart, execute
+from tasks.run import execute, execute_in_subprocess
 from tests.conftest import ROOT, TINY, command, png_header, spawn, start_run, wait_until
 from tests.tasks.engine.test_refused import bad_input, settings
 
@@ -292,7 +292,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path, tmp_pa
 def test_a_run_that_is_resumed_apart_is_found(run: Path, tmp_path: Path) -> None:
     """As one on several devices is, in a sweep; its folder has any name."""
     shutil.copytree(run, tmp_path / "any")
-    assert apart([f"resume={tmp_path / 'any'}"], again=False)["folder"] == str(tmp_path / "any")
+    assert execute_in_subprocess([f"resume={tmp_path / 'any'}"], again=False)["folder"] == str(tmp_path / "any")
 
 
 def test_two_processes_measure_as_one(scenes: Path, tmp_path: Path) -> None:

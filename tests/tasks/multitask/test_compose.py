@@ -6,8 +6,8 @@ import pytest
 
 from backbones.errors import UserError
 from tasks.engine.config import flatten, load_config, run_config, saved_config
-from tasks.engine.cost import recount
-from tasks.engine.parts import composed
+from tasks.engine.cost import count_cost
+from tasks.engine.multitask_config import compose_config
 from tests.conftest import command
 
 TWO = "multitask.tasks=[dogs,faces]"
@@ -39,7 +39,7 @@ BAD = {
 @pytest.mark.parametrize("settings", BAD)
 def test_bad_settings(settings: str) -> None:
     with pytest.raises(UserError, match=BAD[settings]) as error:
-        composed(["task=multitask", *settings.split()])
+        compose_config(["task=multitask", *settings.split()])
     assert "\n" not in str(error.value)
 
 
@@ -52,7 +52,7 @@ def test_a_mistake_ends_the_command_before_torch_loads() -> None:
 def test_a_task_is_composed_as_in_its_own_run() -> None:
     own = ["detector=ssd", "task.score_threshold=0.1", "trainer.lr=0.02"]
     common = ["backbone.alpha=0.5", "trainer.max_epochs=3", "data.batch_size=4", "trainer.freeze_early_layers=false"]
-    config, _ = composed(
+    config, _ = compose_config(
         ["task=multitask", "multitask.tasks=[dogs,detection]", *common, *(f"detection.{o}" for o in own)]
     )
     part, single = config["parts"]["detection"], load_config(["task=detection", *own, *common])
@@ -63,14 +63,16 @@ def test_a_task_is_composed_as_in_its_own_run() -> None:
 
 
 def test_an_experiment_for_all_and_one_of_a_task() -> None:
-    config, _ = composed(["task=multitask", TWO, "experiment=smoke", "faces.experiment=face_attributes"])
+    config, _ = compose_config(["task=multitask", TWO, "experiment=smoke", "faces.experiment=face_attributes"])
     assert config["trainer"]["limit_train_batches"] == 30
     assert {part["task"]["resolution"] for part in config["parts"].values()} >= {128}
     assert config["parts"]["dogs"]["trainer"]["limit_train_batches"] == 30
 
 
 def test_data_is_recognised_for_each_task(dogs: Path, faces: Path) -> None:
-    config, told = composed(["task=multitask", TWO, f"dogs.data.root={dogs / 'Images'}", f"faces.data.root={faces}"])
+    config, told = compose_config(
+        ["task=multitask", TWO, f"dogs.data.root={dogs / 'Images'}", f"faces.data.root={faces}"]
+    )
     assert config["parts"]["dogs"]["groups"]["data"] != "demo_dogs"
     assert "dogs: " in told
     assert "faces: " in told
@@ -99,8 +101,8 @@ def test_what_a_task_costs(run: Path) -> None:
     """Parameters differ between ways of sharing by what each task's own layers hold."""
     found = {}
     for share in ("all", "norm", "depthwise"):
-        config, _ = composed(["task=multitask", "multitask.tasks=[dogs,faces,geo]", f"multitask.share={share}"])
-        module, cost = recount(config)
+        config, _ = compose_config(["task=multitask", "multitask.tasks=[dogs,faces,geo]", f"multitask.share={share}"])
+        module, cost = count_cost(config)
         found[share] = cost.params
         own = {name: facts["own_params_m"] for name, facts in module.facts()["parts"].items()}
         assert all(value > 0 for value in own.values())

@@ -14,8 +14,8 @@ from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import TimmBackbone
 from data.base import end_processes
 from data.seeding import ShuffledEpochs, Stream
-from tasks.engine.cost import recount
-from tasks.engine.parts import composed
+from tasks.engine.cost import count_cost
+from tasks.engine.multitask_config import compose_config
 from tasks.engine.start import build_data
 from tasks.multitask.data import JointLoader
 from tasks.multitask.model import own_parameters
@@ -66,7 +66,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
 
     def epoch(given: int) -> list[Any]:
         sizes = {"few": 5, "many": 60}
-        place = {"seed": 3, "epoch": 2, "rank": 0, "ranks": 1}
+        place = {"seed": 3, "epoch": 2, "rank": 0, "world_size": 1}
         loaders: dict[str, DataLoader] = {
             name: DataLoader(own, 2, sampler=ShuffledEpochs(own, None, lambda: 0.5, **place), collate_fn=list)
             for name, own in ((name, Rows(torch.arange(size))) for name, size in sizes.items())
@@ -139,8 +139,8 @@ def test_backbones_share_what_is_said(kind: str, share: Any) -> None:
 def test_the_first_tasks_detector_may_move_its_blocks() -> None:
     """Faster R-CNN moves the backbone's last blocks into its second stage; the other task still shares them."""
     given = ["task=multitask", "multitask.tasks=[detection,faces]", "detection.detector=faster_rcnn"]
-    config, _ = composed([*given, "backbone.alpha=0.25"])
-    module, _ = recount(config)
+    config, _ = compose_config([*given, "backbone.alpha=0.25"])
+    module, _ = count_cost(config)
     assert isinstance(module, JointTask)
     parts = dict(module.each())
     own = own_parameters(dict(parts))
@@ -149,9 +149,9 @@ def test_the_first_tasks_detector_may_move_its_blocks() -> None:
 
 def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) -> None:
     """Against each task's loss alone, in a module of its own with the same weights."""
-    config, _ = composed(["task=multitask", "multitask.tasks=[classification,faces]", "backbone.alpha=0.25"])
+    config, _ = compose_config(["task=multitask", "multitask.tasks=[classification,faces]", "backbone.alpha=0.25"])
     torch.manual_seed(0)
-    module, _ = recount(config)
+    module, _ = count_cost(config)
     assert isinstance(module, JointTask)
     for tensor in (*module.parameters(), *module.buffers()):  # which cost counting leaves uninitialised
         torch.nn.init.uniform_(tensor.data, 0.1, 0.2) if tensor.is_floating_point() else tensor.zero_()
@@ -207,7 +207,7 @@ def test_processes_step_as_one(tmp_path: Path) -> None:
 
 def test_unreadable_images_are_remembered_when_resuming(sets: dict[str, list[str]]) -> None:
     """Those of all tasks, of which metrics.json tells."""
-    one, two = (build_data(composed(given(sets, "dogs", "faces"))[0]) for _ in range(2))
+    one, two = (build_data(compose_config(given(sets, "dogs", "faces"))[0]) for _ in range(2))
     problem = str(Path(sets["faces"][-1].partition("=")[2]) / "a.jpg"), "damaged"
     one.record_bad_images(cast(Any, [("faces", problem)]), "train")
     two.load_state_dict(one.state_dict())

@@ -22,7 +22,7 @@ from data.dogs import DogsData
 from tasks import load
 from tasks.compare.runs import read_runs
 from tasks.engine.checkpoint import load_checkpoint, part_checkpoint
-from tasks.engine.parts import composed
+from tasks.engine.multitask_config import compose_config
 from tasks.engine.signals import STOP, Stopped
 from tasks.engine.start import build_data
 from tasks.engine.task import restore
@@ -146,7 +146,7 @@ def test_a_teacher_of_a_task_is_asked_only_where_it_is_named(
     own = ["data=face_folder", f"data.root={faces / 'people'}", "data.val=0.5", f"teacher={tmp_path / 'none.csv'}"]
     own.append(f"distill.cache={tmp_path / 'cache'}")
     settings = [*(f"dogs.{setting}" for setting in sets["dogs"]), *(f"faces.{setting}" for setting in own)]
-    config, _ = composed([*SMALL, "multitask.tasks=[dogs,faces]", *settings])
+    config, _ = compose_config([*SMALL, "multitask.tasks=[dogs,faces]", *settings])
     breeds = build_data(config["parts"]["dogs"]).labels
     module = JointTask(config, [*(f"dogs/{breed}" for breed in breeds), "faces/a", "faces/b"])
     content: dict[str, Any] = {"state_dict": module.state_dict()}
@@ -262,7 +262,7 @@ def test_weights_of_all_tasks(patched: Path, sets: dict[str, list[str]], photo: 
     answers = [next(load(path).predict(photo)).to_dict() for path in (patched, folder)]
     assert answers[0] == answers[1]
     assert "`dogs`" in (folder / "README.md").read_text()
-    _, module = prepare(composed([*given(sets, "dogs", "faces"), "multitask.share=norm", f"ckpt={folder}"])[0])
+    _, module = prepare(compose_config([*given(sets, "dogs", "faces"), "multitask.share=norm", f"ckpt={folder}"])[0])
     torch.testing.assert_close(dict(module.state_dict()), dict(load_checkpoint(patched)["state_dict"]), rtol=0, atol=0)
     part = export([f"ckpt={folder}", "part=faces", "format=torch", f"output={tmp_path}"])
     assert json.loads((part / "model.json").read_text())["differences"] == {"probabilities": 0.0}

@@ -179,12 +179,12 @@ def panel_of(tab: Page, folder: Path) -> Locator:
 
 def rows(panel: Locator) -> list[dict[str, Any]]:
     """The rows of a panel, once the page has answered."""
-    settled(panel.page)
+    wait_until_settled(panel.page)
     found: list[dict[str, Any]] = json.loads(panel.locator("pre").text_content() or "")
     return found
 
 
-def settled(tab: Page) -> None:
+def wait_until_settled(tab: Page) -> None:
     """Waits until every image and change is answered."""
     expect(tab.locator("#models")).to_have_attribute("aria-busy", "false")
 

@@ -29,7 +29,7 @@ from tests.tasks.web.conftest import (
     python,
     rows,
     select,
-    settled,
+    wait_until_settled,
 )
 
 
@@ -149,7 +149,7 @@ def test_transparency_is_left_out_as_in_python(
         answered(tab)
         for path in transparent:
             tab.set_input_files("#file", path)
-            settled(tab)
+            wait_until_settled(tab)
             wanted, (height, width) = read_input(path)
             got = np.array(tab.evaluate(pixels), np.uint8).reshape(height, width, 4)
             seen = np.full((height, width), webgl) | (np.asarray(Image.open(path).convert("RGBA"))[..., 3] == 255)
@@ -229,7 +229,7 @@ def test_a_camera_that_is_asked_for_twice_is_on_once(whole: Path, launch: Callab
         assert tab.evaluate(on) == [False, False]
         tab.evaluate("() => { byId('camera').click(); byId('samples').firstChild.click(); }")
         tab.wait_for_function("() => cameras.length === 3")
-        settled(tab)
+        wait_until_settled(tab)
         assert tab.evaluate(on) == [False, False, False]
         expect(tab.locator("#camera")).to_have_attribute("aria-pressed", "false")
 

@@ -33,7 +33,7 @@ from tasks.web.runtime import LITERT, ONNX
 from tasks.web.samples import DRAWN, read_samples
 from tasks.web.serve import announcement, server
 from tests.conftest import ROOT, png_header
-from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python, settled
+from tests.tasks.web.conftest import answer, answered, build, opened, panel_of, python, wait_until_settled
 
 
 def test_threads_where_it_is_served(
@@ -143,7 +143,7 @@ def test_linked_runtime(
             expect(tab.locator("#message")).to_contain_text("cannot be loaded from 127.0.0.1")
 
 
-def changed(folder: Path, target: Path, **fields: Any) -> Path:
+def copy_with(folder: Path, target: Path, **fields: Any) -> Path:
     """A copy of an export with other fields in its model.json."""
     shutil.copytree(folder, target)
     spec = json.loads((target / "model.json").read_text())
@@ -156,8 +156,8 @@ def test_an_untrusted_export_is_text(
 ) -> None:
     evil = "</script><img src=x onerror=alert(1)>{{script}}"
     fields = {"labels": [f"{evil}{i}" for i in range(12)], "note": evil, "task": evil, "file": "../../../etc/passwd"}
-    hostile = changed(exports["dogs-litert"], tmp_path / "<b onclick=alert(2)>", **fields)
-    other = changed(exports["dogs-litert"], tmp_path / "other", answer="constructor", task=evil)
+    hostile = copy_with(exports["dogs-litert"], tmp_path / "<b onclick=alert(2)>", **fields)
+    other = copy_with(exports["dogs-litert"], tmp_path / "other", answer="constructor", task=evil)
     path = build(tmp_path, hostile, other, settings=(f"runtime_folder={runtimes}",))
     with opened(chromium, path.as_uri()) as tab:
         tab.set_input_files("#file", photo)
@@ -176,7 +176,7 @@ def test_nothing_of_the_machine_goes_along(
     """Earlier versions wrote paths of the machine that trained into model.json."""
     own = json.loads((exports["dogs-onnx"] / "model.json").read_text())
     provenance = {"config": own["provenance"]["config"] | {"teacher": "/home/ann/secret"}}
-    earlier = changed(exports["dogs-onnx"], tmp_path / "earlier", provenance=provenance)
+    earlier = copy_with(exports["dogs-onnx"], tmp_path / "earlier", provenance=provenance)
     texts = [whole.read_text(), build(tmp_path, earlier, settings=(f"runtime_folder={runtimes}",)).read_text()]
     for text in texts:
         assert str(exports["dogs-onnx"].parents[3]) not in text
@@ -250,7 +250,7 @@ def test_a_model_that_cannot_be_run(
         ("dogs-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()[:5000]),
         ("geo-litert", "model.tflite", (exports["dogs-litert"] / "model.tflite").read_bytes()),  # with other outputs
     ):
-        folder = changed(exports[name], tmp_path / name, task="dogs", sha256=hashlib.sha256(content).hexdigest())
+        folder = copy_with(exports[name], tmp_path / name, task="dogs", sha256=hashlib.sha256(content).hexdigest())
         (folder / file).write_bytes(content)
         bad.append(folder)
     good = (exports["dogs-onnx"], exports["dogs-litert"])
@@ -266,17 +266,17 @@ def test_a_model_that_cannot_be_run(
 def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dogs, lite = exports["dogs-onnx"], exports["dogs-int8-litert"]
     (tmp_path / "empty").mkdir()
-    executorch = changed(dogs, tmp_path / "executorch", format="executorch")
-    limits = changed(exports["detection-litert"], tmp_path / "limits", postprocess={"draw_threshold": 0.2})
-    (torn := changed(dogs, tmp_path / "torn") / "model.json").write_text('{"format": "onn')
-    lacking = changed(dogs, tmp_path / "lacking", input={"size": 96})
-    other = changed(dogs, tmp_path / "other", sha256="0" * 64)
+    executorch = copy_with(dogs, tmp_path / "executorch", format="executorch")
+    limits = copy_with(exports["detection-litert"], tmp_path / "limits", postprocess={"draw_threshold": 0.2})
+    (torn := copy_with(dogs, tmp_path / "torn") / "model.json").write_text('{"format": "onn')
+    lacking = copy_with(dogs, tmp_path / "lacking", input={"size": 96})
+    other = copy_with(dogs, tmp_path / "other", sha256="0" * 64)
     given = json.loads((dogs / "model.json").read_text())["input"]
-    endless = changed(dogs, tmp_path / "endless", input=given | {"size": float("inf")})
-    pipe = changed(dogs, tmp_path / "pipe")
+    endless = copy_with(dogs, tmp_path / "endless", input=given | {"size": float("inf")})
+    pipe = copy_with(dogs, tmp_path / "pipe")
     (pipe / "model.json").unlink()
     os.mkfifo(pipe / "model.json")
-    (headless := changed(dogs, tmp_path / "headless") / "model.onnx").unlink()
+    (headless := copy_with(dogs, tmp_path / "headless") / "model.onnx").unlink()
     for runtime in (ONNX, LITERT):
         (folder := tmp_path / "modules" / runtime.package / runtime.folder).mkdir(parents=True)
         (folder / next(iter(runtime.integrity))).write_text("something else")
@@ -321,7 +321,7 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
 def test_an_export_of_a_newer_version(tmp_path: Path) -> None:
     (own,) = (ROOT / "tests" / "fixtures").glob("*/runs/*/*/export/*-onnx")
     assert find_exports(str(own))
-    newer = changed(own, tmp_path / "newer", version=VERSION + 1)
+    newer = copy_with(own, tmp_path / "newer", version=VERSION + 1)
     with pytest.raises(UserError, match="was written by a newer version of this suite; update to read it"):
         find_exports(str(newer))
 
@@ -385,7 +385,7 @@ def test_nothing_else_runs_while_the_page_measures(dogs_page: Path, chromium: Br
     """What is asked for meanwhile, as by another width of the window, is answered afterwards."""
     with opened(chromium, f"{dogs_page.as_uri()}?seconds=0.5") as tab:
         answered(tab)
-        settled(tab)
+        wait_until_settled(tab)
         tab.click("#measure")
         answers = "() => models.filter((m) => m.enabled).map((m) => m.times.length)"
         before = tab.evaluate(answers)
@@ -395,6 +395,6 @@ def test_nothing_else_runs_while_the_page_measures(dogs_page: Path, chromium: Br
         assert tab.evaluate("() => measuring")
         assert tab.evaluate(answers) == before
         expect(tab.locator("#measure")).to_be_enabled()
-        settled(tab)
+        wait_until_settled(tab)
         assert tab.evaluate(answers) == [count + 1 for count in before]
         assert not tab.evaluate("() => byId('input').inert")

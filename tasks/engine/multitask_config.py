@@ -1,7 +1,7 @@
-"""Composes the configuration of a multi-task run: each task as in its own run, then what they have in common. Nothing
-here imports torch.
+"""Composes the configuration of a run, of one task or several. In a multi-task run each task's is composed as in its
+own run, then what they have in common. Nothing here imports torch.
 
-Its `parts` has each task's configuration, in the form of a single-task run's.
+`parts` of a multi-task configuration has each task's, in the form of a single-task run's.
 """
 
 import copy
@@ -17,27 +17,29 @@ from tasks.engine.config import (
     key_of,
     load_config,
     options,
-    resumed,
+    resume_paths,
     run_config,
 )
-from tasks.engine.layout import recognized
+from tasks.engine.layout import with_recognized_layout
 
 JOINT = "multitask"
-COMMON = ("backbone", "seed", "paths", "name", "resume", "ckpt", "stages")  # of all tasks of a run
-OWN_TRAINER = ("lr", "weight_decay")  # trainer settings that each task has for itself
-PARTS_ALONE = ("task", "data", "distill", "teacher", "detector")  # groups of settings that the run itself does not have
-APART = ("multitask", "task", "name", "resume", "ckpt", "stages", "data.root", "format")  # not passed on to the parts
+SHARED_SETTINGS = ("backbone", "seed", "paths", "name", "resume", "ckpt", "stages")  # of all tasks of a run
+PER_TASK_TRAINER_SETTINGS = ("lr", "weight_decay")  # trainer settings that each task has for itself
+# groups of settings that the run itself does not have
+TASK_GROUPS = ("task", "data", "distill", "teacher", "detector")
+# the run's settings that its tasks do not have as well
+NOT_INHERITED = ("multitask", "task", "name", "resume", "ckpt", "stages", "data.root", "format")
 
 
-def composed(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, Any], str]:
+def compose_config(overrides: Sequence[str], name: str = "config") -> tuple[dict[str, Any], str]:
     """The configuration that overrides describe, of one task or several, and the data layouts that were recognised.
 
     Raises:
-        UserError: as `load_config` and `recognized`, or the tasks cannot be combined.
+        UserError: as `load_config` and `with_recognized_layout`, or the tasks cannot be combined.
     """
     if is_joint(overrides):
         return _joint(overrides, name)
-    overrides, layout = recognized(overrides)
+    overrides, layout = with_recognized_layout(overrides)
     return load_config(overrides, name), layout.description if layout else ""
 
 
@@ -75,7 +77,7 @@ def input_side(config: Mapping[str, Any]) -> int:
     return max(int(part["task"]["resolution"]) for part in tasks_of(config).values())
 
 
-def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+def split_by_task(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """The run's own overrides, and those of each task with its name removed."""
     own: list[str] = []
     parts: dict[str, list[str]] = {}
@@ -89,7 +91,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 def for_parts(overrides: Sequence[str]) -> list[str]:
     """The overrides of a run that apply to each of its tasks as well."""
-    found = [o for o in overrides if key_of(o).partition(".")[0] not in APART or key_of(o).startswith("task.")]
+    found = [o for o in overrides if key_of(o).partition(".")[0] not in NOT_INHERITED or key_of(o).startswith("task.")]
     return [o for o in found if key_of(o) != "data" and "task" not in experiment_groups(o)]
 
 
@@ -100,12 +102,12 @@ def trained_tasks(config: Mapping[str, Any]) -> list[str]:
 
 
 def _joint(overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str]:
-    own, given = split(overrides)
+    own, given = split_by_task(overrides)
     for key in map(key_of, own):
         if key == "data.root" or (key == "data" and "data=joint" not in own):
             raise UserError(f"{key}=... belongs to one task: put the task's name in front, as in dogs.{key}=...")
     config = load_config([o for o in own if not _of_parts(o)], name)
-    resume = resumed(own)
+    resume = resume_paths(own)
     saved = run_config(resume[-1])["parts"] if resume else {}
     kept: dict[str, Any] = {}
     if saved:
@@ -144,7 +146,7 @@ def from_hydra(override: str) -> str:
 def _of_parts(override: str) -> bool:
     """Whether a setting belongs to single tasks only."""
     key = key_of(override)
-    return key.partition(".")[0] in PARTS_ALONE and key not in ("task", "task.resolution", "data")
+    return key.partition(".")[0] in TASK_GROUPS and key not in ("task", "task.resolution", "data")
 
 
 def _names(config: Mapping[str, Any], given: Mapping[str, list[str]]) -> list[str]:
@@ -175,7 +177,7 @@ def _check_own(task: str, own: Sequence[str]) -> None:
     """Raises UserError if a task is given a setting that all tasks have in common."""
     for key in map(key_of, own):
         group, _, name = key.partition(".")
-        if group in COMMON or key == "task" or (group == "trainer" and name not in OWN_TRAINER):
+        if group in SHARED_SETTINGS or key == "task" or (group == "trainer" and name not in PER_TASK_TRAINER_SETTINGS):
             raise UserError(f"{task}.{key} cannot be set for one task: it is common to all tasks, as {key}=...")
 
 
@@ -183,7 +185,7 @@ def _part(task: str, overrides: Sequence[str], resumed: bool) -> tuple[dict[str,
     """The configuration of a task, as of its own run."""
     overrides = [f"task={task}", *overrides]
     try:
-        overrides, layout = (overrides, None) if resumed else recognized(overrides)
+        overrides, layout = (overrides, None) if resumed else with_recognized_layout(overrides)
         return load_config(overrides), layout
     except UserError as error:
         raise UserError(f"{task}: {error}") from error
@@ -192,8 +194,8 @@ def _part(task: str, overrides: Sequence[str], resumed: bool) -> tuple[dict[str,
 def _joined(part: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A task's configuration with what all tasks of the run have in common."""
     groups = part["groups"] | {key: config["groups"][key] for key in ("backbone", "trainer")}
-    trainer = config["trainer"] | {key: part["trainer"][key] for key in OWN_TRAINER}
-    common = {key: config[key] for key in COMMON} | {"name": None, "groups": groups, "trainer": trainer}
+    trainer = config["trainer"] | {key: part["trainer"][key] for key in PER_TASK_TRAINER_SETTINGS}
+    common = {key: config[key] for key in SHARED_SETTINGS} | {"name": None, "groups": groups, "trainer": trainer}
     return part | copy.deepcopy(common)  # YAML would write shared objects as aliases
 
 

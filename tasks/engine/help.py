@@ -21,7 +21,7 @@ GLOBAL = "# @package _global_\n"  # first line of a file whose settings are not 
 UNSHOWN = re.compile(r" *(?:allowed|_target_|_result_|hydra|defaults):")
 
 
-def explained(overrides: Sequence[str]) -> str:
+def help_text(overrides: Sequence[str]) -> str:
     """The settings that the options chosen by `overrides` have, with their comments.
 
     Raises:

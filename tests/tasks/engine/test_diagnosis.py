@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from tasks.engine.limits import Point, what_limited
+from tasks.engine.diagnosis import Point, diagnose
 
 RISING = [Point(i, 2 - i / 10, 0.05 * i) for i in range(1, 11)]
 FLAT = [Point(i, 1 / i, min(0.3, 0.1 * i)) for i in range(1, 11)]
@@ -39,17 +39,17 @@ FALLING = [Point(i, 1 / i, 0.5 - 0.02 * abs(i - 4)) for i in range(1, 11)]
     ],
 )
 def test_a_curve_says_what_limited_it(history: list[Point], mode: Literal["max", "min"], words: str) -> None:
-    assert what_limited(history, mode)[0].startswith(words)
+    assert diagnose(history, mode)[0].startswith(words)
 
 
 def test_a_metric_without_a_highest_value_goes_on() -> None:
     history = [p._replace(primary=2 * p.primary) for p in RISING]
-    assert what_limited(history, "max", highest=None)[0].startswith("still improving")
+    assert diagnose(history, "max", highest=None)[0].startswith("still improving")
 
 
 def test_a_single_validation_says_nothing() -> None:
-    assert what_limited(RISING[:1], "max") == []
-    assert what_limited([Point(0.5, 1.0, float("nan")), *RISING[:1]], "max") == []
+    assert diagnose(RISING[:1], "max") == []
+    assert diagnose([Point(0.5, 1.0, float("nan")), *RISING[:1]], "max") == []
 
 
 def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
@@ -57,14 +57,14 @@ def test_classes_with_few_examples_are_named_where_they_do_worse() -> None:
         {"car": 500, "bus": 12, "tram": 9, "van": 25},
         {"car": 0.8, "bus": 0.2, "tram": 0.9, "van": 0.4},
     )
-    (sentence,) = what_limited([], "max", examples, by_class)
+    (sentence,) = diagnose([], "max", examples, by_class)
     assert sentence == "few examples: bus (12), van (25); more images of these classes will help most"
-    assert what_limited([], "max", {"a": 5, "b": 6}, {"a": 0.1, "b": 0.1}) == []
-    assert what_limited([], "max", {"a": 5, "b": 99}, {"b": 0.5}) == []  # a was not measured
+    assert diagnose([], "max", {"a": 5, "b": 6}, {"a": 0.1, "b": 0.1}) == []
+    assert diagnose([], "max", {"a": 5, "b": 99}, {"b": 0.5}) == []  # a was not measured
 
 
 @pytest.mark.parametrize("history", [RISING, FALLING, RISING[:1]])
 def test_the_curve_of_few_validation_images_is_not_interpreted(history: list[Point]) -> None:
-    (sentence,) = what_limited(history, "max", {"a": 5, "b": 99}, {"a": 0.1, "b": 0.5}, validated=1)
+    (sentence,) = diagnose(history, "max", {"a": 5, "b": 99}, {"a": 0.1, "b": 0.5}, validated=1)
     assert sentence == "there are too few validation images (1) to judge by the metric: add more"
-    assert "still improving" in what_limited(RISING, "max", validated=20)[0]
+    assert "still improving" in diagnose(RISING, "max", validated=20)[0]

@@ -1,4 +1,4 @@
-"""Says what limited the result of a training, from the curves of loss and metric and the number of examples."""
+"""What limited the result of a finished training, from the curves of loss and metric and the number of examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 # learning rate's decay flattens every curve at the end, so the gain after the first third tells more: playing cards
 # gained a quarter and were far from their best, raccoons 3 %, and no more in a longer training (BENCHMARKS.md).
 GAINS = ((1 / 3, 0.1, "after the first third"), (3 / 4, 0.02, "in the last quarter"))
-FELL_BACK = 0.03  # drop since the best value, relative to it
-HARDLY = 0.05  # if higher is better: a best value below this is too low to judge by its changes
-LEFT = 0.005  # so close to the maximum, changes say nothing either
-FEW = 30  # training examples of a class
-LEAST = 20  # validation images, of which the metric says something
+OVERFIT_DROP = 0.03  # drop since the best value, relative to it
+MIN_SCORE = 0.05  # if higher is better: a best value below this is too low to judge by its changes
+SATURATION_MARGIN = 0.005  # so close to the maximum, changes say nothing either
+FEW_EXAMPLES = 30  # training examples of a class
+MIN_VALIDATION_IMAGES = 20  # validation images, of which the metric says something
 
 
 class Point(NamedTuple):
@@ -23,7 +23,7 @@ class Point(NamedTuple):
     primary: float
 
 
-def what_limited(
+def diagnose(
     history: Sequence[Point],
     mode: Literal["max", "min"],
     examples: Mapping[str, int] | None = None,
@@ -37,7 +37,7 @@ def what_limited(
     """
     points = [p for p in history if math.isfinite(p.primary)]
     told = _curve(points, 1 if mode == "max" else -1, highest) if len(points) > 1 else ""
-    if validated < LEAST:  # one image more or less changes such a curve
+    if validated < MIN_VALIDATION_IMAGES:  # one image more or less changes such a curve
         told = f"there are too few validation images ({validated:.0f}) to judge by the metric: add more"
         by_class = {}
     return [text for text in (told, _few_examples(examples or {}, by_class or {})) if text]
@@ -47,13 +47,13 @@ def _curve(points: Sequence[Point], sign: int, highest: float | None) -> str:
     best = max(points, key=lambda p: sign * p.primary)
     last = points[-1]
     scale = max(abs(best.primary), 1e-9)
-    if sign > 0 and best.primary < HARDLY:
+    if sign > 0 and best.primary < MIN_SCORE:
         return "hardly anything is learned yet: train longer (trainer.minutes, trainer.steps), or start from weights"
-    if sign > 0 and highest is not None and best.primary >= highest - LEFT:
+    if sign > 0 and highest is not None and best.primary >= highest - SATURATION_MARGIN:
         return (
             "the metric is close to its maximum: use more or harder validation images to see differences between models"
         )
-    if sign * (best.primary - last.primary) > FELL_BACK * scale and last.loss < best.loss:
+    if sign * (best.primary - last.primary) > OVERFIT_DROP * scale and last.loss < best.loss:
         share = best.done / (last.done or 1)  # of a run folder that is not trusted, it may be 0
         return (
             f"overfitting: the best metric was at {share:.0%} of the training, while the loss kept falling; use "
@@ -79,7 +79,7 @@ def _few_examples(examples: Mapping[str, int], by_class: Mapping[str, float]) ->
     few = [
         name
         for name, count in sorted(examples.items(), key=lambda item: item[1])
-        if count < FEW and by_class.get(name, mean) < mean
+        if count < FEW_EXAMPLES and by_class.get(name, mean) < mean
     ]
     if not few or len(few) == len(examples):
         return ""

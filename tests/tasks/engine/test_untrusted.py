@@ -7,9 +7,9 @@ import yaml
 
 from backbones.errors import UserError
 from tasks.engine.config import load_config, saved_groups
-from tasks.engine.parts import composed
-from tasks.engine.saved import below_root, check_stage, read_plan, resumed_config
+from tasks.engine.multitask_config import compose_config
 from tasks.engine.stages import with_stage_data
+from tasks.engine.untrusted import below_root, check_stage, read_plan, resumed_config
 from tasks.run import execute
 
 OUTSIDE = [
@@ -77,7 +77,7 @@ def test_a_plan_may_name_what_this_machine_says_or_is_given(tmp_path: Path) -> N
     check_stage(load_config(recipe), recipe, [], tmp_path)
     given = ["teacher=mine.onnx"]
     check_stage(load_config(["task=faces", *given]), ["task=faces", "teacher=theirs.onnx"], given, tmp_path)
-    config, _ = composed([*JOINT, "faces.teacher=theirs.onnx", *given])
+    config, _ = compose_config([*JOINT, "faces.teacher=theirs.onnx", *given])
     with pytest.raises(UserError, match=r"names faces\.teacher=theirs\.onnx"):
         check_stage(config, JOINT, given, tmp_path)
 
@@ -85,23 +85,23 @@ def test_a_plan_may_name_what_this_machine_says_or_is_given(tmp_path: Path) -> N
 def test_a_resumed_run_keeps_the_optimizers_groups(tmp_path: Path) -> None:
     """Parameters of equal learning rate and decay are one group, also of different tasks."""
     given = [*JOINT, "dogs.trainer.lr=0.001"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(composed(given)[0]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(compose_config(given)[0]))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
 
-    def resumed(*more: str) -> list[float]:
+    def resumed_rates(*more: str) -> list[float]:
         again = [f"resume={tmp_path}", *more]
-        found = resumed_config(tmp_path, composed([*saved_groups(str(tmp_path)), *again])[0], again)
+        found = resumed_config(tmp_path, compose_config([*saved_groups(str(tmp_path)), *again])[0], again)
         return [part["trainer"]["lr"] for part in found["parts"].values()]
 
-    assert resumed("trainer.lr=0.003", "dogs.trainer.lr=0.002", "faces.trainer.lr=0.001") == [0.002, 0.001]
+    assert resumed_rates("trainer.lr=0.003", "dogs.trainer.lr=0.002", "faces.trainer.lr=0.001") == [0.002, 0.001]
     for more in ("trainer.lr=0.003", "faces.trainer.lr=0.001", "dogs.trainer.lr=0.004"):
         with pytest.raises(UserError, match=r"as in dogs\.trainer\.lr="):
-            resumed(more)
+            resumed_rates(more)
 
 
 def test_data_of_a_planned_task_is_elsewhere_on_its_own_word_alone() -> None:
-    config, _ = composed([*JOINT, "dogs.data.web=/web"])
+    config, _ = compose_config([*JOINT, "dogs.data.web=/web"])
     assert with_stage_data(config, ["dogs.data.web=/web"])["parts"]["dogs"]["data"]["web"] == "/web"
     for given in ([], ["data.web=/web"], ["faces.data.web=/web"]):
         with pytest.raises(UserError, match=r"data\.web=/web is outside data\.root"):

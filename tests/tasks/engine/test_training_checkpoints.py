@@ -18,10 +18,10 @@ from data.seeding import ShuffledEpochs
 from tasks.detection.task import DetectionTask
 from tasks.embedding.task import EmbeddingTask
 from tasks.engine.checkpoint import load_checkpoint
-from tasks.engine.saving import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
 from tasks.engine.schedule import lr_factor
 from tasks.engine.signals import STOP, Stopped
 from tasks.engine.task import LOWEST_LR, TaskModule, restore
+from tasks.engine.training_checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
 from tasks.run import execute
 
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
@@ -263,11 +263,11 @@ def test_optimizer_settings_given_when_resuming_are_used(undisturbed: Path, tmp_
             execute([f"resume={folder}", change])
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_the_rest_of_an_epoch_is_what_was_not_given(ranks: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_rest_of_an_epoch_is_what_was_not_given(world_size: int) -> None:
     dataset = TensorDataset(torch.arange(23))
-    for rank in range(ranks):
-        place = {"seed": 3, "epoch": 2, "rank": rank, "ranks": ranks}
+    for rank in range(world_size):
+        place = {"seed": 3, "epoch": 2, "rank": rank, "world_size": world_size}
         whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, skip=given, **place) for given in (0, 6))
         assert list(rest) == list(whole)[6:]
         assert list(rest) == list(whole)  # the next epoch

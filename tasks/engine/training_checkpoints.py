@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.whole: set[Path] = set()  # absolute: Lightning makes some paths so, not all
+        self.intact: set[Path] = set()  # absolute: Lightning makes some paths so, not all
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path).absolute()
@@ -52,16 +52,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             target.parent.mkdir(exist_ok=True)  # but not the run folder, should someone have deleted it
             with atomic_write(target) as file:
                 torch.save(checkpoint, file)
-                if target.name == LAST and target in self.whole:
+                if target.name == LAST and target in self.intact:
                     keep(target, target.with_name(PREVIOUS))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its writer
             kept = f"; the last good one is {target}" if target.exists() else ""
             raise UserError(f"checkpoint {target} cannot be written: {_reason(error)}{kept}") from error
-        self.whole.add(target)
+        self.intact.add(target)
 
     def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
         content: dict[str, Any] = super().load_checkpoint(path, *arguments, **settings)
-        self.whole.add(Path(path).absolute())
+        self.intact.add(Path(path).absolute())
         return content
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -92,7 +92,7 @@ def _reason(error: BaseException) -> str:
     return first_line(error)
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether a checkpoint can be read and its checksums match, which torch does not verify."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,8 +112,8 @@ def last_checkpoint(folder: Path, task: str) -> Path | None:
     """
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
     path = last
-    if not last.exists() or not is_whole(last):
-        if previous.exists() and is_whole(previous):
+    if not last.exists() or not is_intact(last):
+        if previous.exists() and is_intact(previous):
             path = previous
             why = "is damaged" if last.exists() else "is not there"
             log.warning("%s %s; resuming from the checkpoint before it, %s", last, why, previous.name)
@@ -172,12 +172,12 @@ class LastCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         super().setup(trainer, module, stage)
-        self.across = data_of(trainer).batch_size * trainer.world_size
+        self.across = trainer_data(trainer).batch_size * trainer.world_size
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tells the data the position from which training continues, before a loader is created."""
-        loops, data = checkpoint["loops"]["fit_loop"], data_of(trainer)
-        if not same_form(loops, trainer.fit_loop.state_dict()):
+        loops, data = checkpoint["loops"]["fit_loop"], trainer_data(trainer)
+        if not same_structure(loops, trainer.fit_loop.state_dict()):
             raise ValueError("loops")
         epoch, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
         data.epoch, data.batches_done = epoch["processed"], 0
@@ -235,7 +235,7 @@ class LastCheckpoint(ModelCheckpoint):
         STOP.deferred = False
 
 
-def data_of(trainer: Trainer) -> SuiteData:
+def trainer_data(trainer: Trainer) -> SuiteData:
     data: SuiteData = cast(Any, trainer).datamodule  # which Lightning does not declare
     return data
 
@@ -268,12 +268,14 @@ def damaged(path: object) -> UserError:
     return UserError(f"{path}: its training state is damaged; start a new run from its weights with {again}")
 
 
-def same_form(found: Any, own: Any) -> bool:
+def same_structure(found: Any, own: Any) -> bool:
     """Whether restored plain values have the types and structure of a fresh run's."""
     if isinstance(own, dict):
-        return isinstance(found, dict) and all(same_form(found[key], own[key]) for key in own.keys() & found.keys())
+        return isinstance(found, dict) and all(
+            same_structure(found[key], own[key]) for key in own.keys() & found.keys()
+        )
     if isinstance(own, list):
-        return isinstance(found, list) and len(found) == len(own) and all(map(same_form, found, own))
+        return isinstance(found, list) and len(found) == len(own) and all(map(same_structure, found, own))
     if type(own) is int:
         return type(found) is int and 0 <= found < 1 << 60
     return own is None or type(found) is type(own)
@@ -282,7 +284,7 @@ def same_form(found: Any, own: Any) -> bool:
 def check_schedulers(trainer: Trainer) -> None:
     states = trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", [])
     for config, state in zip(trainer.lr_scheduler_configs, states, strict=False):
-        if not same_form(state, config.scheduler.state_dict()):
+        if not same_structure(state, config.scheduler.state_dict()):
             raise ValueError("lr_schedulers")
 
 

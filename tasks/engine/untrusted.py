@@ -13,17 +13,19 @@ from backbones.errors import UserError
 from data.tar import expand
 from data.text import read_plain_yaml
 from tasks.engine.config import LENGTHS, as_overrides, key_of, load_options, quoted, run_config
+from tasks.engine.multitask_config import for_parts, part_of, split_by_task, trained_tasks
 from tasks.engine.names import plain_name
-from tasks.engine.parts import for_parts, part_of, split, trained_tasks
 from tasks.engine.schema import shaped
 
 PLAN = "stages.yaml"
-FIXED = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")  # the optimizer's structure
-ASKED = ("teacher", "distill.cache")  # used while a run trains
+# the structure of the optimizer, which is kept
+OPTIMIZER_SETTINGS = ("trainer.optimizer", "trainer.freeze_backbone", "trainer.backbone_lr_scale")
 # with 0, the optimizer or the checkpoint lacks what another value needs
-SWITCHES = ("trainer.weight_decay", "trainer.momentum", "trainer.ema_decay")
-STARTS = ("ckpt", "backbone.weights", "backbone.pretrained")  # until its first checkpoint
-FIRST = (*STARTS, "backbone.pretrained_url")
+ZERO_OR_NOT = ("trainer.weight_decay", "trainer.momentum", "trainer.ema_decay")
+USED_WHILE_TRAINING = ("teacher", "distill.cache")
+INITIAL_WEIGHTS = ("ckpt", "backbone.weights", "backbone.pretrained")  # used until a run's first checkpoint
+# used only if the command line names them too
+NEEDS_CONFIRMATION = (*USED_WHILE_TRAINING, *INITIAL_WEIGHTS, "backbone.pretrained_url")
 
 
 def is_staged(folder: str) -> bool:
@@ -75,7 +77,7 @@ def resumed_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     begun = (folder / "checkpoints" / "last.ckpt").exists()
     if "parts" not in saved:
         return _resumed(folder, saved, config, overrides, begun)
-    own, parts = split(overrides)
+    own, parts = split_by_task(overrides)
     before = _equal_rates(saved)
     for name in trained_tasks(saved):
         part = saved["parts"][name]
@@ -112,14 +114,14 @@ def _resumed(
     """A task's saved configuration with the overrides applied; error messages put `prefix` before its settings."""
     given = {*map(key_of, overrides)} - {"resume"}
     for key in given:
-        if not key.startswith(("trainer.", "data.", "logger.")) and key not in (*ASKED, *FIRST):
+        if not key.startswith(("trainer.", "data.", "logger.")) and key not in NEEDS_CONFIRMATION:
             raise UserError(
                 f"{prefix}{key}={setting(config, key)} cannot change when resuming; only settings of trainer, data and "
                 "logger can"
             )
-        if key in FIXED and setting(config, key) != setting(saved, key):
+        if key in OPTIMIZER_SETTINGS and setting(config, key) != setting(saved, key):
             raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming: the optimizer is kept")
-        if key in SWITCHES and bool(setting(config, key)) != bool(setting(saved, key)):
+        if key in ZERO_OR_NOT and bool(setting(config, key)) != bool(setting(saved, key)):
             raise UserError(f"{prefix}{key}={setting(config, key)} cannot change when resuming from or to 0")
         _set(saved, key, setting(config, key))
     if given.intersection(LENGTHS):  # only one of them counts
@@ -127,7 +129,7 @@ def _resumed(
             _set(saved, key, setting(config, key))
     if not begun and "pretrained_url" in saved["backbone"]:
         saved["backbone"]["pretrained_url"] = config["backbone"]["pretrained_url"]
-    kept = (*ASKED, *(() if begun else STARTS))
+    kept = (*USED_WHILE_TRAINING, *(() if begun else INITIAL_WEIGHTS))
     names = [key for key in kept if key not in given and setting(saved, key) not in (None, False, "auto", "")]
     if names:
         again = shlex.join([f"resume={folder}", *(f"{prefix}{key}={setting(saved, key)}" for key in names)])
@@ -148,12 +150,15 @@ def to_resume(folder: Path, overrides: Sequence[str], config: Mapping[str, Any])
     again = []
     for override in overrides:
         key = key_of(override).removeprefix(f"{part_of(key_of(override))}.")
-        if key in (*ASKED, *FIRST) or (key.startswith("data.") and key != "data.root"):
+        if key in NEEDS_CONFIRMATION or (key.startswith("data.") and key != "data.root"):
             again.append(override)
+    if config["stages"]:
+        return [f"resume={folder}", *again]
     named = {*map(key_of, again)}
     parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
-    for prefix, part in () if config["stages"] else {"": config, **parts}.items():
-        for key in ASKED if prefix else (*ASKED, *STARTS):  # a task has the run's backbone and ckpt
+    for prefix, part in {"": config, **parts}.items():
+        initial = () if prefix else INITIAL_WEIGHTS  # a task has the run's backbone and ckpt
+        for key in (*USED_WHILE_TRAINING, *initial):
             value = setting(part, key)
             if not {key, f"{prefix}{key}"} & named and value not in (None, False, "auto", ""):
                 again.append(f"{prefix}{key}={value if value is True else quoted(str(value))}")
@@ -178,7 +183,7 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
         key = full.removeprefix(f"{part_of(full)}.")
         if "${" in override:
             raise UserError(f"{file}: {override!r:.80} is not a plain setting")
-        if key in (*ASKED, *FIRST) and not {key, full} & named and value not in ("null", "false", "auto", ""):
+        if key in NEEDS_CONFIRMATION and not {key, full} & named and value not in ("null", "false", "auto", ""):
             raise _unsaid(file, full, value)
     return {"stages": plan["stages"], "overrides": plan["overrides"]}
 
@@ -195,7 +200,7 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
     parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
     for prefix, part in {"": config, **parts}.items():
         ours = [load_options(choice) for choice in (as_overrides(part["groups"]), *recipes)]
-        for key in (*ASKED, *FIRST):
+        for key in NEEDS_CONFIRMATION:
             value = setting(part, key)
             known = [None, False, "auto", "", *(setting(options, key) for options in ours)]
             if value not in known and said.get(f"{prefix}{key}", said.get(key)) != str(value).lower():
