@@ -14,7 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
-from data.table import IMAGE_COLUMNS, TARGETS
+from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -32,6 +32,7 @@ COLUMNS = {  # of a CSV file of boxes, and their usual names
     "ymax": ("ymax", "y_max", "y2", "bottom"),
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
+    "split": SPLIT_COLUMNS,
 }
 IMAGE_NAME = re.compile(rb'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)+")')
 LISTS = Path("ImageSets") / "Main"
