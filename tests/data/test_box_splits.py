@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.detection_sets import jsonl, names, photos, read, table
+from data.folders import FoldersData
+from tests.data.detection_sets import jsonl, names, photos, read, table, xmls
 
 WORDS = {"train": 14, "validation": 4, "test": 2}
 
@@ -50,3 +51,22 @@ def test_a_column_of_one_word_is_none_of_splits(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert [len(data.records(split)) for split in ("train", "val")] == [16, 4]
     assert data.choices == "a random fifth for val (splits.json)"
+
+
+@pytest.mark.parametrize("family", ["_detection", "_classification"])
+def test_copies_of_an_image_stay_together(family: str, tmp_path: Path) -> None:
+    """As Roboflow augments: three of each source, with a hash in their names."""
+    copies = [f"a{i}_jpg.rf.{j}cd{i}" for i in range(30) for j in range(3)]
+    if family == "_detection":
+        photos(tmp_path, copies)
+        xmls(tmp_path, copies)
+        data = read(tmp_path)
+        splits = {split: [r.path.name for r in data.records(split)] for split in ("train", "val")}
+    else:
+        for i, name in enumerate("ab"):
+            photos(tmp_path / name, copies[45 * i : 45 * i + 45])
+        folders = FoldersData(str(tmp_path), 32, train=".", val=None, workers=0)
+        splits = {split: [s.path.name for s in folders.samples(split)] for split in ("train", "val")}
+    sources = {split: {name.partition(".rf.")[0] for name in found} for split, found in splits.items()}
+    assert not sources["train"] & sources["val"]
+    assert [len(found) for found in splits.values()] == [72, 18]
