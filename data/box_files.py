@@ -98,7 +98,8 @@ class BoxCsvData(BoxFiles):
         for key in ("image", "class", *CORNERS):
             if key not in columns:
                 names = ", ".join(COLUMNS[key])
-                raise UserError(f"{path} has no column of {key} (one of {names}); it has {', '.join(header)}")
+                need = "; corners in pixels are needed" if key in CORNERS else ""
+                raise UserError(f"{path} has no column of {key} (one of {names}); it has {', '.join(header)}{need}")
         for line in lines[1:] if _is_header(header) else lines:
             if line.strip():
                 yield _csv_row(split_row(line), columns, line)
