@@ -1,13 +1,28 @@
 """Detection data as labelling tools export them, and as people arrange them."""
 
 import shlex
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import UserError
+from data.detection import DetectionData
 from data.layouts import recognize
-from tests.data.detection_sets import BOX, CLASSES, HEADER, coco, names, photos, read, table, txts, yolo_images_train
+from tasks.inspect import contents
+from tests.data.detection_sets import (
+    BOX,
+    CLASSES,
+    HEADER,
+    coco,
+    names,
+    photos,
+    read,
+    table,
+    txts,
+    xmls,
+    yolo_images_train,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +96,67 @@ def test_a_folder_around_the_data_names_it(inside: str, tmp_path: Path) -> None:
         recognize(tmp_path, "_detection")
     where = shlex.quote(str(tmp_path / inside))
     assert str(error.value) == f"{tmp_path} has its data further down: give data.root={where}"
+
+
+@pytest.mark.parametrize("lists", [("Train", "Validation"), ("TRAINVAL", "Test")])
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.png", "data\\JPEGImages\\{}.jpg 1", "{} -1"])
+def test_lists_of_voc_as_tools_write_them(lists: tuple[str, str], line: str, tmp_path: Path) -> None:
+    photos(tmp_path / "JPEGImages", every := names("a b", 10))
+    xmls(tmp_path / "Annotations", every)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for name, own in zip(lists, (every[:7], every[7:]), strict=True):
+        (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(map(line.format, own)))
+    data = read(tmp_path)
+    assert [len(data.records(split)) for split in ("train", "val")] == [7, 3]
+
+
+def names_in(root: Path, place: str, **classes: str) -> DetectionData:
+    for split in ("train", "valid"):
+        photos(root / "images" / split, names(split, 4))
+        txts(root / "labels" / split, names(split, 4))
+    for split, content in classes.items():
+        (root / place.format(split)).write_text(content)
+    return read(root)
+
+
+@pytest.mark.parametrize("place", ["labels/{}/classes.txt", "labels/{}/_darknet.labels"])
+def test_class_names_beside_the_labels_of_a_split(place: str, tmp_path: Path) -> None:
+    assert names_in(tmp_path, place, valid="cat\n", train="cat\ndog\n").labels == CLASSES
+    with pytest.raises(UserError, match=r"train.* and .*valid.* have different class names: keep the one that"):
+        names_in(tmp_path, place, valid="dog\n").check()
+
+
+def test_class_names_of_roboflows_darknet(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        photos(tmp_path / split, names(split, 4))
+        txts(tmp_path / split, names(split, 4))
+        (tmp_path / split / "_darknet.labels").write_text("cat\ndog\n")
+    assert read(tmp_path).labels == CLASSES
+
+
+@pytest.mark.parametrize("names", ["[yes, no]", "{0: on, 1: off}", "[cat, null]"])
+def test_class_names_that_yaml_changes(names: str, tmp_path: Path) -> None:
+    yolo_images_train(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"names: {names}")
+    with pytest.raises(UserError, match=r"YAML reads a class name as .*: write names such as yes and no in quotes"):
+        read(tmp_path).check()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_yolo_in_two_unicode_forms(forms: tuple[str, str], tmp_path: Path) -> None:
+    images, labels = ([unicodedata.normalize(form, f"größe{i}") for i in range(20)] for form in forms)
+    photos(tmp_path / "images", images)
+    txts(tmp_path / "labels", labels)
+    data = read(tmp_path)
+    assert all(len(r.boxes) == 1 for split in ("train", "val") for r in data.records(split))
+
+
+def test_lists_whose_images_are_gone(tmp_path: Path) -> None:
+    """Nothing can be reported; the error is the reader's."""
+    photos(tmp_path / "images", every := names("a", 4))
+    txts(tmp_path / "labels", every)
+    (tmp_path / "train.txt").write_text("".join(f"elsewhere/b{name}.jpg\n" for name in every))
+    with pytest.raises(
+        UserError, match=r"train\.txt: left out 4 of 4 names without an image; the first is elsewhere/ba0"
+    ):
+        contents.read(read(tmp_path))
