@@ -47,7 +47,7 @@ class YoloData(AnnotatedData):
         if "val" in named and "train" not in named and not path:
             raise UserError(f"{self.root / named['val'][0]} lists val, but no list says what is train's")
         for split in named.keys() - found.keys():
-            log.warning("%s: %s: %s is not there", path or self.root, split, ", ".join(named[split]))
+            log.warning("%s: %s: %s is not there or has no images", path or self.root, split, ", ".join(named[split]))
         return {split: tuple(str(p.relative_to(self.root)) for p in paths) for split, paths in found.items()}
 
     @cached_property

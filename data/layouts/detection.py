@@ -162,10 +162,15 @@ def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _existing(folder: Folder, content: dict[str, Any], names: list[str]) -> tuple[Path, ...]:
-    """The paths of data.yaml that exist below a folder."""
+    """The paths of data.yaml that exist below a folder, and are lists or have images."""
     base = str(content.get("path") or "")
     found = (find_below(folder.path, f"{base}/{name}") or find_below(folder.path, name) for name in names)
-    return tuple(dict.fromkeys(path for path in found if path))
+    return tuple(dict.fromkeys(path for path in found if path and (path.is_file() or _has_images(path))))
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether a folder or one of its sub-folders has images."""
+    return any(f.images for f in (Folder(folder), *Folder(folder).folders.values()))
 
 
 def has_yolo_rows(labels: Path) -> bool:

@@ -160,3 +160,14 @@ def test_lists_whose_images_are_gone(tmp_path: Path) -> None:
         UserError, match=r"train\.txt: left out 4 of 4 names without an image; the first is elsewhere/ba0"
     ):
         contents.read(read(tmp_path))
+
+
+def test_an_empty_val_of_yolo_is_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for place in ("images", "labels"):
+        (tmp_path / "valid" / place).mkdir(parents=True)
+    photos(tmp_path / "train" / "images", names("a", 20))
+    txts(tmp_path / "train" / "labels", names("a", 20))
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    data = read(tmp_path)
+    assert [len(data.records(split)) for split in ("train", "val")] == [16, 4]
+    assert "val: ../valid/images is not there or has no images" in caplog.text
