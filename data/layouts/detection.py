@@ -180,14 +180,21 @@ def has_yolo_rows(labels: Path) -> bool:
 
 
 def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline(4096)
+    """The first line of a file, empty if that cannot be read, as of a broken link."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(4096)
+    except OSError:
+        return ""
 
 
 def format_of_tool(path: Path) -> str | None:
     """The labelling tool whose own format a file has, which is not read, if any."""
-    with path.open("rb") as file:
-        start = file.read(PEEK)
+    try:
+        with path.open("rb") as file:
+            start = file.read(PEEK)
+    except OSError:  # a broken link
+        return None
     if path.suffix.lower() == ".xml":
         return "CVAT" if b"<annotations>" in start else None
     return "LabelMe" if b'"shapes"' in start and b'"imagePath"' in start else None

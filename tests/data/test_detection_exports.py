@@ -3,6 +3,7 @@
 import shlex
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,6 +24,8 @@ from tests.data.detection_sets import (
     xmls,
     yolo_images_train,
 )
+
+Form = Literal["NFC", "NFD"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_class_names_that_yaml_changes(names: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_yolo_in_two_unicode_forms(forms: tuple[str, str], tmp_path: Path) -> None:
+def test_yolo_in_two_unicode_forms(forms: tuple[Form, Form], tmp_path: Path) -> None:
     images, labels = ([unicodedata.normalize(form, f"größe{i}") for i in range(20)] for form in forms)
     photos(tmp_path / "images", images)
     txts(tmp_path / "labels", labels)
@@ -171,3 +174,10 @@ def test_an_empty_val_of_yolo_is_drawn(tmp_path: Path, caplog: pytest.LogCapture
     data = read(tmp_path)
     assert [len(data.records(split)) for split in ("train", "val")] == [16, 4]
     assert "val: ../valid/images is not there or has no images" in caplog.text
+
+
+def test_a_broken_link_beside_images_stops_no_recognition(tmp_path: Path) -> None:
+    photos(tmp_path, ["a0"])
+    txts(tmp_path, ["a0"])
+    (tmp_path / "a.txt").symlink_to("gone")
+    assert recognize(tmp_path, "_detection").option == "yolo"
