@@ -20,7 +20,7 @@ NUMBERED = re.compile(r"class\d{1,5}")
 @dataclass
 class Annotated:
     """An image with its objects: names of their classes, boxes (N, 4) xyxy in pixels of the upright image, whether they
-    are difficult, and the annotated width and height, 0 if not annotated.
+    are difficult, the annotated width and height, 0 if not annotated, and the word in a column of splits.
     """
 
     path: Path
@@ -28,6 +28,7 @@ class Annotated:
     boxes: list[list[float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
     size: tuple[float, float] = (0.0, 0.0)
+    split: str = ""
 
 
 class AnnotatedData(DetectionData):
@@ -78,7 +79,8 @@ class AnnotatedData(DetectionData):
         if "val" in sources:
             return {split: images[sources[split]] for split in SPLITS if split in sources}
         everything = images[sources["train"]]
-        wanted = self.split_images([image.path for image in everything], [image.names for image in everything])
+        columns = [[getattr(image, key) for image in everything] for key in ("path", "names", "split")]
+        wanted = self.split_images(*columns)
         splits = [s for s in SPLITS if s in ("train", "val", *wanted)]
         return {s: [image for image, split in zip(everything, wanted, strict=True) if split == s] for s in splits}
 

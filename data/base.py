@@ -3,6 +3,7 @@
 import atexit
 import logging
 import math
+import re
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -209,7 +210,10 @@ class SuiteData(Base):
         groups: Sequence[Hashable] | None = None,
         file: str = SPLITS_FILE,
     ) -> dict[str, str]:
-        """The split, train or val, of each key, by `data.splits.draw_splits`."""
+        """The split, train or val, of each key, by `data.splits.draw_splits`; without `groups`, the copies that
+        Roboflow makes of an image, as a_jpg.rf.<letters>.jpg, stay together.
+        """
+        groups = groups or [re.sub(r"\.rf\.\w+\.\w+$", "", key) for key in keys]
         self.add_choice(f"a random fifth for val ({file})")
         return draw_splits(self.root, keys, strata, groups, file, write=not self.read_only)
 

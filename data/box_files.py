@@ -20,6 +20,7 @@ from data.layouts.detection import (
 from data.layouts.folder import Folder
 from data.rejects import left_out
 from data.splits import split_of_file
+from data.table import SPLIT_COLUMNS
 from data.text import read_lines
 from data.voc import images_by_stem
 
@@ -97,7 +98,8 @@ class BoxCsvData(BoxFiles):
         for key in ("image", "class", *CORNERS):
             if key not in columns:
                 names = ", ".join(COLUMNS[key])
-                raise UserError(f"{path} has no column of {key} (one of {names}); it has {', '.join(header)}")
+                need = "; corners in pixels are needed" if key in CORNERS else ""
+                raise UserError(f"{path} has no column of {key} (one of {names}); it has {', '.join(header)}{need}")
         for line in lines[1:] if _is_header(header) else lines:
             if line.strip():
                 yield _csv_row(split_row(line), columns, line)
@@ -113,12 +115,13 @@ def _csv_row(cells: list[str], columns: dict[str, int], line: str) -> tuple[str,
     try:
         values = {key: cells[column].strip() for key, column in columns.items()}
         size = float(values.get("width") or 0), float(values.get("height") or 0)
-        if not values["class"] or not any(values[key] for key in CORNERS):  # VinBigData: No finding
-            return values["image"], Annotated(Path(), size=size)
-        box = [float(values[key]) for key in CORNERS]
+        image = Annotated(Path(), size=size, split=values.get("split", ""))
+        if any(values[key] for key in CORNERS):  # VinBigData has none for No finding
+            image.boxes.append([float(values[key]) for key in CORNERS])
+            image.names.append(values["class"])
     except (IndexError, ValueError):
         return line, None
-    return values["image"], Annotated(Path(), [values["class"]], [box], size=size)
+    return (values["image"], image) if all(image.names) else (line, None)
 
 
 class BoxJsonlData(BoxFiles):
@@ -149,4 +152,5 @@ def _jsonl_row(content: Any) -> tuple[str, Annotated]:
         raise ValueError("as many boxes as categories")
     names = [f"class{name}" if isinstance(name, int) else str(name) for name in names]
     size = float(content.get("width") or 0), float(content.get("height") or 0)
-    return str(content["file_name"]), Annotated(Path(), names, boxes, size=size)
+    word = next((str(content[key]) for key in SPLIT_COLUMNS if key in content), "")
+    return str(content["file_name"]), Annotated(Path(), names, boxes, size=size, split=word)

@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -212,11 +213,23 @@ class CocoData(DetectionData):
         if "val" not in self.files:
             wanted = split if split in self.drawn else "val"
             return [r for r, s in zip(self.read("train")[1], self.drawn, strict=True) if s == wanted]
-        labels, records = self.read(split if split in self.files else "val")
-        if labels != self.labels:
-            raise UserError(f"{self.root}: the {split} split has other categories than val: {labels}")
-        return records
+        names, records = self.read(split if split in self.files else "val")
+        if names == self.labels:
+            return records
+        if strange := ", ".join(name for name in names if name not in self.labels):
+            raise UserError(
+                f"{self.root}: the {split} split has other categories than train: {strange:.300}; rename them, or add "
+                "them to train's file"
+            )
+        label = np.array([self.labels.index(name) for name in names], np.int64)
+        return [replace(r, labels=label[r.labels]) for r in records]
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
-        return self.read("val" if "val" in self.files else "train")[0]
+        """Train's categories; the other files may have them in another order, or lack some."""
+        return self.read("train")[0]
+
+    def use_labels(self, labels: list[str]) -> None:
+        if {*self.read("val" if "val" in self.files else "train")[0]} <= {*labels}:  # train's file need not be read
+            self.labels = labels
+        super().use_labels(labels)

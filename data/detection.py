@@ -21,6 +21,7 @@ from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
 from data.splits import Source, given_splits, with_val
+from data.table import says_splits
 from data.tar import SampleSource, is_member
 from data.transforms import View, change_light, mosaic, one_view, view
 
@@ -244,18 +245,25 @@ class DetectionData(SuiteData):
             del sources["test"]
             self.add_choice("test has no boxes, val is measured")
 
-    def split_images(self, paths: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
-        """The split of each image, given its path and its objects' class names: by its folder, if folders are named
-        after splits; otherwise a fifth is drawn for val.
+    def split_images(
+        self, paths: Sequence[Path], names: Sequence[Sequence[str]], words: Sequence[str] = ()
+    ) -> list[str]:
+        """The split of each image, empty if it is left out, given its path, its objects' class names and its word in a
+        column of splits: by the words; or by its folder, if folders are named after splits; otherwise a fifth is drawn
+        for val.
         """
         keys = [os.path.relpath(path, self.root) for path in paths]
-        given = given_splits(self.root, keys, [], self.add_choice)
+        words = words if says_splits(words) else ()
+        if words:
+            self.add_choice("splits by the column of splits")
+        given = given_splits(self.root, keys, words, self.add_choice)
         if "val" in given:
             return [split or "" for split in given]
-        images = Counter(name for of_image in names for name in set(of_image))
-        rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in names]
-        drawn = self.draw_val(keys, rarest)
-        return [drawn[key] for key in keys]
+        train = {key: of_image for key, of_image, split in zip(keys, names, given, strict=True) if split}
+        images = Counter(name for of_image in train.values() for name in set(of_image))
+        rarest = [min(of_image, key=lambda name: (images[name], name), default="") for of_image in train.values()]
+        drawn = self.draw_val(list(train), rarest)
+        return [drawn.get(key, "") for key in keys]
 
     def records(self, split: Split) -> list[Record]:
         """The images of a split.

@@ -3,7 +3,7 @@ splits, or beside their images.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -34,10 +34,12 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 
 def listed(line: str, files: Mapping[str, Path]) -> str:
     """The name in `files` that a line of a list refers to: the whole line, since names may have spaces, or the part
-    before a second column, as in lists of a single class.
+    before a second column, as in lists of a single class; each may also be a path of an image.
     """
-    words = (line.strip(), line.rsplit(maxsplit=1)[0].strip(), line.split()[0])
-    return next((s for word in words for s in spellings(word) if s in files), words[-1])
+    words = [line.strip(), line.rsplit(maxsplit=1)[0].strip(), line.split()[0]]
+    paths = [PurePosixPath(word.replace("\\", "/")) for word in words]
+    words += [path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name for path in paths]
+    return next((s for word in words for s in spellings(word) if s in files), words[2])
 
 
 def read_voc(root: Path, images: Path, lines: list[str] | None = None) -> list[Annotated]:

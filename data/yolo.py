@@ -9,7 +9,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from data.annotated import Annotated, AnnotatedData, existing_path
-from data.files import find_below, images_in, is_hidden
+from data.files import find_below, images_in, is_hidden, spellings
 from data.image_file import image_size
 from data.layouts.detection import TXT_FOLDERS, image_folder, label_places, yolo_names, yolo_splits, yolo_yaml
 from data.layouts.folder import Folder
@@ -47,7 +47,7 @@ class YoloData(AnnotatedData):
         if "val" in named and "train" not in named and not path:
             raise UserError(f"{self.root / named['val'][0]} lists val, but no list says what is train's")
         for split in named.keys() - found.keys():
-            log.warning("%s: %s: %s is not there", path or self.root, split, ", ".join(named[split]))
+            log.warning("%s: %s: %s is not there or has no images", path or self.root, split, ", ".join(named[split]))
         return {split: tuple(str(p.relative_to(self.root)) for p in paths) for split, paths in found.items()}
 
     @cached_property
@@ -56,12 +56,12 @@ class YoloData(AnnotatedData):
         content, path = self.content
         names = content.get("names")
         if isinstance(names, dict):
-            numbers = {int(key): str(name) for key, name in names.items() if str(key).isdigit()}
+            numbers = {int(key): name for key, name in names.items() if str(key).isdigit()}
             names = [numbers.get(i, f"class{i}") for i in range(min(max(numbers, default=-1) + 1, MOST))]
         if not isinstance(names, list):
-            folders = (Folder(self.root), *Folder(self.root).named(*TXT_FOLDERS))
-            path = next((f.path / name for f in folders for name in f.files(*NAMES, complete=True)), None)
-            names = [line.strip() for line in read_lines(path) if line.strip()] if path else []
+            path, names = listed_names(Folder(self.root))
+        if (word := next((name for name in names if name is None or isinstance(name, bool)), "")) != "":
+            raise UserError(f"{path}: YAML reads a class name as {word}: write names such as yes and no in quotes")
         names = [str(name) for name in names]
         if twice := next((name for name, count in Counter(names).items() if count > 1), None):
             raise UserError(f"{path} has two classes of the name {twice!r}")
@@ -83,7 +83,7 @@ class YoloData(AnnotatedData):
             folder = image_folder(Folder(path)) or Folder(path)
             images = images_in(folder.path)
         places = {folder: _labels(self.root, folder) for folder in {image.parent for image in images}}
-        known = (places[image.parent].get(image.stem) for image in images)
+        known = (next(filter(None, map(places[i.parent].get, spellings(i.stem))), None) for i in images)
         labels = [label if label and label.is_file() else None for label in known]
         if images and not any(labels):
             raise UserError(f"{path} has {len(images)} images but no txt files of labels")
@@ -118,6 +118,26 @@ class YoloData(AnnotatedData):
         boxes = [[x0 * width, y0 * height, x1 * width, y1 * height] for _, (x0, y0, x1, y1) in rows]
         names = [self.names[index] if self.names else f"class{index}" for index, _ in rows]
         return Annotated(image, names, boxes, size=(float(width), float(height)))
+
+
+def listed_names(root: Folder) -> tuple[Path | None, list[str]]:
+    """The list of class names in a folder, beside its labels or those of a split, and its names; none if there is none.
+
+    Raises:
+        UserError: lists differ; one may be the beginning of another.
+    """
+    folders = [root, *root.named(*TXT_FOLDERS)]
+    splits = [folder.folders[name] for folder in folders for name in folder.split_folders().values()]
+    folders += [inner for split in splits for inner in (split, *split.named(*TXT_FOLDERS))]
+    paths = [folder.path / name for folder in folders for name in folder.files(*NAMES, complete=True)]
+    lists = {path: [line.strip() for line in read_lines(path) if line.strip()] for path in paths}
+    longest = max(lists, key=lambda path: len(lists[path]), default=None)
+    if longest is None:
+        return None, []
+    names = lists[longest]
+    if other := next((path for path, own in lists.items() if own != names[: len(own)]), None):
+        raise UserError(f"{longest} and {other} have different class names: keep the one that the labels follow")
+    return longest, names
 
 
 def _labels(root: Path, images: Path) -> dict[str, Path]:

@@ -4,7 +4,9 @@ A layout is an option of conf/data with settings. Recognition reads two levels o
 so that it takes seconds for a data set of ImageNet's size.
 """
 
+import shlex
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from backbones.errors import UserError
@@ -28,6 +30,7 @@ WANTED = {
     "_identities": "give a folder of images for each person",
 }
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
+FEW = 10  # files of labels in a folder, and sub-folders, that are looked at where no layout fits
 LABELS = (".xml", ".txt", ".json", ".jsonl", ".csv")
 
 
@@ -60,9 +63,27 @@ def recognize(root: Path, family: str) -> Layout:
     if len(found) > 1:
         ways = " or ".join(f"data={layout.option} ({layout.description})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")
+    if not found and (inner := below(folder, family)):
+        raise UserError(f"{root} has its data further down: give data.root={' or data.root='.join(inner[:3])}")
     if not found:
         raise refusal(folder, family)
     return next(iter(found.values()))
+
+
+def below(folder: Folder, family: str, depth: int = 3) -> list[str]:
+    """The sub-folders, at most `depth` levels down, that have data of boxes, as in archives: quoted for a shell."""
+    if family != "_detection" or not depth:
+        return []
+    found = []
+    for inner in islice(folder.folders.values(), FEW):
+        try:
+            fits = any(True for find in FAMILIES[family] for _ in find(inner))
+        except UserError:  # its own fault will be told when it is given
+            fits = True
+        if inner.images and not fits:  # no advice that leaves out images
+            return []
+        found += [shlex.quote(str(inner.path))] if fits else below(inner, family, depth - 1)
+    return found
 
 
 def refusal(folder: Folder, family: str) -> UserError:
@@ -75,6 +96,9 @@ def refusal(folder: Folder, family: str) -> UserError:
         for suffixes in (LABELS, UNREAD_SUFFIXES)
     )
     with_labels = f"{labels} files" if labels else "no files of labels"
+    tools = (detection.format_of_tool(f.path / name) for f in folders for name in f.files(".xml", ".json")[:FEW])
+    if images and family == "_detection" and (tool := next(filter(None, tools), None)):
+        return UserError(f"{folder.path}: {tool}'s own format is not read: export the labels as COCO or YOLO")
     if images:
         names = f" in {', '.join(list(folder.folders)[:5])}" if folder.folders else ""
         seen = f"{folder.path}: it has {images} images{names}, {'with' if labels else 'but'} {with_labels}"

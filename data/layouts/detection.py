@@ -14,7 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
-from data.table import IMAGE_COLUMNS, TARGETS
+from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -23,6 +23,7 @@ JSON_FOLDERS = ("annotations", "annotation", "labels", "json")
 YOLO_ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 NUMBER = re.compile(r"[-+.\deE]+")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SIDES = ({"w", "h"}, {"width", "height"})
 COLUMNS = {  # of a CSV file of boxes, and their usual names
     "image": IMAGE_COLUMNS,
     "class": ("class", "label", "name", "category", *(name for name in TARGETS if name != "y")),
@@ -32,6 +33,7 @@ COLUMNS = {  # of a CSV file of boxes, and their usual names
     "ymax": ("ymax", "y_max", "y2", "bottom"),
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
+    "split": SPLIT_COLUMNS,
 }
 IMAGE_NAME = re.compile(rb'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)+")')
 LISTS = Path("ImageSets") / "Main"
@@ -123,18 +125,27 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
     """
 
     def labelled(images: Path) -> bool:
-        return any(map(_has_rows, label_places(folder.path, images, TXT_FOLDERS)))
+        return any(map(has_yolo_rows, label_places(folder.path, images, TXT_FOLDERS)))
 
     splits = {split: _existing(folder, content, names) for split, names in yolo_names(folder, content).items()}
     tests = splits.pop("test", ())
     places = {path: image_folder(Folder(path)) or Folder(path) for path in tests if path.is_dir()}
     splits["test"] = tuple(path for path in tests if path not in places or labelled(places[path].path))
-    found = arranged(folder, labelled)
+    found = arranged(folder, labelled) or _nested(folder, labelled)
     lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
         return lying
     # some files name the same images for train and val
     return lying | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
+
+
+def _nested(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
+    """The folder whose sub-folders, such as scenes or batches, all have `labelled` images: train's."""
+    for outer in (*folder.named(*IMAGE_FOLDERS), folder):
+        inner = [sub for sub in islice(outer.folders.values(), 10) if sub.images]
+        if inner and not outer.split_folders() and all(labelled(sub.path) for sub in inner):
+            return {"train": outer.path}
+    return {}
 
 
 def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
@@ -151,19 +162,42 @@ def yolo_names(folder: Folder, content: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _existing(folder: Folder, content: dict[str, Any], names: list[str]) -> tuple[Path, ...]:
-    """The paths of data.yaml that exist below a folder."""
+    """The paths of data.yaml that exist below a folder, and are lists or have images."""
     base = str(content.get("path") or "")
     found = (find_below(folder.path, f"{base}/{name}") or find_below(folder.path, name) for name in names)
-    return tuple(dict.fromkeys(path for path in found if path))
+    return tuple(dict.fromkeys(path for path in found if path and (path.is_file() or _has_images(path))))
 
 
-def _has_rows(labels: Path) -> bool:
-    """Whether a folder has YOLO's files of labels, some of which may be empty."""
-    for name in islice(Folder(labels).files(".txt"), 100):
-        with (labels / name).open(encoding="utf-8-sig", errors="replace") as file:
-            if YOLO_ROW.fullmatch(file.readline(4096)):
-                return True
-    return False
+def _has_images(folder: Path) -> bool:
+    """Whether a folder or one of its sub-folders has images."""
+    return any(f.images for f in (Folder(folder), *Folder(folder).folders.values()))
+
+
+def has_yolo_rows(labels: Path) -> bool:
+    """Whether a folder has YOLO's files of labels, most of which may be empty."""
+    lines = (_first_line(labels / name) for name in Folder(labels).files(".txt"))
+    return any(YOLO_ROW.fullmatch(line) for line in islice(filter(str.strip, lines), 100))
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a file, empty if that cannot be read, as of a broken link."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(4096)
+    except OSError:
+        return ""
+
+
+def format_of_tool(path: Path) -> str | None:
+    """The labelling tool whose own format a file has, which is not read, if any."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(PEEK)
+    except OSError:  # a broken link
+        return None
+    if path.suffix.lower() == ".xml":
+        return "CVAT" if b"<annotations>" in start else None
+    return "LabelMe" if b'"shapes"' in start and b'"imagePath"' in start else None
 
 
 def _lists_images(path: Path) -> bool:
@@ -188,7 +222,7 @@ def coco_files(folder: Folder) -> dict[str, str]:
         UserError: a split has several files.
     """
     settings: dict[str, str] = {}
-    files = split_files(folder, ".json", _is_coco, "data=coco data.{}_json")
+    files = split_files(folder, (".json",), _is_coco, "data=coco data.{}_json")
     for split, path in files.items():
         settings |= {f"{split}_json": path.relative_to(folder.path).as_posix()}
         if images := (_folder_of_splits(folder) if len(files) == 1 else None) or _images_of(folder, path, split):
@@ -196,7 +230,9 @@ def coco_files(folder: Folder) -> dict[str, str]:
     return settings if {"train_json", "train_images"} <= settings.keys() else {}
 
 
-def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setting: str) -> dict[str, Path]:
+def split_files(
+    folder: Folder, suffixes: tuple[str, ...], fits: Callable[[Path], bool], setting: str
+) -> dict[str, Path]:
     """The file of annotations of each split: in the split's folder, or in `folder` or its annotations/ with the split
     in its name. A single file is train's; empty if there is none for train. `setting` is for errors.
 
@@ -204,9 +240,10 @@ def split_files(folder: Folder, suffix: str, fits: Callable[[Path], bool], setti
         UserError: a split has several files.
     """
     splits = {folder.path / name: split for split, name in folder.split_folders().items()}
+    splits |= {inner.path: s for place, s in splits.items() for inner in Folder(place).named(*JSON_FOLDERS)}
     found: dict[str, list[Path]] = {}
     for place in (folder.path, *(f.path for f in folder.named(*JSON_FOLDERS)), *splits):
-        for path in (place / name for name in Folder(place).files(suffix)):
+        for path in (place / name for name in Folder(place).files(*suffixes)):
             if fits(path):
                 found.setdefault(splits.get(place) or split_in_name(path.stem) or "all", []).append(path)
     if "train" in found:
@@ -247,7 +284,8 @@ def _images_of(folder: Folder, path: Path, split: str) -> Path | None:
     images.
     """
     name = _first_image(path)
-    around = [image_folder(Folder(path.parent)), *folder.named(*SPLIT_NAMES.get(split, ()), path.stem)]
+    own = folder.named(*SPLIT_NAMES.get(split, ()), path.stem)
+    around = [image_folder(Folder(path.parent)), *own, *map(image_folder, own)]
     for images in folder.named(*IMAGE_FOLDERS):
         around += [*images.named(*SPLIT_NAMES.get(split, ())), images]
     places = [f for f in (*around, folder) if f]
@@ -286,20 +324,23 @@ def csv_columns(header: Sequence[str]) -> dict[str, int]:
 
 
 def split_row(line: str) -> list[str]:
-    """The cells of a line of a CSV file, separated by commas, or by semicolons if it has more of them."""
-    delimiter = ";" if line.count(";") > line.count(",") else ","
+    """The cells of a line of a CSV file, separated by commas, semicolons or tabs, whichever it has most of."""
+    delimiter = max(",;\t", key=line.count)
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _is_box_csv(path: Path) -> bool:
     """Whether a CSV file has boxes, perhaps with a column missing."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        columns = csv_columns(split_row(file.readline(4096)))
+        header = split_row(file.readline(4096))
+    columns, names = csv_columns(header), {name.strip().lower() for name in header}
+    if "image" in columns and {"x", "y"} <= names and any(sides <= names for sides in SIDES):
+        return True  # its reader says which columns are needed
     return len(columns.keys() & {*CORNERS}) >= 2 and len(columns.keys() & {"image", "class", *CORNERS}) >= 4
 
 
 def box_csv_files(folder: Folder) -> dict[str, Path]:
-    return split_files(folder, ".csv", _is_box_csv, "data=box_csv data.{}")
+    return split_files(folder, (".csv", ".tsv"), _is_box_csv, "data=box_csv data.{}")
 
 
 def box_csv(folder: Folder) -> Iterator[Layout]:
@@ -314,7 +355,7 @@ def _is_box_jsonl(path: Path) -> bool:
 
 
 def box_jsonl_files(folder: Folder) -> dict[str, Path]:
-    return split_files(folder, ".jsonl", _is_box_jsonl, "data=box_jsonl data.{}")
+    return split_files(folder, (".jsonl",), _is_box_jsonl, "data=box_jsonl data.{}")
 
 
 def box_jsonl(folder: Folder) -> Iterator[Layout]:

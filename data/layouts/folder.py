@@ -88,12 +88,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def split_lists(names: Iterable[str]) -> dict[str, str]:
-    """The list of each split, by name. trainval is train if there is test but no val; a single list is train if it has
-    one of the names that tools give it.
+    """The list of each split, by name in any case. trainval is train if there is test but no val; a single list is
+    train if it has one of the names that tools give it.
     """
-    known = set(names)
-    if len(known) == 1 and known <= {"default", "trainval", *SPLIT_NAMES["train"]}:
-        return {"train": known.pop()}
-    if {"trainval", "test"} <= known and "val" not in known:
-        return {"train": "trainval", "val": "test"}
-    return {split: name for split, options in SPLIT_NAMES.items() for name in options if name in known}
+    known = {name.lower(): name for name in names}
+    if len(known) == 1 and known.keys() <= {"default", "trainval", *SPLIT_NAMES["train"]}:
+        return {"train": known.popitem()[1]}
+    if {"trainval", "test"} <= known.keys() and "val" not in known:
+        return {"train": known["trainval"], "val": known["test"]}
+    return {split: known[name] for split, options in SPLIT_NAMES.items() for name in options if name in known}

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +10,14 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from data.celeba import celeba_files
+from data.layouts.detection import (
+    JSON_FOLDERS,
+    TXT_FOLDERS,
+    XML_FOLDERS,
+    format_of_tool,
+    has_yolo_rows,
+    label_places,
+)
 from data.layouts.folder import Folder, Layout
 from data.splits import SPLIT_NAMES, split_from_word, split_in_name, split_of_file, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
@@ -21,6 +30,13 @@ CLASSES = "classes.txt"  # as tasks.shards writes it
 FOLDERS = 100  # most sub-folders that are searched for images
 PARTS = {"images", "jpegimages", "img", "annotations", "labels", "masks"}
 NO_CLASSES = PARTS.union(*SPLIT_NAMES.values())
+# What to do with folders of images that have boxes in files of these suffixes.
+TO_TRAIN_ON_BOXES = {
+    ".xml": ", as Pascal VOC has them: to train on the boxes, put all images and .xml files into one folder",
+    ".txt": ", as YOLO has them: to train on the boxes, set task=detection",
+    ".json": ", as LabelMe has them: to train on the boxes, export them as COCO or YOLO",
+}
+LABEL_FOLDERS = tuple(dict.fromkeys((*XML_FOLDERS, *TXT_FOLDERS, *JSON_FOLDERS)))
 UNSET = {"train": None, "val": None, "test": None}
 EXAMPLE = "samplesubmission"  # Kaggle's table of the answers' format, whose labels are not true
 
@@ -124,11 +140,12 @@ def folder_per_class(folder: Folder, option: str, kind: str, depth: int = 3) -> 
     splits = splits_with_classes(inside)
     description = f"a folder for each {kind}"
     plain = has_classes(inside) and not inside.images
-    images, annotated = with_xml(folder) if "train" in splits or plain else (0, 0)
-    if 2 * annotated > images:
+    images, annotated = with_boxes(folder, folder.path) if "train" in splits or plain else (0, Counter[str]())
+    if 2 * annotated.total() > images:
+        suffix = annotated.most_common(1)[0][0]
         raise UserError(
-            f"{folder.path} has folders with .xml files of boxes beside the images, as Pascal VOC has them: to train "
-            f"on the boxes, put all images and .xml files into one folder; otherwise set data={option}"
+            f"{folder.path} has folders with {suffix} files of boxes beside the images{TO_TRAIN_ON_BOXES[suffix]}; "
+            f"otherwise set data={option}"
         )
     if "train" in splits:
         val = next((n for n in inside.folders if n.lower() in SPLIT_NAMES["val"]), None)
@@ -175,12 +192,28 @@ def unwrapped(folder: Folder, name: str) -> tuple[str, Folder]:
     return (f"{name}/{name}", sub.folders[name]) if [*sub.folders] == [name] and not sub.images else (name, sub)
 
 
-def with_xml(folder: Folder, depth: int = 3) -> tuple[int, int]:
-    """How many images some of the sub-folders have, and how many of them have an .xml file of the same name."""
-    images, files = ({Path(name).stem for name in names} for names in (folder.images, folder.files(".xml")))
-    counts = [(len(images), len(images & files))]
-    counts += [with_xml(inside, depth - 1) for inside in islice(folder.folders.values(), 10 if depth else 0)]
-    return sum(count for count, _ in counts), sum(count for _, count in counts)
+def with_boxes(folder: Folder, root: Path, depth: int = 3) -> tuple[int, Counter[str]]:
+    """How many images some of the sub-folders have, and how many of them have a file of boxes of the same name, by its
+    suffix: beside them, or in a parallel folder of labels.
+    """
+    images = {Path(name).stem for name in folder.images}
+    total, annotated = len(images), Counter[str]()
+    for place in label_places(root, folder.path, LABEL_FOLDERS) if images else ():
+        for suffix in TO_TRAIN_ON_BOXES:
+            files = [name for name in Folder(place).files(suffix) if Path(name).stem in images]
+            if files and has_boxes(place, files):
+                annotated[suffix] += len(files)
+    for inside in islice(folder.folders.values(), 10 if depth else 0):
+        more, own = with_boxes(inside, root, depth - 1)
+        total, annotated = total + more, annotated + own
+    return total, annotated
+
+
+def has_boxes(folder: Path, names: list[str]) -> bool:
+    """Whether files of one suffix are labels, not captions or metadata, which classes may have."""
+    if names[0].lower().endswith(".txt"):
+        return has_yolo_rows(folder)
+    return names[0].lower().endswith(".xml") or format_of_tool(folder / names[0]) is not None
 
 
 def shards(folder: Folder, option: str) -> Iterator[Layout]:

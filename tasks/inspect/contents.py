@@ -115,6 +115,8 @@ def _columns(
         images += [(len(splits), image) for image in own]
         splits.append(name)
         paths += files
+    if not images:
+        raise UserError(warnings[0] if warnings else "no split has an image")
     parts = [_labels(image) for _, image in images]
     counts = [len(label) for label, *_ in parts]
     label, boxes, crowd, difficult = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -126,7 +128,7 @@ def _columns(
         np.array([split for split, _ in images], np.int64),
         np.repeat(np.arange(len(images)), counts),
         label,
-        boxes if images and isinstance(images[0][1], Record) else None,
+        boxes if isinstance(images[0][1], Record) else None,
         crowd,
         difficult,
         np.array([_unlabelled(image) for _, image in images], bool),

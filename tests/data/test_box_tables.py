@@ -40,3 +40,16 @@ def test_names_of_columns_are_those_of_class_tables(column: str, tmp_path: Path)
     lines = [f"{found(tmp_path, name)},{','.join(map(str, BOX))},{kind(name)}" for name in every]
     (tmp_path / "boxes.csv").write_text("\n".join([f"{column},x1,y1,x2,y2,species", *lines]))
     assert len(read(tmp_path).records("train")) == 16
+
+
+def test_a_box_without_a_class_makes_no_background(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only an image without corners is one without objects."""
+    photos(tmp_path, every := names("a", 20))
+    corners = ",".join(map(str, BOX))
+    rows = [f"{found(tmp_path, name)},{corners},{kind(name)}" for name in every]
+    rows[3], rows[4] = f"{found(tmp_path, 'a3')},{corners},", f"{found(tmp_path, 'a4')},,,,,"
+    (tmp_path / "boxes.csv").write_text("\n".join(["image,x1,y1,x2,y2,class", *rows]))
+    data = read(tmp_path)
+    boxes = {r.path.stem: len(r.boxes) for split in ("train", "val") for r in data.records(split)}
+    assert boxes == {name: int(name != "a4") for name in every if name != "a3"}
+    assert "left out 1 of 20 rows that cannot be used; the first is a3" in caplog.text

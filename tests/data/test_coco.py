@@ -10,7 +10,7 @@ import pytest
 from backbones.errors import UserError
 from data.coco import read_coco
 from data.layouts import recognize
-from tests.data.detection_sets import BOX, coco, names, photos, read
+from tests.data.detection_sets import BOX, CLASSES, coco, kind, names, photos, read
 
 POLYGONS = [[4, 3, 10, 3, 10, 9], [20, 5, 24, 18, 22, 6]]
 
@@ -109,3 +109,29 @@ def test_images_in_folders_of_no_split_are_told(tmp_path: Path, caplog: pytest.L
     (said,) = [record.getMessage() for record in caplog.records]
     words = "5 of 14 images are left out, as their split is not train, val or test but images/extra (5)"
     assert said == f"{tmp_path}: {words}"
+
+
+@pytest.mark.parametrize("kept", [[0, 1], [1, 0], [1], [0]])
+def test_categories_in_another_order_or_fewer(kept: list[int], tmp_path: Path) -> None:
+    """Classes are told by their names, whatever the ids in each file."""
+    for split, count in (("train", 6), ("val", 4)):
+        photos(tmp_path / split, names(split, count))
+        coco(tmp_path / f"{split}.json", tmp_path / split, names(split, count))
+    content = json.loads((tmp_path / "val.json").read_text())
+    new = {3 + old: i for i, old in enumerate(kept)}
+    content["categories"] = [{"id": i, "name": CLASSES[old]} for i, old in enumerate(kept)]
+    things = [thing for thing in content["annotations"] if thing["category_id"] in new]
+    content["annotations"] = [{**thing, "category_id": new[thing["category_id"]]} for thing in things]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    data = read(tmp_path)
+    data.check()
+    assert data.labels == CLASSES
+    found = {r.path.stem: r.labels.tolist() for r in data.records("val")}
+    assert found == {n: [i] * (i in kept) for n in names("val", 4) for i in [CLASSES.index(kind(n))]}
+    evaluated = read(tmp_path)
+    evaluated.use_labels(["bird", *CLASSES])
+    assert {r.path.stem: (r.labels - 1).tolist() for r in evaluated.records("val")} == found
+    content["categories"][0]["name"] = "bird"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the val split has other categories than train: bird; rename them, or add"):
+        read(tmp_path).check()

@@ -75,6 +75,11 @@ def labelme(root: Path) -> None:
         path.with_suffix(".json").write_text(json.dumps({"version": "5.4.1", "shapes": shapes, "imagePath": path.name}))
 
 
+def cvat(root: Path) -> None:
+    photos(root / "images", names("a", 4))
+    (root / "annotations.xml").write_text('<?xml version="1.0"?>\n<annotations>\n<version>1.1</version></annotations>')
+
+
 def heic(root: Path) -> None:
     for name in ("a.HEIC", "b.heic", "c.DNG"):
         (root / name).write_bytes(b"x")
@@ -124,7 +129,8 @@ def names_twice(root: Path) -> None:
         (no_images, (), "it has no images; give the folder that contains the images and their labels"),
         (labels_alone, (), "it has no images but 4 .xml files; give the folder that contains the images and their"),
         (images_alone, (), "it has 4 images in images, but no files of labels; boxes are read from COCO JSON, Pascal"),
-        (labelme, (), "it has 4 images, with 4 .json files; boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt"),
+        (labelme, (), "set: LabelMe's own format is not read: export the labels as COCO or YOLO"),
+        (cvat, (), "set: CVAT's own format is not read: export the labels as COCO or YOLO"),
         (heic, (), "it has 2 .heic, 1 .dng files, which cannot be read: convert them to JPEG"),
         (two_formats, (), "can be read in several ways: choose data=coco (COCO) or data=yolo (YOLO)"),
         (two_yamls, (), "has coco8.yaml and data.yaml, both with class names: choose one with data=yolo data.yaml="),

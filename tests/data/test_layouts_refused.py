@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import UserError
+from data.layouts import recognize
 from tasks.run import execute
 from tests.data.test_layouts_images import images, opened, shard, table, three_tables, tree
 from tests.data.test_shards import write_shard
@@ -166,13 +167,29 @@ def test_no_run_folder_is_left_by_data_that_are_wrong(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_boxes_beside_images_in_sub_folders_are_not_taken_for_classes(tmp_path: Path) -> None:
-    images("day 1/1.png", "day 1/2.png", "day 2/3.png", "day 2/4.png", root=tmp_path)
-    assert opened("classification", tmp_path)
-    for name in ("day 1/1.xml", "day 1/2.xml", "day 2/3.xml"):
-        table(tmp_path, name, "<annotation/>")
-    with pytest.raises(UserError, match=r"has folders with \.xml files of boxes beside the images"):
+@pytest.mark.parametrize(("place", "labels"), [("", ""), ("images/", "labels/"), ("JPEGImages/", "Annotations/")])
+@pytest.mark.parametrize(
+    ("suffix", "other", "text", "words"),
+    [
+        (".xml", None, "<annotation/>", "put all images and .xml files into one folder"),
+        (".txt", "a cat on a mat", "1 0.5 0.5 0.1 0.1", "set task=detection"),
+        (".json", '{"author": 3}', '{"shapes": [], "imagePath": "1.png"}', "export them as COCO or YOLO"),
+    ],
+)
+def test_boxes_of_images_in_sub_folders_are_not_taken_for_classes(
+    place: str, labels: str, suffix: str, other: str | None, text: str, words: str, tmp_path: Path
+) -> None:
+    """Captions and metadata may lie beside images of classes."""
+    days = "day 1/1", "day 1/2", "day 2/3", "day 2/4"
+    images(*(f"{place}{name}.png" for name in days), root=tmp_path)
+    for content in filter(None, (other, text)):
+        assert recognize(tmp_path, "_classification").option == "folders"
+        for name in days[:3]:
+            table(tmp_path, f"{labels}{name}{suffix}", content)
+    with pytest.raises(UserError) as error:
         execute(["task=classification", f"data.root={tmp_path}"])
+    assert f"has folders with {suffix} files of boxes beside the images" in str(error.value)
+    assert words in str(error.value)
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
