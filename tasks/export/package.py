@@ -98,6 +98,13 @@ def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
     (folder / "model.json").write_text(json.dumps(asdict(spec) | facts) + "\n")
 
 
+def last_part(place: str) -> str:
+    """The last part of a path or of an address; "" if an address has no path. Its host and query may hold secrets."""
+    path = re.split(r"[?#]", place)[0].replace("\\", "/")  # a query may hold slashes
+    _, scheme_end, rest = path.rpartition("://")
+    return (rest.partition("/")[2] if scheme_end else path).rstrip("/").rpartition("/")[2]
+
+
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
 
@@ -107,8 +114,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [cut(item) for item in value]
         if isinstance(value, str) and ("/" in value or "\\" in value):
-            path = re.split(r"[?#]", value)[0]  # before the last part: a query may hold slashes, and a secret
-            return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+            return last_part(value)
         return value
 
     return {key: item if key == "groups" else cut(item) for key, item in config.items()}

@@ -297,6 +297,7 @@ def test_no_folder_of_this_machine_is_published(run: Path, tmp_path: Path) -> No
     config = content["suite"]["config"]
     config["data"]["root"], config["paths"]["runs"] = "/home/ann/secret/dogs", "C:\\ann\\runs"
     config["teacher"] = "https://ann.example/teacher.onnx?key=ab/secret&b=/secret#/secret"
+    config["backbone"]["weights"] = "https://ann:secret@ann.example:8443"
     torch.save(content, tmp_path / "a.ckpt")
     hub.write(str(tmp_path / "a.ckpt"), tmp_path)
     with safe_open(tmp_path / hub.FILE, "pt") as file:
