@@ -16,6 +16,7 @@ from tasks.export.formats import FORMATS
 
 VERSION = 1
 MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
+MOST_MADDS = 1e9  # million multiply-adds: a finite number, and far beyond any network here
 LEAST_SHARE = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
@@ -166,6 +167,10 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     share = image.get("center_crop")
     if share is not None and not (type(share) in (int, float) and LEAST_SHARE <= share <= 1):
         return "input.center_crop is not a share of the image"
+    cost = content.get("cost")
+    madds = cost.get("madds_m") if isinstance(cost, dict) else None
+    if type(madds) not in (int, float) or not 0 <= madds <= MOST_MADDS:
+        return "cost.madds_m is not a number of multiply-adds in millions"
     parts = content.get("parts", {})
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         return "parts is not a table of tasks"

@@ -303,12 +303,14 @@ def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkey
         assert words in capsys.readouterr().err
 
 
-def test_bench_makes_images_of_the_size_that_is_checked(onnx: Path, tmp_path: Path) -> None:
+def test_bench_takes_sizes_that_are_checked(onnx: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(onnx, tmp_path / "export"))
     content = json.loads((folder / "model.json").read_text())
     content["input"] |= {"shape": [1, 1 << 20, 1 << 20, 3], "type": "object"}
+    content["cost"]["megabytes"] = "x"
     (folder / "model.json").write_text(json.dumps(content))
-    _, pixels, *_ = speed.load(speed.Contender("x", str(folder), "onnx"), 1)
+    _, pixels, _, megabytes = speed.load(speed.Contender("x", str(folder), "onnx"), 1)
+    assert megabytes == pytest.approx((folder / "model.onnx").stat().st_size / 1e6)
     side = content["input"]["size"]
     assert sorted(pixels.shape) == sorted((16, side, side, 3))
     assert pixels.dtype in (np.uint8, np.float32)
