@@ -36,7 +36,12 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 def read(path: str) -> tuple[npt.NDArray[Any], tuple[int, int]]:
     """An image as the network's input, and its height and width."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode in ("I", "F"):
+        sys.exit(f"{{path}}: nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
     height, width = image.height, image.width
     if SPEC["input"]["center_crop"]:  # the central square of this share of the shorter side
         side = SPEC["input"]["center_crop"] * min(image.size)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -227,6 +228,22 @@ def test_images_of_every_mode_and_orientation(tmp_path: Path) -> None:
         assert read_input(rgb.convert(mode))[0].shape == (4, 6, 3)
     with pytest.raises(BadImage, match="32-bit"):
         read_input(rgb.convert("L").convert("F"))
+
+
+def test_the_example_reads_an_image_as_this_suite_does(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["example.py"])
+    folder, ramp = exported(classifier), np.linspace(0, 65535, 64 * 48).reshape(48, 64)
+    read, model = runpy.run_path(str(folder / "example.py"))["read"], load(folder)
+    images = {"wide": ramp.astype(np.uint16), "grey": (ramp / 256).astype(np.uint8)}
+    for name, pixels in images.items():
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(pixels).save(path)
+        np.testing.assert_array_equal(read(str(path))[0][0], model.view(read_input(path)[0]))
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(SystemExit, match="32-bit"):
+        read(str(tmp_path / "float.tif"))
 
 
 @pytest.mark.parametrize(
