@@ -274,6 +274,9 @@ def test_the_card_of_an_export_is_published_as_it_is(run: Path, tmp_path: Path) 
         hub.write(str(folder), tmp_path / "new", "mit")
     (folder / "README.md").write_text(own.replace("---\n", "---\nlicense: mit\n", 1))
     hub.write(str(folder), tmp_path / "new", "mit")
+    (folder / "README.md").write_text(own + " " * hub.MAX_CARD)
+    with pytest.raises(UserError, match=r"README\.md is larger than 1 MiB, the limit for a card"):
+        hub.write(str(folder), tmp_path / "new")
     content = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(content | {"format": "onnx", "file": "model.onnx"}))
     with pytest.raises(UserError, match="format=onnx is not published"):
