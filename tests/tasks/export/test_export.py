@@ -251,8 +251,12 @@ def test_safetensors_are_a_checkpoint(dog: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_a_task_starts_from_an_exported_backbone(dog: Path, tmp_path: Path) -> None:
-    folder = make(f"ckpt={dog}", f"output={tmp_path}", "format=torch", "part=backbone")
+    content = torch.load(dog / "checkpoints" / "best.ckpt", weights_only=True)
+    content["suite"]["config"]["backbone"]["weights"] = "https://ann:secret@host/a.pth"
+    torch.save(content, tmp_path / "a.ckpt")
+    folder = make(f"ckpt={tmp_path / 'a.ckpt'}", f"output={tmp_path}", "format=torch", "part=backbone")
     assert spec_of(folder)["difference"] < 1e-4
+    assert spec_of(folder)["backbone"]["weights"] == "a.pth"
     weights = folder / "backbone.safetensors"
     config = load_config(["task=detection", "backbone.alpha=0.25", SHALLOW, f"backbone.weights={weights}"])
     backbone = locate(config, "task")(config, ["thing"]).model.backbone
