@@ -173,7 +173,7 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     if share is not None and not (type(share) in (int, float) and LEAST_SHARE <= share <= 1):
         return "input.center_crop is not a share of the image"
     cost = content.get("cost")
-    madds = cost.get("madds_m") if isinstance(cost, dict) else None
+    madds: Any = cost.get("madds_m") if isinstance(cost, dict) else None
     if type(madds) not in (int, float) or not 0 <= madds <= MOST_MADDS:
         return "cost.madds_m is not a number of multiply-adds in millions"
     parts = content.get("parts", {})
