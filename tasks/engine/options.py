@@ -35,6 +35,11 @@ def result_type(task: str) -> type[Result]:
     return kind
 
 
+def reports_scores(task: str) -> bool:
+    """Whether a task's results leave out low scores (`draw_threshold`)."""
+    return task in options("task") and "draw_threshold" in _file_of("task", task)
+
+
 def target(groups: Mapping[str, str], group: str, key: str = "_target_") -> str | None:
     """The dotted name that the file of the option chosen in `group` gives under `key`: of the class or function that it
     stands for, or of the class of a task's results (`_result_`). None where it gives none.

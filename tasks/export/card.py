@@ -14,6 +14,7 @@ from tasks.engine.multitask_config import is_demo
 from tasks.engine.report import ABSENT
 from tasks.engine.results import Result
 from tasks.engine.untrusted import setting
+from tasks.export.package import last_part
 
 CARD = "README.md"
 LONGEST = 80  # characters of a name
@@ -118,7 +119,7 @@ def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
 def data_name(facts: Mapping[str, Any]) -> str:
     """The data set's option in conf/data, with only the last part of its folder, so that no path is revealed."""
     config = facts["provenance"]["config"]
-    folder = str(config["data"].get("root") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    folder = last_part(str(config["data"].get("root") or ""))
     option = config["groups"]["data"]
     return f"{folder} ({option})" if folder and folder != option else option
 
@@ -183,9 +184,11 @@ def trained_on(facts: Mapping[str, Any]) -> str:
     """The data, and the settings that matter."""
     config = facts["provenance"]["config"]
     backbone = config["backbone"]
-    weights = str(config.get("ckpt") or backbone.get("weights") or "").replace("\\", "/").rstrip("/").rpartition("/")[2]
-    start = weights if config.get("ckpt") else "ImageNet weights" if facts.get("pretrained") else weights
-    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start or 'random weights')}"]
+    weights = str(config.get("ckpt") or backbone.get("weights") or "")
+    start = last_part(weights) or "weights at an address" if weights else "random weights"
+    if facts.get("pretrained") and not config.get("ckpt"):
+        start = "ImageNet weights"
+    lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start)}"]
     for key, words in SETTINGS.items():
         if (value := setting(config, key)) is not None:
             lines.append(f"- {words}: {code(value)}")

@@ -139,7 +139,8 @@ def export_backbone(config: dict[str, Any], checkpoint: dict[str, Any], target: 
         with torch.inference_mode():
             wanted, got = own(image)[-1], again.eval()(image)[-1]
         difference = float((wanted - got).abs().max())
-        facts = {"backbone": settings, "sha256": sha256(file), "difference": difference, "version": VERSION}
+        kept = without_paths(settings)
+        facts = {"backbone": kept, "sha256": sha256(file), "difference": difference, "version": VERSION}
         (folder / "model.json").write_text(json.dumps(facts) + "\n")
     where = target / "backbone.safetensors"
     command = shlex.quote(f"backbone.weights={where}")

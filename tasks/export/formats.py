@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError, first_line
+from backbones.files import check_regular
 from tasks.export.runtimes import RUNNERS
 
 
@@ -49,10 +50,11 @@ class Format:
         """A file of this format, ready to run on arrays; needs only its runtime, not the packages that write it.
 
         Raises:
-            UserError: its runtime is not installed, or cannot run the file.
+            UserError: its runtime is not installed, or cannot run the file, or it is not a regular file.
         """
         self.check_runtime(path)
         try:
+            check_regular(path, None)  # a runtime would wait for a pipe
             return RUNNERS[self.name](path, threads)
         except Exception as error:  # each runtime raises its own kinds
             raise UserError(f"{path} cannot be run: {first_line(error)}") from error

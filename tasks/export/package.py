@@ -16,6 +16,7 @@ from tasks.export.formats import FORMATS
 
 VERSION = 1
 MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
+MOST_MADDS = 1e9  # million multiply-adds: a finite number, and far beyond any network here
 LEAST_SHARE = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
@@ -35,7 +36,12 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 def read(path: str) -> tuple[npt.NDArray[Any], tuple[int, int]]:
     """An image as the network's input, and its height and width."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode in ("I", "F"):
+        sys.exit(f"{{path}}: nothing says which of its 32-bit values is white; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
     height, width = image.height, image.width
     if SPEC["input"]["center_crop"]:  # the central square of this share of the shorter side
         side = SPEC["input"]["center_crop"] * min(image.size)
@@ -98,6 +104,13 @@ def write_spec(folder: Path, spec: Spec, facts: dict[str, Any]) -> None:
     (folder / "model.json").write_text(json.dumps(asdict(spec) | facts) + "\n")
 
 
+def last_part(place: str) -> str:
+    """The last part of a path or of an address; "" if an address has no path. Its host and query may hold secrets."""
+    path = re.split(r"[?#]", place)[0].replace("\\", "/")  # a query may hold slashes
+    _, scheme_end, rest = path.rpartition("://")
+    return (rest.partition("/")[2] if scheme_end else path).rstrip("/").rpartition("/")[2]
+
+
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration with paths and addresses cut to their last part, so that they reveal nothing of this machine."""
 
@@ -107,8 +120,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [cut(item) for item in value]
         if isinstance(value, str) and ("/" in value or "\\" in value):
-            path = re.split(r"[?#]", value)[0]  # before the last part: a query may hold slashes, and a secret
-            return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+            return last_part(value)
         return value
 
     return {key: item if key == "groups" else cut(item) for key, item in config.items()}
@@ -160,6 +172,10 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
     share = image.get("center_crop")
     if share is not None and not (type(share) in (int, float) and LEAST_SHARE <= share <= 1):
         return "input.center_crop is not a share of the image"
+    cost = content.get("cost")
+    madds: Any = cost.get("madds_m") if isinstance(cost, dict) else None
+    if type(madds) not in (int, float) or not 0 <= madds <= MOST_MADDS:
+        return "cost.madds_m is not a number of multiply-adds in millions"
     parts = content.get("parts", {})
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         return "parts is not a table of tasks"

@@ -124,7 +124,7 @@ def load(contender: Contender, threads: int) -> tuple[Callable[[np.ndarray], obj
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8).astype(np.uint8 if as_bytes else np.float32)
         file_format, file = FORMATS[contender.kind], path / spec["file"]
         runner = file_format.module().Runner if file_format.name == "torch" else file_format.runner
-        return runner(file, threads), pixels, spec["cost"]["madds_m"] * 1e6, spec["cost"]["megabytes"]
+        return runner(file, threads), pixels, spec["cost"]["madds_m"] * 1e6, file.stat().st_size / 1e6
     checkpoint = load_checkpoint(path)
     madds = restore(checkpoint).model.cost(checkpoint["suite"]["resolution"]).madds
     module = restore(checkpoint)

@@ -65,6 +65,7 @@ class Runner(Network):
         from tasks.engine.checkpoint import load_checkpoint
         from tasks.engine.task import restore
 
+        checkpoint = load_checkpoint(path)  # before the next line, which would wait for a pipe
         with safe_open(path, "pt") as file:
             layout = file.metadata()["input"]
-        super().__init__(restore(load_checkpoint(path)).model, layout)
+        super().__init__(restore(checkpoint).model, layout)

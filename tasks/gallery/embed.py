@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from backbones.errors import UserError
-from backbones.files import BAD_ARRAY, atomic_write
+from backbones.files import BAD_ARRAY, atomic_write, check_regular
 from data.crops import read_whole
 from data.geo.s2 import Bools, Ints
 from data.image_file import BadImage
@@ -175,6 +175,7 @@ class Embeddings:
         for part in shards(count, size):
             path = shard_path(folder, part.start, size)
             try:
+                check_regular(path, None)
                 table = np.load(path, mmap_mode="r")
                 like = self.tables[0] if self.tables else table
                 if table.ndim != 2 or table.shape[1] != like.shape[1] or table.dtype != np.float16:

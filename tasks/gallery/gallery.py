@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from backbones.errors import UserError
-from backbones.files import BAD_ARRAY, atomic_write, folder_lock
+from backbones.files import BAD_ARRAY, atomic_write, check_regular, folder_lock
 from data.geo.positions import Places
 from data.geo.s2 import Floats, Ints
-from data.text import read_names
+from data.text import read_json, read_names
 from tasks.engine.task import restore
 from tasks.gallery import blocks
 from tasks.gallery.embed import Embeddings, Worker, fingerprint, save_array, write_embeddings
@@ -43,6 +43,7 @@ from tasks.geo.model import GeoLocator
 log = logging.getLogger(__name__)
 
 VERSION = 1
+MAX_BYTES = 1 << 26  # of its JSON files
 REWRITTEN = "embeddings/*/*-*.npy"  # shards rewritten without the photos that a generation removed
 
 
@@ -82,15 +83,16 @@ class GalleryInfo:
     @classmethod
     def read(cls, folder: Path, model: str) -> "GalleryInfo":
         """Raises UserError if there is no gallery, or it is another model's."""
+        path = folder / "gallery.json"
+        if not path.exists():
+            raise UserError(f"{folder} holds no gallery; make one with mode=build")
         try:
-            content = json.loads((folder / "gallery.json").read_text())
+            content = read_json(path, MAX_BYTES)
             info = cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
             if not info.is_valid:
                 raise ValueError("a value of the wrong type")
-        except FileNotFoundError as error:
-            raise UserError(f"{folder} holds no gallery; make one with mode=build") from error
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(f"{folder / 'gallery.json'} is damaged: build the gallery again") from error
+        except (UserError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: build the gallery again") from error
         if info.version > VERSION:
             raise UserError(f"the gallery {folder} was written by a newer version of this suite; update to read it")
         if info.model != model:
@@ -126,7 +128,8 @@ class Gallery:
         self.index = read_index(folder / f"index-{generation}.faiss")
         tune(self.index)
         try:
-            self.positions: Floats = np.load(folder / f"positions-{generation}.npy", mmap_mode="r")
+            check_regular(positions := folder / f"positions-{generation}.npy", None)
+            self.positions: Floats = np.load(positions, mmap_mode="r")
             self.paths = read_names(folder / f"paths-{generation}.txt")
         except (OSError, ValueError, UserError, *BAD_ARRAY) as error:
             raise UserError(f"the gallery {folder} is damaged ({error}): build it again") from error
@@ -293,25 +296,31 @@ def _claim(folder: Path, model: str, part: Part, shard_size: int) -> None:
             if begun:
                 raise UserError(f"{embeddings} holds embeddings of an earlier gallery; delete it")
             blocks.drop(folder)
-        elif json.loads(path.read_text()) != claim:
+        elif _read_claim(path, embeddings) != claim:
             raise UserError(
                 f"{folder} holds unfinished embeddings of another model or of other photos: finish that job, "
                 f"or delete {path} and {embeddings}"
             )
         with atomic_write(path, "w") as file:  # several processes do this at once
             json.dump(claim, file)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged; delete it and {embeddings}") from error
     except OSError as error:
         raise UserError(f"the gallery {folder} cannot be written: {error}") from error
+
+
+def _read_claim(path: Path, embeddings: Path) -> Any:
+    """The content of building.json. Raises UserError if it is damaged."""
+    try:
+        return read_json(path, MAX_BYTES)
+    except UserError as error:
+        raise UserError(f"{path} is damaged; delete it and {embeddings}") from error
 
 
 def drop_finished(folder: Path, info: GalleryInfo) -> None:
     """Removes the claim of a part that is in the gallery, files of other generations, which a killed process may have
     left, and embeddings of removed photos.
     """
-    with suppress(OSError, ValueError, AttributeError):  # a damaged claim stays
-        claim = json.loads((folder / "building.json").read_text())
+    with suppress(OSError, UserError, AttributeError):  # a damaged claim stays
+        claim = read_json(folder / "building.json", MAX_BYTES)
         if claim.get("digest") in {part.digest for part in info.parts}:
             (folder / "building.json").unlink()
     blocks.drop(folder)

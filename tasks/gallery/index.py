@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
+from backbones.files import atomic_write, check_regular
 
 Vectors = npt.NDArray[np.float32]
 
@@ -112,11 +112,13 @@ def read_index(path: Path, mapped: bool = True) -> Any:
     beside = lists_of(path).exists()
     flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
     try:
+        for file in (path, lists_of(path)) if beside else (path,):
+            check_regular(file, None)
         index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped and not beside else 0))
         if not _lists_are_valid(index, path):
             raise RuntimeError("lists")
         return index
-    except (RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         raise UserError(f"the index {path} is missing or damaged: build the gallery again") from error
 
 

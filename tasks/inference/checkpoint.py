@@ -16,7 +16,7 @@ from tasks.engine.multitask_config import JOINT
 from tasks.engine.options import result_type
 from tasks.engine.results import Size
 from tasks.engine.task import restore
-from tasks.inference.predictor import Predictor
+from tasks.inference.predictor import Predictor, check_threshold
 
 
 class CheckpointModel(Predictor):
@@ -72,6 +72,7 @@ def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | N
     tasks = list(checkpoint["suite"].get("config", {}).get("parts", ()))
     if only is not None and not tasks:
         raise UserError(f"only={','.join(only)} is for multi-task runs; {path} has one task")
+    check_threshold(threshold, only or tasks or [checkpoint["suite"]["task"]])
     if not tasks:
         return CheckpointModel(checkpoint, threshold)
     return JointPredictor({n: CheckpointModel(part_checkpoint(checkpoint, n), threshold) for n in only or tasks})

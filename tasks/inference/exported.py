@@ -19,7 +19,7 @@ from data.image_file import Pixels
 from tasks.engine.options import result_type
 from tasks.engine.results import Size
 from tasks.export.formats import FORMATS
-from tasks.inference.predictor import Predictor
+from tasks.inference.predictor import Predictor, check_threshold
 
 
 class ExportedModel(Predictor):
@@ -27,6 +27,7 @@ class ExportedModel(Predictor):
 
     def __init__(self, folder: Path, spec: dict[str, Any], threshold: float | None) -> None:
         """`spec` is the content of model.json, checked."""
+        check_threshold(threshold, [*spec["parts"]] or [spec["task"]])
         if threshold is not None:
             for own in (spec, *spec["parts"].values()):  # parts: tasks of a multi-task file
                 own["postprocess"]["draw_threshold"] = threshold

@@ -149,7 +149,7 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
 
     Raises:
         UserError: it is none of these, an export of another format than torch, or a multi-task run; it has links out of
-            its folder; or `licence` is given and not in its own card.
+            its folder, or a card of more than MAX_CARD bytes; or `licence` is given and not in its own card.
     """
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
@@ -169,7 +169,9 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     suite = checkpoint["suite"]
     if suite["task"] == "backbone":
         raise UserError(f"ckpt={path} contains only a backbone; only complete models are published")
-    kept = own.read_bytes() if export and own.is_file() and own.stat().st_size <= MAX_CARD else None
+    if export and own.is_file() and own.stat().st_size > MAX_CARD:
+        raise UserError(f"{own} is larger than {MAX_CARD >> 20} MiB, the limit for a card; shorten it")
+    kept = own.read_bytes() if export and own.is_file() else None
     if kept and licence and f"\nlicense: {licence}\n".encode() not in kept:
         raise UserError(
             f"license={licence} is for a new card; {own} is published as it is: add the line `license: {licence}` "

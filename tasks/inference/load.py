@@ -20,7 +20,8 @@ def load(
     those named in `only`; `result.parts` has their results.
 
     Raises:
-        UserError: `path` is none of these, damaged, cannot be downloaded, or its runtime is not installed.
+        UserError: `path` is none of these, damaged, cannot be downloaded, or its runtime is not installed; or
+            `threshold` is given for tasks without scores.
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise UserError(f"threshold={threshold} must be in [0, 1)")

@@ -3,7 +3,7 @@
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from backbones.errors import UserError
 from backbones.processors import usable_cores
 from data.image_file import BadImage, Pixels
 from data.inputs import ImageInput, read_input
+from tasks.engine.config import options
+from tasks.engine.options import reports_scores
 from tasks.engine.results import Result, Size
 from tasks.inference.prefetch import prefetch
 
@@ -23,6 +25,13 @@ log = logging.getLogger(__name__)
 IN_MEMORY = (np.ndarray, Image.Image)
 MATCHES = 5  # references that are reported
 BATCH = 16
+
+
+def check_threshold(threshold: float | None, tasks: Collection[str]) -> None:
+    """Raises UserError if a threshold is given, and none of the model's tasks has scores to compare with it."""
+    if threshold is not None and not any(map(reports_scores, tasks)):
+        known = ", ".join(filter(reports_scores, options("task")))
+        raise UserError(f"threshold={threshold} has no effect on task={','.join(tasks)}; it is for {known}")
 
 
 class Decoded(NamedTuple):

@@ -274,6 +274,9 @@ def test_the_card_of_an_export_is_published_as_it_is(run: Path, tmp_path: Path) 
         hub.write(str(folder), tmp_path / "new", "mit")
     (folder / "README.md").write_text(own.replace("---\n", "---\nlicense: mit\n", 1))
     hub.write(str(folder), tmp_path / "new", "mit")
+    (folder / "README.md").write_text(own + " " * hub.MAX_CARD)
+    with pytest.raises(UserError, match=r"README\.md is larger than 1 MiB, the limit for a card"):
+        hub.write(str(folder), tmp_path / "new")
     content = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(content | {"format": "onnx", "file": "model.onnx"}))
     with pytest.raises(UserError, match="format=onnx is not published"):
@@ -297,6 +300,7 @@ def test_no_folder_of_this_machine_is_published(run: Path, tmp_path: Path) -> No
     config = content["suite"]["config"]
     config["data"]["root"], config["paths"]["runs"] = "/home/ann/secret/dogs", "C:\\ann\\runs"
     config["teacher"] = "https://ann.example/teacher.onnx?key=ab/secret&b=/secret#/secret"
+    config["backbone"]["weights"] = "https://ann:secret@ann.example:8443"
     torch.save(content, tmp_path / "a.ckpt")
     hub.write(str(tmp_path / "a.ckpt"), tmp_path)
     with safe_open(tmp_path / hub.FILE, "pt") as file:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tasks.engine.options import result_type
 from tasks.engine.results import Result
 from tasks.export.__main__ import execute as export
 from tasks.export.package import read_spec
+from tasks.inference.predictor import check_threshold
 from tasks.predict import predict
 from tests.conftest import ROOT, untrained
 
@@ -204,6 +206,8 @@ def test_an_embedding_is_compared_with_references(faces: Path, detector: Path, t
     arguments = [f"ckpt={tmp_path / 'e'}", f"input={image}", f"output={tmp_path / 'out'}"]
     with pytest.raises(UserError, match="reference: none of these images can be read"):
         predict(load_config([*arguments, f"reference={tmp_path / 'torn.jpg'}"], "predict"))
+    with pytest.raises(UserError, match="threshold=0 has no effect on task=embedding; it is for classification, d"):
+        predict(load_config([*arguments, "threshold=0"], "predict"))
     with pytest.raises(UserError, match="task=detection does not compare images"):
         load(exported(detector)).set_references([image])
 
@@ -227,6 +231,20 @@ def test_images_of_every_mode_and_orientation(tmp_path: Path) -> None:
         assert read_input(rgb.convert(mode))[0].shape == (4, 6, 3)
     with pytest.raises(BadImage, match="32-bit"):
         read_input(rgb.convert("L").convert("F"))
+
+
+def test_the_example_reads_the_same_pixels(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["example.py"])
+    folder, ramp = exported(classifier), np.linspace(0, 65535, 64 * 48).reshape(48, 64)
+    read, model = runpy.run_path(str(folder / "example.py"))["read"], load(folder)
+    images: dict[str, Any] = {"wide": ramp.astype(np.uint16), "grey": (ramp / 256).astype(np.uint8)}
+    for name, pixels in images.items():
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(pixels).save(path)
+        np.testing.assert_array_equal(read(str(path))[0][0], model.view(read_input(path)[0]))
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(SystemExit, match="32-bit"):
+        read(str(tmp_path / "float.tif"))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +305,13 @@ def test_what_is_neither_run_nor_export_is_refused(tmp_path: Path) -> None:
         load(tmp_path, threshold=2)
 
 
+def test_a_threshold_needs_a_task_with_scores() -> None:
+    check_threshold(None, ["geo"])
+    check_threshold(0.5, ["geo", "dogs"])
+    with pytest.raises(UserError, match="task=geo,embedding; it is for classification, detection, dogs, faces"):
+        check_threshold(0.5, ["geo", "embedding"])
+
+
 Spec = dict[str, Any]
 
 
@@ -306,6 +331,10 @@ Spec = dict[str, Any]
         (lambda spec: spec | {"input": spec["input"] | {"center_crop": 5e-324}}, r"input\.center_crop"),
         (lambda spec: spec | {"postprocess": {"nms_iou": "x"}}, "postprocess is not a table"),
         (lambda spec: spec | {"parts": {"dogs": {"postprocess": {"nms_iou": "x"}}}}, "postprocess is not a table"),
+        (lambda spec: spec | {"cost": [1]}, r"cost\.madds_m is not a number"),
+        (lambda spec: spec | {"cost": {"madds_m": "x"}}, r"cost\.madds_m is not a number"),
+        (lambda spec: spec | {"cost": {"madds_m": float("nan")}}, r"cost\.madds_m is not a number"),
+        (lambda spec: spec | {"cost": {"madds_m": 10**400}}, r"cost\.madds_m is not a number"),
         (lambda spec: spec | {"parts": [spec]}, "parts is not a table of tasks"),
         (lambda spec: spec | {"labels": ["dogs/a"], "parts": {"dogs": {"labels": ["b"]}}}, "the labels of parts"),
         (lambda spec: [spec], "is not an export"),
@@ -341,6 +370,8 @@ def test_an_untrusted_export_runs_no_code_and_fits_or_is_refused(classifier: Pat
         (folder / "model.json").write_text(json.dumps(content | changed))
         with pytest.raises(UserError, match="do not fit"):
             next(load(folder).predict(image))
+    with pytest.raises(UserError, match=r"threshold=0\.5 has no effect on task=geo"):
+        load(folder, threshold=0.5)
     (folder / "model.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be run"):
         load(folder)

@@ -11,6 +11,7 @@ from tasks.detection.results import DetectionResult
 from tasks.embedding.results import EmbeddingResult
 from tasks.engine.results import Result
 from tasks.export.card import card, joint_card
+from tasks.export.package import without_paths
 from tasks.geo.results import PositionResult
 
 EVIL = [
@@ -125,9 +126,33 @@ def test_metrics_that_are_no_numbers_are_left_out_of_the_metadata() -> None:
 
 @pytest.mark.parametrize(
     ("change", "start"),
-    [({}, "random weights"), ({"ckpt": "/home/ann/secret/cats2/"}, "cats2"), ({"ckpt": "coco"}, "coco")],
+    [
+        ({}, "random weights"),
+        ({"ckpt": "/home/ann/secret/cats2/"}, "cats2"),
+        ({"ckpt": "coco"}, "coco"),
+        ({"ckpt": "https://ann:secret@host/cats2?key=/secret"}, "cats2"),
+        ({"ckpt": "https://ann:secret@host"}, "weights at an address"),
+    ],
 )
 def test_what_the_backbone_started_from(change: dict[str, Any], start: str) -> None:
     content = facts(["cat"])
     content["provenance"]["config"] |= change
     assert f"- the backbone started from: `{start}`\n" in card(content, DetectionResult)
+
+
+@pytest.mark.parametrize(
+    ("place", "last"),
+    [
+        ("/home/ann/cats/", "cats"),
+        ("C:\\ann\\cats", "cats"),
+        ("https://ann:secret@host:8443/a/cats.tar?key=/secret#/secret", "cats.tar"),
+        ("https://ann:secret@host.internal", ""),
+        ("https://secret@host:8443/", ""),
+        ("s3://bucket", ""),
+        ("zip://cats.zip::https://secret@host", ""),
+        ("https://ann:se#/cret@host", ""),
+    ],
+)
+def test_what_is_published_of_a_path_or_an_address(place: str, last: str) -> None:
+    config = {"data": {"root": place, "shards": [place]}, "groups": {"model": "a/b"}}
+    assert without_paths(config) == {"data": {"root": last, "shards": [last]}, "groups": {"model": "a/b"}}

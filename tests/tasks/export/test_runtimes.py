@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from backbones.errors import UserError
+from tasks.export.formats import FORMATS, Format
 from tasks.export.runtimes import at_level, silenced
+from tasks.export.to_torch import Runner
 
 
 def test_what_libraries_print_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +60,16 @@ def test_threads_are_silenced_in_turn(capfd: pytest.CaptureFixture[str]) -> None
         thread.join(60)
     os.write(1, b"ours")
     assert capfd.readouterr() == ("ours", "")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_runtime_waits_for_a_pipe(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Format, "check_runtime", lambda *_: None)
+    path = tmp_path / f"model{FORMATS[name].suffix}"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"not a regular file|there is no checkpoint") as error:
+        Runner(path) if name == "torch" else FORMATS[name].runner(path, 1)
+    assert "\n" not in str(error.value)
 
 
 def test_levels_of_loggers_are_restored() -> None:

@@ -8,7 +8,7 @@ import torch
 from backbones.errors import UserError
 from tasks.engine.config import load_config
 from tasks.gallery.__main__ import run as gallery
-from tests.conftest import command
+from tests.conftest import command, make_irregular
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,15 @@ def built(run: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def put(path: Path, content: bytes | str | None) -> None:
+    """Replaces a file by one of this content, by what is not a regular file (see `make_irregular`), or by nothing."""
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        make_irregular(path, content)
 
 
 def refused(run: Path, words: str, **settings: object) -> None:

@@ -27,7 +27,7 @@ from tasks.gallery.embed import Embeddings
 from tasks.gallery.index import read_index
 from tasks.geo.model import GeoLocator
 from tests.conftest import ROOT, command, wait_until
-from tests.tasks.gallery.conftest import ask, contents, refused
+from tests.tasks.gallery.conftest import ask, contents, put, refused
 
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -324,6 +324,9 @@ def test_a_gallery_of_a_newer_version(run: Path, built: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
+        ("index-1.faiss", "pipe", "is missing or damaged: build the gallery again"),
+        ("positions-1.npy", "pipe", "it is not a regular file"),
+        ("gallery.json", "pipe", "gallery.json is damaged"),
         ("index-1.faiss", b"torn", "is missing or damaged: build the gallery again"),
         ("index-1.faiss", None, "is missing or damaged: build the gallery again"),
         ("positions-1.npy", b"torn", "is damaged"),
@@ -334,11 +337,10 @@ def test_a_gallery_of_a_newer_version(run: Path, built: Path, tmp_path: Path) ->
     ],
 )
 def test_damaged_galleries(
-    name: str, content: bytes | None, words: str, run: Path, built: Path, tmp_path: Path
+    name: str, content: bytes | str | None, words: str, run: Path, built: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(built, tmp_path / "gallery")
-    path = tmp_path / "gallery" / name
-    path.unlink() if content is None else path.write_bytes(content)
+    put(tmp_path / "gallery" / name, content)
     refused(run, words, folder=tmp_path / "gallery", output=tmp_path / "out")
 
 
@@ -355,11 +357,13 @@ def test_half_done_jobs_are_not_mixed(run: Path, built: Path, tmp_path: Path) ->
     refused(run, "unfinished embeddings of another model or of other photos", mode="add", folder=folder, source=fewer)
     shard = folder / "embeddings" / "1" / "000001.npy"
     whole = shard.read_bytes()
-    shard.write_bytes(b"torn")
-    refused(run, "000001.npy is missing or damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
-    shard.write_bytes(whole)
-    (folder / "building.json").write_text("{")
-    refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+    for content in (b"torn", "pipe"):
+        put(shard, content)
+        refused(run, "000001.npy is missing or damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
+    put(shard, whole)
+    for content in (b"{", "pipe"):
+        put(folder / "building.json", content)
+        refused(run, "building.json is damaged; delete it", mode="add", folder=folder, source=earth / "val.csv")
 
 
 def test_embeddings_of_an_earlier_gallery_are_not_used(run: Path, built: Path, tmp_path: Path) -> None:
