@@ -69,7 +69,7 @@ def faces(folder: Folder) -> Iterator[Layout]:
     else:
         complain(folder, without_attributes)
         if first_images(folder):
-            yield Layout("face_folder", "images without labels, to learn from a teacher; a tenth of them is val")
+            yield Layout("face_folder", "images without labels, to learn from a teacher")
 
 
 def identities(folder: Folder) -> Iterator[Layout]:
@@ -89,7 +89,8 @@ def geo(folder: Folder) -> Iterator[Layout]:
     if not found:
         complain(folder, without_positions)
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
-        if "train" in splits:
+        others = (sub for name, sub in folder.folders.items() if name not in splits.values())
+        if "train" in splits and (len(splits) > 1 or not any(map(first_images, others))):  # it may be an album
             settings = UNSET | with_val(splits)
             found = [Layout("places", f"photos with GPS in their EXIF: {described(settings)}", settings)]
         elif first_images(folder):

@@ -19,6 +19,7 @@ from data.geo.cells import Hierarchy
 from data.geo.places import GeoData, GeoSet, PhotoView
 from data.geo.positions import Places, exif_position, has_positions, read_csv, read_folder
 from data.image_file import ORIENTATION
+from data.layouts import recognize
 from tasks.multitask.data import JointData
 from tests.conftest import shared
 
@@ -166,6 +167,22 @@ def test_photos_of_a_phone_that_are_not_read_are_told(tmp_path: Path, caplog: py
     photo(tmp_path / "a.jpg", {1: "N", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
     assert len(read_folder(tmp_path)) == 1
     assert caplog.messages == [f"{tmp_path}: 1 .heic files are not read: convert them to JPEG"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "settings"),
+    [
+        (("Train", "Rome", "Lisbon"), {"train": ".", "val": None}),
+        (("train", "val", "Rome"), {"train": "train", "val": "val", "test": None}),
+        (("Train", "notes"), {"train": "Train", "val": None, "test": None}),
+    ],
+)
+def test_an_album_called_train_is_no_split(folders: tuple[str, ...], settings: dict[str, Any], tmp_path: Path) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        if folder != "notes":
+            photo(tmp_path / folder / "a.jpg", {})
+    assert recognize(tmp_path, "_geo").settings == settings
 
 
 # --- the data set --------------------------------------------------------------------------------------
