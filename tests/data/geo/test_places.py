@@ -147,6 +147,23 @@ def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path
     assert not has_positions(tmp_path)
 
 
+def test_positions_of_google_takeout_are_not_read(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", {})
+    (tmp_path / "a.jpg.supplemental-metadata.json").touch()
+    said = (
+        r"its EXIF \(a\.jpg\.supplemental-metadata\.json and the like, of Google Takeout, are not read\); give a table"
+    )
+    with pytest.raises(UserError, match=said):
+        read_folder(tmp_path)
+
+
+def test_spaces_around_values(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    places = read_csv(table(tmp_path, "latitude, longitude, path, split\n 1.5, 2, a.jpg, train\n"), tmp_path, 0)
+    assert places.paths == [tmp_path / "a.jpg"]
+    assert places.positions.tolist() == [[1.5, 2.0]]
+
+
 def test_some_photos_have_positions(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     photo(tmp_path / "none.jpg", {})
