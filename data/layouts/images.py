@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
 from data.celeba import celeba_files
+from data.files import IMAGE_SUFFIXES, images_in
 from data.layouts.folder import Folder, Layout
 from data.splits import SPLIT_NAMES, split_from_word, split_in_name, split_of_file, with_val
 from data.table import PEEK, POSITIONS, SUFFIXES, Images, Table, binary_columns, image_column, read_table, target_column
@@ -250,10 +251,27 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
     except UserError as error:
         encoded = isinstance(error.__cause__, UnicodeDecodeError)  # Excel writes cp1252 or UTF-16
         return f"{path} is not UTF-8: save it as UTF-8" if encoded else str(error)
-    images = image_column(table, Images(path, root))
-    if images is None:
-        return f"{path}: no column names images below {path.parent}; its columns are {table.names}"
-    return truth(table, images)
+    images = Images(path, root)
+    name = image_column(table, images)
+    if name is None:
+        where = f"{path}: no column names images below {path.parent}"
+        return f"{where}; its columns are {table.names}{absent(table, images)}"
+    return truth(table, name)
+
+
+def absent(table: Table, images: Images) -> str:
+    """The first image that a table names and that is not there, in words, and the one that it may mean; empty if no
+    column has names with an image's suffix.
+    """
+    for i, name in enumerate(table.columns):
+        values = table.values(i, PEEK)
+        named = [v for v in values if Path(v).suffix.lower() in IMAGE_SUFFIXES and not images.candidates(v)]
+        if 2 * len(named) > len(values):
+            last = PurePosixPath(named[0].replace("\\", "/")).name
+            same = next((p.name for p in images_in(images.root) if p.name.lower() == last.lower()), None)
+            meant = f", but {same}, which differs in upper and lower case" if same and same != last else ""
+            return f"; there is no {named[0]:.80}, as {name} says{meant}"
+    return ""
 
 
 def complain(folder: Folder, truth: Truth) -> None:
