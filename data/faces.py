@@ -16,6 +16,7 @@ from data.celeba import celeba_files, read_attributes, read_splits
 from data.classification import ClassificationData, Sample
 from data.demo.faces import write_faces
 from data.files import images_in
+from data.splits import given_splits
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ class CelebAData(FacesData):
 
 
 class FaceFolderData(FacesData):
-    """Images without labels, anywhere below `root`; about a fraction `val` of them, at least one, is for validation. It
-    is chosen by the images' names, so that images that are added later do not move others.
+    """Images without labels, anywhere below `root`. Folders that are named after splits are the splits. If there are
+    none, about a fraction `val` of the images, at least one, is for validation. It is chosen by the images' names, so
+    that images that are added later do not move others.
 
     The attributes' names are `attributes`, or else those of the task's teacher.
     """
@@ -125,11 +127,22 @@ class FaceFolderData(FacesData):
         return list(self.attributes)
 
     def table(self, split: Split) -> dict[Path, np.ndarray]:
-        paths = images_below(self.root)
-        fractions = [_hash_fraction(os.path.relpath(path, self.root)) for path in paths]
-        limit = max(self.val, min(fractions))
         unknown = np.full(len(self.labels), UNKNOWN, np.int8)
-        return {p: unknown for p, at in zip(paths, fractions, strict=True) if (at <= limit) == (split != "train")}
+        wanted = split if split in self._splits.values() else "val"  # test is val's if there is none
+        return {path: unknown for path, own in self._splits.items() if own == wanted}
+
+    @cached_property
+    def _splits(self) -> dict[Path, str | None]:
+        """The split of each image: by its folders, or else drawn."""
+        paths = images_below(self.root)
+        keys = [os.path.relpath(path, self.root) for path in paths]
+        splits = given_splits(self.root, keys, [], self.add_choice)
+        if "val" not in splits:
+            self.add_choice(f"about {self.val:.0%} for val")
+            fractions = [*map(_hash_fraction, keys)]
+            limit = max(self.val, min(fractions))
+            splits = ["val" if fraction <= limit else "train" for fraction in fractions]
+        return dict(zip(paths, splits, strict=True))
 
 
 def _hash_fraction(name: str) -> float:

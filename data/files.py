@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
@@ -23,10 +24,10 @@ IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not part of the data: hidden ones, such as .DS_Store and ._1.jpg, and what macOS adds
-    to archives.
+    """Whether a file or folder is not part of the data: hidden ones, such as .DS_Store and ._1.jpg, what macOS adds to
+    archives, and Synology's thumbnails.
     """
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def escapes(name: str) -> bool:
@@ -67,19 +68,32 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and its sub-folders, by name, without hidden ones; takes seconds for a million."""
-    found = []
-    for place, names in _walk(folder):
+    """All images in a folder and its sub-folders, by name, without hidden ones; takes seconds for a million. Links to
+    folders are not followed, as those of a stranger's archive may lead anywhere, but reported.
+    """
+    found: list[str] = []
+    links: list[str] = []
+    for place, names in _walk(folder, links):
         below = os.path.relpath(place, folder)
         start = "" if below == "." else f"{below}{os.sep}"
         found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    if links:
+        _tell_links(folder, len(links), min(links))
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder and its sub-folders, each with the names of its files, without hidden ones."""
+@cache
+def _tell_links(folder: Path, count: int, first: str) -> None:
+    """Logs once that links are not followed."""
+    log.warning("%s: links to folders are not followed: %d, of which the first is %s", folder, count, first)
+
+
+def _walk(folder: Path, links: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """A folder and its sub-folders, each with the names of its files, without hidden ones; adds `links` to folders."""
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not is_hidden(name)]
+        if links is not None:
+            links += [path for name in inside if os.path.islink(path := os.path.join(place, name))]
         yield place, [name for name in names if not is_hidden(name)]
 
 

@@ -1,5 +1,6 @@
 """Images of people: a folder for each, LFW's pairs (Huang et al. 2007), or unlabelled images for distillation."""
 
+import logging
 import random
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +17,8 @@ from data.faces import UNKNOWN, DrawnFaces, images_below
 from data.files import is_hidden
 from data.folders import images_by_folder
 from data.text import read_lines
+
+log = logging.getLogger(__name__)
 
 
 class Pairs(NamedTuple):
@@ -175,6 +178,10 @@ class IdentityData(ClassificationData):
                     f"{self.root}: the {split} split has {len(counts)} people with at most {max(counts, default=0)} "
                     "images; it needs two, and two images of one of them"
                 )
+        train, val = self.people("train").keys(), self.people("val").keys()
+        if both := train & val:
+            text = "%s: %d of %d people of val are in train too: validation measures people the network has seen"
+            log.warning(text, self.root, len(both), len(val))
 
     def images_per_item(self, split: Split) -> int:
         return self.images_per_person if split == "train" else 1

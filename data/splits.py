@@ -45,8 +45,15 @@ def split_of_file(path: Path, root: Path) -> str | None:
 
 
 def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
-    """The split that a folder of each path is named after, if any; empty unless there are train and another split."""
-    splits = [next(filter(None, map(split_in_name, key.split("/")[:-1])), None) for key in keys]
+    """The split that a folder of each path is named after, if any; empty unless there are train and another split.
+    Names with further words, such as train_images, count if all folders have one: an album may be called Train ride.
+    """
+    folders = [key.split("/")[:-1] for key in keys]
+    splits: list[str | None] = []
+    for meaning in (split_in_name, split_from_word):
+        splits = [next(filter(None, map(meaning, names)), None) for names in folders]
+        if all(split or not names for split, names in zip(splits, folders, strict=True)):
+            break
     return splits if {"train"} < {*splits} - {None} else []
 
 

@@ -81,8 +81,20 @@ def read_plain_yaml(path: Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > YAML_DEPTH:
                 raise UserError(f"{path} is not plain YAML: it has anchors or is nested too deeply")
-        return yaml.load(data, Loader=LOADER)
+        content = yaml.load(data, Loader=LOADER)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not YAML: {first_line(error)}") from error
+    if _huge(content):
+        raise UserError(f"{path} is not plain YAML: it has an integer of more than 64 bits")
+    return content
+
+
+def _huge(content: Any) -> bool:
+    """Whether there is an integer of more than 64 bits, which Python may refuse to print."""
+    if isinstance(content, dict):
+        return any(_huge(value) for pair in content.items() for value in pair)
+    if isinstance(content, list):
+        return any(map(_huge, content))
+    return isinstance(content, int) and content.bit_length() > 64

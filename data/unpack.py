@@ -30,7 +30,7 @@ def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> i
         UserError: it is damaged, cannot be written, or names a path outside of root, in which case nothing is written.
     """
     with _entries(archive) as entries:
-        targets = [(_target(archive, root, entry, strip), entry) for entry in entries]
+        targets = [(_target(archive, root, entry, strip, nested), entry) for entry in entries]
         for target, entry in targets:
             if target is None or entry.folder:
                 continue
@@ -51,9 +51,10 @@ def unpack(archive: Path, root: Path, strip: int = 0, nested: bool = False) -> i
     return sum(not entry.folder for _, entry in targets)
 
 
-def _target(archive: Path, root: Path, entry: Entry, strip: int) -> Path | None:
+def _target(archive: Path, root: Path, entry: Entry, strip: int, nested: bool) -> Path | None:
     parts = [part for part in PurePosixPath(entry.name.replace("\\", "/")).parts if part != "."]
-    if ".." in parts or (parts and (parts[0] == "/" or ":" in parts[0])):
+    dots = nested and parts and not PurePosixPath(parts[-1]).stem.strip(".")  # ...tar would be unpacked into ..
+    if ".." in parts or dots or (parts and (parts[0] == "/" or ":" in parts[0])):
         raise UserError(f"{archive} holds {entry.name!r}, which would be written outside of {root}; it is refused")
     return root.joinpath(*parts[strip:]) if parts[strip:] else None
 

@@ -94,10 +94,13 @@ def open_model(config: dict[str, Any]) -> "Predictor":
 
 
 def open_lines(output: Path) -> IO[str]:
-    """predictions.jsonl, empty."""
+    """predictions.jsonl, empty; a link of that name is replaced."""
+    path = output / "predictions.jsonl"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        return (output / "predictions.jsonl").open("w")
+        if path.is_symlink():
+            path.unlink()
+        return path.open("w")
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
 

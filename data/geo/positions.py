@@ -76,17 +76,19 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         with path.open(newline="", encoding="utf-8-sig") as file:
             delimiter = delimiter_of(file)
             decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
-            header, *start = [*islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)] or [[]]
-            table = Table(path, [name.strip() for name in header], start)
+            rows = islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)
+            header, *start = [[value.strip() for value in row] for row in rows] or [[]]
+            table = Table(path, header, start)
             name_at, *degrees_at = _columns(table, images)
             small = [name.lower() for name in table.columns]
             split_at = next((small.index(name) for name in SPLIT_COLUMNS if name in small), None)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
             next(reader, None)
-            for row in reader:
-                if not row:
+            for values in reader:
+                if not values:
                     continue
+                row = [value.strip() for value in values]
                 total += 1
                 try:
                     latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
@@ -101,7 +103,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
                 else:
                     paths.append(photo)
                     positions.append((latitude, longitude))
-                    words.append(row[split_at].strip() if split_at is not None and split_at < len(row) else "")
+                    words.append(row[split_at] if split_at is not None and split_at < len(row) else "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read: {reason}") from error
@@ -181,9 +183,11 @@ def read_folder(folder: Path) -> Places:
             positions.append(found)
             paths.append(path)
     if {*rejects.kinds} == {f"with {NO_GPS}"} and not paths:
+        beside = next(folder.rglob("*.suppl*.json"), None)  # the longer a photo's name, the shorter the rest
+        unread = f" ({beside.name} and the like, of Google Takeout, are not read)" if beside else ""
         raise UserError(
-            f"{folder}: none of its {len(photos)} photos has a GPS position in its EXIF; give a table with latitude "
-            "and longitude"
+            f"{folder}: none of its {len(photos)} photos has a GPS position in its EXIF{unread}; give a table with "
+            "latitude and longitude"
         )
     rejects.report(len(photos), max_bad=1.0)
     return Places(paths, np.array(positions))

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from backbones.errors import UserError
 from data.celeba import celeba_files
+from data.files import IMAGE_SUFFIXES, images_in
 from data.layouts.detection import (
     JSON_FOLDERS,
     TXT_FOLDERS,
@@ -85,7 +86,7 @@ def faces(folder: Folder) -> Iterator[Layout]:
     else:
         complain(folder, without_attributes)
         if first_images(folder):
-            yield Layout("face_folder", "images without labels, to learn from a teacher; a tenth of them is val")
+            yield Layout("face_folder", "images without labels, to learn from a teacher")
 
 
 def identities(folder: Folder) -> Iterator[Layout]:
@@ -105,7 +106,8 @@ def geo(folder: Folder) -> Iterator[Layout]:
     if not found:
         complain(folder, without_positions)
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
-        if "train" in splits:
+        others = (sub for name, sub in folder.folders.items() if name not in splits.values())
+        if "train" in splits and (len(splits) > 1 or not any(map(first_images, others))):  # it may be an album
             settings = UNSET | with_val(splits)
             found = [Layout("places", f"photos with GPS in their EXIF: {described(settings)}", settings)]
         elif first_images(folder):
@@ -282,10 +284,27 @@ def problem(path: Path, root: Path, truth: Truth) -> str | None:
     except UserError as error:
         encoded = isinstance(error.__cause__, UnicodeDecodeError)  # Excel writes cp1252 or UTF-16
         return f"{path} is not UTF-8: save it as UTF-8" if encoded else str(error)
-    images = image_column(table, Images(path, root))
-    if images is None:
-        return f"{path}: no column names images below {path.parent}; its columns are {table.names}"
-    return truth(table, images)
+    images = Images(path, root)
+    name = image_column(table, images)
+    if name is None:
+        where = f"{path}: no column names images below {path.parent}"
+        return f"{where}; its columns are {table.names}{absent(table, images)}"
+    return truth(table, name)
+
+
+def absent(table: Table, images: Images) -> str:
+    """The first image that a table names and that is not there, in words, and the one that it may mean; empty if no
+    column has names with an image's suffix.
+    """
+    for i, name in enumerate(table.columns):
+        values = table.values(i, PEEK)
+        named = [v for v in values if Path(v).suffix.lower() in IMAGE_SUFFIXES and not images.candidates(v)]
+        if 2 * len(named) > len(values):
+            last = PurePosixPath(named[0].replace("\\", "/")).name
+            same = next((p.name for p in images_in(images.root) if p.name.lower() == last.lower()), None)
+            meant = f", but {same}, which differs in upper and lower case" if same and same != last else ""
+            return f"; there is no {named[0]:.80}, as {name} says{meant}"
+    return ""
 
 
 def complain(folder: Folder, truth: Truth) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.io import encode_png
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.console import Console
 from backbones.errors import UserError
+from backbones.files import atomic_write
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import flatten
 from tasks.engine.start import saved_data, setup
@@ -50,7 +51,8 @@ def compare_pair(config: dict[str, Any]) -> None:
     page = images(modules, config["root"], config["images"])
     output = Path(config["output"] or ".")
     output.mkdir(parents=True, exist_ok=True)
-    write_png(page, str(output / "pair.png"))
+    with atomic_write(output / "pair.png") as file:
+        file.write(encode_png(page).numpy().tobytes())
     console.print(f"images       {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
 
 

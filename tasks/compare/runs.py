@@ -109,7 +109,7 @@ def with_parts(run: Run) -> list[Run]:
     for name, facts in parts.items() if isinstance(parts, dict) else ():
         try:
             found.append(_part(run, name, facts))
-        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             state = f"broken: {type(error).__name__} {plain(str(error))}"[:100]
             found.append(Run(run.folder, f"{run.name} {plain(str(name))[:40]}", state=state))
     return found

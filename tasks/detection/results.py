@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tasks.engine.results import Outputs, Scored
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000")
+LONGEST = 80  # characters of a drawn name and score
 
 
 def numpy_nms(outputs: Outputs, settings: dict[str, Any]) -> tuple[npt.NDArray[Any], ...]:
@@ -67,11 +68,14 @@ class DetectionResult(Scored):
     def annotate(self, image: Image.Image) -> Image.Image:
         canvas, width = image.copy(), max(2, image.width // 200)
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-        rows = zip(self.boxes.astype(int).tolist(), self.class_ids.tolist(), self.lines(), strict=True)
+        # clipped, as a model's file may make them astronomical: drawing outside of the image takes time too
+        corners = np.nan_to_num(self.boxes.clip(0, [image.width - 1, image.height - 1] * 2)).astype(int)
+        rows = zip(corners.tolist(), self.class_ids.tolist(), self.lines(), strict=True)
         for (left, top, right, bottom), index, text in rows:
             colour = COLOURS[index % len(COLOURS)]
             draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
             corner = left + width + 1, top + width + 1
+            text = text[:LONGEST]
             x0, y0, x1, y1 = draw.textbbox(corner, text, font)
             draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), fill=colour)
             draw.text(corner, text, fill="white", font=font)

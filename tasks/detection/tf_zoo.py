@@ -29,7 +29,8 @@ PUBLISHED = {
     0.75: "ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync_2018_07_03.tar.gz",
 }
 GRAPH = "frozen_inference_graph.pb"
-MAX_BYTES = 300_000_000
+MAX_BYTES, MAX_GRAPH = 300_000_000, 100_000_000  # of an archive up to its graph, and of the graph
+MOST_FIELDS = 20_000  # of a message, such as nodes of the graph
 MOST_VALUES, MOST_OF_ALL = 10_000_000, 50_000_000  # values of a tensor, and of all tensors
 FLOAT = 1  # TensorFlow's DT_FLOAT
 VARIABLE = re.compile(r"FeatureExtractor/|BoxPredictor_\d/")
@@ -83,18 +84,72 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
         UserError: it cannot be read, or is too large.
     """
     from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.util.tensor_util import make_ndarray
 
     try:
-        graph = GraphDef.FromString(_graph_bytes(path))
-        tensors = {n.name: n.attr["value"].tensor for n in graph.node if n.op == "Const" and VARIABLE.match(n.name)}
-        tensors = {name: tensor for name, tensor in tensors.items() if _plausible(name, tensor)}
+        found = {name: TensorProto.FromString(content) for name, content in _constants(_graph_bytes(path))}
+        tensors = {name: tensor for name, tensor in found.items() if _plausible(name, tensor)}
         if sum(map(_values, tensors.values())) > MOST_OF_ALL:
             raise UserError(f"ckpt={path} has more weights than an ssd_mobilenet_v1")
         return {name: make_ndarray(tensor) for name, tensor in tensors.items()}
     except (OSError, tarfile.TarError, EOFError, zlib.error, DecodeError, ValueError, TypeError) as error:
         raise UserError(f"ckpt={path} cannot be read: {error}") from error
+
+
+def _constants(graph: bytes) -> Iterator[tuple[str, bytes]]:
+    """The names and TensorProto messages of the variables in a GraphDef. It is not parsed as a whole: protobuf takes
+    fifty times the memory of a message of empty messages. Constants with other content than float32 has are left out.
+    """
+    for number, node in _fields(memoryview(graph)):
+        if number != 1:  # node
+            continue
+        fields = list(_fields(node))
+        own = {number: bytes(content) for number, content in fields if number in (1, 2)}  # name and op
+        name = own.get(1, b"").decode()
+        if own.get(2) != b"Const" or not VARIABLE.match(name):
+            continue
+        attributes = [dict(_fields(content)) for number, content in fields if number == 5]  # attr: keys and values
+        for value in (entry[2] for entry in attributes if entry.get(1) == b"value" and 2 in entry):
+            tensor = dict(_fields(value)).get(8, memoryview(b""))  # tensor
+            parts = [*_fields(tensor)]  # tensor_shape, tensor_content and float_val
+            if all(number in (4, 5) or (number == 2 and len(content) < 1000) for number, content in parts):
+                yield name, bytes(tensor)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a protobuf message that are messages, texts or bytes: number and content.
+
+    Raises:
+        ValueError: it is damaged or has more than MOST_FIELDS fields.
+    """
+    at = 0
+    for _ in range(MOST_FIELDS):
+        if at >= len(message):
+            break
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind not in (0, 1, 2, 5):
+            raise ValueError(f"there is no field of type {kind}")
+        size = {1: 8, 5: 4}.get(kind, 0)
+        if kind in (0, 2):
+            value, at = _varint(message, at)
+            size = value if kind == 2 else 0
+        if kind == 2:
+            yield key >> 3, message[at : at + size]
+        at += size
+    if at != len(message):
+        raise ValueError(f"it is damaged, or a message has more than {MOST_FIELDS} fields")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number that starts at a byte of a message, and where it ends."""
+    value = 0
+    for shift, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 127) << (7 * shift)
+        if byte < 128:
+            return value, at + shift + 1
+    raise ValueError("it is damaged")
 
 
 def _plausible(name: str, tensor: Any) -> bool:
@@ -112,16 +167,18 @@ def _values(tensor: Any) -> int:
 
 
 def _graph_bytes(path: Path) -> bytes:
-    check_regular(path, MAX_BYTES)
-    if path.suffix == ".pb":
+    graph = path.suffix == ".pb"
+    check_regular(path, MAX_GRAPH if graph else MAX_BYTES)
+    if graph:
         return path.read_bytes()
     total = 0
     with tarfile.open(path, "r|gz", tarinfo=ShortHeaders) as archive:  # as a stream: nothing is unpacked
         for member in archive:
             total += member.size  # what comes before the graph is decompressed too
-            if total > MAX_BYTES:
+            found = member.isfile() and member.name.endswith(GRAPH)
+            if total > MAX_BYTES or (found and member.size > MAX_GRAPH):
                 raise UserError(f"ckpt={path} contains more than an ssd_mobilenet_v1")
-            if member.isfile() and member.name.endswith(GRAPH):
+            if found:
                 file = archive.extractfile(member)
                 assert file is not None
                 return file.read()

@@ -115,8 +115,7 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
     labels, metrics = suite.get("labels"), suite.get("metrics")
     if not isinstance(labels, list) or not all(type(label) is str for label in labels):
         raise UserError(f"{path} is damaged: its labels are not a list of names")
-    numbers = isinstance(metrics, dict) and all(type(k) is str and type(v) in (int, float) for k, v in metrics.items())
-    if not isinstance(metrics, dict) or not numbers:
+    if not isinstance(metrics, dict) or not all(type(k) is str and _is_number(v) for k, v in metrics.items()):
         raise UserError(f"{path} is damaged: its metrics are not numbers")
     if checked["task"] != config["task"]["name"]:
         raise UserError(f"{path} is damaged: it names two tasks, {checked['task']:.40} and {config['task']['name']}")
@@ -128,6 +127,11 @@ def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:
         "backbone": checked_backbone(suite.get("backbone"), config, path),
         "metrics": metrics,
     }
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be printed as a float."""
+    return type(value) is float or (type(value) is int and value.bit_length() <= 64)
 
 
 def checked_backbone(resolved: Any, config: dict[str, Any], path: Path) -> dict[str, Any]:

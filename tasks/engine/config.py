@@ -168,7 +168,7 @@ def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
         kept = ("groups", "parts") if joint else ("groups",)
         config = _laid_over(defaults, {k: v for k, v in content.items() if k not in kept})
         check(defaults, config)
-    except UserError as error:
+    except (UserError, ValueError) as error:  # Python prints no integer of thousands of digits
         raise UserError(f"{source}: {error}") from error
     config = _settings_of(config) | {"groups": chosen}
     return config | {"parts": _saved_parts(content.get("parts"), config, source)} if joint else config

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.console import plain
+from backbones.files import atomic_write
 from data.image_file import BadImage, read_pixels
-from tasks.detection.results import COLOURS
+from tasks.detection.results import COLOURS, LONGEST
 from tasks.engine.drawing import data_url
 from tasks.inspect.contents import Contents
 from tasks.inspect.figures import by_split, formats, histograms, per_class, sizes
@@ -31,7 +32,8 @@ def write_page(survey: Survey, root: Path, description: str, path: Path) -> None
     pictures = Pictures(survey.contents, root)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     content = "\n".join(_sections(survey, pictures, root, description))
-    path.write_text(template.replace("{{content}}", content), encoding="utf-8")
+    with atomic_write(path, "w", encoding="utf-8") as file:
+        file.write(template.replace("{{content}}", content))
 
 
 def text(words: object) -> str:
@@ -188,7 +190,7 @@ class Pictures:
                 label = int(self.contents.label[k])
                 colour = COLOURS[label % len(COLOURS)]
                 canvas.rectangle(corners, outline=colour, width=2)
-                corner, words = (corners[0] + 3, corners[1] + 3), plain(self.contents.names[label])
+                corner, words = (corners[0] + 3, corners[1] + 3), plain(self.contents.names[label])[:LONGEST]
                 canvas.rectangle(canvas.textbbox(corner, words, font), fill=colour)
                 canvas.text(corner, words, "white", font)
         for box in marked:

@@ -211,6 +211,28 @@ def test_a_folder_without_labels(faces: Path) -> None:
         _ = nameless.labels
 
 
+@pytest.mark.parametrize(
+    ("folders", "splits", "told"),
+    [
+        (("train", "val", "test"), ("train", "val", "test"), "splits by the images' folders"),
+        (("Training", "test_images"), ("Training", "test_images", "test_images"), "val is test"),
+        (("Train", "Rome"), None, "about 10% for val"),
+    ],
+)
+def test_folders_of_splits_are_the_splits_of_images_without_labels(
+    folders: tuple[str, ...], splits: tuple[str, ...] | None, told: str, tmp_path: Path
+) -> None:
+    """The user's test images would train the student otherwise."""
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        for i in range(10):
+            Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{i}.png")
+    data = FaceFolderData(str(tmp_path), 32, attributes=["hat"], val=0.1, **WITH)
+    found = [{s.path.parent.name for s in data.samples(split)} for split in SPLITS]
+    assert found == [{name} for name in splits] if splits else found[0] == {*folders}
+    assert told in data.choices
+
+
 def test_images_that_are_added_to_a_folder_move_no_others(tmp_path: Path) -> None:
     held = []
     for count in (40, 60):

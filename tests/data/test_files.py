@@ -63,6 +63,19 @@ def test_what_is_not_read_beside_images_is_told(tmp_path: Path, caplog: pytest.L
         find_images(str(tmp_path))
 
 
+def test_links_to_folders_are_not_followed_but_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("set/cat/1.jpg", "set/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "elsewhere/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    root = tmp_path / "set"
+    for link in ("more", "again"):
+        (root / "cat" / link).symlink_to(tmp_path / "elsewhere")
+    assert images_in(root) == images_in(root) == [root / "cat" / "1.jpg"]
+    first = root / "cat" / "again"
+    assert caplog.messages == [f"{root}: links to folders are not followed: 2, of which the first is {first}"]
+    assert images_in(first) == [first / "2.jpg"]  # one that is named
+
+
 @pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif"])
 def test_less_usual_suffixes(name: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]

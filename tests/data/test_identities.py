@@ -87,6 +87,20 @@ def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Pa
     assert "\n" not in str(error.value)
 
 
+def test_people_of_train_in_val_are_told(faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By their number, not by their names."""
+    for split in ("train", "val"):
+        shutil.copytree(faces / "lfw", tmp_path / split)
+    shutil.move(tmp_path / "val" / "Drawn_017", tmp_path / "val" / "Other")
+    data(tmp_path, train="train", val="val", pairs=None).check()
+    (told,) = [message for message in caplog.messages if "people of val" in message]
+    assert "3 of 4 people of val are in train too" in told
+    assert "Drawn" not in told
+    caplog.clear()
+    data(faces).check()
+    assert not caplog.messages
+
+
 def test_people_are_not_written_as_shards(faces: Path) -> None:
     with pytest.raises(UserError, match="cannot be written as shards"):
         data(faces).sample_sources("train")

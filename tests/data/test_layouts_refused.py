@@ -70,6 +70,11 @@ def few_have_images(root: Path) -> None:
     table(root, "images.csv", "image,label", "1.png,a", "2.png,b", "3.png,b")
 
 
+def other_case(root: Path) -> None:
+    images("img/img_0.jpg", "img/img_1.jpg", root=root)
+    table(root, "images.csv", "image,label", "IMG_0.JPG,a", "IMG_1.JPG,b")
+
+
 def unnamed_shards(root: Path) -> None:
     shard(root / "000.tar", {"label": 1})
 
@@ -103,6 +108,7 @@ def parquet(root: Path) -> None:
         (empty, r"it has no images but 1 \.txt files; give the folder that contains the images and their labels"),
         (without_labels, r"photos has images without labels: put those of each class into a folder of its own"),
         (labels_alone, r"labels\.csv: no column names images below .*; its columns are image, label"),
+        (other_case, r"there is no IMG_0\.JPG, as image says, but img_0\.jpg, which differs in upper and lower case"),
         (no_column, r"labels\.csv: which column has classes\? It has image, age; set data\.target="),
         (mixed, r"in several ways: choose data=folders \(a folder for each class: .*\) or data=csv \(a table: .*\)"),
         (two_tables, r"has the tables a\.csv and b\.csv: choose one with data=csv data\.train="),

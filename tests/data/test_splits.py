@@ -111,6 +111,13 @@ def test_images_of_test_are_val_s_if_it_has_none(tmp_path: Path, caplog: pytest.
     assert len([message for message in caplog.messages if left in message]) == 2
 
 
+def test_albums_are_no_splits(tmp_path: Path) -> None:
+    """A name with further words counts only if all folders have one."""
+    found, told = given_by(tmp_path, "", "Train_ride_Bernina Val_d'Isere Rome Lisbon Oslo " * 2)
+    assert [[len(images) for images in splits.values()] for splits in found] == [[8, 2, 2]] * 2
+    assert not any("folders" in words for words in told)
+
+
 def test_a_column_of_splits_is_stronger_than_folders(tmp_path: Path) -> None:
     found, told = given_by(tmp_path, "train train valid TEST", "train test train val")
     assert found == [{"train": [0, 1], "val": [2], "test": [3]}] * 2

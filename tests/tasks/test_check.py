@@ -244,7 +244,10 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path, capsys: pytest.CaptureFi
     rows = [f"{i}.png,0.1,0.1,0.5,0.6,cat" for i in range(8)]
     (tmp_path / "data" / "boxes.csv").write_text("\n".join(["image,xmin,ymin,xmax,ymax,class", *rows]))
     (tmp_path / "data" / "9.heic").touch()
+    (tmp_path / "a.html").symlink_to(tmp_path / "victim")
     found = check([f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'a.html'}"])
+    assert (tmp_path / "a.html").is_file()
+    assert not (tmp_path / "victim").exists()
     assert [f.count for f in found.findings if f.kind == "unread"] == [1]
     printed = capsys.readouterr().out
     assert "training would fail: " in printed

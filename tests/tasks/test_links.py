@@ -13,6 +13,7 @@ from tasks.distill.load import load_teacher
 from tasks.engine.callbacks import read_json
 from tasks.engine.stages import finished_metrics
 from tasks.engine.train import run_lock
+from tasks.predict import open_lines
 from tasks.run import execute
 
 
@@ -50,6 +51,15 @@ def test_a_run_writes_into_no_linked_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=f"{name} is a link"), run_lock(tmp_path / "run"):
         pass
+
+
+def test_predictions_are_written_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "predictions.jsonl").symlink_to(tmp_path / "victim")
+    with open_lines(tmp_path) as lines:
+        lines.write("{}")
+    assert (tmp_path / "predictions.jsonl").read_text() == "{}"
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_bench_waits_for_no_pipe(tmp_path: Path) -> None:

@@ -167,6 +167,16 @@ def test_nothing_is_written_outside(pack: Any, outside: str, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.rglob("*")] == ["x"]  # and nothing else either
 
 
+@pytest.mark.parametrize("name", ["...tar", "a/...tar", "..tar"])
+def test_a_nested_archive_becomes_a_folder_inside(name: str, tmp_path: Path) -> None:
+    """Its folder has its name without the suffix, which is `..` for `...tar`."""
+    (tmp_path / "x").write_bytes(tarred({"fine.tar": tarred(FILES), name: tarred({"evil.txt": b"evil"})}))
+    with pytest.raises(UserError, match="which would be written outside of") as error:
+        unpack(tmp_path / "x", tmp_path / "deep" / "out", nested=True)
+    one_line(error)
+    assert [p.name for p in tmp_path.rglob("*")] == ["x"]
+
+
 def test_links_and_torn_archives_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for content, words in (

@@ -137,6 +137,7 @@ def mutations() -> Iterator[tuple[str, Callable[[Content], Any]]]:
     yield "labels in a dict", lambda s: s.update(labels={"a": 1})
     yield "more labels", lambda s: s.update(labels=["a"] * 7)
     yield "metrics in words", lambda s: s.update(metrics={"ap": "high"})
+    yield "metrics longer than a float", lambda s: s.update(metrics={"ap": 10**400})
     yield "no backbone", lambda s: s.pop("backbone")
     yield "no normalization", lambda s: s["backbone"].pop("normalization")
     yield "a deviation of zero", lambda s: s["backbone"].update(normalization=[[0.5] * 3, [0.0] * 3])
@@ -285,8 +286,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         BOMB,
         "[" * 100_000,
         "x" * (1 << 21),
+        f"seed: 0x{'f' * 6000}",
     ],
-    ids=["empty", "list", "number", "other", "groups", "no_groups", "one_group", "bomb", "deep", "large"],
+    ids=["empty", "list", "number", "other", "groups", "no_groups", "one_group", "bomb", "deep", "large", "huge"],
 )
 def test_a_config_yaml_that_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)

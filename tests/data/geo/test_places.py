@@ -19,6 +19,7 @@ from data.geo.cells import Hierarchy
 from data.geo.places import GeoData, GeoSet, PhotoView
 from data.geo.positions import Places, exif_position, has_positions, read_csv, read_folder
 from data.image_file import ORIENTATION
+from data.layouts import recognize
 from tasks.multitask.data import JointData
 from tests.conftest import shared
 
@@ -146,6 +147,23 @@ def test_a_photo_without_a_position(gps: dict[int, object], words: str, tmp_path
     assert not has_positions(tmp_path)
 
 
+def test_positions_of_google_takeout_are_not_read(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", {})
+    (tmp_path / "a.jpg.supplemental-metadata.json").touch()
+    said = (
+        r"its EXIF \(a\.jpg\.supplemental-metadata\.json and the like, of Google Takeout, are not read\); give a table"
+    )
+    with pytest.raises(UserError, match=said):
+        read_folder(tmp_path)
+
+
+def test_spaces_around_values(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    places = read_csv(table(tmp_path, "latitude, longitude, path, split\n 1.5, 2, a.jpg, train\n"), tmp_path, 0)
+    assert places.paths == [tmp_path / "a.jpg"]
+    assert places.positions.tolist() == [[1.5, 2.0]]
+
+
 def test_some_photos_have_positions(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     photo(tmp_path / "none.jpg", {})
@@ -166,6 +184,22 @@ def test_photos_of_a_phone_that_are_not_read_are_told(tmp_path: Path, caplog: py
     photo(tmp_path / "a.jpg", {1: "N", 2: (33.0, 30.0, 36.0), 3: "W", 4: (70.0, 45.0, 0.0)})
     assert len(read_folder(tmp_path)) == 1
     assert caplog.messages == [f"{tmp_path}: 1 .heic files are not read: convert them to JPEG"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "settings"),
+    [
+        (("Train", "Rome", "Lisbon"), {"train": ".", "val": None}),
+        (("train", "val", "Rome"), {"train": "train", "val": "val", "test": None}),
+        (("Train", "notes"), {"train": "Train", "val": None, "test": None}),
+    ],
+)
+def test_an_album_called_train_is_no_split(folders: tuple[str, ...], settings: dict[str, Any], tmp_path: Path) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        if folder != "notes":
+            photo(tmp_path / folder / "a.jpg", {})
+    assert recognize(tmp_path, "_geo").settings == settings
 
 
 # --- the data set --------------------------------------------------------------------------------------

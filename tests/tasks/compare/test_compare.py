@@ -348,6 +348,17 @@ def test_a_part_of_a_run_is_in_its_folder(name: str, tmp_path: Path) -> None:
     assert [run.folder for run in found] == [folder]
 
 
+@pytest.mark.parametrize("cost", [10**400, [], "x"], ids=["huge", "list", "words"])
+def test_a_part_of_odd_cost_is_broken(cost: Any, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "dogs", "a")
+    content = json.loads((folder / "metrics.json").read_text())
+    content["parts"] = {"faces": content | {"cost": {"madds_m": cost, "params_m": 1}}}
+    content["settings"] = content["settings"] | {"parts": {"faces": content["settings"]}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    states = [run.state.partition(":")[0] for run in read_runs(tmp_path)]
+    assert sorted(states) == ["broken", "finished"]
+
+
 def test_images_of_other_classes_are_not_compared(dogs: Path, tmp_path: Path) -> None:
     shutil.copytree(dogs / "Images", tmp_path / "data" / "Images")
     shutil.rmtree(min((tmp_path / "data" / "Images").iterdir()))

@@ -266,6 +266,43 @@ def test_many_constants_of_one_value_fill_no_memory(tmp_path: Path) -> None:
         read_tf_zoo(tmp_path / "bomb.pb", ["person"], {})
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message: a message, text or bytes."""
+    size = b""
+    left = len(content)
+    while left > 127:
+        size, left = size + bytes([128 | left & 127]), left >> 7
+    return bytes([number << 3 | 2]) + size + bytes([left]) + content
+
+
+def constant(tensor: bytes) -> bytes:
+    """A graph of one constant."""
+    attribute = field(5, field(1, b"value") + field(2, field(8, tensor)))
+    return field(1, field(1, KERNEL.encode()) + field(2, b"Const") + attribute)
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (b"\x0a\x00" * 50_000, "a message has more than 20000 fields"),  # nodes
+        (field(1, b"\x1a\x00" * 50_000), "a message has more than 20000 fields"),  # a node's inputs
+        (constant(field(2, b"\x12\x00" * 10_000)), "no variables of an ssd_mobilenet_v1"),  # a shape's sides
+        (constant(field(8, b"\x0a\x00" * 10_000)), "no variables of an ssd_mobilenet_v1"),  # texts
+        (constant(b"\x0b"), "there is no field of type 3"),
+        (constant(b"\x22\x05ab"), "it is damaged"),
+    ],
+)
+def test_empty_messages_fill_no_memory(
+    graph: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In protobuf's hands, each takes a hundred bytes of memory for two of the file."""
+    monkeypatch.setattr(GraphDef, "FromString", None)
+    monkeypatch.setattr(tensor_pb2.TensorProto, "FromString", None)
+    (tmp_path / "bomb.pb").write_bytes(graph)
+    with pytest.raises(UserError, match=words):
+        read_tf_zoo(tmp_path / "bomb.pb", ["person"], {})
+
+
 def test_another_detector_takes_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     zoo_file(tmp_path / "ssd.tar.gz")
     fresh = {

@@ -116,7 +116,9 @@ def test_tensorboards_scalars_have_common_names_and_a_layout(board: str) -> None
 
 def test_two_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     small, large = sorted((trained / "detection").iterdir(), key=lambda p: p.name.rpartition("-a")[2])
+    (tmp_path / "pair.png").symlink_to(tmp_path / "victim")
     assert compare(monkeypatch, f"a={small}", f"b={large}", f"output={tmp_path}", "images=4") == 0
+    assert not (tmp_path / "victim").exists()
     printed = capsys.readouterr().out
     a, b = (json.loads((f / "metrics.json").read_text())["metrics"]["ap50"] for f in (small, large))
     (line,) = [x for x in printed.splitlines() if " ap50 " in x]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from backbones.errors import UserError
-from tasks.engine.config import load_config, saved_groups
+from tasks.engine.config import load_config, saved_config, saved_groups
 from tasks.engine.multitask_config import compose_config
 from tasks.engine.stages import with_stage_data
 from tasks.engine.untrusted import below_root, check_stage, read_plan, resumed_config
@@ -106,3 +106,9 @@ def test_data_of_a_planned_task_is_elsewhere_on_its_own_word_alone() -> None:
     for given in ([], ["data.web=/web"], ["faces.data.web=/web"]):
         with pytest.raises(UserError, match=r"data\.web=/web is outside data\.root"):
             with_stage_data(config, given)
+
+
+def test_an_integer_of_thousands_of_digits() -> None:
+    """Python refuses to print it."""
+    with pytest.raises(UserError, match=r"x\.ckpt: "):
+        saved_config(load_config(["task=detection"]) | {"seed": 1 << 20_000}, "x.ckpt")
