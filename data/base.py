@@ -3,7 +3,6 @@
 import atexit
 import logging
 import math
-import re
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -23,7 +22,7 @@ from data.files import unread
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
 from data.seeding import Seeded, ShuffledEpochs, ignore_signals, num_items
 from data.splits import FILE as SPLITS_FILE
-from data.splits import draw_splits
+from data.splits import draw_splits, source_name
 from data.tar import SampleSource
 
 if TYPE_CHECKING:
@@ -210,10 +209,10 @@ class SuiteData(Base):
         groups: Sequence[Hashable] | None = None,
         file: str = SPLITS_FILE,
     ) -> dict[str, str]:
-        """The split, train or val, of each key, by `data.splits.draw_splits`; without `groups`, the copies that
-        Roboflow makes of an image, as a_jpg.rf.<letters>.jpg, stay together.
+        """The split, train or val, of each key, by `data.splits.draw_splits`; without `groups`, the copies of an
+        image stay together.
         """
-        groups = groups or [re.sub(r"\.rf\.\w+\.\w+$", "", key) for key in keys]
+        groups = groups or [*map(source_name, keys)]
         self.add_choice(f"a random fifth for val ({file})")
         return draw_splits(self.root, keys, strata, groups, file, write=not self.read_only)
 

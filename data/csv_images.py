@@ -13,7 +13,7 @@ from data.base import SPLITS, Split
 from data.classification import Sample
 from data.faces import FacesData
 from data.rejects import Rejects
-from data.splits import FILE, given_splits
+from data.splits import FILE, given_splits, source_name
 from data.table import (
     BINARY,
     Images,
@@ -143,8 +143,8 @@ class CsvData(FacesData):
             elif wrong := self._wrong(more):
                 rejects.add(wrong, f"{name}, {','.join(more)}")
             else:
-                # an image without a group is a group of its own
-                found[path] = LabelledImage(self._label(more), group or str(path), word)
+                # an image without a group is a group of its own, with its copies
+                found[path] = LabelledImage(self._label(more), group or source_name(str(path)), word)
         rejects.report(len(table.rows), self.max_bad)
         return found
 

@@ -44,6 +44,11 @@ def split_of_file(path: Path, root: Path) -> str | None:
     return (split_from_word(path.parent.name) if path.parent != root else None) or split_in_name(path.stem)
 
 
+def source_name(name: str) -> str:
+    """The name of the image that a file was made from: Roboflow names copies a_jpg.rf.<letters>.jpg."""
+    return re.sub(r"\.rf\.\w+\.\w+$", "", name)
+
+
 def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
     """The split that a folder of each path is named after, if any; empty unless there are train and another split.
     Names with further words, such as train_images, count if all folders have one: an album may be called Train ride.

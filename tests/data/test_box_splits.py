@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.csv_images import CsvData
 from data.folders import FoldersData
 from tests.data.detection_sets import jsonl, names, photos, read, table, xmls
 
@@ -53,7 +54,7 @@ def test_a_column_of_one_word_is_none_of_splits(tmp_path: Path) -> None:
     assert data.choices == "a random fifth for val (splits.json)"
 
 
-@pytest.mark.parametrize("family", ["_detection", "_classification"])
+@pytest.mark.parametrize("family", ["_detection", "_classification", "table"])
 def test_copies_of_an_image_stay_together(family: str, tmp_path: Path) -> None:
     """As Roboflow augments: three of each source, with a hash in their names."""
     copies = [f"a{i}_jpg.rf.{j}cd{i}" for i in range(30) for j in range(3)]
@@ -62,6 +63,12 @@ def test_copies_of_an_image_stay_together(family: str, tmp_path: Path) -> None:
         xmls(tmp_path, copies)
         data = read(tmp_path)
         splits = {split: [r.path.name for r in data.records(split)] for split in ("train", "val")}
+    elif family == "table":
+        photos(tmp_path, copies)
+        lines = [f"{path.name},{'ab'[i % 2]}\n" for i, path in enumerate(tmp_path.iterdir())]
+        (tmp_path / "t.csv").write_text("image,label\n" + "".join(lines))
+        csv = CsvData(str(tmp_path), 32, train="t.csv", val=None, image="image", target="label", workers=0)
+        splits = {split: [s.path.name for s in csv.samples(split)] for split in ("train", "val")}
     else:
         for i, name in enumerate("ab"):
             photos(tmp_path / name, copies[45 * i : 45 * i + 45])
