@@ -233,7 +233,8 @@ class TaskModule(Module):
         if normalization := self.resolved.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
         normalization = [list(row) for row in backbone.normalization]
-        self.resolved = backbone.resolved | self.resolved | {"normalization": normalization}
+        begun = {k: v for k, v in before.items() if k == "pretrained"}  # how the run of `ckpt` started
+        self.resolved = backbone.resolved | begun | self.resolved | {"normalization": normalization}
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:

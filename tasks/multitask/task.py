@@ -339,6 +339,7 @@ class JointTask(TaskModule):
                 "own_params_m": sum(p.numel() for p in own[name]) / 1e6,
                 "classes": len(part.labels),
                 "resolution": part.resolution,
+                "pretrained": self.resolved.get("pretrained"),
                 "phone_format": part.model.phone_format,
             }
         return {"parts": parts}

@@ -92,11 +92,12 @@ def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, 
     odd = ("backbone.padding=symmetric", "backbone.norm_eps=0.01")
     run = untrained(tmp_path / "run", *given, *odd)
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    content["suite"]["backbone"]["normalization"] = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    content["suite"]["backbone"] |= {"normalization": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], "pretrained": True}
     torch.save(content, run / "checkpoints" / "best.ckpt")
     _, module = prepare(load_config([*given, f"ckpt={run}"]))
     assert (module.resolved["padding"], module.resolved["norm_eps"]) == ("symmetric", 0.01)
     assert module.resolved["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    assert module.resolved["pretrained"] is True  # how the first of several runs started
     torch.testing.assert_close(module.model.mean.flatten() / 255, torch.tensor([0.1, 0.2, 0.3]))
     _, other = prepare(load_config([*given, f"ckpt={run}", "backbone.padding=same"]))
     assert other.resolved["padding"] == "same"  # what is given stays
