@@ -44,7 +44,8 @@ class EmbeddingTask(DistillableTask):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
+        # rows (N, 2 + D): index in the split, person, embedding
+        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> EmbeddingNet:
         settings = self.config["task"]

@@ -39,7 +39,8 @@ class GeoTask(TaskModule):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 4): index in the split, true latitude and longitude, error in km
+        # rows (N, 4): index in the split, true latitude and longitude, error in km
+        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> GeoLocator:
         settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top_cells")}
