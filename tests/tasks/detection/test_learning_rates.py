@@ -72,6 +72,17 @@ def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: s
     DetectionTask(config, ["a", "b"], load_weights=False)  # but a checkpoint of a run that had it is read
 
 
+def test_random_weights_are_not_frozen(caplog: pytest.LogCaptureFixture) -> None:
+    given = ["task=detection", "detector=ssd", "backbone.alpha=0.25", "backbone.pretrained=false"]
+    frozen = load_config([*given, "trainer.freeze_backbone=true"])
+    with pytest.raises(UserError, match="freeze_backbone=true freezes random weights: give") as e:
+        DetectionTask(frozen, ["a", "b"])
+    assert "\n" not in str(e.value)
+    DetectionTask(frozen, ["a", "b"], load_weights=False)
+    DetectionTask(load_config([*given, "trainer.head_warmup_epochs=1"]), ["a", "b"])
+    assert "head_warmup_epochs first freezes random weights" in caplog.text
+
+
 TINY = ("task=detection", "backbone.alpha=0.25", "task.resolution=64", "data.train=24", "data.val=8", "data.workers=0")
 
 
