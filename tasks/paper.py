@@ -190,7 +190,7 @@ def measured(table: published.PaperTable, config: dict[str, Any], runs: Sequence
         settings = run.content["settings"]
         same = all(settings["backbone"].get(k) == config["backbone"].get(k) for k in ("name", "alpha", "variant"))
         resolution = scaled_resolution(config["task"]["resolution"], config["backbone"]["rho"])
-        begun = start(settings, run.folder) == start(config)
+        begun = start(settings, run) == start(config)
         options = all(settings["groups"].get(g) == config["groups"].get(g) for g in ("backbone", "detector"))
         known = all(name in run.metrics for name in table.metrics)
         if same and begun and options and known and run.resolution == resolution:
@@ -201,13 +201,18 @@ def measured(table: published.PaperTable, config: dict[str, Any], runs: Sequence
     return " ".join(f"{100 * best.metrics[name]:.1f}" for name in table.metrics)
 
 
-def start(settings: dict[str, Any], folder: Path | None = None) -> str:
-    """What a run's backbone started from. A later stage starts as the first one, whose settings it has."""
+def start(settings: dict[str, Any], run: Run | None = None) -> str:
+    """What a backbone started from. A later stage starts as the first one, whose settings it has. For `auto`, a run
+    says whether it found weights; without a run, or in one of an earlier version, it stands for weights.
+    """
     backbone, before = settings["backbone"], settings.get("ckpt")
-    staged = folder and (folder.parent / PLAN).is_file() and Path(str(before)).parent.name == folder.parent.name
+    above = run.folder.parent if run else None
+    staged = above and (above / PLAN).is_file() and Path(str(before)).parent.name == above.name
     if before and not staged:
         return "checkpoint"
-    return "weights" if backbone.get("weights") or backbone.get("pretrained") else "random"  # `auto` is weights
+    found = run.content.get("pretrained") if run else None
+    pretrained = backbone.get("pretrained") if found is None else found
+    return "weights" if backbone.get("weights") or pretrained else "random"
 
 
 def paper(config: dict[str, Any]) -> None:

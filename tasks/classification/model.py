@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.base import Backbone
 from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
@@ -27,6 +27,9 @@ class Classifier(PooledNet):
     ) -> None:
         super().__init__(backbone, num_classes, dropout)
         self.loss_name, self.noise_q, self.label_smoothing = loss, noise_q, label_smoothing
+
+    def class_layers(self) -> list[nn.Module]:
+        return [self.head]
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, num_classes)."""

@@ -41,7 +41,7 @@ class ClassificationTask(DistillableTask):
         from torchmetrics.aggregation import CatMetric
 
         # rows (N, 4): index in the split, true and best class, whether the true one is among the TOP
-        self.measured = CatMetric()
+        self.measured = CatMetric(nan_strategy="disable")
         self.mistakes = Mistakes()
 
     @classmethod
@@ -108,7 +108,8 @@ class ClassificationTask(DistillableTask):
         best = scores.topk(min(TOP, len(self.labels))).indices
         among = (best == batch.labels[:, None]).any(dim=1)
         index = torch.tensor(batch.rows, device=best.device)
-        columns = (index, batch.labels, best[:, 0], among)
+        found = best[:, 0].where(scores.isfinite().all(dim=1), torch.nan)
+        columns = (index, batch.labels, found, among)
         self.measured.update(torch.stack([column.float() for column in columns], dim=1))
         self.mistakes.add(batch, scores)
 

@@ -128,6 +128,9 @@ class FasterRCNN(Detector):
     def backbone_layers(self) -> list[nn.Module]:
         return [self.backbone, self.roi_heads["box_head"]] if self.splits_backbone else [self.backbone]
 
+    def class_layers(self) -> list[nn.Module]:
+        return [*self.roi_heads["box_predictor"].children()]
+
     def stages(self) -> "tuple[RegionProposalNetwork, RoIHeads]":
         """torchvision's modules around our layers. They are created on use: importing torchvision takes as long as
         importing torch, and counting multiply-adds does not need it.

@@ -39,6 +39,9 @@ class MapHeads(nn.Module):
             last = predictor(c, count * columns, bias=bias)
             self.predictors.append(nn.Sequential(ConvNormAct(c, c, 3, groups=c), last) if depthwise else last)
 
+    def last_layers(self) -> list[nn.Module]:
+        return [p[-1] if isinstance(p, nn.Sequential) else p for p in self.predictors]
+
     def forward(self, maps: list[Tensor]) -> Tensor:
         rows = [per_anchor(p(x), self.columns) for p, x in zip(self.predictors, maps, strict=True)]
         return torch.cat(rows, dim=1)
@@ -71,6 +74,9 @@ class SharedTower(Foldable, nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(maps * layers))
         self.last = predictor(depth, anchors * columns, 3, bias)
         self.act = nn.ReLU6(inplace=True)
+
+    def last_layers(self) -> list[nn.Module]:
+        return [self.last]
 
     def fold(self) -> None:
         """For inference only."""

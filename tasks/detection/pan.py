@@ -62,6 +62,9 @@ class PAN(Detector):
         self.register_buffer("point_strides", spacing, persistent=False)
         self.register_buffer("bins", torch.arange(BINS).float(), persistent=False)
 
+    def class_layers(self) -> list[nn.Module]:
+        return [*self.class_heads]
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, R, R) to side logits (B, A, 4 * BINS) and class logits (B, A, num_classes)."""
         maps = [tower(x) for tower, x in zip(self.towers, self.neck(self.backbone(images)), strict=True)]

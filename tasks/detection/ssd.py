@@ -32,7 +32,7 @@ class AnchorDetector(Detector):
         *,
         neck: nn.Module,
         box_head: nn.Module,
-        class_head: nn.Module,
+        class_head: MapHeads | SharedTower,
         anchors: Tensor,
         loss: Literal["focal", "hard_negative"] = "focal",
         focal_alpha: float = 0.75,
@@ -47,6 +47,9 @@ class AnchorDetector(Detector):
         self.focal_alpha, self.focal_gamma, self.negative_ratio = focal_alpha, focal_gamma, negative_ratio
         self.match_iou = match_iou
         self.register_buffer("anchors", anchors, persistent=False)
+
+    def class_layers(self) -> list[nn.Module]:
+        return self.class_head.last_layers()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, R, R) to box deltas (B, A, 4) and class logits (B, A, num_classes + 1)."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.errors import UserError
 from data.base import Split, SuiteData
@@ -44,11 +44,15 @@ class EmbeddingTask(DistillableTask):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 2 + D): index in the split, person, embedding
+        # rows (N, 2 + D): index in the split, person, embedding
+        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> EmbeddingNet:
         settings = self.config["task"]
         return EmbeddingNet(self.build_backbone(EmbeddingNet.strides), settings["dim"], settings["dropout"])
+
+    def class_layers(self) -> list[nn.Module]:
+        return [self.head] if self.head else []  # the people's centres
 
     def check(self, data: SuiteData) -> None:
         if self.learns_people and not self.labels:

@@ -204,8 +204,8 @@ class RunReport(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
             assert isinstance(module, TaskModule)
-            sign = 1 if module.mode == "max" else -1
-            if not sign * module.last_metrics["primary"] <= sign * self.best.get("primary", -sign * math.inf):
+            sign, value = 1 if module.mode == "max" else -1, module.last_metrics["primary"]
+            if not math.isnan(value) and not sign * value <= sign * self.best.get("primary", -sign * math.inf):
                 self.best = module.last_metrics
             # not a share of the training, which may be resumed for longer or in other batches
             batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -1,7 +1,7 @@
 """Finds, reads and restores checkpoints."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,18 @@ def resolved_settings(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     own, theirs = ((c["groups"]["backbone"], c["backbone"].get("name")) for c in (config, suite["config"]))
     return dict(suite["backbone"]) if own == theirs else {}
+
+
+def with_own_layers(
+    module: nn.Module, layers: Sequence[nn.Module], state: dict[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """`state` with the module's own tensors in its class `layers`; a log line names them."""
+    prefixes = [name for name, layer in module.named_modules() if layer in layers]
+    own = {k: v for k, v in module.state_dict().items() if k in state and k.rpartition(".")[0] in prefixes}
+    if own:
+        words = "ckpt=%s: its classes, or their order, are not those of the data; these keep their initial values: %s"
+        log.warning(words, source, ", ".join(own))
+    return state | own
 
 
 def load_matching_weights(module: nn.Module, state: dict[str, Tensor], source: str) -> None:

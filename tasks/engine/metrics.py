@@ -3,13 +3,20 @@
 import torch
 from torch import Tensor
 
+from backbones.errors import UserError
+
 
 def first_per_image(measured: Tensor) -> Tensor:
     """The first row of each image among rows (N, M), sorted by the first column, the image's index in the split.
 
     Images are repeated by the samplers of several processes, and where an unreadable one is replaced by the next. Those
     of a stream, of index -1, are all kept.
+
+    Raises:
+        UserError: a value is not finite.
     """
+    if not bool(measured.isfinite().all()):
+        raise UserError("the network's outputs are not finite; lower trainer.lr, or try trainer.precision=32")
     places = torch.arange(len(measured))
     index = measured[:, 0].where(measured[:, 0] >= 0, -1.0 - places)
     values, inverse = torch.unique(index, return_inverse=True)

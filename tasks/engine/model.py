@@ -63,6 +63,10 @@ class Model(nn.Module):
         """The modules whose layers are the backbone's, and start from its weights."""
         return [self.backbone]
 
+    def class_layers(self) -> list[nn.Module]:
+        """The layers with outputs for each class of the data."""
+        return []
+
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in 0..255 to what the backbone expects."""
         return (images.float() - self.mean) / self.std

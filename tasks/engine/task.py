@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -15,10 +15,11 @@ from backbones.mobilenet_v1 import fold_norms
 from backbones.weights import unfold_at_first_batch
 from data.base import Split, SuiteData
 from data.crops import center_view, resize_square
-from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, resolved_settings
+from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, resolved_settings, with_own_layers
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.multitask_config import input_side, is_demo, tasks_of
+from tasks.engine.optimizer import build_optimizer, check_frozen, group_parameters
 from tasks.engine.options import locate, result_type
 from tasks.engine.schedule import lr_factor
 
@@ -192,7 +193,20 @@ class TaskModule(Module):
         Raises:
             UserError: the file cannot be read, or is of another task.
         """
-        return cast(dict[str, Tensor], load_checkpoint(path, task=self.config["task"]["name"])["state_dict"])
+        content = load_checkpoint(path, task=self.config["task"]["name"])
+        return self.for_own_classes(content["state_dict"], content["suite"]["labels"], path)
+
+    def for_own_classes(self, state: dict[str, Tensor], labels: Sequence[str], source: str) -> dict[str, Tensor]:
+        """`state`, of a module with `labels`; if they differ, with this module's own tensors in its class layers."""
+        return state if self.has_classes(labels) else with_own_layers(self, self.class_layers(), state, source)
+
+    def has_classes(self, labels: Sequence[str]) -> bool:
+        """Whether its outputs are for these classes, in this order."""
+        return self.labels == [*labels]
+
+    def class_layers(self) -> list[nn.Module]:
+        """The layers with outputs for each class, which only fit the same classes."""
+        return self.model.class_layers()
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """The values that the backbone of `ckpt` chose for null settings, which its weights require."""
@@ -211,15 +225,13 @@ class TaskModule(Module):
         elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
             settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
-        if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
-            raise UserError(
-                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not define its "
-                "early layers; leave this setting out"
-            )
         if normalization := self.resolved.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
         normalization = [list(row) for row in backbone.normalization]
-        self.resolved = backbone.resolved | self.resolved | {"normalization": normalization}
+        begun = {k: v for k, v in before.items() if k == "pretrained"}  # how the run of `ckpt` started
+        self.resolved = backbone.resolved | begun | self.resolved | {"normalization": normalization}
+        if self.load_weights:
+            check_frozen(self.config, backbone, self.has_weights)
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:
@@ -309,21 +321,9 @@ class TaskModule(Module):
             if not (settings["freeze_backbone"] and p in backbone)
         )
 
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        settings = self.config["trainer"]
-        groups, lr, momentum = self.parameter_groups(), settings["lr"], settings["momentum"]
-        fused = str(settings["precision"]) != "16"
-        if settings["optimizer"] == "adamw":
-            return torch.optim.AdamW(groups, lr=lr, fused=fused)
-        if settings["optimizer"] == "rmsprop":  # TensorFlow's, to which the paper's epsilon and decay apply
-            from timm.optim import RMSpropTF
-
-            return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
-
     def configure_optimizers(self) -> Any:
         settings = self.config["trainer"]
-        optimizer = self.build_optimizer()
+        optimizer = build_optimizer(self.parameter_groups(), settings)
         # a resumed run replaces them in the optimizer by its checkpoint's, even if the settings have changed
         self.hyperparameters = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = float(self.trainer.estimated_stepping_batches)
@@ -353,15 +353,6 @@ class TaskModule(Module):
             "metrics": self.last_metrics,
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }
-
-
-def group_parameters(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:
-    """The optimizer's groups of parameters, each with its weight decay and learning rate."""
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for parameter, decay, lr in rows:
-        group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
-        group["params"].append(parameter)
-    return list(groups.values())
 
 
 def restore(checkpoint: dict[str, Any], teacher: str | None = None) -> TaskModule:

@@ -328,6 +328,7 @@ def run_facts(config: dict[str, Any], folder: Path, data: SuiteData, module: Tas
         "cost": module.model.cost(module.resolution).millions,
         "classes": len(module.labels),
         "resolution": module.resolution,
+        "pretrained": module.resolved.get("pretrained"),  # whether `auto` found weights
         "changed": non_default_settings(config),
         "phone_format": module.model.phone_format,
         "settings": config,

@@ -1,7 +1,7 @@
 """The network of the paper's Table 12: any number of attributes, each present or absent."""
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.engine.model import ExportSpec, PooledNet
 
@@ -11,6 +11,9 @@ class AttributeNet(PooledNet):
 
     output_kind = "attributes"
     export_spec = ExportSpec({"probabilities": "of each attribute, for itself"})
+
+    def class_layers(self) -> list[nn.Module]:
+        return [self.head]
 
     def postprocess(self, logits: Tensor) -> Tensor:
         """Probabilities (B, A)."""

@@ -27,7 +27,8 @@ class FacesTask(DistillableTask):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 1 + 2 A): index in the split, scores, labels
+        # rows (N, 1 + 2 A): index in the split, scores, labels
+        self.measured = CatMetric(nan_strategy="disable")
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:

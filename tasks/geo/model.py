@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.base import Backbone
 from data.geo.cells import Hierarchy
@@ -89,6 +89,9 @@ class GeoLocator(PooledNet):
         self.register_buffer("parents", torch.from_numpy(table.parents), False)
         self.directions: Tensor
         self.parents: Tensor
+
+    def class_layers(self) -> list[nn.Module]:
+        return [self.head]
 
     def image_vectors(self, images: Tensor) -> Tensor:
         """Features (B, D) of length 1, whose inner products measure the similarity of normalised images."""

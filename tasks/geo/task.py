@@ -1,5 +1,6 @@
 """The geo-localization task: its metrics, its results and its maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,17 @@ class GeoTask(TaskModule):
     def build_metrics(self) -> None:
         from torchmetrics.aggregation import CatMetric
 
-        self.measured = CatMetric()  # rows (N, 4): index in the split, true latitude and longitude, error in km
+        # rows (N, 4): index in the split, true latitude and longitude, error in km
+        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> GeoLocator:
         settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top_cells")}
         self.table = CellTable.from_labels(self.labels)
         return GeoLocator(self.build_backbone(GeoLocator.strides), self.table, **settings)
+
+    def has_classes(self, labels: Sequence[str]) -> bool:
+        """Whether they are the same cells, wherever in them the photos are."""
+        return [label.partition(" ")[0] for label in labels] == [own.partition(" ")[0] for own in self.labels]
 
     def compute_losses(self, batch: GeoBatch) -> dict[str, Tensor]:
         logits = self.model(self.model.preprocess(batch.images))

@@ -17,9 +17,10 @@ from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.figures import log_image
 from tasks.engine.multitask_config import is_demo, trained_tasks
 from tasks.engine.names import labels_of, metrics_of, task_of
+from tasks.engine.optimizer import group_parameters
 from tasks.engine.options import locate
 from tasks.engine.start import new_data
-from tasks.engine.task import TaskModule, group_parameters
+from tasks.engine.task import TaskModule
 from tasks.multitask.data import JointBatch, JointData, naming
 from tasks.multitask.model import JointModel, own_parameters
 from tasks.multitask.processes import average_gradients, leave_out_averages
@@ -134,6 +135,11 @@ class JointTask(TaskModule):
         content = load_checkpoint(path, task=self.config["task"]["name"])
         self._keep_metrics(content)
         state: dict[str, Tensor] = dict(content["state_dict"])
+        for name, part in self.each():
+            prefix, labels = f"parts.{name}.", labels_of(content["suite"]["labels"], name)
+            own = {k.removeprefix(prefix): tensor for k, tensor in state.items() if k.startswith(prefix)}
+            own = part.for_own_classes(own, labels, f"{path}, {name}")
+            state |= {prefix + k: tensor for k, tensor in own.items()}
         if added := self.config["multitask"]["add"]:  # its own layers start as the other tasks'
             for key, tensor in content["state_dict"].items():
                 _, name, rest = key.split(".", 2) if key.startswith("parts.") else ("", "", "")
@@ -333,6 +339,7 @@ class JointTask(TaskModule):
                 "own_params_m": sum(p.numel() for p in own[name]) / 1e6,
                 "classes": len(part.labels),
                 "resolution": part.resolution,
+                "pretrained": self.resolved.get("pretrained"),
                 "phone_format": part.model.phone_format,
             }
         return {"parts": parts}

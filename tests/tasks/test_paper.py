@@ -82,11 +82,13 @@ def test_a_task_of_a_multi_task_run_is_in_its_row_too(tmp_path: Path) -> None:
     content["settings"]["parts"] = {"dogs": part}
     facts = {"primary": "top1", "cost": content["cost"], "classes": 120, "resolution": 224}
     content |= {"parts": {"dogs": facts}, "metrics": {"mean": 0.8175, "dogs/top1": 0.8175}}
-    (folder / "metrics.json").write_text(json.dumps(content))
     (ten,) = [t for t in published.tables() if t.number == 10]
-    table, _ = paper.models(ten, read_runs(tmp_path))
-    own = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
-    assert own["0.75 MobileNet-224"] == "81.8"
+    for found, figure in ((None, "81.8"), (False, "not run"), (True, "81.8")):
+        facts["pretrained"] = found
+        (folder / "metrics.json").write_text(json.dumps(content))
+        table, _ = paper.models(ten, read_runs(tmp_path))
+        own = dict(zip(table.columns[0].cells, table.columns[2].cells, strict=True))
+        assert own["0.75 MobileNet-224"] == figure
 
 
 FROM_WEIGHTS = {"pretrained": True}, {"pretrained": "auto"}, {"pretrained": False, "weights": "a.h5"}
@@ -99,6 +101,9 @@ FROM_WEIGHTS = {"pretrained": True}, {"pretrained": "auto"}, {"pretrained": Fals
         *(("imagenet", change, False) for change in FROM_WEIGHTS),
         *(("stanford_dogs", change, True) for change in FROM_WEIGHTS),
         ("stanford_dogs", {"pretrained": False}, False),
+        ("stanford_dogs", {"pretrained": "auto", "found": True}, True),
+        ("stanford_dogs", {"pretrained": "auto", "found": False}, False),  # offline
+        ("imagenet", {"pretrained": "auto", "found": False}, True),
     ],
 )
 def test_a_run_is_beside_the_paper_only_if_it_starts_as_the_recipe_does(
@@ -108,7 +113,8 @@ def test_a_run_is_beside_the_paper_only_if_it_starts_as_the_recipe_does(
     folder = write_run(tmp_path, "dogs", "mine", classes=1000 if recipe == "imagenet" else 120, resolution=224)
     content = json.loads((folder / "metrics.json").read_text())
     content["settings"] |= {key: config[key] for key in ("backbone", "groups", "task")}
-    content["settings"]["backbone"] = config["backbone"] | changes
+    content["settings"]["backbone"] = config["backbone"] | {k: v for k, v in changes.items() if k != "found"}
+    content["pretrained"] = changes.get("found")
     content["metrics"]["top1"] = 0.75
     table = next(table for table in published.tables() if f"experiment={recipe}" in table.run)
 

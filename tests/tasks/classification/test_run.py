@@ -208,7 +208,7 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
     assert execute([f"resume={folder}"])["state"] == "finished"
     for stage in ("1_noisy", "2_clean"):
         metrics = json.loads((folder / stage / "metrics.json").read_text())
-        assert (metrics["state"], metrics["epoch"]) == ("finished", 4)
+        assert (metrics["state"], metrics["epoch"], metrics["pretrained"]) == ("finished", 4, False)
         assert "come from ImageNet" in metrics["note"]
     # the drawn images do not, but were given as data=dogs
     assert capsys.readouterr().out.count("note: Stanford Dogs' images come from ImageNet") == 2

@@ -72,6 +72,17 @@ def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: s
     DetectionTask(config, ["a", "b"], load_weights=False)  # but a checkpoint of a run that had it is read
 
 
+def test_random_weights_are_not_frozen(caplog: pytest.LogCaptureFixture) -> None:
+    given = ["task=detection", "detector=ssd", "backbone.alpha=0.25", "backbone.pretrained=false"]
+    frozen = load_config([*given, "trainer.freeze_backbone=true"])
+    with pytest.raises(UserError, match="freeze_backbone=true freezes random weights: give") as e:
+        DetectionTask(frozen, ["a", "b"])
+    assert "\n" not in str(e.value)
+    DetectionTask(frozen, ["a", "b"], load_weights=False)
+    DetectionTask(load_config([*given, "trainer.head_warmup_epochs=1"]), ["a", "b"])
+    assert "head_warmup_epochs first freezes random weights" in caplog.text
+
+
 TINY = ("task=detection", "backbone.alpha=0.25", "task.resolution=64", "data.train=24", "data.val=8", "data.workers=0")
 
 
@@ -92,11 +103,12 @@ def test_weights_of_a_run_are_looked_through_as_they_were_trained(scenes: Path, 
     odd = ("backbone.padding=symmetric", "backbone.norm_eps=0.01")
     run = untrained(tmp_path / "run", *given, *odd)
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    content["suite"]["backbone"]["normalization"] = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    content["suite"]["backbone"] |= {"normalization": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], "pretrained": True}
     torch.save(content, run / "checkpoints" / "best.ckpt")
     _, module = prepare(load_config([*given, f"ckpt={run}"]))
     assert (module.resolved["padding"], module.resolved["norm_eps"]) == ("symmetric", 0.01)
     assert module.resolved["normalization"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    assert module.resolved["pretrained"] is True  # how the first of several runs started
     torch.testing.assert_close(module.model.mean.flatten() / 255, torch.tensor([0.1, 0.2, 0.3]))
     _, other = prepare(load_config([*given, f"ckpt={run}", "backbone.padding=same"]))
     assert other.resolved["padding"] == "same"  # what is given stays

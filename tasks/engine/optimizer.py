@@ -1,0 +1,53 @@
+"""The optimizer, its groups of parameters, and what it may leave out."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones.base import Backbone
+from backbones.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def check_frozen(config: Mapping[str, Any], backbone: Backbone, has_weights: bool) -> None:
+    """Checks the settings that freeze layers of a backbone, which may start from trained weights.
+
+    Raises:
+        UserError: it does not define its early layers, or its random weights would never be trained.
+    """
+    settings = config["trainer"]
+    if settings["freeze_early_layers"] and not backbone.early_layers():
+        raise UserError(
+            f"trainer.freeze_early_layers=true: backbone={config['groups']['backbone']} does not define its early "
+            "layers; leave this setting out"
+        )
+    ways = "give backbone.weights= or backbone.pretrained=true, or ckpt="
+    if settings["freeze_backbone"] and not has_weights:
+        raise UserError(f"trainer.freeze_backbone=true freezes random weights: {ways}")
+    if settings["head_warmup_epochs"] and not has_weights:
+        log.warning("trainer.head_warmup_epochs first freezes random weights: %s", ways)
+
+
+def group_parameters(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:
+    """The optimizer's groups of parameters, each with its weight decay and learning rate."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter, decay, lr in rows:
+        group = groups.setdefault((decay, lr), {"params": [], "weight_decay": decay, "lr": lr})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer that the trainer settings name."""
+    lr, momentum, fused = settings["lr"], settings["momentum"], str(settings["precision"]) != "16"
+    if settings["optimizer"] == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    if settings["optimizer"] == "rmsprop":  # TensorFlow's, to which the paper's epsilon and decay apply
+        from timm.optim import RMSpropTF
+
+        return RMSpropTF(groups, lr=lr, alpha=0.9, eps=1.0, momentum=momentum)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
