@@ -111,7 +111,7 @@ def test_a_file_that_ends_early_is_not_kept(shards: Path, server: str) -> None: 
             with open_kept(f"{server}/{place}val-000.tar", size) as file:
                 assert file.read() == (shards / "val-000.tar").read_bytes()
         else:
-            with pytest.raises(OSError, match=f"it has other than the {size} bytes"):
+            with pytest.raises(OSError, match=f"it does not have the {size} bytes"):
                 open_kept(f"{server}/{place}val-000.tar", 2 * size)
         assert kept() == size
     with open_kept(f"{server}/val-000.tar", size - 1) as file:  # more than all that may be kept

@@ -57,7 +57,9 @@ def test_a_sweep_ends_with_its_trade_off(trained: Path) -> None:
 def board(trained: Path) -> str:
     """The address of a TensorBoard that has read the runs."""
     server = program.TensorBoard()
-    server.configure(argv=[None, "--logdir", str(trained), "--port", "0", "--load_fast", "false"])
+    # read once: its thread would log during other tests
+    once = ["--load_fast", "false", "--reload_interval", "0"]
+    server.configure(argv=[None, "--logdir", str(trained), "--port", "0", *once])
     address = server.launch()
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
