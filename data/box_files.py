@@ -89,7 +89,7 @@ class BoxCsvData(BoxFiles):
     """
 
     def found(self, folder: Folder) -> dict[str, Path]:
-        return box_csv_files(folder)
+        return box_csv_files(folder) or box_csv_files(folder, corners=False)
 
     def rows(self, path: Path) -> Iterator[tuple[str, Annotated | None]]:
         lines = read_lines(path)

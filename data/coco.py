@@ -216,12 +216,13 @@ class CocoData(DetectionData):
         names, records = self.read(split if split in self.files else "val")
         if names == self.labels:
             return records
-        if strange := ", ".join(name for name in names if name not in self.labels):
+        used = {label for r in records for label in r.labels.tolist()}
+        if strange := ", ".join(names[label] for label in sorted(used) if names[label] not in self.labels):
             raise UserError(
                 f"{self.root}: the {split} split has other categories than train: {strange:.300}; rename them, or add "
                 "them to train's file"
             )
-        label = np.array([self.labels.index(name) for name in names], np.int64)
+        label = np.array([self.labels.index(name) if name in self.labels else -1 for name in names], np.int64)
         return [replace(r, labels=label[r.labels]) for r in records]
 
     @cached_property

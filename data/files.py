@@ -82,6 +82,11 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
+def has_images(folder: Path) -> bool:
+    """Whether a folder or one of its sub-folders has images."""
+    return any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for _, names in _walk(folder) for name in names)
+
+
 @cache
 def _tell_links(folder: Path, count: int, first: str) -> None:
     """Logs once that links are not followed."""

@@ -35,8 +35,12 @@ def split_from_word(word: str) -> str | None:
 
 def split_in_name(name: str) -> str | None:
     """The split that a word in a name means: train in instances_train2017, train_labels or trainLabels."""
-    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
-    return next((split for split, names in SPLIT_NAMES.items() if set(words) & set(names)), None)
+    words = _words(name)
+    return next((split for split, names in SPLIT_NAMES.items() if words & set(names)), None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()))
 
 
 def split_of_file(path: Path, root: Path) -> str | None:
@@ -51,14 +55,15 @@ def source_name(name: str) -> str:
 
 def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
     """The split that a folder of each path is named after, if any; empty unless there are train and another split.
-    Names with further words, such as train_images, count if all folders have one: an album may be called Train ride.
+    Beside folders of no split, train_images counts with val_images or test_images alone: an album may be Train ride.
     """
     folders = [key.split("/")[:-1] for key in keys]
-    splits: list[str | None] = []
-    for meaning in (split_in_name, split_from_word):
-        splits = [next(filter(None, map(meaning, names)), None) for names in folders]
-        if all(split or not names for split, names in zip(splits, folders, strict=True)):
-            break
+    named = {name: split for names in folders for name in names if (split := split_in_name(name))}
+    if any(names and named.keys().isdisjoint(names) for names in folders):
+        further = {name: frozenset(_words(name).difference(*SPLIT_NAMES.values())) for name in named}
+        splits_with = {words: {named[n] for n in named if further[n] == words} for words in further.values()}
+        named = {name: split for name, split in named.items() if {"train"} < splits_with[further[name]]}
+    splits = [next((named[name] for name in names if name in named), None) for names in folders]
     return splits if {"train"} < {*splits} - {None} else []
 
 

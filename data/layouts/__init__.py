@@ -59,7 +59,8 @@ def recognize(root: Path, family: str) -> Layout:
     folder = Folder(root)
     found = {layout.option: layout for find in reversed(FAMILIES.get(family, ())) for layout in find(folder)}
     if not found and family == "_detection":  # only then: images often lie beside the .tar that they came in
-        found = {layout.option: layout for layout in images.shards(folder, "box_shards")}
+        others = (*images.shards(folder, "box_shards"), *detection.box_csv(folder, corners=False))
+        found = {layout.option: layout for layout in others}
     if len(found) > 1:
         ways = " or ".join(f"data={layout.option} ({layout.description})" for layout in reversed(found.values()))
         raise Ambiguous(f"{root} can be read in several ways: choose {ways}")

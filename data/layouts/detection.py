@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below
+from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below, has_images
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
 from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS
@@ -165,12 +165,7 @@ def _existing(folder: Folder, content: dict[str, Any], names: list[str]) -> tupl
     """The paths of data.yaml that exist below a folder, and are lists or have images."""
     base = str(content.get("path") or "")
     found = (find_below(folder.path, f"{base}/{name}") or find_below(folder.path, name) for name in names)
-    return tuple(dict.fromkeys(path for path in found if path and (path.is_file() or _has_images(path))))
-
-
-def _has_images(folder: Path) -> bool:
-    """Whether a folder or one of its sub-folders has images."""
-    return any(f.images for f in (Folder(folder), *Folder(folder).folders.values()))
+    return tuple(dict.fromkeys(path for path in found if path and (path.is_file() or has_images(path))))
 
 
 def has_yolo_rows(labels: Path) -> bool:
@@ -329,23 +324,31 @@ def split_row(line: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
-def _is_box_csv(path: Path) -> bool:
+def _has_corners(path: Path) -> bool:
     """Whether a CSV file has boxes, perhaps with a column missing."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = split_row(file.readline(4096))
-    columns, names = csv_columns(header), {name.strip().lower() for name in header}
-    if "image" in columns and {"x", "y"} <= names and any(sides <= names for sides in SIDES):
-        return True  # its reader says which columns are needed
+    columns = csv_columns(_header(path))
     return len(columns.keys() & {*CORNERS}) >= 2 and len(columns.keys() & {"image", "class", *CORNERS}) >= 4
 
 
-def box_csv_files(folder: Folder) -> dict[str, Path]:
-    return split_files(folder, (".csv", ".tsv"), _is_box_csv, "data=box_csv data.{}")
+def _has_sides(path: Path) -> bool:
+    """Whether a CSV file has boxes with a width and a height, which are not read."""
+    names = {name.strip().lower() for name in _header(path)}
+    return "image" in csv_columns(_header(path)) and {"x", "y"} <= names and any(sides <= names for sides in SIDES)
 
 
-def box_csv(folder: Folder) -> Iterator[Layout]:
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return split_row(file.readline(4096))
+
+
+def box_csv_files(folder: Folder, corners: bool = True) -> dict[str, Path]:
+    """The files of boxes with corners, or of those without, of which the reader says what they need."""
+    return split_files(folder, (".csv", ".tsv"), _has_corners if corners else _has_sides, "data=box_csv data.{}")
+
+
+def box_csv(folder: Folder, corners: bool = True) -> Iterator[Layout]:
     """CSV files with a row for each box."""
-    if box_csv_files(folder):
+    if box_csv_files(folder, corners):
         yield Layout("box_csv", "CSV files of boxes")
 
 

@@ -106,7 +106,7 @@ def geo(folder: Folder) -> Iterator[Layout]:
     if not found:
         complain(folder, without_positions)
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
-        others = (sub for name, sub in folder.folders.items() if name not in splits.values())
+        others = (sub for name, sub in folder.folders.items() if name not in (*splits.values(), "gallery"))
         if "train" in splits and (len(splits) > 1 or not any(map(first_images, others))):  # it may be an album
             settings = UNSET | with_val(splits)
             found = [Layout("places", f"photos with GPS in their EXIF: {described(settings)}", settings)]
@@ -143,7 +143,7 @@ def folder_per_class(folder: Folder, option: str, kind: str, depth: int = 3) -> 
     description = f"a folder for each {kind}"
     plain = has_classes(inside) and not inside.images
     images, annotated = with_boxes(folder, folder.path) if "train" in splits or plain else (0, Counter[str]())
-    if 2 * annotated.total() > images:
+    if option != "identities" and 2 * annotated.total() > images:
         suffix = annotated.most_common(1)[0][0]
         raise UserError(
             f"{folder.path} has folders with {suffix} files of boxes beside the images{TO_TRAIN_ON_BOXES[suffix]}; "

@@ -7,24 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones.base import Backbone
 from backbones.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def check_frozen(config: Mapping[str, Any], backbone: Backbone, has_weights: bool) -> None:
-    """Checks the settings that freeze layers of a backbone, which may start from trained weights.
+def check_frozen(settings: Mapping[str, Any], has_weights: bool) -> None:
+    """Checks the trainer settings that freeze a backbone, which may start from trained weights.
 
     Raises:
-        UserError: it does not define its early layers, or its random weights would never be trained.
+        UserError: its random weights would never be trained.
     """
-    settings = config["trainer"]
-    if settings["freeze_early_layers"] and not backbone.early_layers():
-        raise UserError(
-            f"trainer.freeze_early_layers=true: backbone={config['groups']['backbone']} does not define its early "
-            "layers; leave this setting out"
-        )
     ways = "give backbone.weights= or backbone.pretrained=true, or ckpt="
     if settings["freeze_backbone"] and not has_weights:
         raise UserError(f"trainer.freeze_backbone=true freezes random weights: {ways}")

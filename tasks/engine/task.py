@@ -19,7 +19,7 @@ from tasks.engine.checkpoint import CHECKPOINT_VERSION, load_checkpoint, resolve
 from tasks.engine.figures import log_image, to_pil, to_tensor
 from tasks.engine.model import Model
 from tasks.engine.multitask_config import input_side, is_demo, tasks_of
-from tasks.engine.optimizer import build_optimizer, check_frozen, group_parameters
+from tasks.engine.optimizer import build_optimizer, group_parameters
 from tasks.engine.options import locate, result_type
 from tasks.engine.schedule import lr_factor
 
@@ -225,13 +225,16 @@ class TaskModule(Module):
         elif settings.get("pretrained") == "auto" and (self.config["ckpt"] or is_demo(self.config)):
             settings["pretrained"] = False
         backbone: Backbone = locate(self.config, "backbone")(**settings, strides=strides, resolution=self.resolution)
+        if self.load_weights and self.config["trainer"]["freeze_early_layers"] and not backbone.early_layers():
+            raise UserError(
+                f"trainer.freeze_early_layers=true: backbone={self.config['groups']['backbone']} does not define its "
+                "early layers; leave this setting out"
+            )
         if normalization := self.resolved.get("normalization") or before.get("normalization"):
             backbone.normalization = Normalization.of(normalization)
         normalization = [list(row) for row in backbone.normalization]
         begun = {k: v for k, v in before.items() if k == "pretrained"}  # how the run of `ckpt` started
         self.resolved = backbone.resolved | begun | self.resolved | {"normalization": normalization}
-        if self.load_weights:
-            check_frozen(self.config, backbone, self.has_weights)
         return self.join(backbone) if self.join else backbone
 
     def facts(self) -> dict[str, Any]:

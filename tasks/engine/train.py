@@ -38,6 +38,7 @@ from tasks.engine.hardware import lightning_precision, measure_latency
 from tasks.engine.lightning import for_trainer, quiet_lightning
 from tasks.engine.multitask_config import tasks_of
 from tasks.engine.names import plain_name, run_name
+from tasks.engine.optimizer import check_frozen
 from tasks.engine.options import locate
 from tasks.engine.processes import ProcessWatch, check_processes, is_rank_zero, started_by_launcher
 from tasks.engine.report import ABSENT, show
@@ -224,6 +225,7 @@ def train(
     for task in tasks_of(config).values():
         task["data"]["root"] = str(Path(task["data"]["root"]).absolute())  # to resume from any folder
     data, module = prepare(config, generate_demo=generate_demo)
+    check_frozen(config["trainer"], module.has_weights)  # here, as later stages are prepared before they have weights
     found = ", ".join(part for part in (layout, data.summary(), data.choices) if part)
     console.print(f"data: {found} (data={config['groups']['data']})", soft_wrap=True)
     if folder is None:

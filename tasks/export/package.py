@@ -17,7 +17,7 @@ from tasks.export.formats import FORMATS
 VERSION = 1
 MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
 MOST_MADDS = 1e9  # million multiply-adds: a finite number, and far beyond any network here
-LEAST_SHARE = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
+LEAST_FRACTION = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
@@ -43,7 +43,7 @@ def read(path: str) -> tuple[npt.NDArray[Any], tuple[int, int]]:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     height, width = image.height, image.width
-    if SPEC["input"]["center_crop"]:  # the central square of this share of the shorter side
+    if SPEC["input"]["center_crop"]:  # the central square of this fraction of the shorter side
         side = SPEC["input"]["center_crop"] * min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         image = image.crop(tuple(round(v) for v in (left, top, left + side, top + side)))
@@ -169,9 +169,9 @@ def _wrong_part(content: dict[str, Any]) -> str | None:
         return "input.layout is neither uint8_nhwc nor float_nchw"
     if type(image.get("size")) is not int or not 1 <= image["size"] <= 4096:
         return "input.size is not a number of pixels"
-    share = image.get("center_crop")
-    if share is not None and not (type(share) in (int, float) and LEAST_SHARE <= share <= 1):
-        return "input.center_crop is not a share of the image"
+    fraction = image.get("center_crop")
+    if fraction is not None and not (type(fraction) in (int, float) and LEAST_FRACTION <= fraction <= 1):
+        return "input.center_crop is not a fraction of the image"
     cost = content.get("cost")
     madds: Any = cost.get("madds_m") if isinstance(cost, dict) else None
     if type(madds) not in (int, float) or not 0 <= madds <= MOST_MADDS:

@@ -131,6 +131,9 @@ def test_categories_in_another_order_or_fewer(kept: list[int], tmp_path: Path) -
     evaluated = read(tmp_path)
     evaluated.use_labels(["bird", *CLASSES])
     assert {r.path.stem: (r.labels - 1).tolist() for r in evaluated.records("val")} == found
+    content["categories"].append({"id": 9, "name": "animal"})  # as Roboflow's, which no object has
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert {r.path.stem: r.labels.tolist() for r in read(tmp_path).records("val")} == found
     content["categories"][0]["name"] = "bird"
     (tmp_path / "val.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="the val split has other categories than train: bird; rename them, or add"):

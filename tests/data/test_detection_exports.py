@@ -71,6 +71,25 @@ def test_a_table_without_corners(header: str, tmp_path: Path) -> None:
     assert "corners in pixels" in str(error.value)
 
 
+def test_a_table_without_corners_beside_other_labels(tmp_path: Path) -> None:
+    photos(tmp_path, every := names("a", 4))
+    coco(tmp_path / "train.json", tmp_path, every)
+    (tmp_path / "stats.csv").write_text("image,label,x,y,width,height\n")
+    assert read(tmp_path).labels == CLASSES
+
+
+@pytest.mark.parametrize("place", ["images/{}/city/drive", "{}/images/drive"])
+def test_yolo_far_below_the_folders_of_data_yaml(place: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        photos(tmp_path / place.format(split), every := names(split, 5))
+        txts(tmp_path / place.format(split).replace("images", "labels"), every)
+    path = place.partition("/images")[0].replace("/city/drive", "")
+    content = f"train: {path.format('train')}\nval: {path.format('val')}\nnames: [cat, dog]"
+    (tmp_path / "data.yaml").write_text(content)
+    data = read(tmp_path)
+    assert [len(data.records(split)) for split in ("train", "val")] == [5, 5]
+
+
 def test_coco_in_annotations_of_each_split(tmp_path: Path) -> None:
     for split, count in (("train", 6), ("valid", 4)):
         photos(tmp_path / split / "images", names("a", count))

@@ -9,6 +9,7 @@ import pytest
 
 from backbones.errors import UserError
 from data.identities import IdentityData, People
+from data.layouts import recognize
 
 
 def data(root: Path, **settings: Any) -> IdentityData:
@@ -85,6 +86,14 @@ def test_pairs_that_are_not_right(line: int, content: str, words: str, faces: Pa
         data(root).pairs("val")
     assert str(root / "pairs.txt") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_of_labels_beside_people(faces: Path, tmp_path: Path) -> None:
+    """Such as landmarks: people are told by their folders all the same."""
+    shutil.copytree(faces / "lfw", tmp_path / "people")
+    for path in (tmp_path / "people").rglob("*.jpg"):
+        path.with_suffix(".json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
+    assert recognize(tmp_path / "people", "_identities").option == "identities"
 
 
 def test_people_of_train_in_val_are_told(faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from backbones.errors import UserError
 from data.base import SPLITS
 from data.csv_images import CsvData
 from data.geo.places import GeoData
-from data.splits import draw_splits
+from data.splits import draw_splits, splits_of_folders
 from tests.data.test_layouts_images import images, table
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60)  # stratum and group
@@ -116,6 +116,21 @@ def test_albums_are_no_splits(tmp_path: Path) -> None:
     found, told = given_by(tmp_path, "", "Train_ride_Bernina Val_d'Isere Rome Lisbon Oslo " * 2)
     assert [[len(images) for images in splits.values()] for splits in found] == [[8, 2, 2]] * 2
     assert not any("folders" in words for words in told)
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (["train_images", "val_images", "more"], ["train", "val", None]),
+        (["Train ride", "Val d'Isere", "more"], []),
+        (["Train ride", "Val d'Isere"], ["train", "val"]),
+        (["train", "test_images"], ["train", "test"]),
+        (["train", "test_images", "more"], []),
+        (["Train", "TEST", "train_old"], ["train", "test", "train"]),
+    ],
+)
+def test_folders_with_further_words(folders: list[str], splits: list[str | None]) -> None:
+    assert splits_of_folders([f"{folder}/1.jpg" for folder in folders]) == splits
 
 
 def test_a_column_of_splits_is_stronger_than_folders(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def test_photos_of_a_phone_that_are_not_read_are_told(tmp_path: Path, caplog: py
         (("Train", "Rome", "Lisbon"), {"train": ".", "val": None}),
         (("train", "val", "Rome"), {"train": "train", "val": "val", "test": None}),
         (("Train", "notes"), {"train": "Train", "val": None, "test": None}),
+        (("train", "gallery"), {"train": "train", "val": None, "test": None}),
     ],
 )
 def test_an_album_called_train_is_no_split(folders: tuple[str, ...], settings: dict[str, Any], tmp_path: Path) -> None:

@@ -217,6 +217,12 @@ def test_a_killed_stage_goes_on(dogs: Path, tmp_path: Path, capsys: pytest.Captu
     assert kept == list(range(before["global_step"]))  # each was done once
 
 
+def test_a_stage_may_freeze_what_the_one_before_has_learned(dogs: Path, tmp_path: Path) -> None:
+    overrides = settings(dogs, tmp_path, "task=dogs", "backbone.pretrained=false", "trainer.limit_train_batches=1")
+    config = load_config(overrides) | {"stages": {"a": [], "b": ["trainer.freeze_backbone=true"]}}
+    assert train_stages(config, overrides)["state"] == "finished"
+
+
 def test_a_mistake_in_a_stage_is_found_before_the_first(dogs: Path, tmp_path: Path) -> None:
     overrides = settings(dogs, tmp_path, "experiment=dogs_noisy")
     config = load_config(overrides) | {"stages": {"a": ["seed=1"], "b": ["task.lss=1"]}}

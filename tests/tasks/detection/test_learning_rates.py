@@ -10,7 +10,8 @@ from backbones.weights import build_mobilenet_v1
 from tasks.detection.task import DetectionTask
 from tasks.engine.checkpoint import load_checkpoint
 from tasks.engine.config import load_config
-from tasks.engine.train import prepare
+from tasks.engine.optimizer import check_frozen
+from tasks.engine.train import prepare, train
 from tasks.run import execute
 from tests.backbones.test_weights import keras_file
 from tests.conftest import untrained
@@ -72,15 +73,15 @@ def test_early_layers_that_are_not_known_cannot_be_frozen(backbone: str, name: s
     DetectionTask(config, ["a", "b"], load_weights=False)  # but a checkpoint of a run that had it is read
 
 
-def test_random_weights_are_not_frozen(caplog: pytest.LogCaptureFixture) -> None:
-    given = ["task=detection", "detector=ssd", "backbone.alpha=0.25", "backbone.pretrained=false"]
-    frozen = load_config([*given, "trainer.freeze_backbone=true"])
-    with pytest.raises(UserError, match="freeze_backbone=true freezes random weights: give") as e:
-        DetectionTask(frozen, ["a", "b"])
-    assert "\n" not in str(e.value)
-    DetectionTask(frozen, ["a", "b"], load_weights=False)
-    DetectionTask(load_config([*given, "trainer.head_warmup_epochs=1"]), ["a", "b"])
+def test_random_weights_are_not_frozen(scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = [*TINY, f"data.root={scenes}", f"paths.runs={tmp_path}", "backbone.pretrained=false"]
+    task = DetectionTask(load_config([*given, "trainer.head_warmup_epochs=1"]), ["a", "b"])
+    check_frozen(task.config["trainer"], task.has_weights)
     assert "head_warmup_epochs first freezes random weights" in caplog.text
+    with pytest.raises(UserError, match="freeze_backbone=true freezes random weights: give") as e:
+        train(load_config([*given, "trainer.freeze_backbone=true"]))
+    assert "\n" not in str(e.value)
+    assert not list(tmp_path.iterdir())
 
 
 TINY = ("task=detection", "backbone.alpha=0.25", "task.resolution=64", "data.train=24", "data.val=8", "data.workers=0")
