@@ -55,7 +55,8 @@ def source_name(name: str) -> str:
 
 def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
     """The split that a folder of each path is named after, if any; empty unless there are train and another split.
-    Beside folders of no split, train_images counts with val_images or test_images alone: an album may be Train ride.
+    Beside folders of no split, names with further words count only in pairs, such as train_images and val_images: an
+    album may be called Train ride.
     """
     folders = [key.split("/")[:-1] for key in keys]
     named = {name: split for names in folders for name in names if (split := split_in_name(name))}

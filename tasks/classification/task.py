@@ -108,6 +108,7 @@ class ClassificationTask(DistillableTask):
         best = scores.topk(min(TOP, len(self.labels))).indices
         among = (best == batch.labels[:, None]).any(dim=1)
         index = torch.tensor(batch.rows, device=best.device)
+        # without this, a class is found among outputs that are not finite
         found = best[:, 0].where(scores.isfinite().all(dim=1), torch.nan)
         columns = (index, batch.labels, found, among)
         self.measured.update(torch.stack([column.float() for column in columns], dim=1))

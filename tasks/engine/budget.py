@@ -63,8 +63,8 @@ class Budget(Callback):
         steps = data.train_batches(trainer.world_size)
         self.epoch_steps = min(steps, self.settings["limit_train_batches"] or steps)
         self.epochs = trainer.fit_loop.max_epochs = epochs_of(self.settings, self.epoch_steps)
-        # Lightning warns if it exceeds the steps of an epoch; it is set by Lightning's connector, hence undeclared
-        trainer.log_every_n_steps = min(self.settings["log_every"], self.epoch_steps)  # type: ignore[attr-defined]
+        every = min(self.settings["log_every"], self.epoch_steps)  # Lightning warns if it exceeds an epoch's steps
+        trainer.log_every_n_steps = every  # type: ignore[attr-defined]  # which its connector sets, undeclared
 
     def continue_from(self, checkpoint: Mapping[str, Any], epochs: int, batches: int) -> None:
         """Continues a training that has done `epochs` and `batches` of the next one, counted in today's batches. The

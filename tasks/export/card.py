@@ -185,9 +185,12 @@ def trained_on(facts: Mapping[str, Any]) -> str:
     config = facts["provenance"]["config"]
     backbone = config["backbone"]
     weights = str(config.get("ckpt") or backbone.get("weights") or "")
-    start = last_part(weights) or "weights at an address" if weights else "random weights"
     if facts.get("pretrained") and not config.get("ckpt"):
         start = "ImageNet weights"
+    elif weights:
+        start = last_part(weights) or "weights at an address"
+    else:
+        start = "random weights"
     lines = [f"- data: {code(data_name(facts))}", f"- the backbone started from: {code(start)}"]
     for key, words in SETTINGS.items():
         if (value := setting(config, key)) is not None:

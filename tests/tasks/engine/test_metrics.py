@@ -46,8 +46,11 @@ def test_a_metric_that_is_not_a_number_is_not_the_best(
     monkeypatch.setattr(report, "write", lambda trainer, state, metrics: best.append(metrics.get("primary")))
     progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=1)))
     trainer: Any = SimpleNamespace(
-        **{"sanity_checking": False, "current_epoch": 0, "num_training_batches": 1},
-        **{"fit_loop": SimpleNamespace(epoch_loop=progress), "progress_bar_callback": report},
+        sanity_checking=False,
+        current_epoch=0,
+        num_training_batches=1,
+        fit_loop=SimpleNamespace(epoch_loop=progress),
+        progress_bar_callback=report,
     )
     config = load_config(["task=classification", *SMALL])
     module: Any = locate(config, "task")(config, ["a", "b"])
