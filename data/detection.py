@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # Mosaics are used only in epochs that begin before this fraction of the training (YOLOX, arXiv 2107.08430, sect. 2.1).
 MOSAIC_UNTIL = 0.8
+CROP_FROM = 40  # epochs; until then images are new enough, and random crops cost precision (see BENCHMARKS.md)
 SAMPLE = 200  # images of a split whose size is compared with the annotated one
 
 
@@ -110,12 +111,18 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """SSD's random crop, horizontal flip, and the probabilities of mosaic and photometric distortion."""
+    """SSD's random crop (auto: from epoch CROP_FROM on), horizontal flip, and the probabilities of mosaic and
+    photometric distortion.
+    """
 
-    crop: bool = False
+    crop: bool | Literal["auto"] = False
     flip: bool = False
     mosaic: float = 0.0
     photometric: float = 0.0
+
+    def crops(self, epoch: int) -> bool:
+        """Whether images are cropped in an epoch, counted from 0."""
+        return epoch >= CROP_FROM if self.crop == "auto" else self.crop
 
 
 def shrunk(image: Tensor, side: int) -> Tensor:
@@ -128,13 +135,13 @@ def shrunk(image: Tensor, side: int) -> Tensor:
     return resize_box(image, (0, 0, *image.shape[:0:-1]), height, width)
 
 
-def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation) -> View:
+def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation, epoch: int) -> View:
     """A view of a decoded image (3, H, W), with the objects of its record except crowds; `size` is the file's (height,
     width).
     """
     scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
     shown = ~record.crowd
-    return view(image, record.boxes[shown] * scale, record.labels[shown], crop=wanted.crop, flip=wanted.flip)
+    return view(image, record.boxes[shown] * scale, record.labels[shown], crop=wanted.crops(epoch), flip=wanted.flip)
 
 
 def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, Tensor]:
@@ -156,7 +163,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self.augmentation = augmentation
         # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
-        self.done = 0.0  # finished fraction of the training
+        self.epoch, self.done = 0, 0.0  # number of the epoch, finished fraction of the training
         self.weights: Tensor | None = None  # (N,) relative frequencies of the images in mosaics; None: uniform
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
 
@@ -176,7 +183,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        seen = draw_view(image, size, record, self.augmentation)
+        seen = draw_view(image, size, record, self.augmentation, self.epoch)
         return {"view": seen, "image_id": record.image_id, "size": size}
 
     def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
@@ -216,7 +223,7 @@ class DetectionData(SuiteData):
         root: str,
         resolution: int,
         *,
-        crop: bool = False,
+        crop: bool | Literal["auto"] = "auto",
         flip: bool = True,
         photometric: float = 0.5,
         mosaic: float = 0.5,

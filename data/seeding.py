@@ -36,8 +36,9 @@ def num_items(dataset: Dataset) -> int:
 
 
 class Seeded(Dataset[Any]):
-    """A data set with the indices `(row, seed, done)`: augmentation depends on the seed and on the finished fraction of
-    the training, which is set as the wrapped data set's `done`, but not on the process.
+    """A data set with the indices `(row, seed, epoch, done)`: augmentation depends on the seed, the epoch's number and
+    the finished fraction of the training, which are set as the wrapped data set's `epoch` and `done`, but not on the
+    process.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -46,10 +47,11 @@ class Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return num_items(self.dataset)
 
-    def __getitem__(self, item: tuple[int, int, float]) -> Any:
-        row, seed, done = item
+    def __getitem__(self, item: tuple[int, int, int, float]) -> Any:
+        row, seed, epoch, done = item
         seed_all(seed)
-        cast(Any, self.dataset).done = done
+        dataset = cast(Any, self.dataset)
+        dataset.epoch, dataset.done = epoch, done
         return self.dataset[row]
 
 
@@ -61,9 +63,9 @@ class Stream(IterableDataset[dict[str, Any]]):
     epoch: int
 
 
-class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
-    """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, and
-    with the fraction of the training that is `done` when the epoch begins.
+class ShuffledEpochs(DistributedSampler[tuple[int, int, int, float]]):
+    """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, with
+    that number, and with the fraction of the training that is `done` when the epoch begins.
 
     With `weights` (N,) rows are drawn with replacement. The first epoch skips the first `skip` rows of this process. It
     distributes the rows over processes itself; Lightning does not replace a DistributedSampler. Each iteration is the
@@ -88,11 +90,11 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         self.epoch = epoch
         self.skip = {epoch: skip}
 
-    def __iter__(self) -> Iterator[tuple[int, int, float]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int, float]]:
         images = num_items(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
-        skip = self.skip.get(self.epoch, 0)
+        epoch, skip = self.epoch, self.skip.get(self.epoch, 0)
         self.epoch += 1
         if self.weights is None:
             rows = torch.randperm(images, generator=generator)
@@ -102,4 +104,5 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, float]]):
         seeds = torch.randint(2**62, rows.shape, generator=generator)
         own = slice(self.rank + skip * self.num_replicas, None, self.num_replicas)
         done = self.done()
-        return ((int(row), int(seed), done) for row, seed in zip(rows[own].numpy(), seeds[own].numpy(), strict=True))
+        drawn = zip(rows[own].numpy(), seeds[own].numpy(), strict=True)
+        return ((int(row), int(seed), epoch, done) for row, seed in drawn)

@@ -75,6 +75,7 @@ class DetectionStream(ShardStream):
 
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
         self.recent.clear()  # so that an epoch depends on its seed and number alone
+        self.images.epoch = epoch
         return super()._samples(epoch, reader, readers)
 
     def make_sample(self, sample: ShardSample) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class DetectionStream(ShardStream):
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
                 drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
             self.recent.append((shrunk(image, self.images.read_side), size, known))
-        views = [draw_view(*item, wanted) for item in drawn]
+        views = [draw_view(*item, wanted, self.images.epoch) for item in drawn]
         return compose(views, self.images.side, wanted.photometric) | {"image_id": -1, "size": size}
 
 
