@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Mosaics are used only in epochs that begin before this fraction of the training (YOLOX, arXiv 2107.08430, sect. 2.1).
 MOSAIC_UNTIL = 0.8
-CROP_FROM = 40  # epochs; until then images are new enough, and random crops cost precision (see BENCHMARKS.md)
+CROP_EPOCHS = 100  # shorter trainings are better without random crops (BENCHMARKS.md, "Random crops")
 SAMPLE = 200  # images of a split whose size is compared with the annotated one
 
 
@@ -111,8 +111,8 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """SSD's random crop (auto: from epoch CROP_FROM on), horizontal flip, and the probabilities of mosaic and
-    photometric distortion.
+    """SSD's random crop (auto: in trainings of at least CROP_EPOCHS epochs), horizontal flip, and the probabilities of
+    mosaic and photometric distortion.
     """
 
     crop: bool | Literal["auto"] = False
@@ -120,9 +120,11 @@ class Augmentation:
     mosaic: float = 0.0
     photometric: float = 0.0
 
-    def crops(self, epoch: int) -> bool:
-        """Whether images are cropped in an epoch, counted from 0."""
-        return epoch >= CROP_FROM if self.crop == "auto" else self.crop
+    def crops(self, epoch: int, done: float) -> bool:
+        """Whether images are cropped in an epoch (counted from 0), before which a fraction of the training was done."""
+        if self.crop == "auto":  # a training by the clock tells its length only once an epoch is done
+            return epoch > 0 and epoch >= CROP_EPOCHS * done
+        return self.crop
 
 
 def shrunk(image: Tensor, side: int) -> Tensor:
@@ -135,13 +137,13 @@ def shrunk(image: Tensor, side: int) -> Tensor:
     return resize_box(image, (0, 0, *image.shape[:0:-1]), height, width)
 
 
-def draw_view(image: Tensor, size: tuple[int, int], record: Record, wanted: Augmentation, epoch: int) -> View:
+def draw_view(image: Tensor, size: tuple[int, int], record: Record, *, crop: bool, flip: bool) -> View:
     """A view of a decoded image (3, H, W), with the objects of its record except crowds; `size` is the file's (height,
     width).
     """
     scale = [image.shape[2] / size[1], image.shape[1] / size[0]] * 2
     shown = ~record.crowd
-    return view(image, record.boxes[shown] * scale, record.labels[shown], crop=wanted.crops(epoch), flip=wanted.flip)
+    return view(image, record.boxes[shown] * scale, record.labels[shown], crop=crop, flip=flip)
 
 
 def compose(views: Sequence[View], side: int, photometric: float) -> dict[str, Tensor]:
@@ -183,7 +185,8 @@ class DetectionSet(Dataset[dict[str, Any]]):
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        seen = draw_view(image, size, record, self.augmentation, self.epoch)
+        crop = self.augmentation.crops(self.epoch, self.done)
+        seen = draw_view(image, size, record, crop=crop, flip=self.augmentation.flip)
         return {"view": seen, "image_id": record.image_id, "size": size}
 
     def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:

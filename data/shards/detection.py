@@ -71,11 +71,12 @@ class DetectionStream(ShardStream):
     ) -> None:
         super().__init__(shards, self.make_sample, **settings)
         self.images, self.classes = images, classes
+        self.crop = False
         self.recent: deque[tuple[Tensor, tuple[int, int], Record]] = deque(maxlen=RECENT)
 
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
+        self.crop = self.images.augmentation.crops(epoch, float(self.done))
         self.recent.clear()  # so that an epoch depends on its seed and number alone
-        self.images.epoch = epoch
         return super()._samples(epoch, reader, readers)
 
     def make_sample(self, sample: ShardSample) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class DetectionStream(ShardStream):
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
                 drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
             self.recent.append((shrunk(image, self.images.read_side), size, known))
-        views = [draw_view(*item, wanted, self.images.epoch) for item in drawn]
+        views = [draw_view(*item, crop=self.crop, flip=wanted.flip) for item in drawn]
         return compose(views, self.images.side, wanted.photometric) | {"image_id": -1, "size": size}
 
 

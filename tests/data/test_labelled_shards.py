@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones.errors import UserError
 from data.base import SPLITS, SuiteData, end_processes
 from data.classification import ImageSet
-from data.detection import CROP_FROM, DetectionSet
+from data.detection import DetectionSet
 from data.faces import CelebAData
 from data.layouts import recognize
 from data.shards.detection import DetectionStream, ShardDetectionData
@@ -145,20 +145,21 @@ def test_the_end_of_a_training_is_without_mosaics(workers: int, world_size: int,
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_images_that_have_often_been_seen_are_cropped(sharded: bool, scenes: Path, boxes: Path) -> None:
-    def epochs(crop: bool | str) -> list[Tensor]:
+def test_long_trainings_have_random_crops(sharded: bool, scenes: Path, boxes: Path) -> None:
+    def shown(crop: bool | str, epoch: int, done: float) -> Tensor:
         given = PLAIN | {"crop": crop}
         data = box_data(boxes, **given, workers=1) if sharded else coco_data(scenes, **given)
-        data.epoch = CROP_FROM - 1
+        data.epoch, data.done = epoch, partial(float, done)
         loader = data.train_dataloader()
-        found = [torch.cat([batch.boxes.flatten() for batch in loader]) for _ in range(2)]
+        found = torch.cat([batch.boxes.flatten() for batch in loader])
         end_processes(loader)
         return found
 
-    (before, after), plain, cropped = epochs("auto"), epochs(False), epochs(True)
-    torch.testing.assert_close(before, plain[0])
-    torch.testing.assert_close(after, cropped[1])
-    assert before.shape != cropped[0].shape or not torch.allclose(before, cropped[0])
+    plain, cropped = (shown(crop, 3, 0.02) for crop in (False, True))
+    assert plain.shape != cropped.shape or not torch.allclose(plain, cropped)
+    torch.testing.assert_close(shown("auto", 3, 0.02), cropped)  # of 150 epochs
+    torch.testing.assert_close(shown("auto", 3, 0.05), plain)  # of 60
+    torch.testing.assert_close(shown("auto", 0, 0.0), shown(False, 0, 0.0))  # unknown yet
 
 
 def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:
