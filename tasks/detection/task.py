@@ -31,7 +31,7 @@ class DetectionTask(TaskModule):
     def build_metrics(self) -> None:
         from tasks.detection.coco_eval import CocoEvaluator
 
-        self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
+        self.evaluator = CocoEvaluator()
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
