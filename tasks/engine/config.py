@@ -34,7 +34,8 @@ TORCH_MISMATCH = (
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
 LENGTHS = ("trainer.minutes", "trainer.steps", "trainer.max_epochs")  # the one given last counts
-RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files may still name
+# settings of earlier versions, which their files may still name
+RETIRED = {"data.zoom_out", "task.evaluator", "trainer.head_warmup_epochs"}
 
 
 @contextmanager
