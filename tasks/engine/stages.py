@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from backbones.files import atomic_write
+from data.text import read_json_object
 from tasks.engine.config import key_of, saved_groups
 from tasks.engine.multitask_config import compose_config, split_by_task
 from tasks.engine.names import check_names
@@ -85,7 +86,5 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
 
 def finished_metrics(place: Path) -> dict[str, Any]:
     """The metrics.json of a finished stage; empty for any other."""
-    from tasks.engine.callbacks import read_json
-
-    content = read_json(place / "metrics.json")
+    content = read_json_object(place / "metrics.json")
     return content if content.get("state") == "finished" else {}
