@@ -147,7 +147,8 @@ def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dic
 
 
 def _chosen(options: Mapping[str, str]) -> dict[str, str]:
-    return {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    groups = _groups()
+    return {group: o for group, o in options.items() if group in groups and group != "experiment"}
 
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:
