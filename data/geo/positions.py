@@ -24,7 +24,7 @@ from data.table import (
     SPLIT_COLUMNS,
     Images,
     Table,
-    delimiter_of,
+    header_delimiter,
     image_column,
     says_splits,
 )
@@ -74,7 +74,7 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         check_regular(path, None)
         images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = delimiter_of(file)
+            delimiter = header_delimiter(file)
             decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
             rows = islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)
             header, *start = [[value.strip() for value in row] for row in rows] or [[]]

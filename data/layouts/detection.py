@@ -14,7 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below, has_images
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
-from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS
+from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS, delimiter_of
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -320,8 +320,7 @@ def csv_columns(header: Sequence[str]) -> dict[str, int]:
 
 def split_row(line: str) -> list[str]:
     """The cells of a line of a CSV file, separated by commas, semicolons or tabs, whichever it has most of."""
-    delimiter = max(",;\t", key=line.count)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    return next(csv.reader([line], delimiter=delimiter_of(line)), [])
 
 
 def _has_corners(path: Path) -> bool:
