@@ -78,7 +78,7 @@ def images_in(folder: Path) -> list[Path]:
         start = "" if below == "." else f"{below}{os.sep}"
         found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     if links:
-        _tell_links(folder, len(links), min(links))
+        _warn_of_links(folder, len(links), min(links))
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
@@ -88,7 +88,7 @@ def has_images(folder: Path) -> bool:
 
 
 @cache
-def _tell_links(folder: Path, count: int, first: str) -> None:
+def _warn_of_links(folder: Path, count: int, first: str) -> None:
     """Logs once that links are not followed."""
     log.warning("%s: links to folders are not followed: %d, of which the first is %s", folder, count, first)
 

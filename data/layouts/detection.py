@@ -132,11 +132,11 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
     places = {path: image_folder(Folder(path)) or Folder(path) for path in tests if path.is_dir()}
     splits["test"] = tuple(path for path in tests if path not in places or labelled(places[path].path))
     found = arranged(folder, labelled) or _nested(folder, labelled)
-    lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
+    present: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
-        return lying
+        return present
     # some files name the same images for train and val
-    return lying | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
+    return present | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
 
 
 def _nested(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
