@@ -128,20 +128,20 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    path = Path(wanted or "")
-    if wanted and path.is_dir():
+    if not wanted:
+        raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
+    path = Path(wanted)
+    if path.is_dir():
         found = images_in(path)
-    elif wanted and path.exists():
+        if words := unread_below(path):
+            if not found:
+                raise UserError(f"{setting}={wanted}: {words}")
+            log.warning("%s: %s", wanted, words)
+    elif path.exists():
         found = [path]
     else:
-        matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+        matches = sorted(map(Path, glob.glob(wanted, recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each file once
-    if wanted and path.is_dir() and (words := unread_below(path)):
-        if not found:
-            raise UserError(f"{setting}={wanted}: {words}")
-        log.warning("%s: %s", wanted, words)
-    if not found and not wanted:
-        raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
     if not found:
         raise UserError(f"{setting}={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
     if all(file.suffix.lower() in UNREAD_SUFFIXES for file in found):
