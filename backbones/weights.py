@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Weights:
         UserError: the file is absent, unreadable, or of another kind.
     """
     if path.suffix in (".h5", ".hdf5"):
-        with reading(path):
+        with _reading_weights(path):
             return _from_keras(path)
     content = read_tensors(path)
     state = content.get("state_dict", content)
@@ -91,10 +91,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is absent, or cannot be read.
     """
-    with reading(path):
-        if path.suffix == ".safetensors":
-            state, suite = read_safetensors(path)
-            return state if suite is None else {"suite": suite, "state_dict": state}
+    with _reading_weights(path):
         content = load_plain(path)
     if not isinstance(content, dict):
         raise UserError(f"backbone.weights: {path} holds no named tensors")
@@ -102,12 +99,15 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def load_plain(path: Path) -> Any:
-    """The tensors and plain values of a torch file, which is not trusted.
+    """The tensors and plain values of a torch or safetensors file, which is not trusted.
 
     Raises:
         UserError: it is compressed, as torch's files never are, or holds data twice: it could unpack to any size.
-        Exception: whatever torch raises for an invalid file.
+        Exception: whatever torch or safetensors raise for an invalid file.
     """
+    if path.suffix == ".safetensors":
+        state, suite = read_safetensors(path)
+        return state if suite is None else {"suite": suite, "state_dict": state}
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\3\4"  # by which torch decides how to read it
     entries = zip_entries(path) if zipped else []
@@ -123,18 +123,25 @@ def is_stored(name: Any, value: Any, size: int) -> bool:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns any error while a weights file is read into a UserError."""
-    if not path.is_file():
-        raise UserError(f"backbone.weights: there is no file {path}")
+def reading(file: str, otherwise: str) -> Iterator[None]:
+    """Turns any error while a file is read into a UserError: it is damaged, or `otherwise`."""
     try:
         yield
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror or 'it is damaged'}") from error
+        raise UserError(f"{file} cannot be read: {error.strerror or 'it is damaged'}") from error
     except Exception as error:  # an invalid file may raise anything; torch's message suggests weights_only=False
-        raise UserError(f"backbone.weights: {path} cannot be read: it is damaged, or holds no weights") from error
+        raise UserError(f"{file} cannot be read: it is damaged, or {otherwise}") from error
+
+
+@contextmanager
+def _reading_weights(path: Path) -> Iterator[None]:
+    """As `reading`, for the file of backbone.weights, which must exist."""
+    if not path.is_file():
+        raise UserError(f"backbone.weights: there is no file {path}")
+    with reading(f"backbone.weights: {path}", "holds no weights"):
+        yield
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -92,14 +92,10 @@ class ImageSet(Dataset[dict[str, Any]]):
         view = random.randrange(self.views) if self.views else 0
         rng = random.Random(view + row * self.views) if self.views else random
         sample = self.samples[row]
-        image, size = self.read(row, self.chooser(sample.box, rng))
+        image, size = self.reader.read(sample.path, self.chooser(sample.box, rng))
         mirror = self.flip and rng.random() < 0.5
         facts = {"label": sample.label, "path": str(sample.path), "size": size}
         return {"image": image, "mirror": mirror, "row": row, "view": view, **facts}
-
-    def read(self, row: int, choose: Any) -> tuple[Tensor, tuple[int, int]]:
-        """A crop (3, R, R) of a sample's image, and its file's height and width."""
-        return self.reader.read(self.samples[row].path, choose)
 
     def chooser(self, within: Box | None, rng: Any = random) -> Any:
         """A function from an image's height and width to the box of its crop."""

@@ -1,4 +1,4 @@
-"""COCO json annotations beside folders of images."""
+"""COCO json annotations beside folders of images, and drawn scenes in this format."""
 
 import logging
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
+from data.demo.scenes import write_scenes
 from data.detection import DetectionData, Record, Split, report_dropped, usable
 from data.files import find_below, images_in, spellings
 from data.layouts.detection import coco_files
@@ -234,3 +235,17 @@ class CocoData(DetectionData):
         if {*self.read("val" if "val" in self.files else "train")[0]} <= {*labels}:  # train's file need not be read
             self.labels = labels
         super().use_labels(labels)
+
+
+class DemoScenesData(CocoData):
+    """Drawn scenes, generated in `root` on first use."""
+
+    def __init__(self, root: str, resolution: int, *, train: int, val: int, seed: int, **settings: Any) -> None:
+        files = {f"{s}_{k}": f"{s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))}
+        super().__init__(root, resolution, **files, **settings)
+        self.counts = {"train": train, "val": val, "seed": seed}
+
+    def prepare(self) -> None:
+        if not self.root.exists():
+            log.info("generating %(train)d + %(val)d scenes", self.counts)
+        write_scenes(self.root, **self.counts)

@@ -35,7 +35,7 @@ class LabelledImage(NamedTuple):
     split_word: str
 
 
-class CsvData(FacesData):
+class CsvData(FacesData):  # also of classes: such tables differ only in their columns of labels
     """The images that the table `train` below `root` names, with classes or `attributes`.
 
     `image`, `target` and `group` name columns; if null, the image column is the one whose values name files, and the
@@ -98,13 +98,13 @@ class CsvData(FacesData):
         table = self._train_table
         if self.attributes is None:
             names = [name] if (name := self.target or target_column(table)) else []
-            setting, kind, told = "data.target=<column>", "classes", "classes in"
+            setting, kind, described = "data.target=<column>", "classes", "classes in"
         else:
             names = list(self.attributes) or binary_columns(table, (self.image_name, self.group))
-            setting, kind, told = "data.attributes=[columns]", "both yes and no", "attributes"
+            setting, kind, described = "data.attributes=[columns]", "both yes and no", "attributes"
         if not names:
             raise UserError(f"{table.path}: which column has {kind}? It has {table.names}; set {setting}")
-        self.add_choice(f"image names in {self.image_name}, {told} {', '.join(names)}")
+        self.add_choice(f"image names in {self.image_name}, {described} {', '.join(names)}")
         hint = group_hint(table, (self.image_name, *names))
         if hint and not self.group and not self.files["val"] and not self.split_name:
             self.add_choice(f"data.group={hint} would keep each {hint} in one split")

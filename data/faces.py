@@ -50,9 +50,13 @@ class FacesData(ClassificationData):
         labelled_fraction: float = 1.0,
         unlabelled: Literal["drop", "keep"] = "drop",
         unlabelled_folder: str | None = None,
+        min_scale: float = 0.6,
+        center_crop: float | None = 1.0,
+        cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
-        super().__init__(root, resolution, **settings)
+        crops: dict[str, Any] = {"min_scale": min_scale, "center_crop": center_crop, "cache_images": cache_images}
+        super().__init__(root, resolution, **crops, **settings)
         self.labelled_fraction, self.unlabelled = labelled_fraction, unlabelled
         self.unlabelled_folder = unlabelled_folder
 

@@ -78,7 +78,7 @@ def images_in(folder: Path) -> list[Path]:
         start = "" if below == "." else f"{below}{os.sep}"
         found += [f"{start}{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     if links:
-        _tell_links(folder, len(links), min(links))
+        _warn_of_links(folder, len(links), min(links))
     return [folder / name for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
@@ -88,7 +88,7 @@ def has_images(folder: Path) -> bool:
 
 
 @cache
-def _tell_links(folder: Path, count: int, first: str) -> None:
+def _warn_of_links(folder: Path, count: int, first: str) -> None:
     """Logs once that links are not followed."""
     log.warning("%s: links to folders are not followed: %d, of which the first is %s", folder, count, first)
 
@@ -128,20 +128,20 @@ def find_images(wanted: str | None, setting: str = "input") -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    path = Path(wanted or "")
-    if wanted and path.is_dir():
+    if not wanted:
+        raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
+    path = Path(wanted)
+    if path.is_dir():
         found = images_in(path)
-    elif wanted and path.exists():
+        if words := unread_below(path):
+            if not found:
+                raise UserError(f"{setting}={wanted}: {words}")
+            log.warning("%s: %s", wanted, words)
+    elif path.exists():
         found = [path]
     else:
-        matches = sorted(map(Path, glob.glob(wanted or "", recursive=True)))
+        matches = sorted(map(Path, glob.glob(wanted, recursive=True)))
         found = list({os.path.abspath(path): path for path in matches}.values())  # each file once
-    if wanted and path.is_dir() and (words := unread_below(path)):
-        if not found:
-            raise UserError(f"{setting}={wanted}: {words}")
-        log.warning("%s: %s", wanted, words)
-    if not found and not wanted:
-        raise UserError(f"{setting}= is missing: give a file, a folder or a quoted glob")
     if not found:
         raise UserError(f"{setting}={wanted}: there is no image of that name; give a file, a folder or a quoted glob")
     if all(file.suffix.lower() in UNREAD_SUFFIXES for file in found):

@@ -13,7 +13,7 @@ from data.rejects import left_out
 
 def images_by_folder(folder: Path, train: bool = True) -> dict[str, list[Path]]:
     """The images in each sub-folder of `folder` that has some, classes and images in order of their names. Empty ones,
-    and images beside them, are told only if they are train's: other splits may lack a class.
+    and images beside them, are reported only for train: other splits may lack a class.
 
     Raises:
         UserError: the folder does not exist or has fewer than two classes, or (unless it is train's) none.

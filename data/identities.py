@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -115,9 +115,13 @@ class IdentityData(ClassificationData):
         test: str | None = None,
         pairs: str | None = None,
         images_per_person: int = 1,
+        min_scale: float = 0.6,
+        center_crop: float | None = 1.0,
+        cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
-        super().__init__(root, resolution, **settings)
+        crops: dict[str, Any] = {"min_scale": min_scale, "center_crop": center_crop, "cache_images": cache_images}
+        super().__init__(root, resolution, **crops, **settings)
         self.folders: dict[Split, str | None] = {"train": train, "val": val, "test": test or val}
         self.pairs_file, self.images_per_person = pairs, images_per_person
 

@@ -1,4 +1,4 @@
-"""What is told about the parts of a data set that are left out."""
+"""Reports what is left out of a data set."""
 
 import logging
 from collections.abc import Sequence

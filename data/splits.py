@@ -69,22 +69,22 @@ def splits_of_folders(keys: Sequence[str]) -> list[str | None]:
 
 
 def given_splits(
-    source: Path | str, keys: Sequence[str], words: Sequence[str], tell: Callable[[str], None]
+    source: Path | str, keys: Sequence[str], words: Sequence[str], report: Callable[[str], None]
 ) -> list[str | None]:
     """The split of each image of `source`, of which `keys` are the paths below the data's root: by its word in a column
-    of splits, or else by its folders; train if neither names any. Test becomes val if there is no val, which is told.
-    Images whose word or folder is of no split have None, and are reported.
+    of splits, or else by its folders; train if neither names any. Test becomes val if there is no val. Images whose
+    word or folder is of no split have None. Both are reported.
     """
     splits = [*map(split_from_word, words)]
     if not splits and (splits := splits_of_folders(keys)):
         words = [os.path.dirname(key) for key in keys]
-        tell("splits by the images' folders")
+        report("splits by the images' folders")
     if left := Counter(word or "nothing" for word, split in zip(words, splits, strict=True) if split is None):
         named = ", ".join(f"{word:.40} ({count})" for word, count in left.most_common(5))
         text = "%s: %d of %d images are left out, as their split is not train, val or test but %s"
         log.warning(text, source, left.total(), len(keys), named)
     if "test" in splits and "val" not in splits:
-        tell("val is test")
+        report("val is test")
         splits = ["val" if split == "test" else split for split in splits]
     return splits or ["train"] * len(keys)
 

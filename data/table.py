@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from backbones.errors import UserError
+from backbones.files import check_regular
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, escapes, images_in, is_hidden, spellings
 from data.splits import split_from_word, split_in_name, split_of_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-LARGEST = 1 << 30  # bytes of a table
 PEEK = 100  # rows that are read to recognise columns
 MOST = 4096  # characters of a path, as of Linux
 FOLDERS = 100  # folders beside a table that are searched for its images
@@ -68,8 +68,7 @@ def read_table(path: Path, most: int | None = None) -> Table:
         UserError: it is absent, larger than a gigabyte, not UTF-8, not a table, or without a header.
     """
     try:
-        if path.stat().st_size > LARGEST or not path.is_file():
-            raise UserError(f"{path} is not a file, or has more than {LARGEST >> 30} GB")
+        check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = _json_lines(file, most) if path.suffix.lower() == ".jsonl" else _csv_lines(file, most)
             header, *rows = [*lines] or [[]]
@@ -82,15 +81,20 @@ def read_table(path: Path, most: int | None = None) -> Table:
     return Table(path, columns, [[value.strip() for value in row] for row in rows if row])
 
 
-def delimiter_of(file: IO[str]) -> str:
-    """The delimiter of a CSV file: the comma, semicolon or tab, whichever its header has most of."""
+def delimiter_of(line: str) -> str:
+    """The delimiter of a line of a CSV file: the comma, semicolon or tab, whichever it has most of."""
+    return max(",;\t", key=line.count)
+
+
+def header_delimiter(file: IO[str]) -> str:
+    """The delimiter of the header of a CSV file, which is read from its start afterwards."""
     start = file.readline(1 << 16)
     file.seek(0)
-    return max(",;\t", key=start.count)
+    return delimiter_of(start)
 
 
 def _csv_lines(file: IO[str], most: int | None) -> Iterator[list[str]]:
-    return islice(csv.reader(file, delimiter=delimiter_of(file)), None if most is None else most + 1)
+    return islice(csv.reader(file, delimiter=header_delimiter(file)), None if most is None else most + 1)
 
 
 def _json_lines(file: IO[str], most: int | None) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Text files of data sets: lists, JSON, YAML."""
+"""Text files: lists, JSON, YAML."""
 
 import codecs
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from backbones.errors import UserError, first_line
-from backbones.files import check_regular
+from backbones.files import atomic_write, check_regular
 
 YAML_BYTES, YAML_DEPTH = 1 << 20, 50  # limits for a file that is not trusted
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -62,6 +62,30 @@ def read_json(path: Path, most: int | None = None) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that a run can do without: empty if the file is absent, cannot be read, has more than a
+    gigabyte or holds something else.
+    """
+    try:
+        content = read_json(path, 1 << 30)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON completely or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with atomic_write(path, "w") as file:
+            json.dump(content, file, indent=2)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_plain_yaml(path: Path) -> Any:

@@ -50,14 +50,14 @@ def draw_window(width: int, height: int, boxes: np.ndarray) -> tuple[int, int, i
         corner = (((width, height) - size) * draws[:, 2:]).astype(int)
         ratio = size[:, 0] / size[:, 1]
         windows = np.concatenate([corner, corner + size], axis=1)[(ratio >= NARROWEST) & (ratio <= 1 / NARROWEST)]
-        valid = (overlaps(windows, boxes).max(axis=1) >= OVERLAPS[choice]).nonzero()[0]
+        valid = (centered_iou(windows, boxes).max(axis=1) >= OVERLAPS[choice]).nonzero()[0]
         if len(valid):
             left, top, right, bottom = windows[valid[0]].tolist()
             return left, top, right, bottom
     return 0, 0, width, height
 
 
-def overlaps(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def centered_iou(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """IoU (W, N) of windows (W, 4) with the boxes whose centres they contain; -1 for others."""
     windows, boxes = windows[:, None], boxes[None]
     shared = (np.minimum(windows[..., 2:], boxes[..., 2:]) - np.maximum(windows[..., :2], boxes[..., :2])).clip(min=0)

@@ -1,6 +1,5 @@
 """python -m tasks.paper: tables of the MobileNets paper and of its TensorFlow Lite files, with our values beside."""
 
-import copy
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,12 +24,6 @@ from tasks.engine.untrusted import PLAN
 
 
 @cache
-def cached_options(choices: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration of some options, which most rows of a table have in common."""
-    return load_options(choices, "cost")
-
-
-@cache
 def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
     """The configuration that command-line settings describe, and its cost."""
     choices: list[str] = []
@@ -40,7 +33,7 @@ def our_cost(overrides: str) -> tuple[dict[str, Any], Cost]:
         group, dot, name = key.partition(".")
         settings += [(group, name, value)] if dot else []
         choices += [] if dot else [override]
-    config = copy.deepcopy(cached_options(tuple(choices)))
+    config = load_options(choices, "cost")
     for group, name, value in settings:
         config[group][name] = yaml.safe_load(value)
     return config, count_cost(config)[1]

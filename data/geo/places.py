@@ -1,4 +1,4 @@
-"""Data sets of photos with positions: splits, samples and batches."""
+"""Data sets of photos with positions: splits, samples and batches; and the demo."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from backbones.errors import UserError
 from data.base import SPLITS, Batch, Split, SuiteData
 from data.boxes import Box, full_image, random_box
 from data.crops import CropReader
+from data.demo.earth import write_earth
 from data.geo.cells import Hierarchy, Partition, PartitionSettings
 from data.geo.positions import Places, read_csv, read_folder
 from data.geo.s2 import Floats, Ints
@@ -133,12 +134,12 @@ class GeoData(SuiteData):
         gallery: str | None,
         max_photos: Sequence[int],
         min_photos: int,
-        min_level: int = 0,
+        min_level: int,
         max_level: int = 30,
         partition: Sequence[str] | None = None,
-        crop: float = 1.0,
-        flip: bool = False,
-        photometric: float = 0.0,
+        crop: float,
+        flip: bool,
+        photometric: float,
         cache_images: bool | Literal["auto"] = "auto",
         **settings: Any,
     ) -> None:
@@ -266,3 +267,31 @@ class GeoData(SuiteData):
         return PhotoView(self.resolution, choose, geo_transforms(flip, photometric))
 
     collate = staticmethod(collate)
+
+
+class DemoEarthData(GeoData):
+    """Photos of the Earth from above, generated in `root` on first use."""
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        *,
+        train: int,
+        val: int,
+        gallery: int,
+        size: int,
+        seed: int,
+        generated: bool,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            root, resolution, train="train.csv", val="val.csv", test=None, gallery="gallery.csv", **settings
+        )
+        self.counts: dict[str, Any] = {"train": train, "val": val, "gallery": gallery}
+        self.look: dict[str, Any] = {"size": size, "seed": seed, "generated": generated}
+
+    def prepare(self) -> None:
+        if not self.root.exists():
+            log.info("generating %(train)d + %(val)d + %(gallery)d photos of the Earth", self.counts)
+        write_earth(self.root, **self.counts, **self.look)

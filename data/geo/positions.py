@@ -4,6 +4,7 @@ import csv
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,7 +25,7 @@ from data.table import (
     SPLIT_COLUMNS,
     Images,
     Table,
-    delimiter_of,
+    header_delimiter,
     image_column,
     says_splits,
 )
@@ -74,41 +75,48 @@ def read_csv(path: Path, root: Path, max_bad: float) -> Places:
         check_regular(path, None)
         images = Images(path, root)
         with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = delimiter_of(file)
+            delimiter = header_delimiter(file)
             decimal = "." if delimiter == "," else ","  # as German spreadsheets write 48,85
             rows = islice(csv.reader(file, delimiter=delimiter), 1 + PEEK)
             header, *start = [[value.strip() for value in row] for row in rows] or [[]]
             table = Table(path, header, start)
-            name_at, *degrees_at = _columns(table, images)
+            columns = _columns(table, images)
             small = [name.lower() for name in table.columns]
             split_at = next((small.index(name) for name in SPLIT_COLUMNS if name in small), None)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
             next(reader, None)
-            for values in reader:
-                if not values:
-                    continue
-                row = [value.strip() for value in values]
+            for row in ([value.strip() for value in values] for values in reader if values):
                 total += 1
-                try:
-                    latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
-                    photo = images.find(row[name_at]) or root / row[name_at]
-                    kind = problem(latitude, longitude)
-                    if not os.path.abspath(photo).startswith(inside):
-                        kind = f"with a file outside of {root}"
-                except (ValueError, IndexError):
-                    kind = "without numbers"
-                if kind:
-                    rejects.add(kind, f"line {reader.line_num}, {','.join(row)[:80]}")
+                found = _place(row, columns, decimal, images, inside)
+                if isinstance(found, str):
+                    rejects.add(found, f"line {reader.line_num}, {','.join(row)[:80]}")
                 else:
-                    paths.append(photo)
-                    positions.append((latitude, longitude))
+                    paths.append(found[0])
+                    positions.append(found[1])
                     words.append(row[split_at] if split_at is not None and split_at < len(row) else "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read: {reason}") from error
     rejects.report(total, max_bad)
     return Places(paths, np.array(positions), words if says_splits(words) else [])
+
+
+def _place(
+    row: Sequence[str], columns: Sequence[int], decimal: str, images: Images, inside: str
+) -> tuple[Path, tuple[float, float]] | str:
+    """The photo of a row and its latitude and longitude, or the reason why the row cannot be used. `columns` are those
+    of path, latitude and longitude, `decimal` is their decimal point; the photo must be `inside` this folder.
+    """
+    name_at, *degrees_at = columns
+    try:
+        latitude, longitude = (float(row[i].replace(decimal, ".") or "nan") for i in degrees_at)
+        photo = images.find(row[name_at]) or images.root / row[name_at]
+        if not os.path.abspath(photo).startswith(inside):
+            return f"with a file outside of {images.root}"
+    except (ValueError, IndexError):
+        return "without numbers"
+    return problem(latitude, longitude) or (photo, (latitude, longitude))
 
 
 def _columns(table: Table, images: Images) -> list[int]:

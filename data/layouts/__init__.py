@@ -79,7 +79,7 @@ def below(folder: Folder, family: str, depth: int = 3) -> list[str]:
     for inner in islice(folder.folders.values(), FEW):
         try:
             fits = any(True for find in FAMILIES[family] for _ in find(inner))
-        except UserError:  # its own fault will be told when it is given
+        except UserError:  # its error is raised when that folder is given
             fits = True
         if inner.images and not fits:  # no advice that leaves out images
             return []

@@ -14,7 +14,7 @@ from backbones.errors import UserError
 from data.files import IMAGE_FOLDERS, IMAGE_SUFFIXES, find_below, has_images
 from data.layouts.folder import Folder, Layout, split_lists
 from data.splits import SPLIT_NAMES, split_in_name
-from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS
+from data.table import IMAGE_COLUMNS, SPLIT_COLUMNS, TARGETS, delimiter_of
 from data.text import read_plain_yaml
 
 XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -132,11 +132,11 @@ def yolo_splits(folder: Folder, content: dict[str, Any]) -> dict[str, tuple[Path
     places = {path: image_folder(Folder(path)) or Folder(path) for path in tests if path.is_dir()}
     splits["test"] = tuple(path for path in tests if path not in places or labelled(places[path].path))
     found = arranged(folder, labelled) or _nested(folder, labelled)
-    lying: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
+    present: dict[str, tuple[Path, ...]] = {split: (path,) for split, path in found.items()}
     if not splits.get("train"):
-        return lying
+        return present
     # some files name the same images for train and val
-    return lying | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
+    return present | {s: paths for s, paths in splits.items() if paths and (s == "train" or paths != splits["train"])}
 
 
 def _nested(folder: Folder, labelled: Callable[[Path], bool]) -> dict[str, Path]:
@@ -320,8 +320,7 @@ def csv_columns(header: Sequence[str]) -> dict[str, int]:
 
 def split_row(line: str) -> list[str]:
     """The cells of a line of a CSV file, separated by commas, semicolons or tabs, whichever it has most of."""
-    delimiter = max(",;\t", key=line.count)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    return next(csv.reader([line], delimiter=delimiter_of(line)), [])
 
 
 def _has_corners(path: Path) -> bool:

@@ -63,7 +63,7 @@ def classification(folder: Folder) -> Iterator[Layout]:
         found += folder_per_class(folder, "folders", "class", depth=0 if found else 3)  # a table has the labels
         found = found or [Guess(**vars(layout)) for layout in tables(folder, "csv", accept_any)]
         if not found:
-            complain(folder, accept_any)
+            refuse(folder, accept_any)
         if not found and (images := first_images(folder)):
             for place in (folder, *(folder.folders[name] for name in folder.split_folders().values())):
                 plain = [n for n, sub in place.folders.items() if n.lower() in PARTS and first_images(sub, 1)]
@@ -84,7 +84,7 @@ def faces(folder: Folder) -> Iterator[Layout]:
     elif found := [*tables(folder, "faces_csv", without_attributes)] or [*shards(folder, "face_shards")]:
         yield from found
     else:
-        complain(folder, without_attributes)
+        refuse(folder, without_attributes)
         if first_images(folder):
             yield Layout("face_folder", "images without labels, to learn from a teacher")
 
@@ -104,7 +104,7 @@ def geo(folder: Folder) -> Iterator[Layout]:
     """Shards, tables of positions, or folders of photos that may have GPS in their EXIF."""
     found = [*shards(folder, "place_shards"), *tables(folder, "places", without_positions)]
     if not found:
-        complain(folder, without_positions)
+        refuse(folder, without_positions)
         splits = {split: name for split, name in folder.split_folders().items() if first_images(folder.folders[name])}
         others = (sub for name, sub in folder.folders.items() if name not in (*splits.values(), "gallery"))
         if "train" in splits and (len(splits) > 1 or not any(map(first_images, others))):  # it may be an album
@@ -307,7 +307,7 @@ def absent(table: Table, images: Images) -> str:
     return ""
 
 
-def complain(folder: Folder, truth: Truth) -> None:
+def refuse(folder: Folder, truth: Truth) -> None:
     """Raises UserError if a folder has shards without splits, or a table that cannot be trained on."""
     if tars := folder.files(".tar"):
         raise UserError(f"{folder.path}: which of {tars[0]}, ... are for training? Set data.train= and data.val=")

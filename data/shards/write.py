@@ -43,18 +43,7 @@ def write_shards(
     sources = list(sources)
     if seed is not None:  # a folder's images are sorted by class, which a shuffle buffer would not mix
         random.Random(seed).shuffle(sources)
-    claim = {"images": len(sources), "size": size, "digest": digest(sources)}
-    plan = folder / f"{split}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if plan.exists() and json.loads(plan.read_text()) != claim:
-            raise UserError(f"{folder} holds shards of other images, or in another order: choose another output=")
-        with atomic_write(plan, "w") as file:
-            json.dump(claim, file)
-    except ValueError as error:
-        raise UserError(f"{plan} is damaged: choose another output=") from error
-    except OSError as error:
-        raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
+    _claim(sources, folder, split, size)
     count = -(-len(sources) // size)
     jobs = [
         (path, sources[number * size : (number + 1) * size], number * size)
@@ -73,6 +62,26 @@ def write_shards(
     if bad:
         log.warning("%s: %d of %d images are left out", split, bad, sum(len(own) for _, own, _ in jobs))
     return count
+
+
+def _claim(sources: Sequence[SampleSource], folder: Path, split: str, size: int) -> None:
+    """Creates the folder with <split>.json, which says what its shards are of; they may be written already.
+
+    Raises:
+        UserError: as `write_shards`.
+    """
+    claim = {"images": len(sources), "size": size, "digest": digest(sources)}
+    plan = folder / f"{split}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if plan.exists() and json.loads(plan.read_text()) != claim:
+            raise UserError(f"{folder} holds shards of other images, or in another order: choose another output=")
+        with atomic_write(plan, "w") as file:
+            json.dump(claim, file)
+    except ValueError as error:
+        raise UserError(f"{plan} is damaged: choose another output=") from error
+    except OSError as error:
+        raise UserError(f"output={folder} cannot be written: {error.strerror}") from error
 
 
 def digest(sources: Sequence[SampleSource]) -> str:

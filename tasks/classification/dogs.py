@@ -1,17 +1,20 @@
 """Classification of dog breeds, trained on web images that are not near-duplicates of test images."""
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import faiss
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
 from data.base import SuiteData
 from data.classification import ImageSet, Sample, collate
 from data.dogs import DogsData
-from data.text import read_json
-from tasks.classification.duplicates import embed_all, nearest_similarity
+from data.text import read_json, write_json
 from tasks.classification.task import ClassificationTask
 from tasks.distill.cache import Cached
 
@@ -50,8 +53,6 @@ class DogsTask(ClassificationTask):
         else:
             near = self.drop_near_test(data, threshold)
             if record and self.trainer.is_global_zero:
-                from tasks.engine.callbacks import write_json
-
                 root = data.root  # images elsewhere keep their absolute path
                 own = {str(p.relative_to(root) if p.is_relative_to(root) else p): s for p, s in near.items()}
                 write_json(record, own)
@@ -76,3 +77,18 @@ class DogsTask(ClassificationTask):
         images = ImageSet(samples, self.resolution)
         loader = DataLoader(images, data.batch_size, num_workers=data.workers, collate_fn=collate)
         return embed_all(lambda x: self.model.embed(self.model.preprocess(x)), (batch.images for batch in loader))
+
+
+@torch.inference_mode()
+def embed_all(embed: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> np.ndarray:
+    """Unit vectors (N, D) float32 of all the images in batches (B, 3, R, R)."""
+    rows = [torch.nn.functional.normalize(embed(images).float(), dim=1).cpu().numpy() for images in batches]
+    return np.ascontiguousarray(np.concatenate(rows), np.float32)
+
+
+def nearest_similarity(queries_ND: np.ndarray, gallery_MD: np.ndarray) -> np.ndarray:
+    """Cosine (N,) of each query to the most similar row of the gallery; all are unit vectors."""
+    index = faiss.IndexFlatIP(gallery_MD.shape[1])
+    index.add(gallery_MD)
+    similarity, _ = index.search(queries_ND, 1)
+    return similarity[:, 0]

@@ -11,10 +11,6 @@ def target_probabilities(targets: Tensor, num_classes: int, smoothing: float) ->
     return targets.float() * (1 - smoothing) + smoothing / num_classes
 
 
-def cross_entropy(logits: Tensor, targets_BC: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets_BC)
-
-
 def generalized_cross_entropy(logits: Tensor, targets_BC: Tensor, q: float) -> Tensor:
     """(1 - p ** q) / q (Zhang & Sabuncu 2018): cross-entropy as q -> 0, mean absolute error at q = 1.
 

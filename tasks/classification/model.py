@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from tasks.classification.losses import cross_entropy, generalized_cross_entropy, target_probabilities
+from tasks.classification.losses import generalized_cross_entropy, target_probabilities
 from tasks.engine.model import ExportSpec, PooledNet
 
 
@@ -37,7 +38,7 @@ class Classifier(PooledNet):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over the batch; targets are class indices (B,) or probabilities (B, num_classes)."""
-        targets_BC = target_probabilities(targets, logits.shape[1], self.label_smoothing)
         if self.loss_name == "generalized":
+            targets_BC = target_probabilities(targets, logits.shape[1], self.label_smoothing)
             return generalized_cross_entropy(logits, targets_BC, self.noise_q)
-        return cross_entropy(logits, targets_BC)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)

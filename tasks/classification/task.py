@@ -17,7 +17,7 @@ from tasks.classification.mistakes import Mistakes
 from tasks.classification.model import Classifier
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import Network
-from tasks.engine.metrics import first_per_image
+from tasks.engine.metrics import RowMetrics
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ TOP = 5
 IMAGENET_CLASSES = 1000
 
 
-class ClassificationTask(DistillableTask):
+class ClassificationTask(RowMetrics, DistillableTask):
     """Trains a classifier; `primary` is the share of images whose best class is right."""
 
     primary = "top1"
@@ -38,10 +38,7 @@ class ClassificationTask(DistillableTask):
         self.mixes = bool(self.config["task"]["mixup"] or self.config["task"]["cutmix"])
 
     def build_metrics(self) -> None:
-        from torchmetrics.aggregation import CatMetric
-
-        # rows (N, 4): index in the split, true and best class, whether the true one is among the TOP
-        self.measured = CatMetric(nan_strategy="disable")
+        super().build_metrics()
         self.mistakes = Mistakes()
 
     @classmethod
@@ -110,6 +107,7 @@ class ClassificationTask(DistillableTask):
         index = torch.tensor(batch.rows, device=best.device)
         # without this, a class is found among outputs that are not finite
         found = best[:, 0].where(scores.isfinite().all(dim=1), torch.nan)
+        # index in the split, true and best class, whether the true one is among the TOP
         columns = (index, batch.labels, found, among)
         self.measured.update(torch.stack([column.float() for column in columns], dim=1))
         self.mistakes.add(batch, scores)
@@ -129,7 +127,7 @@ class ClassificationTask(DistillableTask):
 
     def rows(self) -> Tensor:
         """The measured images, each once (N, 3): true and best class, and 1 if the true one is among the TOP."""
-        return first_per_image(self.measured.compute().float().cpu())[:, 1:].long()
+        return self.measured_rows()[:, 1:].long()
 
     def confusion(self) -> Tensor:
         """The number of images (C, C) of each true class (rows) and best class."""
@@ -138,7 +136,7 @@ class ClassificationTask(DistillableTask):
         return torch.bincount(truth * count + best, minlength=count**2).view(count, count)
 
     def reset_metrics(self) -> None:
-        self.measured.reset()
+        super().reset_metrics()
         self.mistakes.clear()
 
     def figures(self) -> dict[str, Tensor]:

@@ -2,16 +2,13 @@
 
 import contextlib
 import gc
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
 from pycocotools import mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from data.detection import Record
 
@@ -99,16 +96,6 @@ class _Evaluation(COCOeval_faster):
         return ious
 
 
-class _Reference(COCOeval):
-    """pycocotools' evaluation, which overwrites `ignore` with `iscrowd`; here difficult objects are ignored too."""
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        for rows in self._gts.values():
-            for row in rows:
-                row["ignore"] = row["iscrowd"] or row["difficult"]
-
-
 class Figures(NamedTuple):
     """The values that COCO's metrics average; -1 where there is no object."""
 
@@ -121,7 +108,6 @@ class Figures(NamedTuple):
 class CocoEvaluator:
     """Collects detections image by image; an image that comes twice (a padded sampler) counts once."""
 
-    backend: Literal["faster", "pycocotools"] = "faster"
     found: dict[int, np.ndarray] = field(default_factory=dict)  # by image: rows of xyxy, score, label
 
     def add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
@@ -138,9 +124,6 @@ class CocoEvaluator:
         seen = [record for record in records if record.image_id in self.found]
         if not seen:
             return Figures(np.full((10, 101, len(labels), 4), -1.0), np.full((10, len(labels), len(RECALLS)), -1.0))
-        return {"faster": self._faster, "pycocotools": self._pycocotools}[self.backend](seen, labels)
-
-    def _faster(self, seen: Sequence[Record], labels: Sequence[str]) -> Figures:
         image = np.arange(len(seen))
         boxes, classes, areas, crowd, difficult = (
             np.concatenate([getattr(r, name) for r in seen])
@@ -161,23 +144,6 @@ class CocoEvaluator:
         recall = [few.eval["recall"][..., 0, 0] for few in fewer] + [*np.moveaxis(whole.eval["recall"][..., 0], -1, 0)]
         return Figures(whole.eval["precision"][..., 0], np.stack(recall, axis=-1))
 
-    def _pycocotools(self, seen: Sequence[Record], labels: Sequence[str]) -> Figures:
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO()
-            truth.dataset = ground_truth(seen, labels)
-            truth.createIndex()
-            rows = np.concatenate([np.insert(self.found[r.image_id], 0, r.image_id, axis=1) for r in seen])
-            rows[:, 1:5] = xywh(rows[:, 1:5])
-            rows[:, 6] += 1
-            evaluation = _Reference(truth, truth.loadRes(rows) if len(rows) else COCO(), "bbox")
-            evaluation.params.imgIds = sorted(r.image_id for r in seen)
-            evaluation.params.catIds = list(range(1, len(labels) + 1))
-            evaluation.evaluate()
-            evaluation.accumulate()
-        found = evaluation.eval["recall"]  # by size and by how many detections
-        recall = [found[..., 0, i] for i in range(len(FEWER))] + [*np.moveaxis(found[..., -1], -1, 0)]
-        return Figures(evaluation.eval["precision"][..., -1], np.stack(recall, axis=-1))
-
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
@@ -196,32 +162,6 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
     undo the rounding error of right = left + width.
     """
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).round(12)], axis=1)
-
-
-def ground_truth(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
-    """The records as a COCO data set, with category ids from 1."""
-    annotations = [
-        {
-            "id": 0,
-            "image_id": r.image_id,
-            "category_id": int(label) + 1,
-            "bbox": box,
-            "area": float(area),
-            "iscrowd": int(crowd),
-            "difficult": int(difficult),
-        }
-        for r in records
-        for box, label, area, crowd, difficult in zip(
-            xywh(r.boxes).tolist(), r.labels, r.areas, r.crowd, r.difficult, strict=True
-        )
-    ]
-    for i, annotation in enumerate(annotations, start=1):
-        annotation["id"] = i
-    return {
-        "images": [{"id": record.image_id} for record in records],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(labels, start=1)],
-    }
 
 
 def average(precision: np.ndarray) -> float:

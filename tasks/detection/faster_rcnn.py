@@ -96,7 +96,7 @@ class FasterRCNN(Detector):
         self,
         backbone: Backbone,
         num_classes: int,
-        resolution: int = 300,
+        resolution: int,
         *,
         proposals: int = 300,
         train_proposals: int = 64,

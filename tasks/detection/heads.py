@@ -29,14 +29,12 @@ def predictor(inputs: int, outputs: int, kernel: int = 1, bias: float = 0.0) -> 
 class MapHeads(nn.Module):
     """A separate predictor for each map: 1 x 1, or depthwise 3 x 3 and 1 x 1 (SSDLite)."""
 
-    def __init__(
-        self, channels: Sequence[int], anchors: Sequence[int], columns: int, depthwise: bool, bias: float = 0.0
-    ) -> None:
+    def __init__(self, channels: Sequence[int], anchors: Sequence[int], columns: int, depthwise: bool) -> None:
         super().__init__()
         self.columns = columns
         self.predictors = nn.ModuleList()
         for c, count in zip(channels, anchors, strict=True):
-            last = predictor(c, count * columns, bias=bias)
+            last = predictor(c, count * columns)
             self.predictors.append(nn.Sequential(ConvNormAct(c, c, 3, groups=c), last) if depthwise else last)
 
     def last_layers(self) -> list[nn.Module]:
@@ -67,12 +65,12 @@ class Affine(nn.Module):
 class SharedTower(Foldable, nn.Module):
     """One tower of 3 x 3 convolutions for all maps, with separate normalization for each map (as in TF's FPN)."""
 
-    def __init__(self, depth: int, layers: int, maps: int, anchors: int, columns: int, bias: float = 0.0) -> None:
+    def __init__(self, depth: int, layers: int, maps: int, anchors: int, columns: int) -> None:
         super().__init__()
         self.columns = columns
         self.convs = nn.ModuleList(nn.Conv2d(depth, depth, 3, padding=1, bias=False) for _ in range(layers))
         self.norms = nn.ModuleList(nn.BatchNorm2d(depth, eps=1e-3) for _ in range(maps * layers))
-        self.last = predictor(depth, anchors * columns, 3, bias)
+        self.last = predictor(depth, anchors * columns, 3)
         self.act = nn.ReLU6(inplace=True)
 
     def last_layers(self) -> list[nn.Module]:

@@ -36,14 +36,15 @@ class PAN(Detector):
         self,
         backbone: Backbone,
         num_classes: int,
-        resolution: int = 320,
+        resolution: int,
         *,
         channels: int = 96,
         head_layers: int = 2,
         topk: int = 13,
+        candidates: int = 300,
         **settings: Any,
     ) -> None:
-        super().__init__(backbone, num_classes, resolution, **settings)
+        super().__init__(backbone, num_classes, resolution, candidates=candidates, **settings)
         self.topk = topk
         self.neck = PathAggregation(backbone.channels, channels)
         levels = self.neck.channels

@@ -1,7 +1,6 @@
 """The SSD family: detectors that classify and refine anchors. Each is a choice of neck, heads and anchors."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +42,9 @@ class AnchorDetector(Detector):
     ) -> None:
         super().__init__(backbone, num_classes, resolution, **settings)
         self.neck, self.box_head, self.class_head = neck, box_head, class_head
+        if loss == "focal":  # which starts from few objects
+            for layer in class_head.last_layers():
+                nn.init.constant_(cast(Tensor, layer.bias), PRIOR)
         self.loss_name = loss
         self.focal_alpha, self.focal_gamma, self.negative_ratio = focal_alpha, focal_gamma, negative_ratio
         self.match_iou = match_iou
@@ -99,28 +101,22 @@ def map_sizes(backbone: Backbone, resolution: int, count: int) -> list[int]:
     return sizes
 
 
-def class_bias(settings: Mapping[str, Any]) -> float:
-    """The initial bias of the class predictors: the focal loss starts from few objects."""
-    return PRIOR if settings.get("loss", "focal") == "focal" else 0.0
-
-
 class SSD(AnchorDetector):
     """SSD (Liu et al. 2016) in the form of TF's ssd_mobilenet_v1: two maps of the backbone and four extra ones."""
 
     strides = (16, 32)
     depthwise = False
 
-    def __init__(self, backbone: Backbone, num_classes: int, resolution: int = 300, **settings: Any) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, resolution: int, **settings: Any) -> None:
         neck = Extras(backbone.channels, backbone.width, self.depthwise)
         counts = (3, *(6,) * (len(neck.channels) - 1))
-        bias = class_bias(settings)
         super().__init__(
             backbone,
             num_classes,
             resolution,
             neck=neck,
             box_head=MapHeads(neck.channels, counts, 4, self.depthwise),
-            class_head=MapHeads(neck.channels, counts, num_classes + 1, self.depthwise, bias),
+            class_head=MapHeads(neck.channels, counts, num_classes + 1, self.depthwise),
             anchors=ssd_anchors(map_sizes(backbone, resolution, len(counts)), resolution),
             **settings,
         )
@@ -141,23 +137,24 @@ class SSDFPN(AnchorDetector):
         self,
         backbone: Backbone,
         num_classes: int,
-        resolution: int = 640,
+        resolution: int,
         *,
         channels: int = 256,
         head_layers: int = 4,
+        focal_alpha: float = 0.25,
         **settings: Any,
     ) -> None:
         neck = FPN(backbone.channels, channels)
         count = len(neck.channels)
         tower = (channels, head_layers, count, 6)
-        bias = class_bias(settings)
         super().__init__(
             backbone,
             num_classes,
             resolution,
             neck=neck,
             box_head=SharedTower(*tower, 4),
-            class_head=SharedTower(*tower, num_classes + 1, bias),
+            class_head=SharedTower(*tower, num_classes + 1),
             anchors=pyramid_anchors(map_sizes(backbone, resolution, count), resolution),
+            focal_alpha=focal_alpha,
             **settings,
         )

@@ -31,7 +31,7 @@ class DetectionTask(TaskModule):
     def build_metrics(self) -> None:
         from tasks.detection.coco_eval import CocoEvaluator
 
-        self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
+        self.evaluator = CocoEvaluator()
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
@@ -66,15 +66,11 @@ class DetectionTask(TaskModule):
     def compute_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
-    def detect(self, images: Tensor, sizes: Tensor) -> Detections:
-        """Detections in pixels of the files; `sizes` (B, 2) are the files' (height, width)."""
-        found = Detections(**self.named_outputs(images))
-        scale = sizes.flip(1).repeat(1, 2) / self.resolution
-        return found._replace(boxes=found.boxes * scale[:, None])
-
     def update_metrics(self, batch: DetectionBatch) -> None:
-        found = [table.float().cpu().numpy() for table in self.detect(batch.images, batch.sizes)]
-        for image_id, boxes, scores, labels in zip(batch.image_ids, *found, strict=True):
+        found = Detections(**self.named_outputs(batch.images))
+        scale = batch.sizes.flip(1).repeat(1, 2) / self.resolution  # to pixels of the files
+        tables = [table.float().cpu().numpy() for table in found._replace(boxes=found.boxes * scale[:, None])]
+        for image_id, boxes, scores, labels in zip(batch.image_ids, *tables, strict=True):
             kept = scores > 0
             self.evaluator.add(image_id, boxes[kept], scores[kept], labels[kept])
 

@@ -16,12 +16,12 @@ from tasks.distill.task import DistillableTask
 from tasks.embedding.losses import MARGINS, MarginHead, semi_hard_triplet
 from tasks.embedding.model import EmbeddingNet
 from tasks.embedding.verification import Roc, lfw_accuracy, recalls
-from tasks.engine.metrics import first_per_image
+from tasks.engine.metrics import RowMetrics
 
 log = logging.getLogger(__name__)
 
 
-class EmbeddingTask(DistillableTask):
+class EmbeddingTask(RowMetrics, DistillableTask):
     """Trains an embedding; `primary` is the true accept rate, over pairs of one person, at a false accept rate, over
     pairs of two people, of 1 %.
     """
@@ -40,12 +40,6 @@ class EmbeddingTask(DistillableTask):
         if self.learns_people and settings["loss"] != "triplet":
             kind = {"kind": settings["loss"], "margin": self.margin, "scale": settings["scale"]}
             self.head = MarginHead(settings["dim"], len(self.labels), **kind)
-
-    def build_metrics(self) -> None:
-        from torchmetrics.aggregation import CatMetric
-
-        # rows (N, 2 + D): index in the split, person, embedding
-        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> EmbeddingNet:
         settings = self.config["task"]
@@ -95,11 +89,11 @@ class EmbeddingTask(DistillableTask):
 
     def update_metrics(self, batch: ClassificationBatch) -> None:
         facts = torch.stack([torch.tensor(batch.rows, device=self.device), batch.labels], dim=1)
-        self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))
+        self.measured.update(torch.cat([facts, self.embed(batch.images)], dim=1))  # index, person, embedding
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The measured images, each once: indices (N,), people (N,), unit vectors (N, D)."""
-        measured = first_per_image(self.measured.compute().float().cpu())
+        measured = self.measured_rows()
         facts, vectors = measured.split([2, measured.shape[1] - 2], dim=1)
         index, people = facts.long().T.numpy()
         return index, people, F.normalize(vectors, dim=1).numpy()
@@ -119,9 +113,6 @@ class EmbeddingTask(DistillableTask):
             first, second = vectors[np.searchsorted(index, pairs.rows[kept])].transpose(1, 0, 2)
             found["lfw_accuracy"], found["lfw_std"] = lfw_accuracy((first * second).sum(axis=1), pairs.of(kept))
         return found
-
-    def reset_metrics(self) -> None:
-        self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
         from tasks.embedding.figures import pairs_page, roc_figure

@@ -150,13 +150,13 @@ class Budget(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         self.read_clock(trainer)
-        self.tell_time(trainer)
+        self.print_time_left(trainer)
         if self.limit is not None and self.progress(0, 0) >= 1:
             self.due = True  # validates at the end
             self.plan_validation(trainer)
             trainer.should_stop = True
 
-    def tell_time(self, trainer: Trainer) -> None:
+    def print_time_left(self, trainer: Trainer) -> None:
         """Prints, after some steps, how long the rest will take."""
         step, now = trainer.global_step, time.monotonic()
         if self.first_step is None:

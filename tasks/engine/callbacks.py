@@ -1,6 +1,5 @@
 """Callbacks of training: averaged weights, images, metrics.json."""
 
-import json
 import math
 import time
 from collections.abc import Collection, Mapping
@@ -16,10 +15,9 @@ from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from backbones.errors import UserError
-from backbones.files import atomic_write
-from data import text
 from data.base import Split
 from data.seeding import seed_all
+from data.text import read_json_object, write_json
 from tasks.engine.diagnosis import Point
 from tasks.engine.figures import log_image
 from tasks.engine.task import TaskModule
@@ -141,7 +139,7 @@ class RunReport(Callback):
         self.facts = facts
         self.started = time.monotonic()
         self.began = False
-        before = read_json(self.path)
+        before = read_json_object(self.path)
         metrics: Any = before.get("metrics")
         self.best = {k: v for k, v in metrics.items() if type(v) in (int, float)} if isinstance(metrics, dict) else {}
         self.history: list[Point] = []  # also from before it was resumed
@@ -239,25 +237,3 @@ class RunReport(Callback):
 
 def _counts(images: Mapping[Split, Collection[str]]) -> dict[str, int]:
     return {split: len(paths) for split, paths in images.items() if paths}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that `write_json` wrote; empty if there is no such file."""
-    try:
-        content = text.read_json(path, 1 << 30)
-    except UserError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON completely or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with atomic_write(path, "w") as file:
-            json.dump(content, file, indent=2)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from backbones.base import Normalization, scaled_resolution
 from backbones.errors import UserError
-from backbones.weights import is_stored, load_plain, read_safetensors
+from backbones.weights import is_stored, load_plain, reading
 from tasks.engine.config import saved_config
 from tasks.engine.multitask_config import input_side, tasks_of
 from tasks.engine.names import labels_of, metrics_of
@@ -89,17 +89,8 @@ def part_checkpoint(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def read_content(path: Path) -> Any:
     """The unchecked content of a checkpoint file: tensors and plain values."""
-    try:
-        if path.suffix == ".safetensors":
-            state, suite = read_safetensors(path)
-            return {"suite": suite, "state_dict": state}
+    with reading(f"checkpoint {path}", "not a checkpoint"):
         return load_plain(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or 'it is damaged'}") from error
-    except Exception as error:  # an invalid file may raise anything; torch's message suggests trusting it
-        raise UserError(f"checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
 
 
 def checked_suite(suite: dict[str, Any], path: Path) -> dict[str, Any]:

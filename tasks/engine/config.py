@@ -34,7 +34,8 @@ TORCH_MISMATCH = (
     "install both together: pip install --force-reinstall -r requirements.lock"
 )
 LENGTHS = ("trainer.minutes", "trainer.steps", "trainer.max_epochs")  # the one given last counts
-RETIRED = {"data.zoom_out"}  # settings of earlier versions, which their files may still name
+# settings of earlier versions, which their files may still name
+RETIRED = {"data.zoom_out", "task.evaluator", "trainer.head_warmup_epochs"}
 
 
 @contextmanager
@@ -146,7 +147,8 @@ def _schema_of(name: str, choices: tuple[str, ...]) -> tuple[dict[str, str], dic
 
 
 def _chosen(options: Mapping[str, str]) -> dict[str, str]:
-    return {group: o for group, o in options.items() if group in _groups() and group != "experiment"}
+    groups = _groups()
+    return {group: o for group, o in options.items() if group in groups and group != "experiment"}
 
 
 def saved_config(content: Any, source: str | Path) -> dict[str, Any]:

@@ -6,6 +6,29 @@ from torch import Tensor
 from backbones.errors import UserError
 
 
+class RowMetrics:
+    """Metrics computed from a row of numbers per image, the first of which is its index in the split.
+
+    It comes first among the bases of a task, whose `update_metrics` adds rows (B, M) to `measured`.
+    """
+
+    def build_metrics(self) -> None:
+        from torchmetrics.aggregation import CatMetric
+
+        self.measured = CatMetric(nan_strategy="disable")
+
+    def measured_rows(self) -> Tensor:
+        """The row of each measured image (N, M), on the CPU.
+
+        Raises:
+            UserError: a value is not finite.
+        """
+        return first_per_image(self.measured.compute().float().cpu())
+
+    def reset_metrics(self) -> None:
+        self.measured.reset()
+
+
 def first_per_image(measured: Tensor) -> Tensor:
     """The first row of each image among rows (N, M), sorted by the first column, the image's index in the split.
 

@@ -1,6 +1,5 @@
 """The optimizer, its groups of parameters, and what it may leave out."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,8 +8,6 @@ from torch import nn
 
 from backbones.errors import UserError
 
-log = logging.getLogger(__name__)
-
 
 def check_frozen(settings: Mapping[str, Any], has_weights: bool) -> None:
     """Checks the trainer settings that freeze a backbone, which may start from trained weights.
@@ -18,11 +15,11 @@ def check_frozen(settings: Mapping[str, Any], has_weights: bool) -> None:
     Raises:
         UserError: its random weights would never be trained.
     """
-    ways = "give backbone.weights= or backbone.pretrained=true, or ckpt="
     if settings["freeze_backbone"] and not has_weights:
-        raise UserError(f"trainer.freeze_backbone=true freezes random weights: {ways}")
-    if settings["head_warmup_epochs"] and not has_weights:
-        log.warning("trainer.head_warmup_epochs first freezes random weights: %s", ways)
+        raise UserError(
+            "trainer.freeze_backbone=true freezes random weights: give backbone.weights= or backbone.pretrained=true, "
+            "or ckpt="
+        )
 
 
 def group_parameters(rows: Iterable[tuple[nn.Parameter, float, float]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from backbones.files import atomic_write
+from data.text import read_json_object
 from tasks.engine.config import key_of, saved_groups
 from tasks.engine.multitask_config import compose_config, split_by_task
 from tasks.engine.names import check_names
@@ -22,19 +23,11 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     Raises:
         UserError: as `train` and `read_plan`.
     """
-    from tasks.engine.train import console, new_folder, prepare, resume, run_lock, train
-    from tasks.engine.training_checkpoints import LAST, PREVIOUS
+    from tasks.engine.train import console, run_lock
 
     more = [o for o in overrides if config["resume"] and not o.startswith("resume=")]
     if config["resume"] is None:
-        for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
-            check_names(settings := compose_config(stage_overrides(stage, overrides))[0])
-            prepare(settings)
-        folder = new_folder(config)
-        plan = {"stages": config["stages"], "overrides": list(overrides)}
-        if is_rank_zero():
-            with atomic_write(folder / PLAN, "w") as file:
-                yaml.safe_dump(plan, file, sort_keys=False)
+        folder, plan = new_plan(config, overrides)
     else:
         folder = Path(config["resume"])
         plan = read_plan(folder / PLAN, more)
@@ -44,24 +37,58 @@ def train_stages(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         for number, (name, stage) in enumerate(plan["stages"].items(), start=1):
             place = folder / f"{number}_{name}"
             console.rule(f"stage {number} of {len(plan['stages'])}: {name}")
-            content = finished_metrics(place)
-            if content:
-                console.print(f"{place} is finished")
-            elif any((place / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
-                again = [f"resume={place}", *more]
-                content = resume(compose_config([*saved_groups(str(place)), *again])[0], again)
-            else:
-                planned = stage_overrides(stage, plan["overrides"])
-                settings, _ = compose_config([*planned, *more])
-                if config["resume"]:
-                    check_stage(settings, planned, more, folder / PLAN)
-                    settings = with_stage_data(settings, more)
-                settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
-                content = train(settings, folder=place, generate_demo=not config["resume"])
+            planned = stage_overrides(stage, plan["overrides"])
+            content = train_stage(place, planned, more, before, resumed=bool(config["resume"]))
             if STOP.number is not None:  # it arrived at the very end of the stage
                 raise Stopped(STOP.number, folder)
             before = str(place)
     return content
+
+
+def new_plan(config: dict[str, Any], overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of a new run, and its plan, which is written there: the stages and the command line.
+
+    Raises:
+        UserError: as `train`.
+    """
+    from tasks.engine.train import new_folder, prepare
+
+    for stage in config["stages"].values():  # a mistake in the last stage is found before the first starts
+        check_names(settings := compose_config(stage_overrides(stage, overrides))[0])
+        prepare(settings)
+    folder = new_folder(config)
+    plan = {"stages": config["stages"], "overrides": list(overrides)}
+    if is_rank_zero():
+        with atomic_write(folder / PLAN, "w") as file:
+            yaml.safe_dump(plan, file, sort_keys=False)
+    return folder, plan
+
+
+def train_stage(
+    place: Path, planned: Sequence[str], more: Sequence[str], before: str | None, resumed: bool
+) -> dict[str, Any]:
+    """Trains a stage in the folder `place`, or what is left of it, and returns its metrics.json. It starts from the
+    stage in the folder `before`. `planned` are its settings, and `more` those of the command line if the run is
+    `resumed`.
+
+    Raises:
+        UserError: as `train`.
+    """
+    from tasks.engine.train import console, resume, train
+    from tasks.engine.training_checkpoints import LAST, PREVIOUS
+
+    if content := finished_metrics(place):
+        console.print(f"{place} is finished")
+        return content
+    if any((place / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+        again = [f"resume={place}", *more]
+        return resume(compose_config([*saved_groups(str(place)), *again])[0], again)
+    settings, _ = compose_config([*planned, *more])
+    if resumed:
+        check_stage(settings, planned, more, place.parent / PLAN)
+        settings = with_stage_data(settings, more)
+    settings |= {"stages": None, "resume": None, "ckpt": before or settings["ckpt"]}
+    return train(settings, folder=place, generate_demo=not resumed)
 
 
 def stage_overrides(stage: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -85,7 +112,5 @@ def with_stage_data(settings: dict[str, Any], given: Sequence[str]) -> dict[str,
 
 def finished_metrics(place: Path) -> dict[str, Any]:
     """The metrics.json of a finished stage; empty for any other."""
-    from tasks.engine.callbacks import read_json
-
-    content = read_json(place / "metrics.json")
+    content = read_json_object(place / "metrics.json")
     return content if content.get("state") == "finished" else {}

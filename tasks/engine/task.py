@@ -283,8 +283,7 @@ class TaskModule(Module):
             unfold_at_first_batch(layers)
 
     def on_train_epoch_start(self) -> None:
-        settings = self.config["trainer"]
-        self.set_backbone_frozen(settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"])
+        self.set_backbone_frozen(self.config["trainer"]["freeze_backbone"])
 
     def set_backbone_frozen(self, frozen: bool) -> None:
         """Freezes the backbone, including its normalization's statistics, or unfreezes it. If its early layers stay

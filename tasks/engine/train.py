@@ -15,7 +15,6 @@ import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbones.console import Console
@@ -67,14 +66,10 @@ def build_trainer(config: dict[str, Any], folder: Path | None, callbacks: Sequen
     settings = config["trainer"]
     bar: list[Callback] = [RichProgressBar()] if settings["progress_bar"] and sys.stdout.isatty() else []
     try:
-        trainer = _trainer(settings, folder, [*callbacks, *bar])
+        return _trainer(settings, folder, [*callbacks, *bar])
     except (MisconfigurationException, ImportError, ValueError) as error:  # a missing device or package
         asked = f"trainer.accelerator={settings['accelerator']} trainer.devices={settings['devices']}"
         raise UserError(f"{asked}: {first_line(error)}") from error
-    if settings["head_warmup_epochs"] and "parts" not in config and isinstance(trainer.strategy, DDPStrategy):
-        # DDP waits for the gradients of all parameters that it found trainable, and the backbone is frozen later
-        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
-    return trainer
 
 
 def _trainer(settings: dict[str, Any], folder: Path | None, callbacks: list[Callback]) -> Trainer:

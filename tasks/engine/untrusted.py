@@ -184,7 +184,7 @@ def read_plan(file: Path, given: Sequence[str]) -> dict[str, Any]:
         if "${" in override:
             raise UserError(f"{file}: {override!r:.80} is not a plain setting")
         if key in NEEDS_CONFIRMATION and not {key, full} & named and value not in ("null", "false", "auto", ""):
-            raise _unsaid(file, full, value)
+            raise _unconfirmed(file, full, value)
     return {"stages": plan["stages"], "overrides": plan["overrides"]}
 
 
@@ -195,7 +195,7 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
     Raises:
         UserError: neither those given nor an option have such a value.
     """
-    said = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
+    confirmed = {key_of(o): o.partition("=")[2].strip("'\"").lower() for o in given}
     recipes = [[f"experiment={o.partition('=')[2]}"] for o in overrides if key_of(o).rpartition(".")[2] == "experiment"]
     parts = {f"{name}.": config["parts"][name] for name in trained_tasks(config)} if "parts" in config else {}
     for prefix, part in {"": config, **parts}.items():
@@ -203,11 +203,11 @@ def check_stage(config: Mapping[str, Any], overrides: Sequence[str], given: Sequ
         for key in NEEDS_CONFIRMATION:
             value = setting(part, key)
             known = [None, False, "auto", "", *(setting(options, key) for options in ours)]
-            if value not in known and said.get(f"{prefix}{key}", said.get(key)) != str(value).lower():
-                raise _unsaid(file, f"{prefix}{key}", value)
+            if value not in known and confirmed.get(f"{prefix}{key}", confirmed.get(key)) != str(value).lower():
+                raise _unconfirmed(file, f"{prefix}{key}", value)
 
 
-def _unsaid(file: Path, key: str, value: Any) -> UserError:
+def _unconfirmed(file: Path, key: str, value: Any) -> UserError:
     again = shlex.quote(f"{key}={value}")
     return UserError(f"{file} names {again}, which is used only if you confirm it: add it to resume=")
 

@@ -79,7 +79,7 @@ def fine_tune(module: TaskModule, data: SuiteData, steps: int, lr: float) -> Non
     Console().print(f"quantization-aware training: {epochs * epoch} steps")
     settings = module.config["trainer"] | one_device(module.config)
     settings |= {"max_epochs": epochs, "limit_train_batches": epoch, "precision": "32", "progress_bar": False}
-    settings |= {"lr": lr, "optimizer": "adamw", "weight_decay": 0.0, "head_warmup_epochs": 0}
+    settings |= {"lr": lr, "optimizer": "adamw", "weight_decay": 0.0}
     settings |= {"freeze_backbone": False, "freeze_early_layers": False}
     before, module.config = module.config, module.config | {"trainer": settings}
     trainer = build_trainer(module.config, None, [BadImageCounter()])

@@ -32,6 +32,6 @@ def mistakes_page(name: str, scores: Tensor, labels: Tensor, index: Tensor, data
         rows = of_truth[worst_first[of_truth].argsort()][:EACH].tolist()
         for row in rows:
             image = thumbnail(dataset, int(index[row]), SIDE)
-            cells.append(captioned(image, [f"{name} {scores[row]:.2f}", "has it" if truth else "has it not"]))
+            cells.append(captioned(image, [f"{name} {scores[row]:.2f}", "has it" if truth else "lacks it"]))
         cells += [torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8)] * (EACH - len(rows))
     return make_grid(torch.stack(cells), nrow=EACH, padding=4, pad_value=255)

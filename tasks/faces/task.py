@@ -13,22 +13,16 @@ from data.classification import ClassificationBatch, ImageSet
 from tasks.distill.load import teacher_labels, teacher_of
 from tasks.distill.task import DistillableTask
 from tasks.distill.teacher import TableTeacher
-from tasks.engine.metrics import first_per_image
+from tasks.engine.metrics import RowMetrics
 from tasks.faces.model import AttributeNet
 
 
-class FacesTask(DistillableTask):
+class FacesTask(RowMetrics, DistillableTask):
     """Trains an attribute classifier; `primary` is the mean of the attributes' average precisions (Table 12)."""
 
     primary = "map"
     published_classes = 40  # CelebA
     model: AttributeNet
-
-    def build_metrics(self) -> None:
-        from torchmetrics.aggregation import CatMetric
-
-        # rows (N, 1 + 2 A): index in the split, scores, labels
-        self.measured = CatMetric(nan_strategy="disable")
 
     @classmethod
     def data_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +71,7 @@ class FacesTask(DistillableTask):
     def update_metrics(self, batch: ClassificationBatch) -> None:
         rows = torch.tensor(batch.rows, device=self.device)[:, None]
         scores = self.named_outputs(batch.images)["probabilities"]
-        self.measured.update(torch.cat([rows, scores, self.truth(batch)], dim=1))
+        self.measured.update(torch.cat([rows, scores, self.truth(batch)], dim=1))  # index, scores, labels
 
     def compute_metrics(self, split: Split) -> dict[str, float]:
         """Mean and each attribute's average precision, accuracy at 0.5, and the calibration error (15 bins)."""
@@ -104,7 +98,7 @@ class FacesTask(DistillableTask):
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The measured images, each once: indices (N,), scores (N, A), labels (N, A)."""
-        measured = first_per_image(self.measured.compute().float().cpu())
+        measured = self.measured_rows()
         count = len(self.labels)
         index, scores, labels = measured.split([1, count, count], dim=1)
         return index[:, 0].long(), scores, labels.long()
@@ -126,9 +120,6 @@ class FacesTask(DistillableTask):
                 validate_args=False,
             )
         return found
-
-    def reset_metrics(self) -> None:
-        self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
         from tasks.faces.figures import worst_attributes

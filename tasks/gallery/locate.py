@@ -56,7 +56,7 @@ class Locator:
         near[none] = directions[none, None]
         weights = neighbour_weights(np.where(none[:, None], 0.0, neighbours.similarities), self.sharpness)
         probabilities, cells = self.model.log_probabilities(logits).exp().topk(min(CELLS, self.model.sizes[-1]), 1)
-        means = self.model.directions[-self.model.sizes[-1] :][cells].cpu().double().numpy()
+        means = self.model.fine_directions[cells].cpu().double().numpy()
         shares = probabilities.cpu().double().numpy()
         together = np.concatenate([near, means], axis=1)
         share = np.concatenate([(1 - self.fusion) * weights, self.fusion * shares], axis=1)

@@ -152,7 +152,7 @@ def location_map(path: Path, located: Locations, i: int, locator: Locator) -> Im
     """A map of the cells and neighbours behind the i-th location; below it the photo and its nearest gallery photos."""
     rows, _, near = located.neighbours.found(i)
     cells = located.cells.cells[i].cpu().numpy()
-    means = positions_of(locator.model.directions[-locator.model.sizes[-1] :][cells].cpu().numpy())
+    means = positions_of(locator.model.fine_directions[cells].cpu().numpy())
     weights = np.concatenate([located.cells.probabilities[i].cpu().numpy(), np.full(len(near), 1 / max(1, len(near)))])
     world = maps.heat(maps.world(MAP_WIDTH), np.concatenate([means, near]), weights, max(400.0, locator.sigma_km))
     maps.dots(world, near, maps.OTHER, radius=4)

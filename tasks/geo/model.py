@@ -140,9 +140,14 @@ class GeoLocator(PooledNet):
             fine = fine + torch.where(parents >= 0, part[:, parents.clamp(min=0)], 0.0)
         return fine.log_softmax(1)
 
+    @property
+    def fine_directions(self) -> Tensor:
+        """Unit vectors (N, 3) of the finest cells' photo-mean positions."""
+        return self.directions[-self.sizes[-1] :]
+
     def postprocess(self, logits: Tensor) -> Located:
         probabilities, cells = self.log_probabilities(logits).exp().topk(self.top_cells, dim=1)
-        directions = self.directions[-self.sizes[-1] :][cells]  # (B, K, 3)
+        directions = self.fine_directions[cells]  # (B, K, 3)
         if self.decode == "best":
             return Located(cells, probabilities, directions[:, 0])
         mean = (probabilities[..., None] * directions).sum(1)

@@ -14,7 +14,7 @@ from data.geo.places import GeoBatch
 from data.geo.s2 import Floats
 from data.geo.sphere import great_circle_km, positions_of
 from tasks.engine.figures import log_image, to_tensor
-from tasks.engine.metrics import first_per_image
+from tasks.engine.metrics import RowMetrics
 from tasks.engine.task import TaskModule
 from tasks.geo import maps
 from tasks.geo.model import CellTable, GeoLocator
@@ -29,18 +29,12 @@ def error_metrics(errors_km: Floats) -> dict[str, float]:
     return {**shares, "mean_share": float(np.mean([*shares.values()])), "median_km": float(np.median(errors_km))}
 
 
-class GeoTask(TaskModule):
+class GeoTask(RowMetrics, TaskModule):
     """Classifies photos into cells; `primary` is the mean of the shares within the five published distances."""
 
     primary = "mean_share"
     published_classes = 26_263  # PlaNet's cells
     model: GeoLocator
-
-    def build_metrics(self) -> None:
-        from torchmetrics.aggregation import CatMetric
-
-        # rows (N, 4): index in the split, true latitude and longitude, error in km
-        self.measured = CatMetric(nan_strategy="disable")
 
     def build_model(self) -> GeoLocator:
         settings = {name: self.config["task"][name] for name in ("dropout", "soft_km", "decode", "top_cells")}
@@ -60,6 +54,7 @@ class GeoTask(TaskModule):
         positions = positions_of(directions.float().cpu().numpy())
         truth = batch.positions.cpu().numpy()
         index, errors = batch.rows.cpu().numpy(), great_circle_km(positions, truth)
+        # index in the split, true latitude and longitude, error in km
         rows = np.concatenate([index[:, None], truth, errors[:, None]], axis=1)
         self.measured.update(torch.from_numpy(rows).to(batch.positions.device, torch.float32))
 
@@ -68,11 +63,8 @@ class GeoTask(TaskModule):
 
     def rows(self) -> Floats:
         """The measured photos, each once (N, 3): true latitude and longitude, error in km."""
-        measured: Floats = first_per_image(self.measured.compute().cpu().double())[:, 1:].numpy()
+        measured: Floats = self.measured_rows().double()[:, 1:].numpy()
         return measured
-
-    def reset_metrics(self) -> None:
-        self.measured.reset()
 
     def figures(self) -> dict[str, Tensor]:
         rows = self.rows()

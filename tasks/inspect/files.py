@@ -104,11 +104,9 @@ def inspect_files(paths: Sequence[Path], decoded: int, max_pixels: int) -> Itera
     Raises:
         UserError: a decoder crashed.
     """
-    step = max(1.0, len(paths) / decoded) if decoded else 0.0
-    # every step-th file
-    wanted = [bool(step) and int(i / step) != int((i - 1) / step) for i in range(len(paths))]
-    if wanted and step:
-        wanted[0] = True
+    count = min(decoded, len(paths))
+    sampled = {-(-i * len(paths) // count) for i in range(count)}
+    wanted = [i in sampled for i in range(len(paths))]
     if len(paths) < MANY:
         yield from map(inspect_file, paths, wanted)
         return

@@ -28,11 +28,6 @@ class JointBatch:
         """The task, and path and reason, of each image that could not be read."""
         return [(name, problem) for name, batch in self.rows for problem in batch.bad]
 
-    @property
-    def images(self) -> range:
-        """A range whose length is the number of images, to count them."""
-        return range(sum(len(batch.images) for _, batch in self.rows))
-
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
         for _, batch in self.rows:
             batch.to(device, non_blocking)

@@ -184,13 +184,11 @@ class JointTask(TaskModule):
             part.on_train_start()
 
     def on_train_epoch_start(self) -> None:
-        settings = self.config["trainer"]
-        frozen = settings["freeze_backbone"] or self.current_epoch < settings["head_warmup_epochs"]
         if self.config["multitask"]["add"]:
             self._hold_others()
         else:
             for _, part in self.each():
-                part.set_backbone_frozen(frozen)
+                part.set_backbone_frozen(self.config["trainer"]["freeze_backbone"])
 
     def _hold_others(self) -> None:
         """Keeps tasks that are not trained, and shared layers, unchanged, including their normalization statistics."""

@@ -14,6 +14,7 @@ from data.base import SPLITS
 from data.csv_images import CsvData
 from data.geo.places import GeoData
 from data.splits import draw_splits, splits_of_folders
+from tests.data.geo.test_places import PLAIN
 from tests.data.test_layouts_images import images, table
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60)  # stratum and group
@@ -77,7 +78,7 @@ def test_strata_of_two(count: int, tmp_path: Path) -> None:
 
 # --- splits that a table, or the folders of its images, give ----------------------------------------------------------
 
-CELLS: dict[str, Any] = {"gallery": None, "max_photos": [10], "min_photos": 1}
+CELLS: dict[str, Any] = {"gallery": None, "max_photos": [10], "min_photos": 1, **PLAIN}
 
 
 def given_by(root: Path, words: str, folders: str = "") -> tuple[list[dict[str, list[int]]], list[str]]:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from backbones.console import Console
 from backbones.errors import UserError
+from data.coco import DemoScenesData
 from data.image_file import MAX_PIXELS
 from data.overlap import overlaps
-from data.scenes import DemoScenesData
 from tasks.check import check, with_task
 from tasks.inspect.files import inspect_file, inspect_files
 from tasks.inspect.findings import Example, Finding

@@ -7,10 +7,10 @@ import pytest
 
 from backbones.errors import UserError
 from backbones.mobilenet_v1 import MobileNetV1
+from data.text import read_json_object
 from tasks.bench import find_exports
 from tasks.classification.model import Classifier
 from tasks.distill.load import load_teacher
-from tasks.engine.callbacks import read_json
 from tasks.engine.stages import finished_metrics
 from tasks.engine.train import run_lock
 from tasks.predict import open_lines
@@ -79,7 +79,7 @@ def test_resuming_waits_for_no_pipe(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="not a regular file"):
         execute([f"resume={tmp_path}"])
-    assert finished_metrics(tmp_path) == read_json(tmp_path / "metrics.json") == {}
+    assert finished_metrics(tmp_path) == read_json_object(tmp_path / "metrics.json") == {}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npz", ".onnx"])

@@ -25,6 +25,7 @@ from tasks.engine.task import restore
 from tasks.gallery.__main__ import run as gallery
 from tasks.predict import test as measure_again
 from tasks.run import execute
+from tests.data.geo.test_places import PLAIN
 from tests.data.test_shards import TINY, data, image, load_labels, write_shard
 
 
@@ -44,11 +45,11 @@ def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-GEO = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gallery-*.tar", "max_photos": [20, 8]}
+GEO: dict[str, Any] = {"train": "train-*.tar", "val": "val-*.tar", "test": None, "gallery": "gallery-*.tar", **PLAIN}
 
 
 def places(root: Path, **settings: Any) -> ShardGeoData:
-    more = {"min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
+    more = {"max_photos": [20, 8], "min_photos": 2, "train_count": None, "shuffle": 0, "cache_gb": 0}
     return ShardGeoData(str(root), 32, **{**GEO, **more, "workers": 0, "batch_size": 4, "max_bad": 0.1, **settings})
 
 

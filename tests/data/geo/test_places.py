@@ -213,9 +213,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+PLAIN: dict[str, Any] = {"min_level": 0, "crop": 1.0, "flip": False, "photometric": 0.0}
+
+
 def data(root: Path, **changes: Any) -> GeoData:
     names = {"train": "train.csv", "val": "val.csv", "test": None, "gallery": None}
-    settings: dict[str, Any] = {"max_photos": [40, 10], "min_photos": 3, "batch_size": 5, "workers": 0}
+    settings: dict[str, Any] = {"max_photos": [40, 10], "min_photos": 3, "batch_size": 5, "workers": 0, **PLAIN}
     return GeoData(str(root), 32, **names | settings | changes)
 
 

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from data.coco import read_coco
 from data.detection import Record
-from tasks.detection.coco_eval import CocoEvaluator, ground_truth, summary
+from tasks.detection.coco_eval import CocoEvaluator, average, summary, xywh
 
 LABELS = ["cat", "dog", "owl"]
 
@@ -51,8 +51,22 @@ def figures(records: list[Record], evaluator: CocoEvaluator) -> dict[str, float]
     return summary(evaluator.evaluate(records, LABELS), LABELS)
 
 
-def pycocotools_figures(truth: dict[str, Any], rows: np.ndarray) -> list[float]:
-    """Of rows of image, left, top, width, height, score and category."""
+def ground_truth(records: list[Record]) -> dict[str, Any]:
+    """The records as a COCO data set, with category ids from 1."""
+    annotations = [
+        {"image_id": r.image_id, "category_id": int(label) + 1, "bbox": box, "area": float(area), "iscrowd": int(crowd)}
+        for r in records
+        for box, label, area, crowd in zip(xywh(r.boxes).tolist(), r.labels, r.areas, r.crowd, strict=True)
+    ]
+    return {
+        "images": [{"id": r.image_id} for r in records],
+        "annotations": [{"id": i} | annotation for i, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(LABELS, start=1)],
+    }
+
+
+def evaluated(truth: dict[str, Any], rows: np.ndarray) -> COCOeval:
+    """By pycocotools, of rows of image, left, top, width, height, score and category."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
@@ -61,7 +75,7 @@ def pycocotools_figures(truth: dict[str, Any], rows: np.ndarray) -> list[float]:
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    return [float(value) for value in reference.stats]
+    return reference
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,12 +85,13 @@ def test_it_agrees_with_pycocotools(seed: int) -> None:
     rows = np.concatenate([np.insert(rows, 0, i, axis=1) for i, rows in evaluator.found.items()])
     rows[:, 3:5] -= rows[:, 1:3]
     rows[:, 6] += 1
-    reference = pycocotools_figures(ground_truth(records, LABELS), rows)
-    assert [ours[n] for n in NAMES] == pytest.approx(reference, abs=1e-9)
+    reference = evaluated(ground_truth(records), rows)
+    assert [ours[n] for n in NAMES] == pytest.approx(reference.stats.tolist(), abs=1e-9)
+    precision = reference.eval["precision"][..., 0, -1]  # at each IoU and recall, of each class
+    for i, label in enumerate(LABELS):
+        assert ours[f"ap/{label}"] == pytest.approx(average(precision[..., i]), abs=1e-9)
+        assert ours[f"ap50/{label}"] == pytest.approx(average(precision[0, :, i]), abs=1e-9)
     assert ours["ap/owl"] == ours["ap50/owl"] == -1
-
-    evaluator.backend = "pycocotools"
-    assert figures(records, evaluator) == pytest.approx(ours, abs=1e-9)
 
 
 def test_an_image_counts_once() -> None:
@@ -87,10 +102,8 @@ def test_an_image_counts_once() -> None:
     assert figures(records, evaluator) == once
 
 
-@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_nothing_found(backend: Any) -> None:
+def test_nothing_found() -> None:
     records, evaluator = random_case(0)
-    evaluator.backend = backend
     for image_id in list(evaluator.found):
         evaluator.add(image_id, np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert figures(records, evaluator)["ap"] == 0
@@ -103,8 +116,7 @@ def tenths(rng: np.random.Generator, low: int, high: int) -> float:
     return int(rng.integers(10 * low, 10 * high)) / 10
 
 
-@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, tmp_path: Path) -> None:
+def test_boxes_of_files_are_measured_as_pycocotools_measures_them(tmp_path: Path) -> None:
     """Many detections overlap their objects by exactly a threshold, 0.5, 0.55 and so on."""
     rng = np.random.default_rng(0)
     images = 60
@@ -129,12 +141,12 @@ def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, 
     _, records = read_coco(tmp_path / "truth.json", tmp_path)
     found = np.array(rows)
 
-    evaluator = CocoEvaluator(backend)
+    evaluator = CocoEvaluator()
     for i in range(images):
         own = found[found[:, 0] == i]
         corners = np.concatenate([own[:, 1:3], own[:, 1:3] + own[:, 3:5]], axis=1)
         evaluator.add(i, corners, own[:, 5], own[:, 6] - 1)
-    expected = pytest.approx(pycocotools_figures(truth, found), abs=1e-6)
+    expected = pytest.approx(evaluated(truth, found).stats.tolist(), abs=1e-6)
     ours = figures(records, evaluator)
     assert [ours[name] for name in NAMES] == expected
     short = [replace(r, boxes=r.boxes.astype(np.float32)) for r in records]
@@ -142,15 +154,14 @@ def test_boxes_of_files_are_measured_as_pycocotools_measures_them(backend: Any, 
     assert [less[name] for name in NAMES] != expected
 
 
-@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_difficult_objects_count_neither_for_nor_against(backend: Any) -> None:
+def test_difficult_objects_count_neither_for_nor_against() -> None:
     """Found or not; but a second detection of one is a false positive, as for any object and unlike in a crowd."""
     boxes = np.array([[0.0, 0, 50, 50], [100, 100, 150, 150]])
     areas, none = np.array([2500.0, 2500]), np.zeros(2, bool)
 
     def ap(difficult: list[bool], *detected: tuple[int, float]) -> float:
         record = Record(Path(), 0, boxes, np.zeros(2, int), areas, none, np.array(difficult))
-        evaluator = CocoEvaluator(backend)
+        evaluator = CocoEvaluator()
         scores = np.array([score for _, score in detected])
         evaluator.add(0, boxes[[i for i, _ in detected]], scores, np.zeros(len(detected)))
         return figures([record], evaluator)["ap"]

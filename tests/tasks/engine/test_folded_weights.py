@@ -21,7 +21,7 @@ def state_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_they_are_unfolded_once_and_before_an_average_is_made(dogs: Path, tmp_path: Path) -> None:
-    """A backbone that is held during the warm-up is unfolded too, and weights of ckpt= are left as they are."""
+    """A frozen backbone is unfolded too, and weights of ckpt= are left as they are."""
     base = [*SETTINGS, f"data.root={dogs}", f"paths.runs={tmp_path}"]
     file = untrained(tmp_path / "new", *base) / "checkpoints" / "best.ckpt"
     content = torch.load(file, weights_only=True)
@@ -33,7 +33,7 @@ def test_they_are_unfolded_once_and_before_an_average_is_made(dogs: Path, tmp_pa
     torch.save(content, folded)
 
     weights = f"backbone.weights={folded}"
-    execute([*base, weights, "name=held", "trainer.head_warmup_epochs=1"])
+    execute([*base, weights, "name=held", "trainer.freeze_backbone=true"])
     held = state_of(tmp_path / "dogs" / "held")
     means = {name: tensor for name, tensor in held.items() if name.endswith("running_mean")}
     assert all(tensor.any() for tensor in means.values())

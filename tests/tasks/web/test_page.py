@@ -24,7 +24,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from backbones.errors import UserError
-from data.scenes import DemoScenesData
+from data.coco import DemoScenesData
 from tasks import page
 from tasks.engine.report import show
 from tasks.export.package import VERSION
