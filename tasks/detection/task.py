@@ -10,6 +10,7 @@ from torch import Tensor
 from data.base import Split
 from data.detection import DetectionBatch, DetectionSet
 from tasks.detection.detector import Detections, Detector
+from tasks.engine.metrics import check_finite
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
@@ -32,6 +33,7 @@ class DetectionTask(TaskModule):
         from tasks.detection.coco_eval import CocoEvaluator
 
         self.evaluator = CocoEvaluator(self.config["task"]["evaluator"])
+        self.finite = torch.tensor(True)  # whether all outputs were; on their device, where nothing waits for it
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
@@ -66,14 +68,17 @@ class DetectionTask(TaskModule):
     def compute_losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
-    def detect(self, images: Tensor, sizes: Tensor) -> Detections:
-        """Detections in pixels of the files; `sizes` (B, 2) are the files' (height, width)."""
-        found = Detections(**self.named_outputs(images))
+    def detect(self, outputs: Any, sizes: Tensor) -> Detections:
+        """Detections, from the network's outputs, in pixels of the files, whose (height, width) are `sizes` (B, 2)."""
+        found = self.model.postprocess(outputs)
         scale = sizes.flip(1).repeat(1, 2) / self.resolution
         return found._replace(boxes=found.boxes * scale[:, None])
 
     def update_metrics(self, batch: DetectionBatch) -> None:
-        found = [table.float().cpu().numpy() for table in self.detect(batch.images, batch.sizes)]
+        outputs = self.model(self.model.preprocess(batch.images))
+        for output in [outputs] if isinstance(outputs, Tensor) else outputs:
+            self.finite = self.finite.to(output.device) & output.isfinite().all()
+        found = [table.float().cpu().numpy() for table in self.detect(outputs, batch.sizes)]
         for image_id, boxes, scores, labels in zip(batch.image_ids, *found, strict=True):
             kept = scores > 0
             self.evaluator.add(image_id, boxes[kept], scores[kept], labels[kept])
@@ -81,13 +86,15 @@ class DetectionTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         from tasks.detection.coco_eval import summary
 
-        dataset = self.data.datasets[split]
-        assert isinstance(dataset, DetectionSet)
-        evaluator = self.evaluator
+        evaluator, finite = self.evaluator, bool(self.finite)
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, evaluator.found)
-            evaluator.found = {i: rows for part in parts for i, rows in part.items()}
+            torch.distributed.all_gather_object(parts, (evaluator.found, finite))
+            evaluator.found = {i: rows for part, _ in parts for i, rows in part.items()}
+            finite = all(own for _, own in parts)
+        check_finite(finite)
+        dataset = self.data.datasets[split]
+        assert isinstance(dataset, DetectionSet)
         figures = evaluator.evaluate(dataset.records, self.labels)
         self.precision = figures.precision
         return summary(figures, self.labels)
