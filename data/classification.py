@@ -109,8 +109,8 @@ class ImageSet(Dataset[dict[str, Any]]):
         """A digest of the views' settings, and of the images' names, sizes in bytes and boxes, in order: a file that is
         replaced by one of the same name and size is not noticed.
         """
-        # "all upright": caches from before EXIF rotation was applied have other names
-        settings = ("all upright", self.resolution, self.min_scale, self.flip, self.center_crop, self.views)
+        # "one draw": caches of outputs of another crop, or in the precision of their run, have other names
+        settings = ("one draw", self.resolution, self.min_scale, self.flip, self.center_crop, self.views)
         seen = hashlib.sha256(repr(settings).encode())
         for path, _, box in self.samples:
             size = path.stat().st_size if path.exists() else 0

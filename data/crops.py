@@ -6,6 +6,7 @@ pixels as the network sees; then only the crop is resized, in uint8. tests/bench
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.boxes import Box, center_box, full_image
-from data.image_file import SIDEWAYS, check_pixels, jpeg_orientation, read_content, turned
+from data.image_file import SIDEWAYS, START_OF_JPEG, Pixels, check_pixels, jpeg_orientation, read_content, turned
 from data.images import read_image
 
 
@@ -33,8 +34,15 @@ def resize_square(image: Tensor, resolution: int) -> Tensor:
 
 def resize_box(image: Tensor, box: Box, height: int, width: int) -> Tensor:
     """The part `box` of an image (3, H, W) uint8 as (3, height, width), antialiased."""
-    (left, right), (top, bottom) = (_span(*ends) for ends in zip(box[:2], box[2:], image.shape[:0:-1], strict=True))
-    part = np.ascontiguousarray(image.permute(1, 2, 0).numpy()[top:bottom, left:right])
+    return _resize_part(image.permute(1, 2, 0).numpy(), box, height, width)
+
+
+def _resize_part(pixels: Pixels, box: Box, height: int, width: int) -> Tensor:
+    """`resize_box` of pixels (H, W, 3), whose strides may be negative."""
+    (left, right), (top, bottom) = (_span(*ends) for ends in zip(box[:2], box[2:], pixels.shape[1::-1], strict=True))
+    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    if min(part.strides) < 0:  # of a single row or column, which NumPy takes for contiguous and torch refuses
+        part = part.copy()
     # Only dense channels_last uses the vectorised code, which returns channels_last. If permuted before it is a
     # batch, a part with whole rows would look like NCHW by its strides.
     batch = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
@@ -66,7 +74,8 @@ def decode_crop(
     content: bytes, path: Path, choose: Callable[[int, int], Box], resolution: int
 ) -> tuple[Tensor, tuple[int, int]]:
     """`read_crop` of a file's content; `path` names it in errors."""
-    if content[:2] == b"\xff\xd8":
+    choose = cache(choose)  # a random box is drawn once, also for a JPEG that only Pillow decodes
+    if content.startswith(START_OF_JPEG):
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(content)
             check_pixels(path, width, height)
@@ -83,9 +92,10 @@ def decode_crop(
                 min_width=min(width, math.ceil(need * width)),
                 min_factor=2,  # the scales above have no vectorised code
             )
-            return _resize(turned(pixels, orientation), box, sides, resolution), sides
         except ValueError:
             pass  # Pillow reads rarer kinds of JPEG, and tolerates harmless errors
+        else:
+            return _resize(turned(pixels, orientation), box, sides, resolution), sides
     image, (height, width) = read_image(path, 1 << 30, content)
     return crop_decoded(image, (height, width), choose, resolution), (height, width)
 
@@ -95,11 +105,11 @@ def crop_decoded(image: Tensor, size: tuple[int, int], choose: Callable[[int, in
     return _resize(image.permute(1, 2, 0).numpy(), choose(*size), size, resolution)
 
 
-def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int], resolution: int) -> Tensor:
+def _resize(pixels: Pixels, box: Box, size: tuple[int, int], resolution: int) -> Tensor:
     """Crops pixels (H, W, 3) of an image whose file has the (height, width) `size`."""
     down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
     scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return resize_box(torch.from_numpy(pixels).permute(2, 0, 1), scaled, resolution, resolution)
+    return _resize_part(pixels, scaled, resolution, resolution)
 
 
 class CropReader:

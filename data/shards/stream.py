@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from backbones.errors import UserError
-from data.base import SPLITS, Split, SuiteData, ended_at_exit
+from data.base import FEW_BAD, SPLITS, Split, SuiteData, ended_at_exit
 from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
@@ -33,8 +33,9 @@ class ShardStream(Stream):
 
     Each of the readers (loader processes of all ranks) takes every n-th shard or, if there are fewer shards than
     readers, every n-th sample. With `num_samples`, a reader yields so many samples per epoch in random order, repeating
-    its shards if needed: shards are shuffled, and samples in a buffer of size `shuffle`. Without, it yields all samples
-    once. The first epoch skips the `batches_done` that this rank has already trained on.
+    its shards if needed: shards are shuffled and shared out anew in each epoch, and samples shuffled in a buffer of
+    size `shuffle`. Without, it yields all samples once. The first epoch skips the `batches_done` that this rank has
+    already trained on.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class ShardStream(Stream):
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
         self.random = random.Random(f"{self.seed} {epoch} {reader}")
         bad: list[tuple[str, str]] = []
-        samples = self._decoded(reader, readers, bad)
+        samples = self._decoded(epoch, reader, readers, bad)
         if self.num_samples is not None:
             samples = itertools.islice(samples, self.num_samples)
         held = None  # yielded one step later, so that an error at the end of the last shard is reported too
@@ -97,10 +98,13 @@ class ShardStream(Stream):
             held["bad"] += bad
             yield held
 
-    def _decoded(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    def _decoded(
+        self, epoch: int, reader: int, readers: int, bad: list[tuple[str, str]]
+    ) -> Iterator[dict[str, Any]]:
+        share = reader
         while True:
             count = 0
-            for raw in self._shuffled(self._raw_samples(reader, readers, bad)):
+            for raw in self._shuffled(self._raw_samples(epoch, share, readers, bad)):
                 if self.num_samples is not None:  # so that augmentation is reproducible too
                     seed_all(self.random.getrandbits(62))
                 try:
@@ -115,21 +119,42 @@ class ShardStream(Stream):
                     yield sample
             if self.num_samples is None:
                 return
-            if not count:
+            if count:
+                continue
+            share = (share + 1) % readers  # this one is in a damaged shard, or there are fewer images than readers
+            if len(bad) >= FEW_BAD or share == reader:
                 example = f": {': '.join(bad[0])}" if bad else ""
                 raise UserError(f"the {len(self.shards)} shards have no image that can be used for training{example}")
 
-    def _raw_samples(self, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[ShardSample]:
-        by_shard = len(self.shards) >= readers
-        own = self.shards[reader::readers] if by_shard else [*self.shards]
-        if self.num_samples is not None:
-            self.random.shuffle(own)
-        for shard in own:
+    def _raw_samples(
+        self, epoch: int, share: int, shares: int, bad: list[tuple[str, str]]
+    ) -> Iterator[ShardSample]:
+        for shard, first, step in self._share(epoch, share, shares):
             try:
                 samples = read_samples(shard, KINDS.__contains__, self.cache_bytes)
-                yield from samples if by_shard else itertools.islice(samples, reader, None, readers)
+                yield from itertools.islice(samples, first, None, step)
             except BadShard as error:
                 bad.append(error.args)
+
+    def _share(self, epoch: int, share: int, shares: int) -> list[tuple[str, int, int]]:
+        """The shards of a reader's share in an epoch, each with the first sample to take and the step to the next.
+
+        In training they are drawn anew in each epoch, alike by all readers: shares differ in size, and an image of a
+        small one is seen more often.
+        """
+        shards = [*self.shards]
+        if self.num_samples is not None:
+            common = random.Random(f"{self.seed} {epoch}")
+            common.shuffle(shards)
+            share = (share + common.randrange(shares)) % shares
+        if len(shards) >= shares:
+            own = [(shard, 0, 1) for shard in shards[share::shares]]
+        else:  # the starts are far apart, so that small shards leave few shares empty
+            starts = [(share + i * shares // len(shards)) % shares for i in range(len(shards))]
+            own = [(shard, start, shares) for shard, start in zip(shards, starts, strict=True)]
+        if self.num_samples is not None:
+            self.random.shuffle(own)
+        return own
 
     def _shuffled(self, samples: Iterator[ShardSample]) -> Iterator[ShardSample]:
         buffer: list[ShardSample] = []

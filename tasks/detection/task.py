@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.base import Split
 from data.detection import DetectionBatch, DetectionSet
-from tasks.detection.detector import Detections, Detector
+from tasks.detection.detector import Detector
+from tasks.engine.metrics import check_finite
 from tasks.engine.options import locate
 from tasks.engine.task import TaskModule
 
@@ -32,6 +33,7 @@ class DetectionTask(TaskModule):
         from tasks.detection.coco_eval import CocoEvaluator
 
         self.evaluator = CocoEvaluator()
+        self.finite = torch.tensor(True)  # whether all outputs were; on their device, where nothing waits for it
 
     def build_model(self) -> Detector:
         detector = locate(self.config, "detector")
@@ -67,7 +69,10 @@ class DetectionTask(TaskModule):
         return self.model.loss(self.model(self.model.preprocess(batch.images)), batch.boxes, batch.labels)
 
     def update_metrics(self, batch: DetectionBatch) -> None:
-        found = Detections(**self.named_outputs(batch.images))
+        outputs = self.model(self.model.preprocess(batch.images))
+        for output in [outputs] if isinstance(outputs, Tensor) else outputs:
+            self.finite = self.finite.to(output.device) & output.isfinite().all()
+        found = self.model.postprocess(outputs)
         scale = batch.sizes.flip(1).repeat(1, 2) / self.resolution  # to pixels of the files
         tables = [table.float().cpu().numpy() for table in found._replace(boxes=found.boxes * scale[:, None])]
         for image_id, boxes, scores, labels in zip(batch.image_ids, *tables, strict=True):
@@ -77,13 +82,15 @@ class DetectionTask(TaskModule):
     def compute_metrics(self, split: Split) -> dict[str, float]:
         from tasks.detection.coco_eval import summary
 
-        dataset = self.data.datasets[split]
-        assert isinstance(dataset, DetectionSet)
-        evaluator = self.evaluator
+        evaluator, finite = self.evaluator, bool(self.finite)
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, evaluator.found)
-            evaluator.found = {i: rows for part in parts for i, rows in part.items()}
+            torch.distributed.all_gather_object(parts, (evaluator.found, finite))
+            evaluator.found = {i: rows for part, _ in parts for i, rows in part.items()}
+            finite = all(own for _, own in parts)
+        check_finite(finite)
+        dataset = self.data.datasets[split]
+        assert isinstance(dataset, DetectionSet)
         figures = evaluator.evaluate(dataset.records, self.labels)
         self.precision = figures.precision
         return summary(figures, self.labels)

@@ -64,7 +64,8 @@ class Cached(Teacher):
         missing = np.flatnonzero(self.known[rows, views, -1] == 0)
         if len(missing):
             chosen = images[torch.from_numpy(missing).to(images.device)]
-            outputs = self.teacher(chosen).float().cpu().numpy()
+            with torch.autocast(images.device.type, enabled=False):  # a later run may have another precision
+                outputs = self.teacher(chosen).float().cpu().numpy()
             self.known[rows[missing], views[missing], :-1] = outputs
             self.known[rows[missing], views[missing], -1] = 1  # last, so that no missing output is taken for known
         return torch.from_numpy(self.known[rows, views, :-1]).to(images.device)

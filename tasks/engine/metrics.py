@@ -29,6 +29,12 @@ class RowMetrics:
         self.measured.reset()
 
 
+def check_finite(finite: bool) -> None:
+    """Raises UserError unless all outputs that are measured are `finite`."""
+    if not finite:
+        raise UserError("the network's outputs are not finite; lower trainer.lr, or try trainer.precision=32")
+
+
 def first_per_image(measured: Tensor) -> Tensor:
     """The first row of each image among rows (N, M), sorted by the first column, the image's index in the split.
 
@@ -38,8 +44,7 @@ def first_per_image(measured: Tensor) -> Tensor:
     Raises:
         UserError: a value is not finite.
     """
-    if not bool(measured.isfinite().all()):
-        raise UserError("the network's outputs are not finite; lower trainer.lr, or try trainer.precision=32")
+    check_finite(bool(measured.isfinite().all()))
     places = torch.arange(len(measured))
     index = measured[:, 0].where(measured[:, 0] >= 0, -1.0 - places)
     values, inverse = torch.unique(index, return_inverse=True)

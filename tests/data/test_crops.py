@@ -79,8 +79,10 @@ def test_a_crop_is_torchvisions_resized_crop(size: tuple[int, int], tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_turned_as_their_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
-    """At full and reduced scale, and in the cache."""
+def test_photographs_are_turned_as_their_exif_says(
+    orientation: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full and reduced scale, and in the cache; a JPEG without Pillow, which would decode all of it."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path, plain = tmp_path / f"turned{suffix}", tmp_path / f"upright{suffix}"
@@ -92,8 +94,14 @@ def test_photographs_are_turned_as_their_exif_says(orientation: int, suffix: str
     def part(height: int, width: int) -> tuple[float, float, float, float]:
         return width / 8, height / 3, width / 8 + 160, height / 3 + 120
 
-    for side in (32, 120):
-        (ours, size), (expected, upright) = (read_crop(file, part, side) for file in (path, plain))
+    def pixel(height: int, width: int) -> tuple[float, float, float, float]:
+        return width / 2, height / 2, width / 2 + 1, height / 2 + 1
+
+    for box, side in ((part, 32), (part, 120), (pixel, 32)):
+        with monkeypatch.context() as patch:
+            if suffix == ".jpg":
+                patch.delattr("data.crops.read_image")
+            (ours, size), (expected, upright) = (read_crop(file, box, side) for file in (path, plain))
         assert size == upright
         assert (ours[:2].float() - expected[:2].float()).abs().mean() < 2
     for cached in (False, True):
@@ -149,6 +157,18 @@ def test_kinds_of_images(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(content)
     image, size = read_crop(tmp_path / "image", center_box, 32)
     assert (image.shape, size) == ((3, 32, 32), (60, 90))
+
+
+def test_a_view_is_the_same_however_it_is_decoded(tmp_path: Path) -> None:
+    """The box is drawn once, though simplejpeg reads the header of a CMYK JPEG and Pillow the rest."""
+    (tmp_path / "a.jpg").write_bytes(encoded("CMYK", "JPEG"))
+    samples = [Sample(tmp_path / "a.jpg", 0)] * 8
+    plain, kept = (
+        ImageSet(samples, 32, min_scale=0.1, flip=True, views=1, cache_images=cached) for cached in (False, True)
+    )
+    for i in range(len(samples)):
+        assert torch.equal(plain[i]["image"], kept[i]["image"])
+        assert plain[i]["mirror"] == kept[i]["mirror"]
 
 
 def test_unreadable_images_are_named_with_their_reason(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
 from data.image_file import SALVAGED
@@ -95,32 +93,6 @@ def name(record: Any) -> dict[str, str]:
     return {"name": record.name}
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 1), (2, 2), (3, 2)])
-def test_all_readers_together_read_everything_once(world_size: int, workers: int, shards: Path) -> None:
-    paths = find_shards(shards, "train-{000..003}.tar")
-    found: list[str] = []
-    for rank in range(world_size):
-        loader = DataLoader(
-            ShardStream(paths, name, rank=rank, world_size=world_size), batch_size=None, num_workers=workers
-        )
-        found += [sample["name"] for sample in loader]
-    assert Counter(found) == Counter(f"{p}/photos/{i * 8 + j:06d}" for i, p in enumerate(paths) for j in range(8))
-
-
-def test_training_takes_equal_shares_in_new_orders(shards: Path) -> None:
-    paths = find_shards(shards, "train-*.tar")
-    for readers in (2, 6):
-        seen: set[str] = set()
-        for reader in range(readers):
-            dataset = ShardStream(paths, name, rank=reader, world_size=readers, num_samples=12, shuffle=6)
-            epochs = [[sample["name"] for sample in dataset] for _ in range(3)]
-            assert [len(epoch) for epoch in epochs] == [12] * 3
-            assert epochs[0] != epochs[1] != epochs[2]
-            own = {n for epoch in epochs for n in epoch}
-            assert not own & seen
-            seen |= own
-
-
 def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
     """In persistent loader processes, and in those started later, as after a resume."""
     found = data(shards, workers=2, batch_size=3)
@@ -134,9 +106,9 @@ def test_an_epoch_depends_on_seed_and_number_alone(shards: Path) -> None:
     assert [b.paths for b in epochs[0]] != [b.paths for b in epochs[1]]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3, 5])
 def test_an_epoch_that_goes_on_leaves_out_what_was_given(workers: int, shards: Path) -> None:
-    """Loader processes deliver batches in turns; the one whose turn is next starts."""
+    """Loader processes, fewer or more than shards, deliver batches in turns; the one whose turn is next starts."""
     whole, resumed = (data(shards, workers=workers, batch_size=2) for _ in range(2))
     loader = whole.train_dataloader()
     epochs = [list(loader) for _ in range(3)]
@@ -230,7 +202,7 @@ def test_what_waits_to_be_shuffled_is_bounded(tmp_path: Path, monkeypatch: pytes
 
 def test_no_more_is_read_of_a_sample_than_a_task_wants(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [{"jpg": image(0), "cls": b"0", "mp4": bytes(3000)}])
-    (record,) = ShardStream([str(tmp_path / "a.tar")], name)._raw_samples(0, 1, [])
+    (record,) = ShardStream([str(tmp_path / "a.tar")], name)._raw_samples(0, 0, 1, [])
     assert record.files["mp4"] == b""
     assert record.files["cls"] == b"0"
 

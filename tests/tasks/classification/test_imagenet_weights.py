@@ -22,6 +22,9 @@ def test_labels_are_found_among_imagenets_classes() -> None:
     assert imagenet_rows(["n02085620-Chihuahua", "Siberian_husky", "toy poodle", "tench"]) == [151, 250, 265, 0]
     assert imagenet_rows(["tench", "no such class"]) is None
     assert imagenet_rows(["tench", "n01440764"]) is None  # one class twice
+    assert imagenet_rows(["tub", "bathtub", "n02012849", "n03126707"]) == [876, 435, 134, 517]
+    for name in ("crane", "Cardigan", "maillot"):  # two classes each
+        assert imagenet_rows([name]) is None
 
 
 def test_a_model_is_measured_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from backbones.errors import UserError
 from data.classification import ClassificationBatch
+from data.detection import DetectionBatch
 from data.geo.places import GeoBatch
 from tasks.engine.callbacks import RunReport
 from tasks.engine.config import load_config
@@ -20,16 +21,20 @@ SMALL = ("backbone.alpha=0.25", "backbone.variant=shallow", "backbone.pretrained
 SIZES, ROWS = torch.full((2, 2), 32), [0, 1]
 
 
-@pytest.mark.parametrize("task", ["classification", "faces", "embedding", "geo"])
+@pytest.mark.parametrize("task", ["classification", "faces", "embedding", "geo", "detection"])
 def test_outputs_that_are_not_finite_cannot_be_measured(task: str) -> None:
     config = load_config([f"task={task}", *SMALL])
     module: Any = locate(config, "task")(config, ["a", "b"]).eval()
     module.device = torch.device("cpu")  # as a Trainer gives it
     module.build_metrics()
-    nn.init.constant_(module.model.head.bias, math.nan)
+    layer = module.model.class_head.last_layers()[-1] if task == "detection" else module.model.head
+    nn.init.constant_(layer.bias, math.nan)
     images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
     if task == "geo":
         batch: Any = GeoBatch(images, SIZES, [], torch.zeros(2, 2), labels[:, None], torch.tensor(ROWS))
+    elif task == "detection":
+        module.trainer = SimpleNamespace(world_size=1)
+        batch = DetectionBatch(images, SIZES, [], torch.zeros(2, 1, 4), labels[:, None], ROWS)
     else:
         batch = ClassificationBatch(images, SIZES, [], torch.eye(2) if task == "faces" else labels, ["a", "b"], ROWS)
     with torch.no_grad():

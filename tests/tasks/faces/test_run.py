@@ -348,7 +348,8 @@ def test_classification_can_keep_its_teacher_too(faces: Path, tmp_path: Path) ->
     for batch in batches:
         with torch.no_grad():
             expected = network(network.preprocess(batch.images))
-        torch.testing.assert_close(teacher(batch.images, batch), expected, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):  # as in a run of lower precision
+            torch.testing.assert_close(teacher(batch.images, batch), expected, rtol=1e-4, atol=1e-4)
     assert sum(asked) == 12
     again = Cached(Network(outputs, "", network), tmp_path, dataset, 4)
     again(batches[0].images, batches[0])
