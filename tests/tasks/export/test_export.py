@@ -291,7 +291,7 @@ def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(sys, "argv", ["bench", f"export={onnx.parent}", "seconds=0.01", "format=json"])
     bench.main()
     (row,) = json.loads(capsys.readouterr().out)
-    eager, compiled = speed.contenders(str(dog), [], True)
+    eager, compiled = speed.contenders(str(dog), {}, True)
     for got in (row, asdict(speed.measure(eager, 1, 0.01))):
         assert 0 < got["median_ms"] <= got["p95_ms"]
         assert 0 < got["share_of_peak"] < 1
