@@ -141,8 +141,7 @@ class Gallery:
         return self.info.photos
 
     def search(self, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """The k nearest neighbours of queries (B, D) among at least k photos. Raises UserError if the index is damaged.
-        """
+        """The k nearest neighbours of queries (B, D). Raises UserError if the index is damaged."""
         similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
         if len(rows) and not -1 <= rows.min() <= rows.max() < len(self):
             raise UserError(f"the gallery {self.folder} is damaged: its index has other photos; build it again")
