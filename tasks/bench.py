@@ -3,29 +3,23 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from backbones.errors import UserError
-from data.text import read_json
 from tasks.engine.config import arguments, load_config, one_line_errors
 
 
-def find_exports(folder: Path) -> list[Path]:
-    """The folders of exports that can be run, here or below.
+def find_exports(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The exports in a folder or below it, with the content of their model.json.
 
     Raises:
         UserError: there are none, or one is damaged.
     """
-    from tasks.export.package import MAX_BYTES, read_spec
+    from tasks.export.package import exports_below
 
-    found = []
-    for file in sorted(folder.rglob("model.json")):
-        content = {} if file.parent.name.startswith(".") else read_json(file, MAX_BYTES)
-        if isinstance(content, dict) and "outputs" in content:  # a backbone alone has none
-            read_spec(file.parent)
-            found.append(file.parent)
-    if not found:
-        raise UserError(f"export={folder}: there is no export in it (no model.json)")
-    return found
+    if found := exports_below(folder):
+        return found
+    raise UserError(f"export={folder}: there is no export in it (no model.json)")
 
 
 def main() -> None:
@@ -33,7 +27,7 @@ def main() -> None:
         config = load_config(arguments("bench"), "bench")
         if not (config["ckpt"] or config["export"]):
             raise UserError("give ckpt=<run or checkpoint>, export=<folder>, or both")
-        exports = find_exports(Path(config["export"])) if config["export"] else []
+        exports = find_exports(Path(config["export"])) if config["export"] else {}
         from tasks.export.speed import contenders, measure_all, table
 
         rows = measure_all(contenders(config["ckpt"], exports, config["compile"]), config["seconds"])

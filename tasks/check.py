@@ -44,15 +44,15 @@ def with_task(overrides: Sequence[str]) -> tuple[list[str], Layout | None]:
                 return given, layout
             guess = guess or (given, layout)
     # the most telling error: not that a layout is unknown, if anything else is wrong
-    told = next((e for e in errors if not isinstance(e, Unknown | Unlabelled)), errors[0])
-    if guess and isinstance(told, Unknown):
+    cause = next((e for e in errors if not isinstance(e, Unknown | Unlabelled)), errors[0])
+    if guess and isinstance(cause, Unknown):
         return guess
-    if isinstance(told, Unknown):
+    if isinstance(cause, Unknown):
         raise UserError(
-            f"{told.seen}. Boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per "
+            f"{cause.seen}. Boxes are read from COCO JSON, Pascal VOC .xml, YOLO .txt or a CSV file with a row per "
             "box, classes from a folder for each class; for other data name the task with task="
         )
-    raise told
+    raise cause
 
 
 def fits_any_images(layout: Layout, root: Path) -> bool:

@@ -17,7 +17,7 @@ from data.files import check_apart, find_images, output_paths
 from tasks import load
 from tasks.engine.config import arguments, load_config, one_line_errors
 from tasks.engine.layout import with_recognized_layout
-from tasks.inference.hub import is_hub, local
+from tasks.inference.hub import local
 
 if TYPE_CHECKING:
     from tasks.engine.results import Result
@@ -206,8 +206,7 @@ def main() -> None:
         config = load_config(given, "predict")
         if config["mode"] == "test" and (other := [o for o in given if not o.startswith(OF_TEST)]):
             raise UserError(f"{other[0]} has no effect on mode=test, which takes ckpt, root and teacher")
-        if is_hub(config["ckpt"]):
-            config["ckpt"] = local(config["ckpt"])
+        config["ckpt"] = local(config["ckpt"])
         if not Path(config["ckpt"]).exists():
             raise UserError(f"there is no checkpoint {config['ckpt']}")
         test(config) if config["mode"] == "test" else predict(config)

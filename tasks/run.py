@@ -27,7 +27,7 @@ from tasks.engine.jobs import (
     train_in_subprocess,
 )
 from tasks.engine.multitask_config import JOINT, compose_config, for_hydra, from_hydra, is_joint
-from tasks.engine.names import check_names, run_name
+from tasks.engine.names import check_names, run_folder, run_name
 from tasks.engine.processes import is_rank_zero, started_by_launcher
 from tasks.engine.signals import REQUEUE, Stopped, requeue
 from tasks.engine.stages import train_stages
@@ -70,7 +70,7 @@ def execute_in_subprocess(overrides: list[str], again: bool) -> dict[str, Any]:
         return train_in_subprocess(overrides, Path(folders[-1]))
     config = compose_config(overrides)[0]
     check_names(config)
-    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
+    folder = run_folder(config)
     if again and existing_run(config):
         overrides = to_resume(folder, overrides, config)
     return train_in_subprocess(overrides, folder)

@@ -3,9 +3,12 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.config import arguments, load_config, one_line_errors
+
+if TYPE_CHECKING:
+    from backbones.cost import Cost
 
 KERAS, TIMM, COCO = "Keras' MobileNetV1, ImageNet", "timm's models, ImageNet", "TensorFlow's detection zoo, COCO"
 APACHE = "apache-2.0"
@@ -33,23 +36,21 @@ def keras() -> Iterator[PublishedWeights]:
     from backbones.download import cache_folder
     from backbones.weights import PUBLIC_ALPHAS, PUBLIC_RESOLUTIONS, public_name
     from tasks.compare.published import content, tables
+    from tasks.engine.cost import count_cost
 
     paper = {row.name: row.values[0] for table in tables() if table.number in (6, 7) for row in table.rows}
     files = {(alpha, pixels): top1 for alpha, pixels, top1, *_ in content()["phone_files"]["files"]}
     for alpha in PUBLIC_ALPHAS:
         config = config_of(f"task=classification task.num_classes=1000 backbone.alpha={alpha:g}")
         for pixels in PUBLIC_RESOLUTIONS:
-            printed = next((v for k, v in paper.items() if k in names(alpha, pixels)), None)
+            printed = paper.get(f"{alpha} MobileNet-{pixels}")
             settings = f"task=classification backbone.alpha={alpha:g} task.resolution={pixels}"
             cached = (cache_folder() / public_name(alpha, pixels)).exists()
-            cost = cost_in_millions(config | {"task": config["task"] | {"resolution": pixels}})
-            top1 = files.get((alpha, pixels))
-            yield PublishedWeights(KERAS, f"alpha {alpha:g}", settings, pixels, printed, top1, *cost, APACHE, cached)
-
-
-def names(alpha: float, pixels: int) -> tuple[str, str]:
-    """The two spellings of a network's name in the paper."""
-    return f"{alpha:.1f} MobileNet-{pixels}", f"{alpha:g} MobileNet-{pixels}"
+            _, cost = count_cost(config | {"task": config["task"] | {"resolution": pixels}})
+            top1, name = files.get((alpha, pixels)), f"alpha {alpha:g}"
+            yield PublishedWeights(
+                KERAS, name, settings, pixels, printed, top1, **cost.millions, licence=APACHE, cached=cached
+            )
 
 
 def timm_models() -> Iterator[PublishedWeights]:
@@ -59,50 +60,43 @@ def timm_models() -> Iterator[PublishedWeights]:
     from tasks.compare.published import content
 
     for model in content()["timm"]:
-        cfg = timm.get_pretrained_cfg(model["name"])
+        name = model["name"]
+        cfg = timm.get_pretrained_cfg(name)
         found = try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors") if cfg and cfg.hf_hub_id else None
-        settings = f"task=classification backbone=timm backbone.name={model['name']} backbone.pretrained=true"
+        licence, cached = (cfg and cfg.license) or "unknown", isinstance(found, str)
+        settings = f"task=classification backbone=timm backbone.name={name} backbone.pretrained=true"
         for pixels, top1 in model["top1"].items():
-            cost = timm_cost(model["name"], pixels)
-            licence = (cfg and cfg.license) or "unknown"
+            cost = timm_cost(name, pixels)
             yield PublishedWeights(
-                TIMM, model["name"], settings, pixels, None, top1, *cost, licence, isinstance(found, str)
+                TIMM, name, settings, pixels, None, top1, **cost.millions, licence=licence, cached=cached
             )
 
 
 def coco() -> Iterator[PublishedWeights]:
     from backbones.download import cache_folder
     from tasks.detection.tf_zoo import PUBLISHED
+    from tasks.engine.cost import count_cost
 
     for alpha, file in PUBLISHED.items():
         settings, name = f"detector=ssd ckpt=coco backbone.alpha={alpha:g}", f"ssd_mobilenet_v1, alpha {alpha:g}"
-        cost = cost_in_millions(config_of(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
+        _, cost = count_cost(config_of(f"experiment=coco_ssd backbone.alpha={alpha:g}"))
         cached = (cache_folder() / file).exists()
-        yield PublishedWeights(COCO, name, settings, 300, None, None, *cost, APACHE, cached)
+        yield PublishedWeights(COCO, name, settings, 300, None, None, **cost.millions, licence=APACHE, cached=cached)
 
 
 def config_of(settings: str) -> dict[str, Any]:
     return load_config([*settings.split(), "backbone.pretrained=false"], "cost")
 
 
-def cost_in_millions(config: dict[str, Any]) -> tuple[float, float]:
-    """Millions of multiply-adds and parameters."""
-    from tasks.engine.cost import count_cost
-
-    _, cost = count_cost(config)
-    return cost.madds / 1e6, cost.params / 1e6
-
-
-def timm_cost(name: str, pixels: int) -> tuple[float, float]:
-    """Millions of multiply-adds and parameters of timm's own network, classifier included."""
+def timm_cost(name: str, pixels: int) -> "Cost":
+    """The cost of timm's own network, classifier included."""
     import timm
     import torch
 
     from backbones.cost import measure_cost
 
     with torch.device("meta"):
-        cost = measure_cost(timm.create_model(name), pixels)
-    return cost.madds / 1e6, cost.params / 1e6
+        return measure_cost(timm.create_model(name), pixels)
 
 
 def show(rows: list[PublishedWeights]) -> None:

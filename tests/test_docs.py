@@ -68,7 +68,7 @@ COMPOSED = {
     "prepare": "downloads a public data set",
     "check": "reads a data set of the user's",
     "bench": "starts a process for each export and number of threads; tests/test_fixtures.py does so",
-    "hub push": "publishes on a server; tests/tasks/test_hub.py does on one of its own",
+    "hub ckpt=": "publishes on a server; tests/tasks/test_hub.py does on one of its own",
     "predict ckpt=hub:": "likewise",
     "zoo": "counts every network; tests/tasks/test_zoo.py does so",
     "shards task=classification data=demo_dogs": "draws many dogs; tests/tasks/test_shards.py writes shards",
@@ -166,7 +166,7 @@ def single_runs(command: list[str]) -> Iterator[list[str]]:
 
 def compose_command(module: str, arguments: list[str]) -> dict[str, object]:
     """The configuration of a command, which must not name an unknown setting."""
-    given = [a for a in arguments if not a.startswith("-") and (module, a) != ("hub", "push")]
+    given = [a for a in arguments if not a.startswith("-")]
     return compose_run(given) if module == "run" else load_config(given, module)
 
 

@@ -18,7 +18,7 @@ from tasks.engine.config import flatten
 from tasks.engine.start import saved_data, setup
 from tasks.engine.task import TaskModule, restore
 
-UNTOLD = ("name", "resume", "paths.runs", "paths.data", "data.root")  # names and locations say nothing about a run
+IGNORED = ("name", "resume", "paths.runs", "paths.data", "data.root")  # names and locations say nothing about a run
 
 
 def compare_pair(config: dict[str, Any]) -> None:
@@ -44,11 +44,11 @@ def compare_pair(config: dict[str, Any]) -> None:
     tasks = [suite["task"] for suite in suites]
     if tasks[0] != tasks[1]:
         raise UserError(f"a is a run of task={tasks[0]} and b of task={tasks[1]}; two of the same task can be compared")
-    console.print(figures(suites, folders))
-    console.print(settings(suites, folders))
+    console.print(metrics_table(suites, folders))
+    console.print(settings_table(suites, folders))
     if not config["images"]:
         return
-    page = images(modules, config["root"], config["images"])
+    page = grid(modules, config["root"], config["images"])
     output = Path(config["output"] or ".")
     output.mkdir(parents=True, exist_ok=True)
     with atomic_write(output / "pair.png") as file:
@@ -56,7 +56,7 @@ def compare_pair(config: dict[str, Any]) -> None:
     console.print(f"images       {output / 'pair.png'}  (truth, a, b)", soft_wrap=True)
 
 
-def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
+def metrics_table(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
     found = Table("metric", *(f"{x}: {f.name}" for x, f in zip("ab", folders, strict=True)), "b - a")
     for column in found.columns[1:]:
         column.justify = "right"
@@ -67,16 +67,16 @@ def figures(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
     return found
 
 
-def settings(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
+def settings_table(suites: list[dict[str, Any]], folders: list[Path]) -> Table:
     found = Table("setting that differs", *(f"{x}: {f.name}" for x, f in zip("ab", folders, strict=True)))
     a, b = (flatten(suite["config"]) for suite in suites)
     for name in sorted({**a, **b}):
-        if name not in UNTOLD and a.get(name) != b.get(name):
+        if name not in IGNORED and a.get(name) != b.get(name):
             found.add_row(name, *(str(own.get(name, "")) for own in (a, b)))
     return found
 
 
-def images(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
+def grid(modules: list[TaskModule], root: str | None, count: int) -> Tensor:
     """A page (3, H, W) of the first validation images of a's data: truth, a and b of each, two images per row."""
     first = modules[0].config
     rows: list[list[Tensor]] = []

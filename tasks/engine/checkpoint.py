@@ -40,6 +40,12 @@ def find_checkpoint(path: str | Path) -> Path:
     raise UserError(f"there is no checkpoint {' or '.join(map(str, candidates))}")
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint file; the folder of a file that is not in one."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def load_checkpoint(path: str | Path, task: str | None = None) -> dict[str, Any]:
     """The content of a checkpoint: `state_dict`, and `suite` with task, config, labels, resolution, backbone (the
     values chosen for settings that were null) and metrics. It is not trusted: only tensors and plain values are read,

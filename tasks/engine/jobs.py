@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from backbones.console import Console
 from backbones.errors import UserError
+from tasks.engine.names import run_folder
 from tasks.engine.processes import is_rank_zero
 from tasks.engine.signals import STOP, Stopped
 from tasks.engine.untrusted import is_staged
@@ -122,7 +123,7 @@ def join_job() -> None:
 
 def existing_run(config: Mapping[str, Any]) -> Path | None:
     """The folder of the run with this name, if it has begun already."""
-    folder = Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
+    folder = run_folder(config)
     return folder if (folder / "config.yaml").exists() or is_staged(str(folder)) else None
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from backbones.errors import UserError
@@ -26,6 +27,11 @@ def run_name(stamp: str, backbone: Mapping[str, Any]) -> str:
     """The default name of a run."""
     alpha = backbone.get("alpha")
     return stamp if alpha is None else f"{stamp}-a{alpha:g}"
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """The folder of a run that has a name."""
+    return Path(config["paths"]["runs"]) / config["task"]["name"] / str(config["name"])
 
 
 def check_names(config: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ class Result:
     helpers: ClassVar[tuple[Callable[..., Any], ...]] = ()
     hub_task: ClassVar[str] = ""  # what the Hugging Face Hub calls the task; empty where it has no name for it
     responsible_use: ClassVar[str] = ""  # what a model card says of this task
+    classes_are_places: ClassVar[bool] = False  # cells of the Earth, whose names a model card leaves out
     compares: ClassVar[bool] = False  # whether it has an `embedding` (D,) of length 1 that images are compared by
 
     @classmethod

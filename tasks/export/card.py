@@ -19,7 +19,6 @@ from tasks.export.package import last_part
 CARD = "README.md"
 LONGEST = 80  # characters of a name
 MOST_NAMES = 100  # classes that are listed
-PLACES = "position"  # the answer of a model whose classes are named after places: mean positions of photos
 SETTINGS = {  # the settings that a card lists, and their names there
     "task.resolution": "pixels, before rho",
     "backbone.alpha": "width (alpha)",
@@ -53,7 +52,7 @@ def card(facts: Mapping[str, Any], result: type[Result], licence: str | None = N
     on ImageNet; a checkpoint that was not exported lacks `metrics.after` and `latency`. `licence` is the Hub's short
     form, such as apache-2.0.
     """
-    facts = {**facts, "answer": result.to_plain.__name__}
+    facts = {**facts, "places": result.classes_are_places}
     parts = (
         f"---\n{metadata(facts, {facts['task']: (facts, result)}, licence)}---",
         f"# {code(title(facts))}",
@@ -73,7 +72,8 @@ def joint_card(facts: Mapping[str, Any], results: Mapping[str, type[Result]]) ->
     configs = facts["provenance"]["config"]["parts"]
     parts = {
         name: {**facts, **facts["parts"][name], "task": name, "provenance": {"config": configs[name]}}
-        for name in results
+        | {"places": result.classes_are_places}
+        for name, result in results.items()
     }
     sections = [f"---\n{metadata(facts, {name: (parts[name], results[name]) for name in parts}, None)}---"]
     sections += [f"# {code(title(facts))}", summary({**facts, "labels": []}), use(facts), "## Cost", cost(facts)]
@@ -129,7 +129,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     groups = [f"{group}={option}" for group, option in config["groups"].items() if group in ("task", "detector")]
     how = f"`{facts['format']}`, quantization `{facts['quantize']}`" if "format" in facts else "a checkpoint"
     words = f"Trained with {', '.join(map(code, groups))} of the MobileNets suite; {how}."
-    if labels and facts.get("answer") == PLACES:
+    if labels and facts["places"]:
         words += f"\n\n{len(labels)} cells of the Earth, each with the mean position of its training photos: do not "
         words += "publish the model if they are private."
     elif labels:
@@ -208,7 +208,7 @@ def limits(facts: Mapping[str, Any]) -> str:
     if facts.get("note"):
         lines.append(f"{facts['note']}.")
     if facts["labels"]:
-        known = "its cells" if facts.get("answer") == PLACES else "the classes above"
+        known = "its cells" if facts["places"] else "the classes above"
         lines.append(f"It knows only {known}, and may assign one of them to anything else.")
     lines.append("It was evaluated only on images like those it was trained on.")
     return "\n".join(f"- {line}" for line in lines)

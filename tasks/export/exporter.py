@@ -23,7 +23,8 @@ from backbones.errors import UserError
 from backbones.processors import processor_name, usable_cores
 from data.base import SuiteData
 from data.files import atomic_folder
-from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint
+from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint, run_of
+from tasks.engine.names import plain_name
 from tasks.engine.options import locate
 from tasks.engine.report import ABSENT
 from tasks.engine.start import saved_data, setup
@@ -159,11 +160,14 @@ def evaluation_data(config: dict[str, Any], module: TaskModule) -> SuiteData:
 
 
 def export_folder(config: dict[str, Any], checkpoint: Path, module: TaskModule) -> Path:
-    """The folder of the export: <task>-<alpha or backbone>-<size>[-<quantize>]-<format>."""
-    inside = checkpoint.parent.name == "checkpoints"
-    folder = Path(config["output"] or (checkpoint.parent.parent if inside else checkpoint.parent) / "export")
+    """The folder of the export: <task>-<alpha or backbone>-<size>[-<quantize>]-<format>.
+
+    Raises:
+        UserError: the backbone's name, which the checkpoint chooses, is not one part of a path.
+    """
+    folder = Path(config["output"] or run_of(checkpoint) / "export")
     backbone = module.config["backbone"]
-    kind = f"{backbone['alpha']:g}" if "alpha" in backbone else backbone["name"]
+    kind = f"{backbone['alpha']:g}" if "alpha" in backbone else plain_name(backbone["name"], "backbone.name")
     name = config["part"] if config["part"] in ("backbone", "all") else module.config["task"]["name"]
     parts = [name, kind, str(module.resolution)]
     if config["quantize"] != "none":

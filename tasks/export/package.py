@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ VERSION = 1
 MAX_BYTES = 1 << 26  # of model.json: the cells of task=geo take 2 MB
 MOST_MADDS = 1e9  # million multiply-adds: a finite number, and far beyond any network here
 LEAST_FRACTION = 1e-3  # of center_crop: the side of an image with such a crop of `size` pixels must stay a number
+AGAIN = "export again with overwrite=true"
 EXAMPLE = '''"""Runs {file} on images: python example.py photo.jpg ...   It needs numpy, Pillow and {runtime}."""
 
 import json
@@ -138,13 +139,55 @@ def read_spec(folder: Path) -> dict[str, Any]:
         UserError: there is none, it is damaged, of a newer version, or names a file outside of the folder.
     """
     path = folder / "model.json"
-    content = read_json(path, MAX_BYTES)
+    return _checked(_read(path), path)
+
+
+def exports_below(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The exports in a folder or below it, with what `read_spec` returns for each. Folders that are still being
+    written, and exports of a backbone alone, are left out.
+
+    Raises:
+        UserError: as `read_spec`.
+    """
+    found = {}
+    for path in sorted(folder.rglob("model.json")):
+        content = {} if path.parent.name.startswith(".") else _read(path)
+        if isinstance(content, dict) and "outputs" in content:  # a backbone alone has none
+            found[path.parent] = _checked(content, path)
+    return found
+
+
+def short_names(folders: Iterable[Path]) -> list[str]:
+    """The folders' own names, each with as many of the folders above it in front as tell it from the others. Folders
+    called `export` are left out, which says nothing, unless only they differ.
+    """
+    whole = [folder.absolute().parts for folder in folders]
+    short = [(*(part for part in path[:-1] if part != "export"), path[-1]) for path in whole]
+    paths = short if len(set(short)) == len(short) else whole
+    names = []
+    for path in paths:
+        count = 1
+        while count < len(path) and sum(other[-count:] == path[-count:] for other in paths) > 1:
+            count += 1
+        names.append(Path(*path[-count:]).as_posix())
+    return names
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path, MAX_BYTES)
+    except UserError as error:
+        raise UserError(f"{error}; {AGAIN}") from error
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """The content of the model.json at `path`, checked and with defaults. Raises UserError as `read_spec`."""
     if not isinstance(content, dict) or "format" not in content or type(content.get("version")) is not int:
-        raise UserError(f"{folder} is not an export of a model: its model.json does not describe one")
+        raise UserError(f"{path.parent} is not an export of a model: its model.json does not describe one")
     if content["version"] > VERSION:
         raise UserError(f"{path} was written by a newer version of this suite; update to read it")
     if wrong := _wrong_part(content):
-        raise UserError(f"{path} is damaged: {wrong}")
+        raise UserError(f"{path} is damaged: {wrong}; {AGAIN}")
     content["parts"] = content.get("parts", {})  # of a file of several tasks
     for own in (content, *content["parts"].values()):
         own["postprocess"] = {"draw_threshold": 0.0} | own.get("postprocess", {})

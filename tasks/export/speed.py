@@ -5,10 +5,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from tasks.engine.hardware import keep_freed_memory
 from tasks.engine.task import restore
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph
-from tasks.export.package import read_spec
+from tasks.export.package import read_spec, short_names
 
 THREADS, BATCH = (1, 2), 16
 WARMUP = 3
@@ -51,8 +52,8 @@ class Measurement:
     share_of_peak: float  # multiply-adds per second in batches of 16, as a share of `peak_rate`
 
 
-def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Contender]:
-    """What there is to measure.
+def contenders(ckpt: str | None, exports: Mapping[Path, dict[str, Any]], compiled: bool) -> list[Contender]:
+    """What there is to measure; `exports` are folders, with the content of their model.json.
 
     Raises:
         UserError: one is absent or damaged, or holds several networks, which do not run as one.
@@ -61,11 +62,10 @@ def contenders(ckpt: str | None, exports: list[Path], compiled: bool) -> list[Co
     rows = [Contender(f"PyTorch {kind}", str(find_checkpoint(ckpt)), kind) for kind in kinds] if ckpt else []
     if ckpt and "parts" in load_checkpoint(ckpt)["suite"].get("config", {}):
         raise several(ckpt)
-    for path in exports:
-        spec = read_spec(path)
+    for (path, spec), name in zip(exports.items(), short_names(exports), strict=True):
         if spec["parts"] and spec["format"] == "torch":
             raise several(path)
-        rows.append(Contender(path.name, str(path), spec["format"]))
+        rows.append(Contender(name, str(path), spec["format"]))
     return rows
 
 
@@ -73,7 +73,7 @@ def several(path: object) -> UserError:
     return UserError(f"{path} is a multi-task run: bench an export of one of its tasks (part=<task>)")
 
 
-def measure_all(all_: list[Contender], seconds: float) -> list[Measurement]:
+def measure_all(found: Sequence[Contender], seconds: float) -> list[Measurement]:
     """A row for each contender and number of threads.
 
     Raises:
@@ -81,7 +81,7 @@ def measure_all(all_: list[Contender], seconds: float) -> list[Measurement]:
     """
     context = multiprocessing.get_context("spawn")
     rows = []
-    for contender in all_:
+    for contender in found:
         if contender.kind in FORMATS:
             FORMATS[contender.kind].check_runtime(Path(contender.path))  # reports it at once
         for threads in THREADS:

@@ -1,6 +1,7 @@
 """Checkpoints as safetensors, for use in this suite; and backbones, from which another task can start."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ def run(pixels: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def write(job: Job) -> None:
+    write_checkpoint(job.checkpoint, job.graph.layout, job.path)
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], layout: Layout, path: Path) -> None:
     """Writes the checkpoint's weights; its other contents, and the layout of the input, go into the file's header."""
-    metadata = {"suite": json.dumps(job.checkpoint["suite"]), "input": job.graph.layout}
-    save(job.checkpoint["state_dict"], job.path, metadata)
+    save(checkpoint["state_dict"], path, {"suite": json.dumps(checkpoint["suite"]), "input": layout})
 
 
 def write_backbone(checkpoint: dict[str, Any], path: Path) -> None:

@@ -41,6 +41,7 @@ from tasks.export.exporter import (
 from tasks.export.formats import FORMATS
 from tasks.export.graph import Graph, Job
 from tasks.export.package import Spec, example, sha256, without_paths, write_spec
+from tasks.export.to_torch import write_checkpoint
 from tasks.export.verify import Runner, RuntimeModel, differences, measure
 from tasks.multitask.one_pass import OnePass
 from tasks.multitask.results import together
@@ -141,9 +142,7 @@ def write_weights(
     spec = next(iter(specs.values()))
     spec.outputs = [o | {"name": f"{n}.{o['name']}"} for n, own in specs.items() for o in own.outputs]
     spec.input["size"] = whole.resolution
-    file_format.module().write(
-        Job(next(iter(graphs.values())), torch.empty(0), [], folder / spec.file, np.empty(0), checkpoint)
-    )
+    write_checkpoint(checkpoint, config["input"], folder / spec.file)
     stored = load_checkpoint(folder / spec.file)
     runners = {
         name: file_format.module().Network(restore(part_checkpoint(stored, name)).model, config["input"])

@@ -56,7 +56,7 @@ def validation(module: TaskModule, data: SuiteData, images: int) -> DataLoader:
     if module.pairwise_metrics or isinstance(loader.dataset, IterableDataset):
         return loader
     items = num_items(data.dataset("val"))
-    wanted = min(max(1, images // data.images_per_item("val")), items)
+    wanted = min(max(1, images), items)  # an item has one image, except in training
     rows = [i * items // wanted for i in range(wanted)]
     return DataLoader(loader.dataset, loader.batch_size, sampler=rows, collate_fn=data.collate)
 

@@ -51,7 +51,7 @@ def run(config: dict[str, Any]) -> None:
         UserError: the settings or the files need correction.
     """
     from data.image_file import limit_pixels
-    from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
+    from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, run_of
     from tasks.engine.start import setup
     from tasks.gallery import gallery, on_ray, removal, report
 
@@ -59,19 +59,19 @@ def run(config: dict[str, Any]) -> None:
     limit_pixels(config["max_pixels"])
     path = find_checkpoint(config["ckpt"])
     checkpoint = load_checkpoint(path, task="geo")
-    inside = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    folder = Path(config["folder"] or inside / "gallery")
-    work = {"batch_size": config["batch_size"]}
+    folder = Path(config["folder"] or run_of(path) / "gallery")
     if config["mode"] == "build":
         if config["ray"]:
             on_ray.embed_parts(config, run)
             config = config | {"of": None}  # the index is made here
-        settings = {"index": config["index"], "shard_size": config["shard_size"], "worker": worker_of(config), **work}
-        gallery.build_gallery(folder, checkpoint, source_places(config, checkpoint), **settings)
+        settings = {name: config[name] for name in ("index", "shard_size", "batch_size")}
+        worker, places = worker_of(config), source_places(config, checkpoint)
+        gallery.build_gallery(folder, checkpoint, places, **settings, worker=worker)
     elif config["mode"] == "add":
         if not config["source"]:
             raise UserError("mode=add needs source=<a CSV file or a folder of photos with GPS>")
-        gallery.add_to_gallery(folder, checkpoint, source_places(config, checkpoint), **work)
+        places = source_places(config, checkpoint)
+        gallery.add_to_gallery(folder, checkpoint, places, batch_size=config["batch_size"])
     elif config["mode"] == "remove":
         removal.remove_from_gallery(folder, checkpoint, config["source"])
     elif config["mode"] == "evaluate":

@@ -141,13 +141,7 @@ class Gallery:
         return self.info.photos
 
     def search(self, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """Neighbours of queries (B, D).
-
-        Raises:
-            UserError: k is larger than the gallery, or its index is damaged.
-        """
-        if k > len(self):
-            raise UserError(f"k={k} is more than the {len(self)} photos of the gallery {self.folder}")
+        """The k nearest neighbours of queries (B, D). Raises UserError if the index is damaged."""
         similarities, rows = self.index.search(np.ascontiguousarray(vectors, np.float32), k)
         if len(rows) and not -1 <= rows.min() <= rows.max() < len(self):
             raise UserError(f"the gallery {self.folder} is damaged: its index has other photos; build it again")
@@ -163,8 +157,8 @@ def build_gallery(
     *,
     index: str,
     shard_size: int,
+    batch_size: int,
     worker: Worker | None = None,
-    **settings: Any,
 ) -> None:
     """Embeds the photos that are not embedded yet, and indexes them; every process of a torchrun calls it. As a given
     `worker`, this process embeds its shards only; once all are done, a call without one indexes them.
@@ -183,7 +177,8 @@ def build_gallery(
     factory = factory_string(index, count, dim)
     size = bytes_per_vector(make_index(factory, dim))
     log.info("index %s: about %d bytes a photo, %.4f GB for %d photos", factory, size, size * count / 1e9, count)
-    _embed(folder / "embeddings" / part.name, checkpoint, places, worker, shard_size=shard_size, **settings)
+    target = folder / "embeddings" / part.name
+    _embed(target, checkpoint, places, worker, shard_size=shard_size, batch_size=batch_size)
     if only_embeds:
         return
     worker.wait()
@@ -211,7 +206,7 @@ def _index(folder: Path, model: str, part: Part, places: Places, index: str, sha
     commit(folder, info, part, *_readable(places, found))
 
 
-def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **settings: Any) -> None:
+def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, *, batch_size: int) -> None:
     """Adds photos that a gallery does not have yet; its index is not trained again.
 
     Raises:
@@ -222,7 +217,8 @@ def add_to_gallery(folder: Path, checkpoint: dict[str, Any], places: Places, **s
     info, part, new = _begin(folder, fingerprint(checkpoint), places)
     if len(places) > len(new):
         log.info("%d of %d photos are in the gallery already", len(places) - len(new), len(places))
-    _embed(folder / "embeddings" / part.name, checkpoint, new, worker, shard_size=info.shard_size, **settings)
+    target = folder / "embeddings" / part.name
+    _embed(target, checkpoint, new, worker, shard_size=info.shard_size, batch_size=batch_size)
     worker.wait()
     if worker.rank == 0:
         with folder_lock(folder):

@@ -14,7 +14,14 @@ from backbones.files import atomic_write, check_regular
 Vectors = npt.NDArray[np.float32]
 
 FLAT_MOST, IVF_MOST = 100_000, 20_000_000  # vectors; inverted lists may be on disk
-KINDS = ("flat", "ivf_flat", "ivf_sq8", "ivf_rabitq", "ivf_pq", "hnsw")
+KINDS = {  # FAISS's factory strings
+    "flat": "Flat",
+    "ivf_flat": "IVF{lists},Flat",
+    "ivf_sq8": "IVF{lists},SQ8",
+    "ivf_rabitq": "IVF{lists},RaBitQ4",  # four bits a dimension (Gao et al. 2024)
+    "ivf_pq": "OPQ{pieces},IVF{lists},PQ{pieces}",
+    "hnsw": "HNSW32,Flat",
+}
 TRAINING_PER_LIST = 50  # training vectors for each inverted list; FAISS wants at least 39
 
 
@@ -25,15 +32,7 @@ def factory_string(wanted: str, count: int, dim: int) -> str:
     # FAISS's guidelines: between 4 and 16 times the root of the count; a power of two
     lists = 2 ** max(0, min(round(math.log2(4 * math.sqrt(count))), int(math.log2(max(1, count / TRAINING_PER_LIST)))))
     pieces = next(m for m in (64, 32, 16, 8, 4, 2, 1) if m == 1 or (dim % m == 0 and m <= dim / 4))
-    known = {
-        "flat": "Flat",
-        "ivf_flat": f"IVF{lists},Flat",
-        "ivf_sq8": f"IVF{lists},SQ8",
-        "ivf_rabitq": f"IVF{lists},RaBitQ4",  # four bits a dimension (Gao et al. 2024)
-        "ivf_pq": f"OPQ{pieces},IVF{lists},PQ{pieces}",
-        "hnsw": "HNSW32,Flat",
-    }
-    return known.get(wanted, wanted)
+    return KINDS[wanted].format(lists=lists, pieces=pieces) if wanted in KINDS else wanted
 
 
 def make_index(factory: str, dim: int) -> Any:

@@ -31,6 +31,7 @@ class PositionResult(Result):
 
     to_plain = staticmethod(position)
     hub_task = "image-classification"
+    classes_are_places = True
     responsible_use = (
         "Where a photo was taken can reveal where people live: use it only on photos that you may locate, and do not "
         "publish its results for other people's photos."

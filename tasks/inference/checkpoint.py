@@ -19,7 +19,7 @@ from tasks.engine.task import restore
 from tasks.inference.predictor import Predictor, check_threshold
 
 
-class CheckpointModel(Predictor):
+class CheckpointPredictor(Predictor):
     """The best checkpoint of a run, or a checkpoint file, on the GPU if there is one."""
 
     def __init__(self, checkpoint: dict[str, Any], threshold: float | None) -> None:
@@ -46,7 +46,7 @@ class CheckpointModel(Predictor):
 class JointPredictor(Predictor):
     """The models of several tasks, which all run on every image; it is decoded once."""
 
-    def __init__(self, parts: dict[str, CheckpointModel]) -> None:
+    def __init__(self, parts: dict[str, CheckpointPredictor]) -> None:
         self.parts, self.task, self.result_type = parts, JOINT, result_type(JOINT)
         self.class_names = [f"{name}/{label}" for name, part in parts.items() for label in part.class_names]
         self.view_side = max(part.view_side for part in parts.values())
@@ -74,5 +74,5 @@ def open_checkpoint(path: Path, threshold: float | None, only: Sequence[str] | N
         raise UserError(f"only={','.join(only)} is for multi-task runs; {path} has one task")
     check_threshold(threshold, only or tasks or [checkpoint["suite"]["task"]])
     if not tasks:
-        return CheckpointModel(checkpoint, threshold)
-    return JointPredictor({n: CheckpointModel(part_checkpoint(checkpoint, n), threshold) for n in only or tasks})
+        return CheckpointPredictor(checkpoint, threshold)
+    return JointPredictor({n: CheckpointPredictor(part_checkpoint(checkpoint, n), threshold) for n in only or tasks})

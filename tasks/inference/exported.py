@@ -22,7 +22,7 @@ from tasks.export.formats import FORMATS
 from tasks.inference.predictor import Predictor, check_threshold
 
 
-class ExportedModel(Predictor):
+class ExportedPredictor(Predictor):
     """The file in an export's folder."""
 
     def __init__(self, folder: Path, spec: dict[str, Any], threshold: float | None) -> None:

@@ -4,7 +4,6 @@ Only a command line or a caller names a repository. One file is downloaded from 
 is checked like that of any checkpoint (SECURITY.md).
 """
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -134,7 +133,7 @@ def push(config: dict[str, Any]) -> None:
         folder = Path(place)
         write(config["ckpt"], folder, config["license"])
         api.create_repo(repo, private=config["private"], exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=config["message"])
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Add the model")
         size = (folder / FILE).stat().st_size / 1e6
     console = Console()
     console.print(f"published {size:.1f} MB as {api.endpoint}/{repo}", soft_wrap=True, highlight=False)
@@ -154,7 +153,7 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
     from tasks.engine.checkpoint import find_checkpoint, load_checkpoint
     from tasks.export.card import CARD
     from tasks.export.package import read_spec, without_paths
-    from tasks.export.to_torch import save
+    from tasks.export.to_torch import write_checkpoint
 
     source = Path(path)
     export = (source / "model.json").is_file()
@@ -183,8 +182,8 @@ def write(path: str, folder: Path, licence: str | None = None) -> None:
             "card of its tasks"
         )
     (folder / CARD).write_bytes(kept or described(checkpoint, licence).encode())
-    header = {"suite": json.dumps(suite | {"config": without_paths(suite["config"])}), "input": "uint8_nhwc"}
-    save(checkpoint["state_dict"], folder / FILE, header)
+    published = checkpoint | {"suite": suite | {"config": without_paths(suite["config"])}}
+    write_checkpoint(published, "uint8_nhwc", folder / FILE)
 
 
 def described(checkpoint: dict[str, Any], licence: str | None) -> str:

@@ -33,11 +33,11 @@ def load(
 
         spec = read_spec(path)
         if spec["format"] != "torch":
-            from tasks.inference.exported import ExportedModel
+            from tasks.inference.exported import ExportedPredictor
 
             if only is not None:
                 raise UserError(f"only={','.join(only)} is for multi-task runs; {path} is an export")
-            return ExportedModel(path, spec, threshold)
+            return ExportedPredictor(path, spec, threshold)
     elif path.is_dir() and not ((path / "checkpoints").is_dir() or (path / FILE).is_file()):
         raise UserError(f"{path} is neither a run folder, which has checkpoints, nor an export, which has model.json")
     from tasks.inference.checkpoint import open_checkpoint

@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks import load
 from tasks.engine.config import load_config
-from tasks.inference.checkpoint import CheckpointModel
+from tasks.inference.checkpoint import CheckpointPredictor
 from tasks.predict import predict
 from tests.benchmarks.input import SIZE, make_images
 from tests.benchmarks.timing import machine
@@ -47,7 +47,7 @@ def command_seconds(run: Path, folder: Path, threshold: float, form: str) -> flo
     return seconds
 
 
-def network_seconds(model: CheckpointModel, paths: list[Path], batch: int = 16) -> float:
+def network_seconds(model: CheckpointPredictor, paths: list[Path], batch: int = 16) -> float:
     """Seconds per image in a decoded batch."""
     decoded: Any = [model._decode(i, path) for i, path in enumerate(paths[:batch])]
     views, sizes = [d.view for d in decoded], [d.size for d in decoded]
@@ -71,7 +71,7 @@ def main() -> None:
         few_scenes = (f"paths.data={root}", "data.train=24", "data.val=8")
         run = untrained(root / "run", "task=detection", f"backbone.alpha={arguments.alpha}", *few_scenes)
         model = load(run, threshold=0.0)
-        assert isinstance(model, CheckpointModel)
+        assert isinstance(model, CheckpointPredictor)
         scores = sorted((s for result in model.predict(source) for s in result.scores), reverse=True)
         threshold = float(scores[min(DRAWN * len(source), len(scores) - 1)])
         many, few = (folder_of(root, source, count) for count in (arguments.count, FEW))

@@ -89,10 +89,12 @@ def test_no_position_of_photos_is_listed() -> None:
     text = card(places, PositionResult)
     assert "40.71" not in text
     assert "2 cells of the Earth" in text
-    parts = {"geo": places | {"answer": "position"}}
+    parts = {"geo": dict(places)}
     places["provenance"]["config"] |= {"parts": {"geo": dict(places["provenance"]["config"])}}
     whole = places | {"task": "multitask", "labels": ["geo/0/89c25 40.71 -74.00"], "parts": parts}
-    assert "40.71" not in joint_card(whole, {"geo": PositionResult})
+    text = joint_card(whole, {"geo": PositionResult})
+    assert "40.71" not in text
+    assert "2 cells of the Earth" in text
 
 
 @pytest.mark.parametrize(

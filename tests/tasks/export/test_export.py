@@ -109,14 +109,14 @@ def test_the_card_says_what_was_measured(onnx: Path, dogs: Path) -> None:
     assert str(dogs.parent) not in card.content
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_a_file_names_no_folder_of_this_machine(dog: Path, dogs: Path, tmp_path: Path, quantize: str) -> None:
-    folder = make(f"ckpt={dog}", f"output={tmp_path}", f"quantize={quantize}", "calibration=8", "max_drop=100")
-    content = (folder / "model.onnx").read_bytes()
-    assert b"stack_trace" not in content
-    said = content + (folder / "model.json").read_bytes()
-    for path in (ROOT, Path(sys.prefix).resolve(), dogs.parent):
-        assert str(path).encode() not in said
+@pytest.mark.parametrize(("quantize", "end"), [("none", "96-onnx"), ("int8_qat", "96-int8-qat-onnx")])
+def test_a_file_names_no_folder_of_this_machine(dog: Path, dogs: Path, tmp_path: Path, quantize: str, end: str) -> None:
+    few = ("calibration=8", "qat_steps=1", "max_drop=100")
+    folder = make(f"ckpt={dog}", f"output={tmp_path}", f"quantize={quantize}", *few)
+    assert folder.name == f"dogs-0.25-{end}"
+    said = b"".join((folder / file).read_bytes() for file in ("model.onnx", "model.json"))
+    for words in ("stack_trace", ROOT, Path(sys.prefix).resolve(), dogs.parent):
+        assert str(words).encode() not in said
 
 
 def test_onnx_takes_any_batch(onnx: Path, dog: Path) -> None:
@@ -291,7 +291,7 @@ def test_bench(onnx: Path, dog: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(sys, "argv", ["bench", f"export={onnx.parent}", "seconds=0.01", "format=json"])
     bench.main()
     (row,) = json.loads(capsys.readouterr().out)
-    eager, compiled = speed.contenders(str(dog), [], True)
+    eager, compiled = speed.contenders(str(dog), {}, True)
     for got in (row, asdict(speed.measure(eager, 1, 0.01))):
         assert 0 < got["median_ms"] <= got["p95_ms"]
         assert 0 < got["share_of_peak"] < 1

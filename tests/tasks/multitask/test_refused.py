@@ -7,6 +7,7 @@ import pytest
 
 from backbones.errors import UserError
 from tasks.export.__main__ import execute as export
+from tasks.export.package import exports_below
 from tasks.export.speed import contenders
 from tasks.inference import hub
 
@@ -17,9 +18,9 @@ def test_several_tasks_are_measured_and_published_as_exports(patched: Path, tmp_
     folder = export([f"ckpt={patched}", "part=all", "format=torch", f"output={tmp_path}", "max_drop=100"])
     words = re.escape("is a multi-task run: bench an export of one of its tasks (part=<task>)")
     with pytest.raises(UserError, match=words):
-        contenders(str(patched), [], compiled=False)
+        contenders(str(patched), {}, compiled=False)
     with pytest.raises(UserError, match=words):
-        contenders(None, [folder], compiled=False)
+        contenders(None, exports_below(folder), compiled=False)
     with pytest.raises(UserError, match="is a multi-task run: export it with part=all format=torch and push that"):
         hub.write(str(patched), tmp_path)
     hub.write(str(folder), tmp_path)

@@ -155,7 +155,7 @@ def test_an_untrusted_export_is_text(
     exports: dict[str, Path], runtimes: Path, chromium: Browser, tmp_path: Path, photo: Path
 ) -> None:
     evil = "</script><img src=x onerror=alert(1)>{{script}}"
-    fields = {"labels": [f"{evil}{i}" for i in range(12)], "note": evil, "task": evil, "file": "../../../etc/passwd"}
+    fields = {"labels": [f"{evil}{i}" for i in range(12)], "note": evil, "task": evil}
     hostile = copy_with(exports["dogs-litert"], tmp_path / "<b onclick=alert(2)>", **fields)
     other = copy_with(exports["dogs-litert"], tmp_path / "other", answer="constructor", task=evil)
     path = build(tmp_path, hostile, other, settings=(f"runtime_folder={runtimes}",))
@@ -266,13 +266,12 @@ def test_a_model_that_cannot_be_run(
 def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dogs, lite = exports["dogs-onnx"], exports["dogs-int8-litert"]
     (tmp_path / "empty").mkdir()
-    executorch = copy_with(dogs, tmp_path / "executorch", format="executorch")
+    executorch = copy_with(dogs, tmp_path / "executorch", format="executorch", file="model.pte")
     limits = copy_with(exports["detection-litert"], tmp_path / "limits", postprocess={"draw_threshold": 0.2})
     (torn := copy_with(dogs, tmp_path / "torn") / "model.json").write_text('{"format": "onn')
     lacking = copy_with(dogs, tmp_path / "lacking", input={"size": 96})
     other = copy_with(dogs, tmp_path / "other", sha256="0" * 64)
-    given = json.loads((dogs / "model.json").read_text())["input"]
-    endless = copy_with(dogs, tmp_path / "endless", input=given | {"size": float("inf")})
+    elsewhere = copy_with(dogs, tmp_path / "elsewhere", file="../../../etc/passwd")
     pipe = copy_with(dogs, tmp_path / "pipe")
     (pipe / "model.json").unlink()
     os.mkfifo(pipe / "model.json")
@@ -289,10 +288,10 @@ def test_bad_settings(exports: dict[str, Path], tmp_path: Path, monkeypatch: pyt
         ([f"exports={tmp_path / 'empty'}"], "there is no export in it; make one with python -m tasks.export"),
         ([f"exports={executorch}"], "a browser runs format=litert or onnx, not executorch"),
         ([f"exports={limits}"], "is damaged; export again"),
-        ([f"exports={torn.parent}"], "is damaged; export again"),
-        ([f"exports={lacking}"], "is damaged; export again"),
-        ([f"exports={endless}"], "is damaged; export again"),
-        ([f"exports={pipe}"], "is damaged; export again"),
+        ([f"exports={torn.parent}"], "is not valid JSON"),
+        ([f"exports={lacking}"], "input.layout is neither uint8_nhwc nor float_nchw; export again"),
+        ([f"exports={elsewhere}"], "is damaged: file must be model.onnx; export again"),
+        ([f"exports={pipe}"], "it is not a regular file; export again"),
         ([f"exports={headless.parent}"], "there is no"),
         ([f"exports={other}"], "is not the file that model.json describes"),
         ([f"exports={dogs}", f"runtime_folder={tmp_path / 'empty'}"], "cannot be read"),
