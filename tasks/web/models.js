@@ -29,6 +29,20 @@ async function run(model, data, images) {  // the outputs of the first image, an
 
 // ---- pixels: the same as Pillow's, bit for bit, so that answers equal Python's
 
+// Python ignores colour profiles, and Safari ignores the option that says so: a JPEG loses its profile, the segments
+// APP2 that begin with the name below.
+async function withoutProfile(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer()), kept = [];
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return blob;
+  let from = 0;
+  for (let at = 2, end; bytes[at] === 0xff && bytes[at + 1] !== 0xda; at = end) {  // up to the scan
+    end = at + 2 + 256 * bytes[at + 2] + bytes[at + 3];
+    if (bytes[at + 1] !== 0xe2 || String.fromCharCode(...bytes.subarray(at + 4, at + 16)) !== "ICC_PROFILE\0") continue;
+    kept.push(bytes.subarray(from, at));
+    from = end;
+  }
+  return from ? new Blob([...kept, bytes.subarray(from)], {type: blob.type}) : blob;
+}
 let gl = null;
 // RGBA of an image as its file stores it; null where the browser has no WebGL, or the image is too large for it
 function colours(bitmap) {

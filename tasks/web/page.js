@@ -10,10 +10,12 @@ let answered = [];  // times of the last answers
 let pending = 0;  // images and changes that are not answered yet
 let asked = 0;  // images and cameras requested so far: only the last one counts
 let measuring = false;  // nothing else may run meanwhile
+let broken = "";  // why no model can be run; it stays shown
 
 function say(words) {
-  byId("message").textContent = words;
-  byId("message").hidden = !words;
+  const shown = broken || words;
+  byId("message").textContent = shown;
+  byId("message").hidden = !shown;
 }
 
 async function busy(work) {  // marks the models as busy while `work` lasts, for screen readers
@@ -27,11 +29,15 @@ async function busy(work) {  // marks the models as busy while `work` lasts, for
   }
 }
 
+function announce(politeness) {  // how screen readers announce answers: `polite`, or `off` as for a camera's many frames
+  for (const {result} of models) result.setAttribute("aria-live", politeness);
+}
+
 // ---- panels
 
 function panel(model) {
   const {spec} = model, size = `${spec.input.size} × ${spec.input.size} px, ${(spec.bytes / 1e6).toFixed(2)} MB`;
-  model.result = make("div", {class: "answer"}, make("p", {class: "muted"}, "Choose an image."));
+  model.result = make("div", {class: "answer", "aria-live": "polite"}, make("p", {class: "muted"}, "Choose an image."));
   model.figures = make("dl");
   model.json = make("pre", {tabindex: "0"});
   const drawn = ["detections", "position"].includes(kind(spec));
@@ -77,6 +83,9 @@ async function refresh(model) {
     showSpeed(model);
   } catch (error) {
     model.result.replaceChildren(make("p", {class: "error"}, `This model cannot be run here: ${error.message ?? error}`));
+    model.figures.replaceChildren();  // nothing of an earlier image stays beside the error
+    model.json.textContent = "";
+    if (model.canvas) model.canvas.height = 0;
   }
 }
 
@@ -122,8 +131,9 @@ async function decode(source, chosen) {  // a blob, or a promise of one
   let blob = null;
   try {
     blob = await source;
-    const stored = await createImageBitmap(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+    const stored = await createImageBitmap(await withoutProfile(blob), {colorSpaceConversion: "none", premultiplyAlpha: "none"});
     const bitmap = blob.type === "image/jpeg" ? stored : await opaque(stored);
+    if (bitmap !== stored) stored.close();
     await running;
     if (own !== asked) return bitmap.close();
     setFrame(bitmap, bitmap.width, bitmap.height);
@@ -141,6 +151,7 @@ async function keepReference() {
   const copy = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   [copy.canvas.width, copy.canvas.height] = [frame.canvas.width, frame.canvas.height];
   copy.drawImage(frame.canvas, 0, 0);
+  if (reference) reference.canvas.width = 0;  // frees its memory now: Safari limits that of all canvases
   reference = copy;
   return update();
 }
@@ -153,6 +164,12 @@ const CAMERA = {
   NotReadableError: "The camera is in use by another program.",
 };
 
+function lose(camera) {  // ended by the device or the user, not by stopTracks
+  if (stream !== camera) return;
+  stopCamera();
+  say("The camera has stopped: it was unplugged, or its permission was withdrawn. Start it again, or choose a photo.");
+}
+
 async function startCamera() {
   const video = byId("video"), own = asked += 1;
   stopCamera();
@@ -160,9 +177,12 @@ async function startCamera() {
   if (!navigator.mediaDevices?.getUserMedia) return say("The browser gives a live camera only to https and localhost addresses and files. Choose or take a photo instead.");
   let camera = null;
   try {
-    camera = await navigator.mediaDevices.getUserMedia({video: {facingMode: facing, width: {ideal: 640}, height: {ideal: 480}}});
+    const side = Math.ceil(Math.max(480, ...enabled().map(({spec: {input}}) => input.size / (input.center_crop ?? 1))));
+    const wanted = {facingMode: facing, width: {ideal: Math.ceil(side * 4 / 3)}, height: {ideal: side}};
+    camera = await navigator.mediaDevices.getUserMedia({video: wanted});
     if (own !== asked || measuring) return stopTracks(camera);
     stream = video.srcObject = camera;
+    for (const track of camera.getTracks()) track.onended = () => lose(camera);
     await video.play();
   } catch (error) {
     if (own !== asked || stream !== camera) return;
@@ -170,19 +190,33 @@ async function startCamera() {
     return say(CAMERA[error.name] ?? `The camera cannot be used: ${error.message}`);
   }
   if (stream !== camera) return;
-  answered = [];
   byId("camera").setAttribute("aria-pressed", "true");
   byId("flip").hidden = false;
   for (const button of byId("samples").children) button.setAttribute("aria-pressed", "false");
-  while (stream === camera) {
-    if (video.videoWidth) {
-      await running;
-      if (stream !== camera) return;
-      setFrame(video, video.videoWidth, video.videoHeight);
-      await update();
-      answered = [...answered, performance.now()].slice(-RECENT);
-    }
-    await new Promise(requestAnimationFrame);
+  announce("off");
+  return answerFrames(video, camera);
+}
+
+// resolves when the camera has a new frame, or stops; where a browser does not tell, when it draws the screen
+const nextFrame = (video) => new Promise((resolve) => {
+  video.onemptied = resolve;
+  if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
+  else requestAnimationFrame(resolve);
+});
+
+// answers each frame once, until the camera stops; of the frames that come during an answer, only the last
+async function answerFrames(video, camera) {
+  answered = [];
+  let next = nextFrame(video);
+  for (;;) {
+    await next;
+    await running;
+    if (stream !== camera) return;
+    next = nextFrame(video);
+    if (!video.videoWidth) continue;
+    setFrame(video, video.videoWidth, video.videoHeight);
+    await update();
+    answered = [...answered, performance.now()].slice(-RECENT);
   }
 }
 
@@ -193,6 +227,8 @@ function stopTracks(camera) {
 function stopCamera() {
   if (stream) stopTracks(stream);
   stream = null;
+  byId("video").srcObject = null;
+  announce("polite");
   byId("camera").setAttribute("aria-pressed", "false");
   byId("flip").hidden = true;
 }
@@ -289,12 +325,13 @@ function wire() {
 async function start() {
   wire();
   try {
-    await checkWebAssembly();
+    await checkBrowser();
     await Promise.all(enabled().map(({spec}) => runtime(spec.format)));
     if (DATA.map) world = await createImageBitmap(await (await fetch(DATA.map)).blob());
   } catch (error) {
     byId("measure").disabled = true;
-    return say(`The models cannot be run: ${error.message ?? error}.`);
+    broken = `The models cannot be run: ${error.message ?? error}.`;
+    return say(broken);
   }
   able = true;
   if (!DATA.samples.length || asked) return update();  // keeps an image requested while the runtimes loaded

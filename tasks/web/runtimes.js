@@ -110,21 +110,27 @@ async function startLiteRT([script, wasm]) {  // calls its WebAssembly functions
 
 const START = {onnx: startOnnx, litert: startLiteRT}, started = {};
 
-function runtime(form) {  // started once; `loader` loads a model
-  started[form] ??= (async () => {
+async function startRuntime(form) {
+  try {
     const begun = performance.now(), {link} = DATA.runtimes[form];
     const first = form === "litert" && !relaxed() ? 2 : 0;
     const files = await Promise.all([first, first + 1].map((i) => (link ? download(link[i]) : unpack(`${form}-${i}`))));
     const loader = await START[form](files);
     return {loader, ms: performance.now() - begun};
-  })();
-  return started[form];
+  } catch (error) {
+    delete started[form];  // the next to ask tries again
+    throw error;
+  }
 }
 
-async function checkWebAssembly() {
+const runtime = (form) => started[form] ??= startRuntime(form);  // started once; `loader` loads a model
+
+async function checkBrowser() {
+  // browsers that have it, but no SIMD for WebAssembly, which the runtimes need, refuse WebAssembly by the page's policy
+  if (!globalThis.DecompressionStream) throw new Error("this browser is too old; use Chrome 97, Firefox 113, Safari 16.4 or a later one");
   try {
     await WebAssembly.instantiate(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0));  // an empty module
   } catch {
-    throw new Error("WebAssembly is blocked or missing in this browser; allow it for this page, or open the page in another one");
+    throw new Error("WebAssembly is blocked or missing in this browser; allow it for this page, or open the page in a newer or another one");
   }
 }

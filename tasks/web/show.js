@@ -79,7 +79,7 @@ function boxes(model, rows) {
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   for (const {label, score, box} of [...rows].reverse()) {
-    const colour = `hsl(${(model.spec.labels.indexOf(label) * 137.5 + 210) % 360} 75% 40%)`;
+    const hue = (model.spec.labels.indexOf(label) * 137.5 + 210) % 360, colour = `hsl(${hue} 75% 40%)`;
     const [x0, x1] = [box[0], box[2]].map((v) => (left + v * (right - left)) * scale);
     const [y0, y1] = [box[1], box[3]].map((v) => (top + v * (bottom - top)) * scale);
     pen.lineWidth = 2.5 * ratio;
@@ -87,7 +87,7 @@ function boxes(model, rows) {
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
     const words = `${label} ${Math.round(100 * score)}`, wide = pen.measureText(words).width + 8 * ratio;
     const x = Math.max(0, Math.min(x0 - ratio, model.canvas.width - wide)), y = Math.max(0, y0 - size - 6 * ratio);
-    pen.fillStyle = colour;
+    pen.fillStyle = `hsl(${hue} 75% 26%)`;  // on which white has a contrast of at least 4.5 in every hue
     pen.fillRect(x, y, wide, size + 6 * ratio);
     pen.fillStyle = "#fff";
     pen.fillText(words, x + 4 * ratio, y + 3 * ratio);
@@ -130,11 +130,12 @@ function map(model, [{latitude, longitude, cells}]) {
   return [make("p", {class: "big"}, place), ...bars(cells.map((c) => ({label: `cell ${c.token}`, score: c.probability})))];
 }
 
-function thumbnail(source, words) {
-  const canvas = make("canvas", {role: "img", "aria-label": words});
-  const side = Math.min(source.width, source.height);
-  canvas.width = canvas.height = 96 * (devicePixelRatio || 1);
-  canvas.getContext("2d").drawImage(source, (source.width - side) / 2, (source.height - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
+// Each has one canvas per model: new ones for each frame of a camera would fill the memory that Safari gives to canvases.
+function thumbnail(model, source, words) {
+  model.thumbnails ??= {};
+  const canvas = model.thumbnails[words] ??= make("canvas", {role: "img", "aria-label": words}), side = Math.min(source.width, source.height);
+  const room = canvas.width = canvas.height = Math.round(96 * (devicePixelRatio || 1));
+  canvas.getContext("2d").drawImage(source, (source.width - side) / 2, (source.height - side) / 2, side, side, 0, 0, room, room);
   return make("figure", {}, canvas, make("figcaption", {}, words));
 }
 
@@ -144,7 +145,7 @@ async function similarity(model, [{embedding}]) {
   if (model.reference?.image !== reference) model.reference = {image: reference, row: (await answer(model, reference)).rows[0]};
   const other = model.reference.row.embedding, cosine = embedding.reduce((sum, v, i) => sum + v * other[i], 0);
   const parts = [
-    make("div", {class: "pair"}, thumbnail(reference.canvas, "compared with"), thumbnail(frame.canvas, "this image"),
+    make("div", {class: "pair"}, thumbnail(model, reference.canvas, "compared with"), thumbnail(model, frame.canvas, "this image"),
       make("div", {}, make("span", {class: "muted"}, "similarity"), make("div", {class: "big"}, fixed(cosine, 3)))),
     bar(cosine, model.spec.threshold),
   ];
