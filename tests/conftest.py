@@ -31,8 +31,9 @@ from data.demo.scenes import write_scenes
 from data.image_file import MAX_PIXELS, limit_pixels
 from tasks.engine.config import load_config
 from tasks.engine.options import locate
-from tasks.engine.signals import STOP, Stop
+from tasks.engine.signals import REQUEUE, STOP, Stop
 from tasks.engine.start import build_data
+from tasks.engine.task import TaskModule
 from tests.groups import ROOT, pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401  # hooks
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # backbone.pretrained=auto asks no server: photographs are trained on from scratch
@@ -149,7 +150,7 @@ def png_header(width: int, height: int) -> bytes:
 @contextmanager
 def as_main(module: str, arguments: Sequence[str], folder: Path, columns: int = 200) -> Iterator[None]:
     """Isolates a command in this process: arguments, folder, environment, handlers, random numbers."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, REQUEUE)
     environment, logger, threads = os.environ.copy(), logging.getLogger(), torch.get_num_threads()
     handlers, level = logger.handlers[:], logger.level
     heed = [signal.getsignal(number) for number in numbers]
@@ -238,6 +239,24 @@ def kill_ray_worker(title: bytes, mark: str) -> bool:
                 os.kill(int(place.name), signal.SIGKILL)
                 return True
     return False
+
+
+def at_steps(steps: set[int], act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acts at the beginning of given steps of a training in this process, once at each."""
+    plain = TaskModule.training_step
+
+    def step(self: TaskModule, batch: Any, index: int) -> Any:
+        if self.global_step in steps:
+            steps.remove(self.global_step)
+            act()
+        return plain(self, batch, index)
+
+    monkeypatch.setattr(TaskModule, "training_step", step)
+
+
+def stop_at(steps: set[int], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process the signal `number` at the given steps."""
+    at_steps(steps, lambda: os.kill(os.getpid(), number), monkeypatch)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any], seconds: float = 180) -> None:

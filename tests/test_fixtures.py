@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tasks import predict, run
+from tasks.bench import find_exports
 from tasks.compare.__main__ import compare
 from tasks.compare.pair import compare_pair
 from tasks.engine.checkpoint import load_checkpoint
@@ -20,7 +21,7 @@ from tasks.export import __main__ as export
 from tasks.export import speed
 from tasks.export.formats import FORMATS
 from tasks.gallery.__main__ import run as gallery
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT
 
 VERSIONS = sorted(path for path in (ROOT / "tests" / "fixtures").iterdir() if (path / "runs").is_dir())
 
@@ -98,14 +99,12 @@ def test_a_checkpoint_is_exported(files: Path) -> None:
     np.testing.assert_allclose(now, then, atol=1e-5)
 
 
-def test_an_export_and_a_checkpoint_are_benchmarked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "THREADS", (1,))  # each number of threads takes its own process, which imports torch
+def test_an_export_and_a_checkpoint_are_benchmarked(files: Path) -> None:
+    """In this process, as tests/tasks/export/test_export.py has a process for each."""
     run_folder = files / "runs/classification/tiny"
-    result = command(
-        "bench", f"ckpt={run_folder}", f"export={run_folder}", "seconds=0.01", "compile=false", "format=json"
-    )
-    assert result.returncode == 0, result.stderr
-    assert {row["name"] for row in json.loads(result.stdout)} == {"PyTorch eager", "classification-0.05-32-onnx"}
+    rows = [speed.measure(c, 1, 0.01) for c in speed.contenders(str(run_folder), find_exports(run_folder), False)]
+    assert {row.name for row in rows} == {"PyTorch eager", "classification-0.05-32-onnx"}
+    assert all(row.median_ms > 0 for row in rows)
 
 
 def test_runs_are_compared(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime  # noqa: F401  # this and the next are imported before the first fork, so that no fork has to
+import onnxscript  # noqa: F401  # as above
 import torch
+import torch.onnx  # as above
 import yaml
 from PIL import Image
 

@@ -188,6 +188,8 @@ def ran(server: Hub, run: Path, dogs: Path, tmp_path_factory: pytest.TempPathFac
             for address in ("ann/dogs", "ann/cats", "ann/dogs/../cats", "eve/pickle", *(f"eve/{lie}" for lie in LIES))
         },
     }
+    lines["open"] = lines["push"].replace("ann/dogs", "ann/open") + " private=false"
+    lines["v1"] = lines["ann/dogs"].replace("ann/dogs", "ann/dogs@v1")
     hidden = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     own = {"HF_ENDPOINT": server.url, "HF_HOME": str(place), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
     own |= {"HF_HUB_DISABLE_XET": "1", "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
@@ -206,18 +208,19 @@ def ran(server: Hub, run: Path, dogs: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def test_pushed_and_used_by_its_name(ran: Ran, server: Hub, dogs: Path) -> None:
-    for name in ("push", "run", "ann/dogs"):
+    for name in ("push", "run", "ann/dogs", "v1", "open"):
         assert ran.answers[name]["status"] == 0, ran.answers[name]
     assert "try: python -m tasks.predict ckpt=hub://ann/dogs" in ran.answers["push"]["said"]
     classes = [json.loads((ran.place / f"by_{name}" / "predictions.jsonl").read_text()) for name in ("hub", "run")]
     assert classes[0]["classes"] == classes[1]["classes"]
     repo = server.repos["ann/dogs"]
     assert repo.keys() == {"README.md", "model.safetensors"}  # no pickle, no program
-    assert server.private["ann/dogs"]
+    assert (server.private["ann/dogs"], server.private["ann/open"]) == (True, False)
     assert b"license: apache-2.0" in repo["README.md"]
     assert all(str(dogs.parent).encode() not in content for content in repo.values())
     got = {path for path in server.asked if path.startswith("GET /ann")}
     assert got == {"GET /ann/dogs/resolve/main/model.safetensors"}
+    assert "HEAD /ann/dogs/resolve/v1/model.safetensors" in server.asked
 
 
 @pytest.mark.parametrize(

@@ -86,18 +86,17 @@ def test_no_file_names_code(
     victim.write_text("precious")
     monkeypatch.chdir(tmp_path)
     bad = with_change(content, lambda suite: suite["config"][group].update(evil))
-    file = save(bad, tmp_path / f"evil{suffix}")
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(yaml.safe_dump(bad["suite"]["config"]))
-    (tmp_path / "a.jpg").write_bytes(b"")
+    file = save(bad, Path(f"evil{suffix}"))  # the same for all cases, so that settings are composed once
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(yaml.safe_dump(bad["suite"]["config"]))
+    Path("a.jpg").write_bytes(b"")
     calls: list[Callable[[], Any]] = [
         lambda: predict.predict(load_config([f"ckpt={file}", "input=a.jpg"], "predict")),
         lambda: predict.test(load_config([f"ckpt={file}", "mode=test"], "predict")),
         lambda: export([f"ckpt={file}", "format=torch"]),
         lambda: gallery(load_config([f"ckpt={file}"], "gallery")),
         lambda: compare_pair(load_config([f"a={file}", f"b={file}"], "compare")),
-        lambda: execute([f"resume={run}"]),
+        lambda: execute(["resume=run"]),
         lambda: teacher_labels(str(file)),
         lambda: load_teacher(str(file), ["a", "b"], Classifier(MobileNetV1(0.25), 2), 32),
     ]

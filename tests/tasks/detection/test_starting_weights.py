@@ -36,21 +36,22 @@ EXTRAS = ((1024, 256, 512), (512, 128, 256), (256, 128, 256), (256, 64, 128))
 MAPS = (512, 1024, 512, 256, 256, 128)
 
 
-def zoo_file(path: Path, classes: int = 90) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def variables() -> dict[str, np.ndarray]:
     """Random variables as ssd_mobilenet_v1_coco has them, and an optimizer's, which must be ignored."""
     rng = np.random.default_rng(0)
-    variables: dict[str, np.ndarray] = {"global_step": np.array(7)}
+    found: dict[str, np.ndarray] = {"global_step": np.array(7)}
 
     def layer(name: str, kernel: str, *shape: int) -> None:
         outputs = shape[2] if kernel == "depthwise_weights" else shape[3]
         spread = (shape[0] * shape[1] * (1 if kernel == "depthwise_weights" else shape[2])) ** -0.5
         prefix = f"FeatureExtractor/MobilenetV1/{name}"
-        variables[f"{prefix}/{kernel}"] = rng.normal(0, spread, shape)
+        found[f"{prefix}/{kernel}"] = rng.normal(0, spread, shape)
         for key in ("gamma", "moving_variance"):
-            variables[f"{prefix}/BatchNorm/{key}"] = rng.uniform(0.5, 1.5, outputs)
+            found[f"{prefix}/BatchNorm/{key}"] = rng.uniform(0.5, 1.5, outputs)
         for key in ("beta", "moving_mean"):
-            variables[f"{prefix}/BatchNorm/{key}"] = rng.normal(0, 0.3, outputs)
-        variables[f"{prefix}/{kernel}/RMSProp"] = np.zeros(shape)
+            found[f"{prefix}/BatchNorm/{key}"] = rng.normal(0, 0.3, outputs)
+        found[f"{prefix}/{kernel}/RMSProp"] = np.zeros(shape)
 
     layer("Conv2d_0", "weights", 3, 3, 3, 32)
     for i, (before, after) in enumerate(itertools.pairwise(DEPTHS), start=1):
@@ -61,12 +62,18 @@ def zoo_file(path: Path, classes: int = 90) -> dict[str, np.ndarray]:
         layer(f"Conv2d_13_pointwise_2_Conv2d_{i}_3x3_s2_{depth}", "weights", 3, 3, half, depth)
     for i, depth in enumerate(MAPS):
         anchors = 3 if i == 0 else 6
-        for name, columns in (("BoxEncodingPredictor", 4), ("ClassPredictor", classes + 1)):
-            variables[f"BoxPredictor_{i}/{name}/weights"] = rng.normal(0, 0.05, (1, 1, depth, anchors * columns))
-            variables[f"BoxPredictor_{i}/{name}/biases"] = rng.normal(0, 0.1, anchors * columns)
-    variables = {name: array.astype(np.float32) for name, array in variables.items()}
+        for name, columns in (("BoxEncodingPredictor", 4), ("ClassPredictor", 91)):
+            found[f"BoxPredictor_{i}/{name}/weights"] = rng.normal(0, 0.05, (1, 1, depth, anchors * columns))
+            found[f"BoxPredictor_{i}/{name}/biases"] = rng.normal(0, 0.1, anchors * columns)
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+@pytest.fixture(scope="module")
+def zoo(variables: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of the variables."""
+    path = tmp_path_factory.mktemp("zoo") / "ssd.tar.gz"
     write_graph(path, variables)
-    return variables
+    return path
 
 
 def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
@@ -76,7 +83,7 @@ def write_graph(path: Path, variables: dict[str, np.ndarray]) -> None:
     for name, array in variables.items():
         graph.node.add(name=name, op="Const").attr["value"].tensor.CopyFrom(make_tensor_proto(array))
     content = graph.SerializeToString()
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name in ("model/checkpoint", "model/frozen_inference_graph.pb"):
             member = tarfile.TarInfo(name)
             member.size = len(content) if name.endswith(".pb") else 0
@@ -95,10 +102,9 @@ def starting(path: Path, labels: list[str], resolution: int = 160) -> Any:
 COCO = [name for name in CATEGORIES[1:] if name != "N/A"]
 
 
-def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
+def test_the_zoos_ssd_computes_the_same(zoo: Path, variables: dict[str, np.ndarray]) -> None:
     """The last extra map and the first and last predictors, against TensorFlow's arithmetic written out in numpy."""
-    variables = zoo_file(tmp_path / "ssd.tar.gz")
-    model = starting(tmp_path / "ssd.tar.gz", COCO)
+    model = starting(zoo, COCO)
     maps: list[torch.Tensor] = []
     model.model.neck.register_forward_hook(lambda _module, _inputs, outputs: maps.extend(outputs))
     with torch.no_grad():
@@ -130,10 +136,9 @@ def test_the_zoos_ssd_computes_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits[0, row].numpy(), classes.reshape(-1, 91)[row, ids], atol=1e-3)
 
 
-def test_the_zoos_boxes_and_scores(tmp_path: Path) -> None:
+def test_the_zoos_boxes_and_scores(zoo: Path) -> None:
     """Anchors, box coding and detection scores, against TensorFlow's formulas written out in numpy."""
-    zoo_file(tmp_path / "ssd.tar.gz")
-    model = starting(tmp_path / "ssd.tar.gz", COCO).model
+    model = starting(zoo, COCO).model
     with torch.no_grad():
         outputs = model(torch.randn(1, 3, 160, 160))
     deltas, logits = (output[0].double().numpy() for output in outputs)
@@ -158,10 +163,11 @@ def test_the_zoos_boxes_and_scores(tmp_path: Path) -> None:
     assert found.labels[0, 0].item() == scores[best].argmax()
 
 
-def test_classes_are_kept_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    variables = zoo_file(tmp_path / "ssd.tar.gz")
+def test_classes_are_kept_by_name(
+    zoo: Path, variables: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        module = starting(tmp_path / "ssd.tar.gz", ["raccoon", "Traffic_light", "person"])
+        module = starting(zoo, ["raccoon", "Traffic_light", "person"])
     assert "2 of 3 classes are COCO's (Traffic_light, person); the others keep their initial values" in caplog.text
     bias = module.model.class_head.predictors[0].bias.detach().numpy().reshape(3, 4)
     theirs = variables["BoxPredictor_0/ClassPredictor/biases"].reshape(3, 91)
@@ -169,8 +175,8 @@ def test_classes_are_kept_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert np.allclose(bias[:, 1], PRIOR)
 
 
-def test_the_zoos_file_comes_from_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo_file(tmp_path / "ssd_mobilenet_v1_coco_2018_01_28.tar.gz")
+def test_the_zoos_file_comes_from_its_server(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ssd_mobilenet_v1_coco_2018_01_28.tar.gz").symlink_to(zoo)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
@@ -185,10 +191,9 @@ def test_the_zoos_file_comes_from_its_server(tmp_path: Path, monkeypatch: pytest
         tf_zoo.fetch_coco(0.5)
 
 
-def test_files_that_are_none_of_the_zoos(tmp_path: Path) -> None:
-    zoo_file(tmp_path / "ssd.tar.gz")
+def test_files_that_are_none_of_the_zoos(zoo: Path, tmp_path: Path) -> None:
     write_graph(tmp_path / "other.tar.gz", {"x": np.zeros(3, np.float32)})
-    (tmp_path / "torn.tar.gz").write_bytes((tmp_path / "ssd.tar.gz").read_bytes()[:1000])
+    (tmp_path / "torn.tar.gz").write_bytes(zoo.read_bytes()[:1000])
     (tmp_path / "noise.pb").write_bytes(b"\xff" * 100)
     for name in ("pipe.pb", "pipe.tar.gz"):
         os.mkfifo(tmp_path / name)
@@ -231,28 +236,33 @@ def shape(*sides: int) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=side) for side in sides])
 
 
-KERNEL = "FeatureExtractor/MobilenetV1/Conv2d_0/weights"
-ODD = {
-    "a scalar": (KERNEL, make_tensor_proto(np.float32(1))),
-    "two dimensions": (KERNEL, make_tensor_proto(np.zeros((3, 3), np.float32))),
-    "text": (KERNEL, make_tensor_proto("x")),
-    "terabytes": (KERNEL, tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1 << 20, 1 << 10, 3, 3))),
-    "other anchors": ("BoxPredictor_0/ClassPredictor/biases", make_tensor_proto(np.zeros(90, np.float32))),
-    "no boxes": ("BoxPredictor_0/BoxEncodingPredictor/biases", make_tensor_proto(np.zeros(10, np.float32))),
+KERNEL, CONV = "FeatureExtractor/MobilenetV1/Conv2d_0/weights", "backbone.blocks.0.conv.weight"
+HUGE = tensor_pb2.TensorProto(dtype=1, float_val=[0], tensor_shape=shape(1 << 20, 1 << 10, 3, 3))
+CLASSES, BOXES = (f"BoxPredictor_0/{name}Predictor/biases" for name in ("Class", "BoxEncoding"))
+ODD = {  # a constant's name and content, and our name
+    "a scalar": (KERNEL, make_tensor_proto(np.float32(1)), CONV),
+    "two dimensions": (KERNEL, make_tensor_proto(np.zeros((3, 3), np.float32)), CONV),
+    "text": (KERNEL, make_tensor_proto("x"), CONV),
+    "terabytes": (KERNEL, HUGE, CONV),
+    "other anchors": (CLASSES, make_tensor_proto(np.zeros(90, np.float32)), "class_head.predictors.0.bias"),
+    "no boxes": (BOXES, make_tensor_proto(np.zeros(10, np.float32)), "box_head.predictors.0.bias"),
 }
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_constant_is_left_out(kind: str, tmp_path: Path) -> None:
+def test_an_odd_constant_is_left_out(kind: str, variables: dict[str, np.ndarray], tmp_path: Path) -> None:
     """What fits is used, without a traceback, and without memory for a huge shape declared in a few bytes."""
-    variables = zoo_file(tmp_path / "ssd.tar.gz")
-    name, tensor = ODD[kind]
+    name, tensor, ours = ODD[kind]
     graph = GraphDef()
     for other, array in variables.items():
         value = tensor if other == name else make_tensor_proto(array)
         graph.node.add(name=other, op="Const").attr["value"].tensor.CopyFrom(value)
     (tmp_path / "odd.pb").write_bytes(graph.SerializeToString())
-    starting(tmp_path / "odd.pb", ["person"])
+    found = starting(tmp_path / "odd.pb", ["person"]).model.state_dict()
+    torch.manual_seed(0)
+    initial = SSD(MobileNetV1(strides=SSD.strides), 1, 160).state_dict()
+    kept = [key for key, value in found.items() if torch.equal(value, initial[key]) and "num_batches" not in key]
+    assert kept == [ours]
 
 
 def test_many_constants_of_one_value_fill_no_memory(tmp_path: Path) -> None:
@@ -303,11 +313,10 @@ def test_empty_messages_fill_no_memory(
         read_tf_zoo(tmp_path / "bomb.pb", ["person"], {})
 
 
-def test_another_detector_takes_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    zoo_file(tmp_path / "ssd.tar.gz")
+def test_another_detector_takes_the_backbone_alone(zoo: Path, caplog: pytest.LogCaptureFixture) -> None:
     fresh = {
         f"model.{name}": tensor for name, tensor in PAN(MobileNetV1(strides=PAN.strides), 2, 64).state_dict().items()
     }
-    read_tf_zoo(tmp_path / "ssd.tar.gz", ["person", "dog"], fresh)
+    read_tf_zoo(zoo, ["person", "dog"], fresh)
     assert "only its backbone is used; detector=ssd uses its heads too" in caplog.text
     assert "classes are COCO's" not in caplog.text

@@ -1,6 +1,8 @@
 """Averaged weights and atomic checkpoints."""
 
+import itertools
 import json
+import multiprocessing
 import secrets
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -19,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from backbones.errors import UserError
 from tasks.engine.callbacks import EMA, RunReport
 from tasks.engine.training_checkpoints import AtomicCheckpointIO
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT
 
 
 def test_ema_is_that_of_a_plain_loop() -> None:
@@ -65,18 +68,23 @@ def test_a_report_that_another_wrote(metrics: Any, tmp_path: Path) -> None:
 
 def test_a_kill_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     """A process writes checkpoints without end; whenever it is killed, the file is whole."""
-    path = tmp_path / "last.ckpt"
-    code = (
-        "import sys, torch; from tasks.engine.training_checkpoints import AtomicCheckpointIO\n"
-        "io = AtomicCheckpointIO(); n = 0\n"
-        "while True: n += 1; io.save_checkpoint({'x': torch.full((2_000_000,), n)}, sys.argv[1])"
-    )
+
+    def write_on(path: Path) -> None:
+        writer = AtomicCheckpointIO()
+        for n in itertools.count():
+            # from numpy: torch's threads do not work in a forked process
+            writer.save_checkpoint({"x": torch.from_numpy(np.full(2_000_000, n))}, path)
+
     for wait in (0.0, 0.013, 0.031):
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
-        wait_until(path.exists, process)
+        path = tmp_path / str(wait) / "last.ckpt"
+        process = multiprocessing.get_context("fork").Process(target=write_on, args=(path,), daemon=True)
+        process.start()
+        while not path.exists():
+            assert process.exitcode is None
+            time.sleep(0.01)
         time.sleep(0.1 + wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         values = torch.load(path, weights_only=True)["x"]
         assert (values == values[0]).all()
 

@@ -1,15 +1,17 @@
 """Outputs that are not finite, as those of a training that diverged, in the metrics."""
 
+import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import nn
 
 from backbones.errors import UserError
+from data.base import SuiteData
 from data.classification import ClassificationBatch
 from data.detection import DetectionBatch
 from data.geo.places import GeoBatch
@@ -44,24 +46,15 @@ def test_outputs_that_are_not_finite_cannot_be_measured(task: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_a_metric_that_is_not_a_number_is_not_the_best(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report, best = RunReport(tmp_path, {}), []
-    monkeypatch.setattr(report, "write", lambda trainer, state, metrics: best.append(metrics.get("primary")))
-    progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=1)))
-    trainer: Any = SimpleNamespace(
-        sanity_checking=False,
-        current_epoch=0,
-        num_training_batches=1,
-        fit_loop=SimpleNamespace(epoch_loop=progress),
-        progress_bar_callback=report,
-    )
+def test_a_metric_that_is_not_a_number_is_not_the_best(mode: str, tmp_path: Path) -> None:
+    report, trainer = RunReport(tmp_path, {}), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    cast(Any, trainer).datamodule = SuiteData(str(tmp_path))
     config = load_config(["task=classification", *SMALL])
     module: Any = locate(config, "task")(config, ["a", "b"])
-    module.mode = mode
+    module.mode, best = mode, []
     for value in (math.nan, 0.5, math.nan, 0.6, 0.4, math.nan):
         module.last_metrics = {"primary": value}
         report.on_validation_end(trainer, module)
+        best.append(json.loads((tmp_path / "metrics.json").read_text())["metrics"].get("primary"))
     last = [0.6, 0.6, 0.6] if mode == "max" else [0.5, 0.4, 0.4]
     assert best == [None, 0.5, 0.5, *last]

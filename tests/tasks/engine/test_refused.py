@@ -4,14 +4,13 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import UserError
 from tasks.run import execute
-from tests.conftest import ROOT, TINY, command, spawn
+from tests.conftest import TINY, command, spawn
 
 
 def settings(scenes: Path, runs: Path, *more: str) -> list[str]:
@@ -58,16 +57,13 @@ def test_an_output_folder_that_cannot_be_written(scenes: Path, tmp_path: Path) -
 
 def test_a_full_disk_keeps_the_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     """The process may write files of 1 MB at most, so that the first checkpoint does not fit."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tasks.run", *settings(scenes, tmp_path, "name=full", "logger.images=0")],
-        cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    bad_input(process, "cannot be written: File too large")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        result = command("run", *settings(scenes, tmp_path, "name=full", "logger.images=0"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    bad_input(result, "cannot be written: File too large")
     assert list((tmp_path / "detection" / "full" / "checkpoints").iterdir()) == []
 
 

@@ -1,4 +1,5 @@
-"""Signals and killed processes: a run says how to resume, does so, and leaves no process running."""
+"""Signals and killed processes: a run says how to resume, does so, and leaves no process running; and what two
+processes measure."""
 
 import json
 import os
@@ -8,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import command, spawn, start_run, wait_until
+from tests.conftest import at_steps, command, spawn, start_run, stop_at, wait_until
 from tests.tasks.engine.test_refused import bad_input, settings
 
 
 def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "detection" / "ctrlc"
-    process = start_run(*settings(scenes, tmp_path, "name=ctrlc", "trainer.max_epochs=500", "logger.images=0"))
+    more = ("name=ctrlc", "trainer.max_epochs=500", "trainer.save_minutes=1e-6", "logger.images=0")
+    process = start_run(*settings(scenes, tmp_path, *more))
     wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
     bad_input(command("run", f"resume={folder}"), "another process is training the run")
     os.killpg(process.pid, signal.SIGINT)
@@ -25,15 +27,52 @@ def test_a_run_belongs_to_one_process_and_stops_by_hand(scenes: Path, tmp_path: 
     assert json.loads((folder / "metrics.json").read_text())["state"] == "interrupted"
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scenes: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def coco(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of a run of four epochs on two devices, which takes seconds. With 7 validation images, the sampler
+    repeats one.
+    """
+    root = tmp_path_factory.mktemp("coco")
+    content = json.loads((scenes / "val.json").read_text())
+    content["images"] = content["images"][:7]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (root / "val.json").write_text(json.dumps(content))
+    for name in ("train.json", "train", "val"):
+        (root / name).symlink_to(scenes / name)
+    files = [f"data.{s}_{k}={s}{e}" for s in ("train", "val") for k, e in (("json", ".json"), ("images", ""))]
+    small = ["backbone.alpha=0.25", "task.resolution=64", "trainer.log_every=1"]
+    data = ["data=coco", f"data.root={root}", *files, "data.workers=1", "data.batch_size=4"]
+    length = ["trainer.max_epochs=4", "trainer.validate_every=2", "trainer.precision=32", "logger.images=0"]
+    return [*small, *data, *length, "trainer.accelerator=cpu", "trainer.devices=2", "task.score_threshold=0"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(coco: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    runs = tmp_path_factory.mktemp("runs")
+    result = spawn("run", *coco, f"paths.runs={runs}", "name=undisturbed")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" M multiply-adds") == 1  # the second process prints nothing
+    assert result.stdout.count("epoch 4/4") == 1
+    return runs / "detection" / "undisturbed"
+
+
+def test_two_processes_measure_as_one(undisturbed: Path) -> None:
+    """The validation image that the sampler repeats does not count twice."""
+    wanted = json.loads((undisturbed / "metrics.json").read_text())["metrics"]
+    result = command("predict", f"ckpt={undisturbed}", "mode=test")
+    assert result.returncode == 0, result.stderr
+    (line,) = [x for x in result.stdout.splitlines() if "ap50 " in x]
+    assert float(line.split("│")[2]) == pytest.approx(wanted["ap50"], abs=0.02)
+
+
+def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(
+    undisturbed: Path, coco: list[str], tmp_path: Path
+) -> None:
     """Bit for bit: weights, averaged weights and the optimizer's state, with augmentation in loader processes."""
-    options = [*settings(scenes, tmp_path, "trainer.max_epochs=4", "logger.images=0"), "task.resolution=64"]
-    options += ["data.workers=1", "data.batch_size=4", "trainer.precision=32", "trainer.validate_every=2"]
-    options += ["trainer.accelerator=cpu", f"trainer.devices={devices}"]
-    finish = command if devices == 1 else spawn
     folder = tmp_path / "detection" / "stopped"
-    process = start_run(*options, "name=stopped")
+    process = start_run(*coco, f"paths.runs={tmp_path}", "name=stopped", "trainer.save_minutes=1e-6")
     wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
@@ -43,18 +82,15 @@ def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(devices: int, scen
     before = json.loads((folder / "metrics.json").read_text())
     assert before["state"] == "interrupted"
     assert before["epoch"] < 4
-    for given in ([f"resume={folder}"], [*options, "name=undisturbed"]):
-        result = finish("run", *given)
-        assert result.returncode == 0, result.stderr
-    after = json.loads((folder / "metrics.json").read_text())
+    result = spawn("run", f"resume={folder}")
+    assert result.returncode == 0, result.stderr
+    after, wanted = (json.loads((run / "metrics.json").read_text()) for run in (folder, undisturbed))
     assert after["seconds"] > before["seconds"]
     ours, theirs = (
-        torch.load(tmp_path / "detection" / name / "checkpoints" / "last.ckpt", weights_only=True)
-        for name in ("stopped", "undisturbed")
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (folder, undisturbed)
     )
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
-    wanted = json.loads((tmp_path / "detection/undisturbed/metrics.json").read_text())
     assert (after["metrics"], after["history"]) == (wanted["metrics"], wanted["history"])
 
 
@@ -82,7 +118,9 @@ def rank_of(pid: int) -> int:
     return int(found)
 
 
-def test_slurm_queues_a_run_again_which_goes_on(scenes: Path, tmp_path: Path) -> None:
+def test_slurm_queues_a_run_again_which_goes_on(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a fake scontrol that records its arguments."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
@@ -90,21 +128,22 @@ def test_slurm_queues_a_run_again_which_goes_on(scenes: Path, tmp_path: Path) ->
     scontrol.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "3"}
     slurm |= {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "train"}  # as srun does
-    environment = {**os.environ, **slurm, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    options = settings(scenes, tmp_path, "name=slurm", "trainer.max_epochs=500", "logger.images=0")
+    slurm |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    options = settings(scenes, tmp_path, "name=slurm", "trainer.max_epochs=2", "logger.images=0")
     folder = tmp_path / "detection" / "slurm"
-    process = start_run(*options, environment=environment)
-    wait_until((folder / "checkpoints" / "last.ckpt").exists, process)
-    process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGUSR1, output
-    assert output.splitlines()[-2:] == [
+    stop_at({1}, signal.SIGUSR1, monkeypatch)
+    result = command("run", *options)
+    assert result.returncode == 128 + signal.SIGUSR1, result.stderr
+    assert result.stderr.splitlines()[-2:] == [
         f"stopped by SIGUSR1; resume with: python -m tasks.run resume={folder}",
         "requeued job 11_3",
     ]
     assert (tmp_path / "called").read_text() == "requeue 11_3\n"
-    before = json.loads((folder / "metrics.json").read_text())["step"]
-    process = start_run(*options, environment=environment | {"SLURM_RESTART_COUNT": "1"})
-    wait_until(lambda: json.loads((folder / "metrics.json").read_text())["step"] > before, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
+    assert json.loads((folder / "metrics.json").read_text())["step"] == 2
+    at_steps({0, 1}, lambda: pytest.fail("it began again"), monkeypatch)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    result = command("run", *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["step"] == 6

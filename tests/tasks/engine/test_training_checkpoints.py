@@ -1,7 +1,6 @@
 """Checkpoints within an epoch: a run that was stopped or killed anywhere equals one that was not."""
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from tasks.engine.signals import STOP, Stopped
 from tasks.engine.task import LOWEST_LR, TaskModule, restore
 from tasks.engine.training_checkpoints import LAST, PREVIOUS, AtomicCheckpointIO, last_checkpoint
 from tasks.run import execute
+from tests.conftest import stop_at
 
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
 STEPS = 6  # per epoch
@@ -49,19 +49,6 @@ def losses(folder: Path) -> dict[int, float]:
     return {event.step: event.value for event in EventAccumulator(str(folder)).Reload().Scalars("train/loss")}
 
 
-def stop_at(steps: set[int], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process the signal `number` at the given steps."""
-    plain = TaskModule.training_step
-
-    def step(self: TaskModule, batch: Any, index: int) -> Any:
-        if self.global_step in steps:
-            steps.remove(self.global_step)
-            os.kill(os.getpid(), number)
-        return plain(self, batch, index)
-
-    monkeypatch.setattr(TaskModule, "training_step", step)
-
-
 def content(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return found
@@ -80,11 +67,13 @@ def equal(ours: Path, theirs: Path) -> None:
 def test_stopped_within_epochs(
     undisturbed: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first step, in the middle, twice in an epoch, and in the last step, after which the epoch is finished."""
+    """In the first step, in the middle, twice in an epoch, and in the last step, after which the epoch is finished;
+    with augmentation in loader processes, of which the undisturbed run has none.
+    """
     stops = {0: 1, 8: 9, 10: 11, 11: 12}
     stop_at(set(stops), signal.SIGTERM, monkeypatch)
     folder = tmp_path / "detection" / "run"
-    arguments = settings(scenes, tmp_path, "name=run")
+    arguments = settings(scenes, tmp_path, "name=run", "data.workers=1")
     seconds = 0.0
     for step in stops.values():
         with pytest.raises(Stopped) as stopped:

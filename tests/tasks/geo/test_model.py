@@ -1,7 +1,8 @@
 """Distances, the hierarchical classifier and the density, against plain computations."""
 
+import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from data.geo.s2 import cell_corners
 from data.geo.sphere import great_circle_km, positions_of, unit_vectors
 from tasks.engine.config import load_config
 from tasks.gallery.density import densest, neighbour_weights
+from tasks.gallery.gallery import Neighbours
+from tasks.gallery.locate import Locator
 from tasks.geo.maps import with_map
 from tasks.geo.model import CellTable, GeoLocator
 from tasks.geo.task import GeoTask, error_metrics
@@ -207,6 +210,25 @@ def test_two_neighbours_that_agree_outvote_one_that_is_nearer_in_looks() -> None
     assert great_circle_km(answer, (50.25, 50.0)) < 40
     sharp = neighbour_weights(np.array([[0.9, 0.89, 0.89]]), sharpness=1000)
     assert great_circle_km(positions_of(densest(unit_vectors(positions)[None], sharp, 100)[0]), (0, 0)) < 1
+
+
+def test_fusion_is_the_share_of_the_classifier(hierarchy: Hierarchy) -> None:
+    """With neighbours that are all at one place, far from the cells: 0 is retrieval, 1 the classifier alone."""
+    model = network(hierarchy)
+    logits = 3 * torch.randn(2, sum(model.sizes))
+
+    def located(fusion: float, place: tuple[float, float]) -> np.ndarray:
+        near = Neighbours(np.zeros((2, 5), np.int64), np.full((2, 5), 0.9), np.tile(place, (2, 5, 1)))
+        locator = Locator(model, cast(Any, None), k=5, sigma_km=100, sharpness=10, fusion=fusion)
+        return locator.combine(logits, near).positions["fusion"]
+
+    north, south = (85.0, 120.0), (-80.0, 0.0)
+    for fusion, place in itertools.product((0.0, 0.4), (north, south)):
+        assert great_circle_km(located(fusion, place), place).max() < 1
+    alone = located(1.0, north)
+    assert great_circle_km(alone, located(1.0, south)).max() < 1e-3
+    cells = CellTable.from_labels(hierarchy.labels).positions[-model.sizes[-1] :]
+    assert great_circle_km(alone[:, None], cells).min(axis=1).max() < 100
 
 
 class SingleOnly(TorchFunctionMode):

@@ -43,7 +43,7 @@ def test_bad_settings(settings: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_mistake_ends_the_command_before_torch_loads() -> None:
+def test_a_mistake_ends_the_command_with_one_line() -> None:
     result = command("run", "task=multitask", "multitask.tasks=[dogs,dogs]")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: multitask.tasks names dogs twice; each task can be named once\n"

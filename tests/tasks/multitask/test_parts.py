@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -147,28 +147,40 @@ def test_the_first_tasks_detector_may_move_its_blocks() -> None:
     assert set(own["faces"]) == set(parts["faces"].model.get_submodule("head").parameters())
 
 
-def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) -> None:
-    """Against each task's loss alone, in a module of its own with the same weights."""
-    config, _ = compose_config(["task=multitask", "multitask.tasks=[classification,faces]", "backbone.alpha=0.25"])
-    torch.manual_seed(0)
-    module, _ = count_cost(config)
+def two_tasks(*settings: str) -> JointTask:
+    """A run's module of two tasks, with weights between 0.1 and 0.2."""
+    tasks = ["task=multitask", "multitask.tasks=[classification,faces]"]
+    module, _ = count_cost(compose_config([*tasks, "backbone.alpha=0.25", *settings])[0])
     assert isinstance(module, JointTask)
+    torch.manual_seed(0)
     for tensor in (*module.parameters(), *module.buffers()):  # which cost counting leaves uninitialised
         torch.nn.init.uniform_(tensor.data, 0.1, 0.2) if tensor.is_floating_point() else tensor.zero_()
-    module.eval()
+    return module.eval()
+
+
+@pytest.mark.parametrize("setting", ["balance=sum", "weights=[1,3]", "balance=uncertainty"])
+def test_a_steps_gradient_is_the_sum_of_the_tasks(setting: str) -> None:
+    """Against each task's loss alone, times its weight. A learned one is exp(-s), and s / 2 is added to the loss
+    (Kendall et al. 2018).
+    """
+    module = two_tasks(f"multitask.{setting}")
     images = torch.rand(4, 3, 64, 64)
     parts = dict(module.each())
+    learned = (-module.log_variances.detach()).exp()
+    weights = {"weights=[1,3]": torch.tensor([1.0, 3.0]), "balance=uncertainty": learned}.get(setting, torch.ones(2))
 
     def loss(name: str) -> torch.Tensor:
         return parts[name].model(images).square().sum() * 1e-6
 
     wanted: dict[str, torch.Tensor] = {}
-    for name in parts:
+    for name, weight in zip(parts, weights, strict=True):
         module.zero_grad()
         loss(name).backward()
         for key, parameter in module.named_parameters():
             if parameter.grad is not None:
-                wanted[key] = wanted.get(key, torch.zeros(())) + parameter.grad
+                wanted[key] = wanted.get(key, torch.zeros(())) + weight * parameter.grad
+    if setting == "balance=uncertainty":
+        wanted["log_variances"] = 0.5 - learned * torch.stack([loss(name).detach() for name in parts])
     module.zero_grad()
     for name in parts:
         module.balanced(name, loss(name)).backward()
@@ -176,6 +188,22 @@ def test_a_steps_gradient_is_the_sum_of_the_tasks(sets: dict[str, list[str]]) ->
     assert found.keys() == wanted.keys()
     for key, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[key])
+
+
+@pytest.mark.parametrize(
+    ("mode", "references", "wanted"),
+    [
+        ("max", "null", (0.6 + 0.3) / 2),
+        ("max", "[0.8,0.6]", (0.6 / 0.8 + 0.3 / 0.6) / 2),
+        ("min", "null", (0.6 + 1 / 1.3) / 2),
+        ("min", "[0.8,0.6]", (0.6 / 0.8 + 0.6 / 0.3) / 2),
+    ],
+)
+def test_the_mean_of_the_tasks_metrics(mode: Literal["max", "min"], references: str, wanted: float) -> None:
+    """`mode` says whether higher or lower values of the second task's are better."""
+    module = two_tasks(f"multitask.references={references}")
+    dict(module.each())["faces"].mode = mode  # type: ignore[misc]  # a class attribute elsewhere
+    assert module.mean({"classification/top1": 0.6, "faces/map": 0.3}) == pytest.approx(wanted)
 
 
 def work(rank: int, file: str) -> None:
