@@ -98,9 +98,7 @@ class ShardStream(Stream):
             held["bad"] += bad
             yield held
 
-    def _decoded(
-        self, epoch: int, reader: int, readers: int, bad: list[tuple[str, str]]
-    ) -> Iterator[dict[str, Any]]:
+    def _decoded(self, epoch: int, reader: int, readers: int, bad: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         share = reader
         while True:
             count = 0
@@ -126,9 +124,7 @@ class ShardStream(Stream):
                 example = f": {': '.join(bad[0])}" if bad else ""
                 raise UserError(f"the {len(self.shards)} shards have no image that can be used for training{example}")
 
-    def _raw_samples(
-        self, epoch: int, share: int, shares: int, bad: list[tuple[str, str]]
-    ) -> Iterator[ShardSample]:
+    def _raw_samples(self, epoch: int, share: int, shares: int, bad: list[tuple[str, str]]) -> Iterator[ShardSample]:
         for shard, first, step in self._share(epoch, share, shares):
             try:
                 samples = read_samples(shard, KINDS.__contains__, self.cache_bytes)
@@ -144,9 +140,7 @@ class ShardStream(Stream):
         """
         shards = [*self.shards]
         if self.num_samples is not None:
-            common = random.Random(f"{self.seed} {epoch}")
-            common.shuffle(shards)
-            share = (share + common.randrange(shares)) % shares
+            random.Random(f"{self.seed} {epoch}").shuffle(shards)
         if len(shards) >= shares:
             own = [(shard, 0, 1) for shard in shards[share::shares]]
         else:  # the starts are far apart, so that small shards leave few shares empty

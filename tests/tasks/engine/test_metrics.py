@@ -29,7 +29,7 @@ def test_outputs_that_are_not_finite_cannot_be_measured(task: str) -> None:
     module: Any = locate(config, "task")(config, ["a", "b"]).eval()
     module.device = torch.device("cpu")  # as a Trainer gives it
     module.build_metrics()
-    layer = module.model.class_head.last_layers()[-1] if task == "detection" else module.model.head
+    layer = module.model.class_layers()[-1] if task == "detection" else module.model.head
     nn.init.constant_(layer.bias, math.nan)
     images, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
     if task == "geo":
