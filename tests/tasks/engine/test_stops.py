@@ -82,7 +82,7 @@ def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(
     before = json.loads((folder / "metrics.json").read_text())
     assert before["state"] == "interrupted"
     assert before["epoch"] < 4
-    result = spawn("run", f"resume={folder}")
+    result = spawn("run", f"resume={folder}", "trainer.save_minutes=10")
     assert result.returncode == 0, result.stderr
     after, wanted = (json.loads((run / "metrics.json").read_text()) for run in (folder, undisturbed))
     assert after["seconds"] > before["seconds"]
