@@ -82,13 +82,11 @@ def test_a_stopped_run_that_goes_on_equals_an_undisturbed_one(
     before = json.loads((folder / "metrics.json").read_text())
     assert before["state"] == "interrupted"
     assert before["epoch"] < 4
-    result = spawn("run", f"resume={folder}")
+    result = spawn("run", f"resume={folder}", "trainer.save_minutes=10")
     assert result.returncode == 0, result.stderr
     after, wanted = (json.loads((run / "metrics.json").read_text()) for run in (folder, undisturbed))
     assert after["seconds"] > before["seconds"]
-    ours, theirs = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (folder, undisturbed)
-    )
+    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (folder, undisturbed))
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
     assert (after["metrics"], after["history"]) == (wanted["metrics"], wanted["history"])
@@ -118,9 +116,7 @@ def rank_of(pid: int) -> int:
     return int(found)
 
 
-def test_slurm_queues_a_run_again_which_goes_on(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_queues_a_run_again_which_goes_on(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake scontrol that records its arguments."""
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"

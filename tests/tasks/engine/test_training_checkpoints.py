@@ -1,6 +1,7 @@
 """Checkpoints within an epoch: a run that was stopped or killed anywhere equals one that was not."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
