@@ -164,7 +164,7 @@ def test_the_colour_profile_of_a_photo_is_ignored_as_in_python(
 ) -> None:
     """Also where a browser applies profiles whatever the page asks for, as Safari does."""
     safari = """const decode = createImageBitmap.bind(window);
-        window.createImageBitmap = (source, options) => decode(source, {...options, colorSpaceConversion: "default"});"""
+        window.createImageBitmap = (source, more) => decode(source, {...more, colorSpaceConversion: "default"});"""
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = plain.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")  # green for red
     long = struct.pack(">I", len(swapped) + 70_000) + swapped[4:] + bytes(70_000)  # in two segments

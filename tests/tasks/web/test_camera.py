@@ -137,7 +137,6 @@ def test_a_camera_that_is_asked_for_twice_is_on_once(whole: Path, launch: Callab
         expect(tab.locator("#camera")).to_have_attribute("aria-pressed", "false")
 
 
-
 def test_a_camera_that_is_refused(dogs_page: Path, launch: Callable[..., Browser]) -> None:
     with launch(*REFUSED) as own, opened(own, dogs_page.as_uri()) as tab:
         tab.click("#camera")  # at once, while the runtimes load
