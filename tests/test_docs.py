@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -313,18 +314,18 @@ def settings_of(page: Path) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
 
 @cache
 def refused_settings() -> set[tuple[str, ...]]:
-    """Those of all pages that no command takes. Composing takes a tenth of a second: different settings of a command
-    are composed together first.
-    """
+    """Those of all pages that no command takes; composed together first, as each time takes a tenth of a second."""
     left = {run for page in PAGES for _, runs in settings_of(page) for run in runs}
     tasks: list[tuple[str, ...]] = [(f"task={path.stem}",) for path in sorted((ROOT / "conf/task").glob("[a-z]*.yaml"))]
     tasks[tasks.index(("task=multitask",))] = ("task=multitask", "multitask.tasks=[dogs,faces]")
     ways = [*(("run", task) for task in tasks), *((command, ()) for command in COMMANDS)]
     for module, more in ways:
-        known, rows = flatten(_schema("config" if module == "run" else module, more)[1]), dict[str, list[Any]]()
-        for run in sorted(left):
-            if len(run) == 1 and (key := run[0].partition("=")[0]) in known:
-                rows.setdefault(key, []).append(run)
+        rows: dict[str, list[tuple[str, ...]]] = {}
+        with suppress(UserError):  # a task that must be given its data is among those that are tried below
+            known = flatten(_schema("config" if module == "run" else module, more)[1])
+            for run in sorted(left):
+                if len(run) == 1 and (key := run[0].partition("=")[0]) in known:
+                    rows.setdefault(key, []).append(run)
         for together in zip_longest(*rows.values()):
             left -= taken(module, more, [run for run in together if run])
     return {run for run in left if not any(taken(module, more, [run]) for module, more in ways)}
