@@ -57,7 +57,7 @@ def box_data(root: Path, **settings: Any) -> ShardDetectionData:
 
 
 def face_data(root: Path, **settings: Any) -> ShardFacesData:
-    more = {"classes": "classes.txt", "workers": 0, "batch_size": 4}
+    more = {"classes": "classes.txt", "workers": 0, "batch_size": 4, "cache_images": False}
     return ShardFacesData(str(root), 32, **{**READ, **more, **settings})
 
 
