@@ -20,7 +20,7 @@ from backbones.errors import UserError
 from backbones.processors import usable_cores
 from data.files import unread
 from data.image_file import MAX_PIXELS, SALVAGED, limit_pixels
-from data.seeding import Seeded, ShuffledEpochs, ignore_signals, num_items
+from data.seeding import Progress, Seeded, ShuffledEpochs, ignore_signals, num_items
 from data.splits import FILE as SPLITS_FILE
 from data.splits import draw_splits, source_name
 from data.tar import SampleSource
@@ -139,7 +139,7 @@ class SuiteData(Base):
         self.bad: dict[Split, dict[str, str]] = {}  # path and reason of unreadable images, by split
         self.salvaged: dict[Split, set[str]] = {}  # truncated images that are used in part
         self.datasets: dict[Split, Dataset] = {}
-        self.done: Callable[[], float] = lambda: 0.0  # finished fraction of the training, set by a run
+        self.progress: Callable[[], Progress] = Progress  # of the training, set by a run
         self.seed = 0  # of shuffling and augmentation
         self.epoch = 0  # the first to train; Lightning makes loaders before it knows the epoch
         self.batches_done = 0  # batches of that epoch that were trained on before resuming
@@ -258,7 +258,7 @@ class SuiteData(Base):
         weights = self.sampling_weights(dataset) if train else None
         skip = self.batches_done * batch_size
         sampler = (
-            ShuffledEpochs(dataset, weights, lambda: self.done(), skip=skip, **self.random_state) if train else None
+            ShuffledEpochs(dataset, weights, lambda: self.progress(), skip=skip, **self.random_state) if train else None
         )
         loader: DataLoader = DataLoader(
             Seeded(dataset) if train else dataset,

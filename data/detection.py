@@ -20,6 +20,7 @@ from data.crops import resize_box, resize_square
 from data.image_file import image_size
 from data.images import first_readable, read_image
 from data.notes import note_boxes, note_dropped
+from data.seeding import Progress
 from data.splits import Source, given_splits, with_val
 from data.table import says_splits
 from data.tar import SampleSource, is_member
@@ -120,11 +121,9 @@ class Augmentation:
     mosaic: float = 0.0
     photometric: float = 0.0
 
-    def crops(self, epoch: int, done: float) -> bool:
-        """Whether images are cropped in an epoch (counted from 0), before which a fraction of the training was done."""
-        if self.crop == "auto":  # a training by the clock tells its length only once an epoch is done
-            return epoch > 0 and epoch >= CROP_EPOCHS * done
-        return self.crop
+    def crops(self, progress: Progress) -> bool:
+        """Whether images are cropped in an epoch."""
+        return progress.epochs >= CROP_EPOCHS if self.crop == "auto" else self.crop
 
 
 def shrunk(image: Tensor, side: int) -> Tensor:
@@ -165,7 +164,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self.augmentation = augmentation
         # training crops are enlarged, so they need more pixels than the network's input has
         self.read_side = side * 3 // 2 if augmentation.crop else side
-        self.epoch, self.done = 0, 0.0  # number of the epoch, finished fraction of the training
+        self.progress = Progress()
         self.weights: Tensor | None = None  # (N,) relative frequencies of the images in mosaics; None: uniform
         self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
 
@@ -175,7 +174,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = first_readable(self._sample, index, len(self))
         wanted, views = self.augmentation, [sample["view"]]
-        if wanted.mosaic and self.done < MOSAIC_UNTIL and torch.rand(()) < wanted.mosaic:
+        if wanted.mosaic and self.progress.done < MOSAIC_UNTIL and torch.rand(()) < wanted.mosaic:
             rows = torch.randint(len(self), (3,)) if self.weights is None else self.weights.multinomial(3, True)
             others = [first_readable(self._sample, row, len(self)) for row in rows.tolist()]
             views += [other["view"] for other in others]
@@ -185,7 +184,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         image, size = self._read(record, index)
-        crop = self.augmentation.crops(self.epoch, self.done)
+        crop = self.augmentation.crops(self.progress)
         seen = draw_view(image, size, record, crop=crop, flip=self.augmentation.flip)
         return {"view": seen, "image_id": record.image_id, "size": size}
 
@@ -194,7 +193,7 @@ class DetectionSet(Dataset[dict[str, Any]]):
             return read_image(record.path, self.read_side)
         if index not in self.cache:
             image, size = read_image(record.path, self.read_side)
-            # what is not cropped is resized once, as in prediction
+            # what is never cropped is resized once, as in prediction
             image = shrunk(image, self.read_side) if self.augmentation.crop else resize_square(image, self.side)
             self.cache[index] = image, size
         return self.cache[index]

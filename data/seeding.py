@@ -5,7 +5,7 @@ uninterrupted one.
 import random
 import signal
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -35,10 +35,16 @@ def num_items(dataset: Dataset) -> int:
     return len(cast(Sized, dataset))
 
 
+class Progress(NamedTuple):
+    """How far a training is at the start of an epoch."""
+
+    done: float = 0.0  # finished fraction
+    epochs: float = 0.0  # of the whole training; by the clock it is an estimate, and 0 in the first epoch
+
+
 class Seeded(Dataset[Any]):
-    """A data set with the indices `(row, seed, epoch, done)`: augmentation depends on the seed, the epoch's number and
-    the finished fraction of the training, which are set as the wrapped data set's `epoch` and `done`, but not on the
-    process.
+    """A data set with the indices `(row, seed, progress)`: augmentation depends on the seed and on how far the training
+    is, which is set as the wrapped data set's `progress`, but not on the process.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -47,11 +53,10 @@ class Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return num_items(self.dataset)
 
-    def __getitem__(self, item: tuple[int, int, int, float]) -> Any:
-        row, seed, epoch, done = item
+    def __getitem__(self, item: tuple[int, int, Progress]) -> Any:
+        row, seed, progress = item
         seed_all(seed)
-        dataset = cast(Any, self.dataset)
-        dataset.epoch, dataset.done = epoch, done
+        cast(Any, self.dataset).progress = progress
         return self.dataset[row]
 
 
@@ -63,9 +68,9 @@ class Stream(IterableDataset[dict[str, Any]]):
     epoch: int
 
 
-class ShuffledEpochs(DistributedSampler[tuple[int, int, int, float]]):
-    """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, with
-    that number, and with the fraction of the training that is `done` when the epoch begins.
+class ShuffledEpochs(DistributedSampler[tuple[int, int, Progress]]):
+    """The rows of a data set in random order, each with a seed, both drawn from `seed` and the epoch's number, and
+    with the training's `progress` when the epoch begins.
 
     With `weights` (N,) rows are drawn with replacement. The first epoch skips the first `skip` rows of this process. It
     distributes the rows over processes itself; Lightning does not replace a DistributedSampler. Each iteration is the
@@ -76,7 +81,7 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, int, float]]):
         self,
         dataset: Dataset,
         weights: Tensor | None,
-        done: Callable[[], float],
+        progress: Callable[[], Progress],
         *,
         seed: int,
         epoch: int,
@@ -86,15 +91,15 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, int, float]]):
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, seed=seed)
         self.weights = weights
-        self.done = done
+        self.progress = progress
         self.epoch = epoch
         self.skip = {epoch: skip}
 
-    def __iter__(self) -> Iterator[tuple[int, int, int, float]]:
+    def __iter__(self) -> Iterator[tuple[int, int, Progress]]:
         images = num_items(self.dataset)
         first = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(first) >> 1)
-        epoch, skip = self.epoch, self.skip.get(self.epoch, 0)
+        skip = self.skip.get(self.epoch, 0)
         self.epoch += 1
         if self.weights is None:
             rows = torch.randperm(images, generator=generator)
@@ -103,6 +108,6 @@ class ShuffledEpochs(DistributedSampler[tuple[int, int, int, float]]):
         rows = rows.repeat(-(-self.total_size // images))[: self.total_size]  # equal shares for all processes
         seeds = torch.randint(2**62, rows.shape, generator=generator)
         own = slice(self.rank + skip * self.num_replicas, None, self.num_replicas)
-        done = self.done()
+        progress = self.progress()
         drawn = zip(rows[own].numpy(), seeds[own].numpy(), strict=True)
-        return ((int(row), int(seed), epoch, done) for row, seed in drawn)
+        return ((int(row), int(seed), progress) for row, seed in drawn)

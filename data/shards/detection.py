@@ -17,6 +17,7 @@ from data.base import Split
 from data.detection import MOSAIC_UNTIL, DetectionData, DetectionSet, Record, compose, draw_view, shrunk
 from data.image_file import BadImage
 from data.images import read_image
+from data.seeding import Progress
 from data.shards.labelled import TrainingShards, label_of
 from data.shards.stream import ShardStream, image_of
 from data.tar import ShardSample
@@ -75,7 +76,7 @@ class DetectionStream(ShardStream):
         self.recent: deque[tuple[Tensor, tuple[int, int], Record]] = deque(maxlen=RECENT)
 
     def _samples(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
-        self.crop = self.images.augmentation.crops(epoch, float(self.done))
+        self.crop = self.images.augmentation.crops(Progress(*self.progress.tolist()))
         self.recent.clear()  # so that an epoch depends on its seed and number alone
         return super()._samples(epoch, reader, readers)
 
@@ -84,7 +85,7 @@ class DetectionStream(ShardStream):
         known = objects_of(sample, self.classes, path)
         image, size = read_image(path, self.images.read_side, image_of(sample))
         drawn = [(image, size, known)]
-        if wanted.mosaic and self.done < MOSAIC_UNTIL:
+        if wanted.mosaic and self.progress[0] < MOSAIC_UNTIL:
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
                 drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
             self.recent.append((shrunk(image, self.images.read_side), size, known))

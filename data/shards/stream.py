@@ -16,7 +16,7 @@ from data.base import FEW_BAD, SPLITS, Split, SuiteData, ended_at_exit
 from data.image_file import BadImage, noting_salvaged
 from data.rejects import Rejects
 from data.remote import is_address
-from data.seeding import Stream, seed_all
+from data.seeding import Progress, Stream, seed_all
 from data.tar import IMAGE_KINDS, BadShard, ShardSample, find_shards, read_samples
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class ShardStream(Stream):
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes  # most bytes of remote shards that are kept on disk
         self.random = random.Random()
-        # fraction of the training when the epoch began; StreamLoader sets it
-        self.done = torch.zeros(()).share_memory_()
+        # the Progress of the training when the epoch began; StreamLoader sets it
+        self.progress = torch.zeros(2, dtype=torch.float64).share_memory_()
         self.length: int | None = None  # samples per epoch of all readers of this rank
 
     def __len__(self) -> int:
@@ -174,13 +174,13 @@ class ShardStream(Stream):
 
 
 class StreamLoader(DataLoader):
-    """Tells the readers of a ShardStream at the start of each epoch which fraction of the training is `done`."""
+    """Tells the readers of a ShardStream at the start of each epoch the `progress` of the training."""
 
-    done: Callable[[], float] = staticmethod(lambda: 0.0)
+    progress: Callable[[], Progress] = Progress
 
     def __iter__(self) -> Any:
         assert isinstance(self.dataset, ShardStream)
-        self.dataset.done.fill_(self.done())
+        self.dataset.progress.copy_(torch.tensor(self.progress()))
         return super().__iter__()
 
 
@@ -286,7 +286,7 @@ class ShardLoaders(SuiteData):
         dataset.length = None if num_samples is None else num_samples * max(1, self.workers)
         warnings.filterwarnings("ignore", r"Your `IterableDataset` has `__len__` defined")  # ours is right
         loader = StreamLoader(dataset, batch_size=self.batch_size, **self.loader_settings())
-        loader.done = lambda: self.done()
+        loader.progress = lambda: self.progress()
         return ended_at_exit(loader)
 
 

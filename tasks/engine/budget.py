@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from backbones.console import Console
 from backbones.errors import UserError
 from data.base import SuiteData
+from data.seeding import Progress
 from tasks.engine.config import LENGTHS
 from tasks.engine.schedule import epochs_of
 
@@ -40,18 +41,20 @@ class Budget(Callback):
         self.validations = 0
         self.first_step: tuple[int, float] | None = None
         self.epoch_done = 0.0  # progress at the start of the epoch
+        self.estimate = 0.0  # of the epochs of a training by the clock, at the start of the epoch
         self.due = True  # whether a validation follows the epoch
 
     def state_dict(self) -> dict[str, Any]:
         state = {"spent": self.elapsed, "validation": self.validation, "validations": self.validations}
         plan = self.length | {"epochs": self.epochs, "epoch_steps": self.epoch_steps, "shift": self.shift}
-        return state | {"epoch_done": self.epoch_done, "due": self.due, "plan": plan}
+        return state | {"epoch_done": self.epoch_done, "estimate": self.estimate, "due": self.due, "plan": plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.spent, self.validation = float(state["spent"]), float(state["validation"])
         self.validations = int(state["validations"])
         self.clock = self.spent
-        self.epoch_done, self.due = float(state.get("epoch_done", 0)), bool(state.get("due", True))
+        self.epoch_done, self.estimate = float(state.get("epoch_done", 0)), float(state.get("estimate", 0))
+        self.due = bool(state.get("due", True))
 
     @property
     def length(self) -> dict[str, Any]:
@@ -104,6 +107,11 @@ class Budget(Callback):
             return min(1.0, (step + self.shift + 0.5) / max(1.0, steps))
         return min(1.0, self.clock / max(1.0, self.limit - self.validation))
 
+    @property
+    def epoch_progress(self) -> Progress:
+        """How far the training was at the start of the epoch."""
+        return Progress(self.epoch_done, self.estimate if self.limit is not None else float(self.epochs))
+
     def read_clock(self, trainer: Trainer) -> None:
         if self.limit is None:  # nothing depends on the clock
             return
@@ -134,6 +142,7 @@ class Budget(Callback):
         """Notes the progress at the start of an epoch; loaders of a resumed run need it before the first step."""
         step = trainer.global_step
         self.epoch_done = self.progress(step, float(trainer.estimated_stepping_batches)) if step else 0.0
+        self.estimate = (step + self.shift) / self.epoch_steps / self.epoch_done if self.epoch_done else 0.0
 
     def plan_validation(self, trainer: Trainer) -> None:
         trainer.check_val_every_n_epoch = 1 if self.due else 1 << 30

@@ -268,7 +268,7 @@ def fit(
     facts["speed"] = measure_latency(copy.deepcopy(module.model), module.resolution, trainer.strategy.root_device)
     if isinstance(trainer.logger, RunLogger):
         trainer.logger.log_facts(facts)
-    data.done = lambda: budget.epoch_done
+    data.progress = lambda: budget.epoch_progress
     run_trainer(trainer, folder, data, module, ckpt)
     metrics = load_checkpoint(folder)["suite"]["metrics"]
     report = next(c for c in callbacks if isinstance(c, RunReport))

@@ -23,6 +23,7 @@ from backbones.errors import UserError
 from backbones.processors import processor_name, usable_cores
 from data.base import SuiteData
 from data.files import atomic_folder
+from data.seeding import Progress
 from tasks.engine.checkpoint import find_checkpoint, load_checkpoint, part_checkpoint, run_of
 from tasks.engine.names import plain_name
 from tasks.engine.options import locate
@@ -153,7 +154,7 @@ def evaluation_data(config: dict[str, Any], module: TaskModule) -> SuiteData:
     """The data set of the run, at its present location."""
     # no loader processes: forking is unsafe while the runtimes' threads run
     data = saved_data(module.config, config["root"], workers=0)
-    data.done = lambda: 1.0  # what a training reads at its end, without mosaics
+    data.progress = lambda: Progress(1.0)  # what a training reads at its end, without mosaics
     if module.closed_set:
         data.use_labels(module.labels)
     return data

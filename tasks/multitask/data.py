@@ -179,7 +179,7 @@ class JointData(SuiteData):
         self.note = " ".join(dict.fromkeys(data.note for data in self.parts.values() if data.note)) or None
         for data in self.parts.values():
             data.trainer, data.seed, data.epoch = self.trainer, self.seed, self.epoch
-            data.done = lambda: self.done()
+            data.progress = lambda: self.progress()
 
     def num_images(self, split: Split) -> float:
         return sum(data.num_images(split) for data in self.parts.values())

@@ -21,6 +21,7 @@ from data.crops import resize_square
 from data.detection import DetectionSet
 from data.image_file import BadImage
 from data.images import read_image
+from data.seeding import Progress
 from data.transforms import MOSAIC_VISIBLE, change_light, draw_window, mosaic, one_view, view
 from data.voc import VocData
 from tests.conftest import ROOT, shared
@@ -345,7 +346,7 @@ def test_the_end_of_a_training_sees_images_as_they_are(scenes: Path) -> None:
     batches = {}
     for share, done in ((1.0, 0.5), (1.0, 0.9), (0.0, 0.9)):
         data = coco_data(scenes, mosaic=share, crop=False, photometric=0.0)
-        data.done = partial(float, done)
+        data.progress = partial(Progress, done)
         batches[share, done] = next(iter(data.train_dataloader()))
     counts = {key: int((batch.labels >= 0).sum()) for key, batch in batches.items()}
     assert counts[1.0, 0.9] == counts[0.0, 0.9] < counts[1.0, 0.5]

@@ -21,6 +21,7 @@ from data.classification import ImageSet
 from data.detection import DetectionSet
 from data.faces import CelebAData
 from data.layouts import recognize
+from data.seeding import Progress
 from data.shards.detection import DetectionStream, ShardDetectionData
 from data.shards.faces import ShardFacesData
 from data.shards.write import write_shards
@@ -136,7 +137,7 @@ def test_the_end_of_a_training_is_without_mosaics(workers: int, world_size: int,
     loader = data.train_dataloader()
     counts = []
     for done in (0.5, 0.9, 0.5):
-        data.done = partial(float, done)
+        data.progress = partial(Progress, done)
         counts.append(sum(int((batch.labels >= 0).sum()) for batch in loader))
     end_processes(loader)
     plain = box_data(boxes, **PLAIN)
@@ -146,20 +147,19 @@ def test_the_end_of_a_training_is_without_mosaics(workers: int, world_size: int,
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_long_trainings_have_random_crops(sharded: bool, scenes: Path, boxes: Path) -> None:
-    def shown(crop: bool | str, epoch: int, done: float) -> Tensor:
+    def shown(crop: bool | str, epochs: float) -> Tensor:
         given = PLAIN | {"crop": crop}
         data = box_data(boxes, **given, workers=1) if sharded else coco_data(scenes, **given)
-        data.epoch, data.done = epoch, partial(float, done)
+        data.progress = partial(Progress, 0.02, epochs)
         loader = data.train_dataloader()
         found = torch.cat([batch.boxes.flatten() for batch in loader])
         end_processes(loader)
         return found
 
-    plain, cropped = (shown(crop, 3, 0.02) for crop in (False, True))
+    plain, cropped = shown(False, 100), shown(True, 100)
     assert plain.shape != cropped.shape or not torch.allclose(plain, cropped)
-    torch.testing.assert_close(shown("auto", 3, 0.02), cropped)  # of 150 epochs
-    torch.testing.assert_close(shown("auto", 3, 0.05), plain)  # of 60
-    torch.testing.assert_close(shown("auto", 0, 0.0), shown(False, 0, 0.0))  # unknown yet
+    torch.testing.assert_close(shown("auto", 100), cropped)
+    torch.testing.assert_close(shown("auto", 99), plain)
 
 
 def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_an_export_sees_images_as_the_end_of_the_training_did(scenes: Path, tmp_
     images = evaluation_data({"root": None}, module)
     for _ in images.train_dataloader():
         break
-    assert cast(DetectionSet, images.dataset("train")).done == 1
+    assert cast(DetectionSet, images.dataset("train")).progress.done == 1
 
 
 def test_pan_is_light() -> None:

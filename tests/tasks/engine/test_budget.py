@@ -62,14 +62,17 @@ def test_minutes_leave_time_for_the_last_validation_and_outlive_a_stop() -> None
     [("3", 30.0, [False, False, True]), ("null", 30.0, [False] * 3), ("null", 300.0, [True] * 3)],
 )
 def test_with_minutes_epochs_are_validated_as_often_as_was_asked(every: str, spent: float, due: list[bool]) -> None:
-    """By default the clock decides: not before a third of the minutes."""
+    """By default the clock decides: not before a third of the minutes. It tells how many epochs there will be, too."""
     budget = Budget(load_config(["trainer.minutes=10", f"trainer.validate_every={every}"])["trainer"])
     budget.load_state_dict({"spent": spent, "validation": 0.0, "validations": 0})
+    budget.epoch_steps = 10
     trainer, found = Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False), []
+    steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
     for epoch in range(3):
-        trainer.fit_loop.epoch_progress.current.completed = epoch
+        trainer.fit_loop.epoch_progress.current.completed, steps.completed = epoch, 10 * epoch
         budget.on_train_epoch_start(trainer, LightningModule())
         found.append(budget.due)
+        assert budget.epoch_progress.epochs == pytest.approx(epoch * 600 / spent, rel=0.05)
     assert found == due
 
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import TensorDataset
 
 from backbones.errors import UserError
-from data.seeding import ShuffledEpochs
+from data.seeding import Progress, ShuffledEpochs
 from tasks.detection.task import DetectionTask
 from tasks.embedding.task import EmbeddingTask
 from tasks.engine.checkpoint import load_checkpoint
@@ -258,7 +258,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(world_size: int) -> None:
     dataset = TensorDataset(torch.arange(23))
     for rank in range(world_size):
         place = {"seed": 3, "epoch": 2, "rank": rank, "world_size": world_size}
-        whole, rest = (ShuffledEpochs(dataset, None, lambda: 0.5, skip=given, **place) for given in (0, 6))
+        whole, rest = (ShuffledEpochs(dataset, None, Progress, skip=given, **place) for given in (0, 6))
         assert list(rest) == list(whole)[6:]
         assert list(rest) == list(whole)  # the next epoch
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.timm import TimmBackbone
 from data.base import end_processes
-from data.seeding import ShuffledEpochs, Stream
+from data.seeding import Progress, ShuffledEpochs, Stream
 from tasks.engine.cost import count_cost
 from tasks.engine.multitask_config import compose_config
 from tasks.engine.start import build_data
@@ -68,7 +68,7 @@ def test_the_rest_of_an_epoch_is_what_was_not_given(given: int) -> None:
         sizes = {"few": 5, "many": 60}
         place = {"seed": 3, "epoch": 2, "rank": 0, "world_size": 1}
         loaders: dict[str, DataLoader] = {
-            name: DataLoader(own, 2, sampler=ShuffledEpochs(own, None, lambda: 0.5, **place), collate_fn=list)
+            name: DataLoader(own, 2, sampler=ShuffledEpochs(own, None, Progress, **place), collate_fn=list)
             for name, own in ((name, Rows(torch.arange(size))) for name, size in sizes.items())
         }
         loaders["stream"] = DataLoader(Sevens(), 2, drop_last=True, collate_fn=list)
