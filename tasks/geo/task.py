@@ -63,7 +63,7 @@ class GeoTask(RowMetrics, TaskModule):
 
     def rows(self) -> Floats:
         """The measured photos, each once (N, 3): true latitude and longitude, error in km."""
-        measured: Floats = self.measured_rows().double()[:, 1:].numpy()
+        measured: Floats = self.measured_rows()[:, 1:].numpy().astype(np.float64)
         return measured
 
     def figures(self) -> dict[str, Tensor]:
