@@ -74,7 +74,7 @@ def build_timm(
     Raises:
         UserError: timm has no such model, the model lacks a stride, or the weights cannot be obtained or do not fit.
     """
-    if not timm.is_model(name):
+    if not timm.is_model(name) or "/" in name:  # it looks only at what comes before a dot
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         hint = f"; did you mean one of {', '.join(close)}?" if close else ""
         raise UserError(f"backbone.name={name}: timm has no such model{hint}")

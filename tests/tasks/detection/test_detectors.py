@@ -114,8 +114,9 @@ def test_backbones_train_detectors(detector: type[Detector], name: str) -> None:
 
 
 def test_a_backbone_that_is_not_there() -> None:
-    with pytest.raises(UserError, match="timm has no such model"):
-        build_timm(name="resnet18x")
+    for name in ("resnet18x", "mobilenetv3_small_050.a/b"):
+        with pytest.raises(UserError, match="timm has no such model"):
+            build_timm(name=name)
     with pytest.raises(UserError, match=r"backbone.name=vit_tiny_patch16_224 has no map at stride 32"):
         build_timm(name="vit_tiny_patch16_224", strides=(16, 32))
     result = command("cost", "backbone=timm", "backbone.alpha=0.5")
