@@ -162,11 +162,10 @@ class DetectionSet(Dataset[dict[str, Any]]):
         self.records = records
         self.side = side
         self.augmentation = augmentation
-        # training crops are enlarged, so they need more pixels than the network's input has
-        self.read_side = side * 3 // 2 if augmentation.crop else side
         self.progress = Progress()
         self.weights: Tensor | None = None  # (N,) relative frequencies of the images in mosaics; None: uniform
-        self.cache: dict[int, tuple[Tensor, tuple[int, int]]] | None = None  # decoded images; None: no cache
+        # decoded images, for crops or not, and their files' (height, width); None: no cache
+        self.cache: dict[int, tuple[bool, Tensor, tuple[int, int]]] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -183,20 +182,24 @@ class DetectionSet(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        image, size = self._read(record, index)
         crop = self.augmentation.crops(self.progress)
+        image, size = self._read(record, index, crop)
         seen = draw_view(image, size, record, crop=crop, flip=self.augmentation.flip)
         return {"view": seen, "image_id": record.image_id, "size": size}
 
-    def _read(self, record: Record, index: int) -> tuple[Tensor, tuple[int, int]]:
+    def read_side(self, crop: bool) -> int:
+        """The pixels that an image's shorter side needs: crops are enlarged."""
+        return self.side * 3 // 2 if crop else self.side
+
+    def _read(self, record: Record, index: int, crop: bool) -> tuple[Tensor, tuple[int, int]]:
+        side = self.read_side(crop)
         if self.cache is None:
-            return read_image(record.path, self.read_side)
-        if index not in self.cache:
-            image, size = read_image(record.path, self.read_side)
-            # what is never cropped is resized once, as in prediction
-            image = shrunk(image, self.read_side) if self.augmentation.crop else resize_square(image, self.side)
-            self.cache[index] = image, size
-        return self.cache[index]
+            return read_image(record.path, side)
+        if index not in self.cache or self.cache[index][0] != crop:
+            image, size = read_image(record.path, side)
+            # what is not cropped is resized once, as in prediction
+            self.cache[index] = crop, shrunk(image, side) if crop else resize_square(image, side), size
+        return self.cache[index][1:]
 
 
 def collate(samples: list[dict[str, Any]]) -> DetectionBatch:
@@ -303,7 +306,7 @@ class DetectionData(SuiteData):
         augmentation = self.augmentation if split == "train" else Augmentation()
         dataset = DetectionSet(records, self.resolution, augmentation)
         dataset.weights = self.sampling_weights(dataset) if split == "train" else None
-        if self.keeps_images(4 * dataset.read_side**2 * len(records)):
+        if self.keeps_images(4 * dataset.read_side(bool(augmentation.crop)) ** 2 * len(records)):
             dataset.cache = {}
         return dataset
 

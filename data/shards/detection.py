@@ -81,14 +81,14 @@ class DetectionStream(ShardStream):
         return super()._samples(epoch, reader, readers)
 
     def make_sample(self, sample: ShardSample) -> dict[str, Any]:
-        path, wanted = Path(sample.name), self.images.augmentation
+        path, wanted, side = Path(sample.name), self.images.augmentation, self.images.read_side(self.crop)
         known = objects_of(sample, self.classes, path)
-        image, size = read_image(path, self.images.read_side, image_of(sample))
+        image, size = read_image(path, side, image_of(sample))
         drawn = [(image, size, known)]
         if wanted.mosaic and self.progress[0] < MOSAIC_UNTIL:
             if len(self.recent) >= 3 and torch.rand(()) < wanted.mosaic:
                 drawn += [self.recent[i] for i in torch.randperm(len(self.recent))[:3].tolist()]
-            self.recent.append((shrunk(image, self.images.read_side), size, known))
+            self.recent.append((shrunk(image, side), size, known))
         views = [draw_view(*item, crop=self.crop, flip=wanted.flip) for item in drawn]
         return compose(views, self.images.side, wanted.photometric) | {"image_id": -1, "size": size}
 

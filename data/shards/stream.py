@@ -180,7 +180,7 @@ class StreamLoader(DataLoader):
 
     def __iter__(self) -> Any:
         assert isinstance(self.dataset, ShardStream)
-        self.dataset.progress.copy_(torch.tensor(self.progress()))
+        self.dataset.progress.copy_(torch.tensor(self.progress(), dtype=torch.float64))
         return super().__iter__()
 
 

@@ -162,6 +162,16 @@ def test_long_trainings_have_random_crops(sharded: bool, scenes: Path, boxes: Pa
     torch.testing.assert_close(shown("auto", 99), plain)
 
 
+def test_kept_images_are_larger_for_crops(scenes: Path) -> None:
+    dataset = coco_data(scenes, crop="auto", cache_images=True).dataset("train")
+    assert isinstance(dataset, DetectionSet)
+    for epochs, side in ((0, 64), (100, 96), (99, 64)):
+        dataset.progress = Progress(0.0, epochs)
+        dataset[0]
+        assert dataset.cache is not None
+        assert min(dataset.cache[0][1].shape[1:]) == side
+
+
 def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:
     """And none wait where there are no mosaics."""
     sample = {"png": png(900), "json": b'{"objects": [{"label": "car", "box": [1, 2, 300, 400]}]}'}
@@ -173,7 +183,7 @@ def test_images_that_wait_for_a_mosaic_are_small(tmp_path: Path) -> None:
         assert isinstance(stream, DetectionStream)
         list(stream)
         sides = [min(image.shape[1:]) for image, _, _ in stream.recent]
-        assert sides == [stream.images.read_side] * len(sides)
+        assert sides == [stream.images.read_side(False)] * len(sides)
         assert bool(sides) == bool(mosaic)
 
 

@@ -180,8 +180,9 @@ def ran(server: Hub, run: Path, dogs: Path, tmp_path_factory: pytest.TempPathFac
     server.repos["eve/pickle"] = {"model.ckpt": b"evil"}
     lines = {
         "push": f"hub ckpt={run} repo=ann/dogs license=apache-2.0",
-        **{name: f"hub ckpt={run} repo={repo}" for name, repo in (("refused", "mal/new"), ("unnamed", "new"))},
-        **{name: line for name, line in (("former", f"hub push ckpt={run} repo=ann/new"), ("none", "hub"))},
+        "refused": f"hub ckpt={run} repo=mal/new",
+        "unnamed": f"hub ckpt={run} repo=new",
+        "none": "hub",
         "run": f"predict ckpt={run} input={image} output={place / 'by_run'}",
         **{
             address: f"predict ckpt=hub://{address} input={image} output={place / 'by_hub'}"
@@ -228,7 +229,6 @@ def test_pushed_and_used_by_its_name(ran: Ran, server: Hub, dogs: Path) -> None:
     [
         ("refused", "log in with: hf auth login"),
         ("unnamed", "must be hub://<owner>/<name>"),
-        ("former", "leave out push: python -m tasks.hub ckpt=... repo=..."),
         ("none", "give ckpt=<value>"),
         ("ann/cats", "there is no such repository"),
         ("ann/dogs/../cats", "is not the address of a model"),
